@@ -1,0 +1,50 @@
+# Every target runs in the active virtual environment, or in .venv, which is made on first use.
+# Another interpreter for .venv: make PYTHON=python3.12 ...
+
+PYTHON ?= python3
+VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+# Nothing here downloads a model or a data set.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+# The theme's warning about mkdocs 2, which pyproject.toml excludes already.
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help env demo test lint unit docs bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+env: ## the environment alone: made and installed if it is not up to date
+	@tools/env.sh "$(VENV)" "$(PYTHON)"
+
+demo: env ## prune a small model on this machine, and draw what was kept (into demo/)
+	"$(BIN)"/tokensieve demo
+
+test: lint unit docs ## everything that CI runs: lint, tests with coverage, documentation
+
+lint: env ## style, types by two checkers, and the never rules of the imports
+	"$(BIN)"/ruff check .
+	"$(BIN)"/ruff format --check .
+	"$(BIN)"/mypy
+	"$(BIN)"/basedpyright --pythonpath "$(BIN)"/python
+	"$(BIN)"/lint-imports
+
+# One thread per worker: the models are tiny, and threads of several workers would only wait for each other.
+unit: env ## the tests with coverage, in parallel (WORKERS=2)
+	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadgroup --cov
+
+docs: env ## the documentation, into site/; a broken link is an error
+	"$(BIN)"/mkdocs build --strict
+
+bench: env ## what pruning itself costs: ratios, side by side in one run
+	OMP_NUM_THREADS=1 "$(BIN)"/python -m benchmarks
+
+clean: ## remove what was built, and .venv
+	rm -rf .venv build dist site demo htmlcov .coverage .coverage.* \
+		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find framework strategies adapters tests -type d -name __pycache__ -prune -exec rm -rf {} +
