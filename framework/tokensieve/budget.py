@@ -1,0 +1,171 @@
+"""Budgets: what `keep` means, and the only place where a fraction becomes a count."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import BudgetError
+
+LONGEST = 20
+_MOST = 10**9
+_HELP = (
+    "a budget is a count (64), a fraction (1/9), a decimal in (0, 1] (0.25), a percentage (25%) or `auto`;"
+    " 1 is one token, 1.0 and 100% are all"
+)
+_COUNT = re.compile(r"[1-9][0-9]*")
+_DECIMAL = re.compile(r"(?:0|1)?\.[0-9]+|(?:0|1)\.[0-9]*")
+_RATIO = re.compile(r"([1-9][0-9]*)\s*/\s*([1-9][0-9]*)")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many tokens of a group stay: a count, an exact fraction, or `auto`.
+
+    A fraction is of the group's tokens entering the stage, rounded down, at least one. `auto` is
+    the set's own size and legal for one Chooser alone. Exactly one of the fields is set; `auto` is
+    both unset.
+    """
+
+    count: int | None = None
+    fraction: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.fraction is not None:
+            raise BudgetError("a budget is a count or a fraction, not both")
+        if self.count is not None and not 1 <= self.count <= _MOST:
+            raise BudgetError(f"keep {self.count} is not between 1 and {_MOST}: {_HELP}")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise BudgetError(f"keep {self.fraction} is not in (0, 1]: {_HELP}")
+
+    @property
+    def auto(self) -> bool:
+        """Whether the set's own size is the budget."""
+        return self.count is None and self.fraction is None
+
+    @classmethod
+    def of(cls, value: object) -> Keep:
+        """Read a budget from an int, a float, a Fraction, a text or a Keep.
+
+        A Python float means the simplest fraction equal to it, so `1/3` is one third; a text is
+        taken exactly as written.
+
+        Raises:
+            BudgetError: if it is no budget.
+        """
+        if isinstance(value, Keep):
+            return value
+        if isinstance(value, bool):
+            raise BudgetError(f"keep {value!r} is a truth value: {_HELP}")
+        if isinstance(value, int):
+            return cls(count=value)
+        if isinstance(value, Fraction):
+            return cls(fraction=value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise BudgetError(f"keep {value} is not a number in (0, 1]: {_HELP}")
+            return cls(fraction=simplest(value))
+        if isinstance(value, str):
+            return cls._parse(value)
+        raise BudgetError(f"keep {value!r} is a {type(value).__name__}: {_HELP}")
+
+    @classmethod
+    def _parse(cls, text: str) -> Keep:
+        if len(text) > LONGEST:
+            raise BudgetError(f"keep {text[:LONGEST]!r}... is longer than {LONGEST} characters: {_HELP}")
+        body = text.strip()
+        if body == "auto":
+            return cls()
+        if _COUNT.fullmatch(body):
+            return cls(count=int(body))
+        if _DECIMAL.fullmatch(body):
+            return cls(fraction=Fraction(body))
+        if match := _RATIO.fullmatch(body):
+            return cls(fraction=Fraction(int(match[1]), int(match[2])))
+        if match := _PERCENT.fullmatch(body):
+            return cls(fraction=Fraction(match[1]) / 100)
+        raise BudgetError(f"keep {text!r} cannot be read: {_HELP}")
+
+    def written(self) -> int | str:
+        """Give the form in which a recipe writes it."""
+        if self.count is not None:
+            return self.count
+        if self.fraction is None:
+            return "auto"
+        return "100%" if self.fraction == 1 else _written(self.fraction)
+
+    def __str__(self) -> str:
+        return str(self.written())
+
+
+def simplest(value: float) -> Fraction:
+    """Give the simplest fraction equal to a finite float: 1/3 where it is `1/3`, else its decimal."""
+    simple = Fraction(value).limit_denominator(10_000)
+    return simple if float(simple) == value else Fraction(repr(value))
+
+
+def _written(value: Fraction) -> str:
+    """Give a form short enough to be read again: p/q, or the decimal or percentage it came from."""
+    ratio = f"{value.numerator}/{value.denominator}"
+    for scaled, unit in ((value, ""), (100 * value, "%")):
+        if len(ratio) <= LONGEST:
+            break
+        for digits in range(1, LONGEST):
+            if (scaled * 10**digits).denominator == 1:
+                whole, rest = divmod(int(scaled * 10**digits), 10**digits)
+                decimal = f"{whole or ''}.{rest:0{digits}d}{unit}"
+                ratio = decimal if len(decimal) <= LONGEST else ratio
+                break
+    return ratio
+
+
+def count(keep: Keep, n: int) -> int:
+    """Turn a budget into a number of tokens of a group of `n`.
+
+    The only function where a fraction becomes a count: floor, at least one, at most `n`.
+
+    Raises:
+        BudgetError: for `auto`, which only a fixed set can answer.
+    """
+    if keep.count is not None:
+        return min(keep.count, n)
+    if keep.fraction is None:
+        raise BudgetError("keep: auto is a set's own size; here a number of tokens is needed")
+    return min(n, max(1, math.floor(keep.fraction * n)))
+
+
+def counts(keep: Keep, ns: Tensor) -> Tensor:
+    """Give `count(keep, n)` for every n of `ns` `[rows]`, on its device."""
+    if keep.count is not None:
+        return ns.clamp(max=keep.count)
+    sizes = [count(keep, int(n)) for n in ns.tolist()]
+    return torch.tensor(sizes, dtype=torch.int64, device=ns.device)
+
+
+def deal(weights: Sequence[Fraction], capacity: Sequence[int]) -> Iterator[int]:
+    """Deal places to parties by Sainte-Laguë, one after the other, none beyond its capacity.
+
+    The next place goes to the party with the largest weight / (2 seats + 1), the lowest index on
+    ties. House-monotone: one place more never takes a place from anyone. What a saturated party
+    cannot use goes to the others; parties of weight zero are served after all others.
+
+    Yields:
+        Whose place the next one is, until everyone is saturated.
+    """
+    seats = [0] * len(weights)
+    for _ in range(sum(capacity)):
+        best = -1
+        for party, weight in enumerate(weights):
+            if seats[party] < capacity[party] and (
+                best < 0 or weight * (2 * seats[best] + 1) > weights[best] * (2 * seats[party] + 1)
+            ):
+                best = party
+        seats[best] += 1
+        yield best

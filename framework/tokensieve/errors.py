@@ -1,0 +1,97 @@
+"""Everything tokensieve raises on purpose.
+
+```
+TokensieveError
+├── AlgebraError             a chain, cut or reduction was asked for something it cannot give
+├── ScoreError               a strategy returned NaN, a wrong shape or a wrong order
+├── BudgetError              a `keep` that is no budget (also a ValueError)
+├── FormulaError             a formula that cannot be read
+├── RecipeError              a recipe file or value that cannot be used
+├── UnknownNameError         a name nobody registered
+│   ├── UnknownStrategyError
+│   ├── UnknownComposerError
+│   └── UnknownRecipeError
+├── PluginError              a plugin that registers wrongly, or two with one name
+├── MissingEvidenceError     a strategy needs what the model does not offer at that site
+├── UnsupportedModelError    no adapter, or several, match a model
+└── RefusedError             a model, input or call that cannot be pruned correctly
+```
+
+Messages say what was asked, what there is and what to do, in one paragraph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TokensieveError(Exception):
+    """The root of every error raised on purpose."""
+
+
+class AlgebraError(TokensieveError):
+    """A chain, a cut or a reduction was asked for something it cannot give."""
+
+
+class ScoreError(TokensieveError):
+    """A strategy returned NaN, a wrong shape or a wrong order."""
+
+
+class BudgetError(TokensieveError, ValueError):
+    """A `keep` that is no budget."""
+
+
+class FormulaError(TokensieveError, ValueError):
+    """A formula that cannot be read."""
+
+
+class RecipeError(TokensieveError):
+    """A recipe that cannot be used; the message ends in `(PATH:LINE)` where there is a file."""
+
+
+class UnknownNameError(TokensieveError, ValueError):
+    """A name nobody registered."""
+
+
+class UnknownStrategyError(UnknownNameError):
+    """No strategy has this name."""
+
+
+class UnknownComposerError(UnknownNameError):
+    """No composer has this name."""
+
+
+class UnknownRecipeError(UnknownNameError):
+    """No shipped recipe has this name."""
+
+
+class PluginError(TokensieveError):
+    """A plugin that registers wrongly, or two plugins that use one name."""
+
+
+class MissingEvidenceError(TokensieveError):
+    """A strategy needs evidence that is not there."""
+
+
+class UnsupportedModelError(TokensieveError):
+    """No adapter, or more than one, matches the model."""
+
+
+class RefusedError(TokensieveError):
+    """A model, an input or a call that cannot be pruned correctly, refused before any work starts."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Give ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def listing(names: Iterable[str], limit: int = 40) -> str:
+    """Give sorted `names` joined by commas, shortened past `limit`, or `none`."""
+    ordered = sorted(names)
+    if not ordered:
+        return "none"
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + more

@@ -1,0 +1,229 @@
+"""What a strategy may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import AlgebraError, MissingEvidenceError, listing
+from tokensieve.universe import Universe
+
+
+class Evidence(StrEnum):
+    """The kinds of evidence. Shapes are those of `Tokens`."""
+
+    FEATURES = "features"
+    """The vectors entering the stage's own site, `[rows, n, d]`."""
+    VISION_ATTENTION = "vision_attention"
+    """Attention of the vision encoder's CLS row, or attention received, `[rows, n, heads]`."""
+    VISION_KEYS = "vision_keys"
+    """Keys of the vision encoder, averaged over heads, `[rows, n, d]`."""
+    QUERY = "query"
+    """The question and the tokens in one space: a `Query`."""
+    TEXT_FEATURES = "text_features"
+    """The language model's own embeddings of the question: a `Text`."""
+    DECODER_ATTENTION = "decoder_attention"
+    """Softmaxed attention of the prompt's last token in the layer before, `[rows, n, heads]`."""
+    DECODER_KEYS = "decoder_keys"
+    """Keys of the layer before, heads side by side, `[rows, n, d]`."""
+    GRID = "grid"
+    """Where a token was, int64 `[rows, n, 5]`: image, tile, frame, row, column."""
+    SIZES = "sizes"
+    """How many original tokens a token stands for, `[rows, n]`."""
+
+
+# Stands for "zero for every row" until the number of rows is known.
+_ZEROS = torch.zeros(0, dtype=torch.int64)
+
+GRID_COLUMNS = ("image", "tile", "frame", "row", "column")
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A question in the language model's own embedding space.
+
+    Attributes:
+        features: `[rows, m, d]`, one vector a text token, padded.
+        mask: bool `[rows, m]`; a row may have no text at all.
+    """
+
+    features: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Tokens and question in one space.
+
+    Attributes:
+        patch: `[rows, n, e]`, one vector a visual token.
+        text: `[rows, m, e]`, one vector a text window or text token, padded.
+        mask: bool `[rows, m]`; a row may have no text at all.
+        space: which space, for the ledger, such as `clip` or `text embeddings`.
+        sign: +1 where a larger similarity means more relevant, -1 where the checkpoint's patches
+            are known to be turned around.
+    """
+
+    patch: Tensor
+    text: Tensor
+    mask: Tensor
+    space: str
+    sign: int = 1
+
+
+Value = Tensor | Query | Text
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One row per group of visual tokens, with the evidence about them.
+
+    A strategy receives its tokens in canonical form: valid tokens first, by ascending id. So a
+    column is a token's place in its group, and the lowest index breaks ties.
+
+    Attributes:
+        universe: which tokens there are.
+        evidence: what is known about them, by kind.
+        keys: int64 `[rows]`, the sample key of each row, from which random draws are made; zeros by default.
+        samples: int64 `[rows]`, the number of each row's sample in the batch; zeros by default.
+    """
+
+    universe: Universe
+    evidence: Mapping[Evidence, Value] = field(default_factory=dict)
+    keys: Tensor = _ZEROS
+    samples: Tensor = _ZEROS
+
+    def __post_init__(self) -> None:
+        rows = torch.zeros(self.universe.rows, dtype=torch.int64, device=self.universe.device)
+        # A frozen dataclass can only set a derived default this way.
+        object.__setattr__(self, "keys", rows if self.keys is _ZEROS else self.keys)
+        object.__setattr__(self, "samples", rows if self.samples is _ZEROS else self.samples)
+        for kind, value in self.evidence.items():
+            per_token = value.patch if isinstance(value, Query) else value
+            if isinstance(per_token, Tensor) and per_token.shape[:2] != self.universe.valid.shape:
+                raise AlgebraError(
+                    f"{kind} has the shape {list(per_token.shape)}, which does not begin with "
+                    f"[rows, n] = {list(self.universe.valid.shape)}"
+                )
+
+    @classmethod
+    def of(cls, features: Tensor, universe: Universe | None = None, **evidence: Value) -> Tokens:
+        """Give tokens from `features` `[rows, n, d]` and further evidence by name."""
+        rows, n = features.shape[:2]
+        known: dict[Evidence, Value] = {Evidence.FEATURES: features}
+        known |= {Evidence(name): value for name, value in evidence.items()}
+        return cls(universe or Universe.full(rows, n, features.device), known)
+
+    def _get(self, kind: Evidence) -> Value:
+        if kind not in self.evidence:
+            raise MissingEvidenceError(
+                f"{kind} is not among the evidence given here ({listing(self.evidence)}); "
+                "a strategy sees what its `needs` declares"
+            )
+        return self.evidence[kind]
+
+    def _tensor(self, kind: Evidence) -> Tensor:
+        value = self._get(kind)
+        if not isinstance(value, Tensor):
+            raise MissingEvidenceError(f"{kind} is given as a {type(value).__name__}, not a tensor")
+        return value
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool `[rows, n]`."""
+        return self.universe.valid
+
+    @property
+    def ids(self) -> Tensor:
+        """int64 `[rows, n]`."""
+        return self.universe.ids
+
+    @property
+    def features(self) -> Tensor:
+        """`[rows, n, d]`."""
+        return self._tensor(Evidence.FEATURES)
+
+    @property
+    def vision_attention(self) -> Tensor:
+        """`[rows, n, heads]`."""
+        return self._tensor(Evidence.VISION_ATTENTION)
+
+    @property
+    def vision_keys(self) -> Tensor:
+        """`[rows, n, d]`."""
+        return self._tensor(Evidence.VISION_KEYS)
+
+    @property
+    def query(self) -> Query:
+        """The question and the tokens in one space."""
+        value = self._get(Evidence.QUERY)
+        if not isinstance(value, Query):
+            raise MissingEvidenceError(f"query is given as a {type(value).__name__}, not a Query")
+        return value
+
+    @property
+    def text_features(self) -> Text:
+        """The language model's own embeddings of the question."""
+        value = self._get(Evidence.TEXT_FEATURES)
+        if not isinstance(value, Text):
+            raise MissingEvidenceError(f"text_features are given as a {type(value).__name__}, not a Text")
+        return value
+
+    @property
+    def decoder_attention(self) -> Tensor:
+        """`[rows, n, heads]`."""
+        return self._tensor(Evidence.DECODER_ATTENTION)
+
+    @property
+    def decoder_keys(self) -> Tensor:
+        """`[rows, n, d]`."""
+        return self._tensor(Evidence.DECODER_KEYS)
+
+    @property
+    def grid(self) -> Tensor:
+        """int64 `[rows, n, 5]`: image, tile, frame, row, column."""
+        return self._tensor(Evidence.GRID)
+
+    @property
+    def sizes(self) -> Tensor:
+        """`[rows, n]`; ones where nothing was merged yet."""
+        if Evidence.SIZES not in self.evidence:
+            return torch.ones(self.valid.shape, device=self.valid.device)
+        return self._tensor(Evidence.SIZES)
+
+    def only(self, kinds: Iterable[Evidence]) -> Tokens:
+        """Give the same tokens with no other evidence than `kinds`."""
+        wanted = set(kinds)
+        return replace(self, evidence={k: v for k, v in self.evidence.items() if k in wanted})
+
+    def take(self, places: Tensor, valid: Tensor, rows: Tensor | None = None) -> Tokens:
+        """Give the tokens at memory `places`, with all that is known about them.
+
+        Args:
+            places: int64 `[new rows, m]`, places in the row they are taken from.
+            valid: bool `[new rows, m]`, which of them are tokens.
+            rows: int64 `[new rows]`, the row each new row is taken from; its own by default.
+        """
+        source = torch.arange(self.universe.rows, device=places.device) if rows is None else rows
+        at = source.unsqueeze(1)
+        evidence: dict[Evidence, Value] = {}
+        for kind, value in self.evidence.items():
+            if isinstance(value, Tensor):
+                evidence[kind] = value[at, places]
+            elif isinstance(value, Query):
+                evidence[kind] = replace(
+                    value, patch=value.patch[at, places], text=value.text[source], mask=value.mask[source]
+                )
+            else:
+                evidence[kind] = Text(value.features[source], value.mask[source])
+        universe = Universe(valid & self.valid[at, places], self.ids[at, places])
+        return Tokens(universe, evidence, self.keys[source], self.samples[source])
+
+    def canonical(self) -> tuple[Tokens, Tensor]:
+        """Give the tokens by ascending id, invalid ones last, and the places they came from."""
+        order = self.universe.order()
+        return self.take(order, torch.ones_like(order, dtype=torch.bool)), order

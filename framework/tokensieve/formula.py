@@ -1,0 +1,192 @@
+"""Formulas: the written form of an expression."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from tokensieve.budget import Keep
+from tokensieve.composers import Best, Complement, Composer, Expression
+from tokensieve.errors import BudgetError, FormulaError, did_you_mean, listing
+
+LONGEST = 1_000
+MOST_OPERANDS = 64
+DEEPEST = 32
+
+_DECIMAL = re.compile(r"[0-9]*\.[0-9]+|[0-9]+\.")
+
+_OPERATORS: dict[type[ast.operator], str] = {
+    ast.BitAnd: "&",
+    ast.BitOr: "|",
+    ast.BitXor: "^",
+    ast.Sub: "-",
+    ast.RShift: ">>",
+}
+
+
+def parse(
+    text: str,
+    operand: Callable[[str], Expression],
+    composers: Mapping[str, type[Composer]],
+) -> Expression:
+    """Read a formula.
+
+    Operators are `&`, `|`, `^`, `-`, `~`, `>>` and `[m]`, with Python's precedence; composers are
+    called by name, such as `quota(a, b, share=3/4)`.
+
+    Args:
+        text: the formula, at most 1,000 characters, 64 operands and 32 levels.
+        operand: gives the expression of a name; raises if there is none.
+        composers: the composers by name.
+
+    Raises:
+        FormulaError: if it cannot be read, naming what stands there.
+    """
+    if len(text) > LONGEST:
+        raise FormulaError(f"a formula has at most {LONGEST} characters, this one {len(text)}")
+    _check_depth(text)
+    try:
+        with warnings.catch_warnings():
+            # What Python finds odd, such as `1if`, is refused below with a message of our own.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"'{_short(text)}' is not a formula: {getattr(error, 'msg', None) or error}") from None
+    return _Reader(text.strip(), operand, composers).read(tree, 0)
+
+
+def _check_depth(text: str) -> None:
+    """Bound nesting before Python's parser sees it."""
+    depth = deepest = run = 0
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        run = run + 1 if sign == "~" else run if sign.isspace() else 0
+        deepest = max(deepest, depth, run)
+    if deepest > DEEPEST:
+        raise FormulaError(f"a formula is nested at most {DEEPEST} deep, this one {deepest}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+class _Reader:
+    def __init__(
+        self, text: str, operand: Callable[[str], Expression], composers: Mapping[str, type[Composer]]
+    ) -> None:
+        self._text = text
+        self._operand = operand
+        self._composers = composers
+        self._symbols = {c.symbol: c for c in composers.values() if c.symbol is not None}
+        self._operands = 0
+
+    def read(self, node: ast.expr, depth: int) -> Expression:
+        if depth > DEEPEST:
+            raise FormulaError(f"a formula is nested at most {DEEPEST} deep")
+        match node:
+            case ast.Name(id=name):
+                self._operands += 1
+                if self._operands > MOST_OPERANDS:
+                    raise FormulaError(f"a formula has at most {MOST_OPERANDS} operands")
+                if name in self._composers:
+                    raise FormulaError(f"'{name}' is a composer; call it, such as {name}(a, b)")
+                return self._operand(name)
+            case ast.UnaryOp(op=ast.Invert(), operand=inner):
+                return Complement.of(self.read(inner, depth + 1))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                symbol = _OPERATORS[type(op)]
+                a = self.read(left, depth + (symbol not in "&|" or not _same(left, op)))
+                b = self.read(right, depth + 1)
+                return {
+                    "&": a.__and__,
+                    "|": a.__or__,
+                    "^": a.__xor__,
+                    "-": a.__sub__,
+                    ">>": a.__rshift__,
+                }[symbol](b)
+            case ast.Subscript(value=inner, slice=size):
+                return Best((self.read(inner, depth + 1),), self._size(size))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+                return self._call(name, args, keywords, depth)
+        hint = ""
+        if isinstance(node, ast.BinOp):
+            hint = " There is no `+`: fuse ranks by borda(a, b) or weighted(a, b, weights=[2, 1])."
+        if isinstance(node, ast.BoolOp | ast.UnaryOp):
+            hint = " Write & for and, | for or, ~ for not."
+        raise FormulaError(
+            f"'{self._source(node)}' cannot stand in a formula; it is made of operands, & | ^ - ~ >>, [m], "
+            f"parentheses and composers ({listing(self._composers)}).{hint}"
+        )
+
+    def _call(self, name: str, args: list[ast.expr], keywords: list[ast.keyword], depth: int) -> Expression:
+        composer = self._composers.get(name)
+        if composer is None:
+            raise FormulaError(
+                f"no composer is named '{name}'. Registered: {listing(self._composers)}."
+                f"{did_you_mean(name, self._composers)}"
+            )
+        if any(isinstance(arg, ast.Starred) for arg in args) or any(k.arg is None for k in keywords):
+            raise FormulaError(f"'{name}(...)' takes no * or **")
+        parameters: dict[str, object] = {}
+        # at_least(2, a, b) takes its number first, as it is said.
+        if args and isinstance(args[0], ast.Constant):
+            if not composer.parameters():
+                raise FormulaError(f"{name} takes no number before its operands")
+            parameters[composer.parameters()[0]] = self._value(args[0])
+            args = args[1:]
+        operands = [self.read(arg, depth + 1) for arg in args]
+        for keyword in keywords:
+            if str(keyword.arg) in parameters:
+                raise FormulaError(f"{name}'s {keyword.arg} is given twice")
+            parameters[str(keyword.arg)] = self._value(keyword.value)
+        try:
+            return composer.of(*operands, **parameters)
+        except BudgetError as error:
+            raise FormulaError(f"{name}(...): {error}") from None
+
+    def _size(self, node: ast.expr) -> Keep:
+        if isinstance(node, ast.Name):
+            raise FormulaError(f"'[{node.id}]' is not a size; write a count or a fraction, such as [64] or [1/2]")
+        # Decimals are exact as written, so the size is read from the source.
+        source = self._source(node)
+        try:
+            return Keep.of(source)
+        except BudgetError as error:
+            raise FormulaError(f"'[{source}]' is not a size: {error}") from None
+
+    def _value(self, node: ast.expr) -> object:
+        match node:
+            case ast.Constant(value=bool() | int() | str() as value):
+                return value
+            case ast.Constant(value=float()):
+                return self._decimal(node)
+            case ast.Name(id=name):
+                return name
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                return tuple(self._value(item) for item in items)
+            case ast.BinOp(left=ast.Constant(value=int() as a), op=ast.Div(), right=ast.Constant(value=int() as b)):
+                if b == 0:
+                    raise FormulaError(f"'{self._source(node)}' divides by zero")
+                return Fraction(a, b)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)):
+                return -value
+        raise FormulaError(
+            f"'{self._source(node)}' is not a value; write a number (64, 0.25, 3/4), a name or a list of them"
+        )
+
+    def _decimal(self, node: ast.expr) -> Fraction:
+        source = self._source(node)
+        # An exponent would be short to write and long to compute.
+        if not _DECIMAL.fullmatch(source):
+            raise FormulaError(f"'{source}' is not a number; write decimals without exponent, such as 0.25")
+        return Fraction(source)
+
+    def _source(self, node: ast.expr) -> str:
+        return _short(ast.get_source_segment(self._text, node) or ast.unparse(node))
+
+
+def _same(left: ast.expr, op: ast.operator) -> bool:
+    return isinstance(left, ast.BinOp) and type(left.op) is type(op)

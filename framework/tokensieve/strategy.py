@@ -1,0 +1,117 @@
+"""What a strategy is: how to judge tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from tokensieve.chain import Chain
+from tokensieve.composers import Expression, Reading
+from tokensieve.errors import ScoreError
+from tokensieve.evidence import Evidence, Tokens
+from tokensieve.reduction import Reduction
+
+
+class Strategy(Expression, BaseModel):
+    """A way of judging tokens. Its fields are its hyper-parameters.
+
+    Subclass `Scorer`, `Ranker` or `Chooser`, not this. A strategy sees `Tokens` only: never a
+    model, a hook or a budget rule. It changes neither them nor itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: ClassVar[str]
+    """What recipes call it: a Python identifier."""
+    nested: ClassVar[bool] = True
+    """Whether its choice at k always holds its choice at k - 1."""
+    paper: ClassVar[str | None] = None
+    """Where it was published."""
+    examples: ClassVar[tuple[dict[str, object], ...]] = ({},)
+    """Small settings with which the conformance kit tries it."""
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """The evidence it looks at; features unless overridden."""
+        return frozenset({Evidence.FEATURES})
+
+    @property
+    def parts(self) -> tuple[Expression, ...]:
+        """None: a strategy is a leaf."""
+        return ()
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether it is declared nested."""
+        return self.nested
+
+    def read(self, reading: Reading, depth: int) -> Chain:
+        """Judge the tokens with the declared evidence alone."""
+        return self.judge(reading.tokens.only(self.needs), depth)
+
+    @abstractmethod
+    def judge(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the chain, right to at least `depth`."""
+
+    def written(self, name: Callable[[Expression], str]) -> str:
+        """Give the name under which the formula knows it."""
+        return name(self)
+
+
+class Scorer(Strategy):
+    """A strategy that gives every token a number."""
+
+    @abstractmethod
+    def score(self, tokens: Tokens) -> Tensor:
+        """Give one score a token, `[rows, n]`, higher is kept; anything at invalid places."""
+
+    def judge(self, tokens: Tokens, depth: int) -> Chain:
+        """Rank by score, ties by id."""
+        return Chain.from_scores(tokens.universe, self.score(tokens), self)
+
+
+class Ranker(Strategy):
+    """A strategy that orders tokens, such as a greedy method by its order of picking."""
+
+    @abstractmethod
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the chain; only the first `depth` places must be right."""
+
+    def judge(self, tokens: Tokens, depth: int) -> Chain:
+        """Rank, and check the depth."""
+        chain = self.rank(tokens, depth)
+        if chain.depth < depth and not chain.complete:
+            raise ScoreError(f"{self.name} was asked for {depth} places and gave {chain.depth}")
+        return chain
+
+
+class Chooser(Strategy):
+    """A strategy that chooses a set of its own size."""
+
+    @abstractmethod
+    def choose(self, tokens: Tokens) -> Chain:
+        """Give the fixed set, by `Chain.from_set`."""
+
+    def judge(self, tokens: Tokens, depth: int) -> Chain:
+        """Choose, and check that it is a set."""
+        chain = self.choose(tokens)
+        inside = chain.level == -1
+        outside = chain.level == chain.universe.counts.unsqueeze(1)
+        if bool((tokens.valid & ~inside & ~outside).any()):
+            raise ScoreError(f"{self.name} is a Chooser but gave a ranking; use Chain.from_set")
+        return chain
+
+
+class Merger(Ranker):
+    """A strategy that also says how the tokens it drops are folded into those it keeps."""
+
+    @abstractmethod
+    def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
+        """Give the reduction to `keep` tokens a row, int64 `[rows]`.
+
+        Its slots are the tokens of `rank(...).cut(keep)`, in id order.
+        """

@@ -1,0 +1,251 @@
+"""Random inputs for the laws, as hypothesis strategies.
+
+The batches are made to be awkward: ragged rows, invalid places anywhere, ids in any order and with
+gaps, few different feature values (so that ties and duplicates abound), several images in a row.
+Features are small integers, on which every law is exact.
+"""
+
+from __future__ import annotations
+
+import operator
+from fractions import Fraction
+from typing import ClassVar
+
+import hypothesis.strategies as st
+import torch
+from hypothesis.strategies import DrawFn, SearchStrategy
+from torch import Tensor
+
+from tokensieve.budget import Keep
+from tokensieve.chain import Chain, Leaf
+from tokensieve.composers import (
+    AtLeast,
+    Best,
+    Borda,
+    Expression,
+    PerGroup,
+    Quota,
+    Then,
+    Weighted,
+)
+from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
+from tokensieve.reduction import Reduction
+from tokensieve.strategy import Chooser, Ranker, Scorer
+from tokensieve.universe import Universe
+
+COLUMNS = 3
+"""How many features the tokens of `batches` have."""
+
+
+class ByFeature(Scorer):
+    """Ranks by one feature, the largest first."""
+
+    name: ClassVar[str] = "by_feature"
+
+    column: int = 0
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Give the feature."""
+        return tokens.features[..., self.column]
+
+
+class PickedByFeature(Ranker):
+    """Ranks by one feature, the largest first, and only as deep as it is asked to.
+
+    Beyond the depth its places are wrong, as a lower bound may be: anything from the depth to the
+    true place.
+    """
+
+    name: ClassVar[str] = "picked_by_feature"
+
+    column: int = 0
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the first `depth` places right."""
+        true = Chain.from_scores(tokens.universe, tokens.features[..., self.column], self)
+        beyond = depth + (true.level * 7919) % (true.level - depth + 1).clamp(min=1)
+        place = torch.where(true.level < depth, true.level, beyond)
+        return Chain(tokens.universe, place, depth, (Leaf(self, place, depth),))
+
+
+class AtLeastFeature(Chooser):
+    """Chooses the tokens with one feature at least `floor`: none, some or all of them."""
+
+    name: ClassVar[str] = "at_least_feature"
+
+    column: int = 0
+    floor: int = 1
+
+    def choose(self, tokens: Tokens) -> Chain:
+        """Give the set."""
+        return Chain.from_set(tokens.universe, tokens.features[..., self.column] >= self.floor, self)
+
+
+def _numbers(draw: DrawFn, *shape: int) -> Tensor:
+    """Draw small numbers, int64 of `shape`, 0..255. Bytes are drawn at once and shrink to zeros."""
+    size = 1
+    for side in shape:
+        size *= side
+    return torch.tensor(list(draw(st.binary(min_size=size, max_size=size))), dtype=torch.int64).reshape(shape)
+
+
+@st.composite
+def universes(draw: DrawFn, max_rows: int = 4, max_n: int = 24, min_rows: int = 1) -> Universe:
+    """Give ragged universes: up to `max_rows` groups of 0 to `max_n` tokens, padded anywhere.
+
+    Ids are unique in a row, in any memory order, with gaps, and rubbish at invalid places.
+    """
+    rows = draw(st.integers(min_rows, max_rows))
+    n = draw(st.integers(0, max_n))
+    # A row in four is full: half of the places invalid everywhere would leave little to choose from.
+    valid = (_numbers(draw, rows, n) % 8 > 0) | (_numbers(draw, rows, 1) % 4 == 0)
+    ids = (_numbers(draw, rows, n) % 3 + 1).cumsum(dim=1) - 1
+    ids = ids.gather(1, _numbers(draw, rows, n).sort(dim=1, stable=True).indices)
+    return Universe(valid, torch.where(valid, ids, ids[:, :1]))
+
+
+@st.composite
+def batches(draw: DrawFn, max_rows: int = 4, max_n: int = 24, of: SearchStrategy[Universe] | None = None) -> Tokens:
+    """Give tokens with `COLUMNS` small integers as features, and a grid of several images a row.
+
+    Args:
+        draw: given by hypothesis.
+        max_rows: the most groups.
+        max_n: the most tokens in a group.
+        of: where the universes come from, instead of `universes(max_rows, max_n)`.
+    """
+    universe = draw(universes(max_rows, max_n) if of is None else of)
+    span = draw(st.sampled_from([2, 3, 6, 40, 1]))
+    features = _numbers(draw, universe.rows, universe.n, COLUMNS) % span - span // 3
+    grid = _numbers(draw, universe.rows, universe.n, len(GRID_COLUMNS)) % torch.tensor([3, 2, 2, 4, 4])
+    evidence = {Evidence.FEATURES: features.double(), Evidence.GRID: grid}
+    return Tokens(universe, evidence, keys=torch.arange(universe.rows))
+
+
+def leaves() -> SearchStrategy[Expression]:
+    """Give strategies of every kind over the features of `batches`."""
+    column = st.integers(0, COLUMNS - 1)
+    return st.one_of(
+        st.builds(ByFeature, column=column),
+        st.builds(PickedByFeature, column=column),
+        st.builds(AtLeastFeature, column=column, floor=st.integers(-1, 3)),
+    )
+
+
+def rankings() -> SearchStrategy[Expression]:
+    """Give strategies that order tokens, over the features of `batches`."""
+    column = st.integers(0, COLUMNS - 1)
+    return st.one_of(st.builds(ByFeature, column=column), st.builds(PickedByFeature, column=column))
+
+
+def fractions() -> SearchStrategy[Fraction]:
+    """Give fractions in (0, 1]."""
+    return st.integers(1, 12).flatmap(lambda q: st.integers(1, q).map(lambda p: Fraction(p, q)))
+
+
+def keeps(most: int = 26) -> SearchStrategy[Keep]:
+    """Give budgets: counts up to `most`, fractions, decimals and percentages, but not `auto`."""
+    return st.one_of(
+        st.integers(1, most).map(Keep.of),
+        fractions().map(Keep.of),
+        st.sampled_from(["0.25", "1.0", ".5", "33.3%", "100%", "1/9", "0.3333333333333333"]).map(Keep.of),
+    )
+
+
+def lattices(of: SearchStrategy[Expression] | None = None, max_leaves: int = 5) -> SearchStrategy[Expression]:
+    """Give expressions of `&`, `|` and `at_least` alone, which read no deeper than they must."""
+
+    def extend(inner: SearchStrategy[Expression]) -> SearchStrategy[Expression]:
+        return st.one_of(st.builds(operator.and_, inner, inner), st.builds(operator.or_, inner, inner), _some(inner))
+
+    return st.recursive(leaves() if of is None else of, extend, max_leaves=max_leaves)
+
+
+def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 5) -> SearchStrategy[Expression]:
+    """Give expressions over all composers.
+
+    Args:
+        of: where the strategies come from, instead of `leaves()`.
+        max_leaves: about how many strategies an expression has at most.
+    """
+
+    def extend(inner: SearchStrategy[Expression]) -> SearchStrategy[Expression]:
+        pairs = (operator.and_, operator.or_, operator.sub, operator.xor)
+        best = st.builds(lambda operand, m: Best((operand,), m), inner, keeps())
+        several = st.lists(inner, min_size=2, max_size=3)
+        return st.one_of(
+            *(st.builds(pair, inner, inner) for pair in pairs),
+            st.builds(operator.invert, inner),
+            best,
+            _some(inner),
+            st.builds(Then.of, best, inner),
+            st.builds(_shared, inner, inner, st.integers(1, 6), st.integers(1, 6)),
+            st.builds(
+                lambda operand, by, share: PerGroup((operand,), by, share),
+                inner,
+                st.sampled_from(GRID_COLUMNS),
+                st.sampled_from(["equal", "proportional"]),
+            ),
+            several.map(lambda operands: Borda.of(*operands)),
+            several.flatmap(_weighted),
+        )
+
+    return st.recursive(leaves() if of is None else of, extend, max_leaves=max_leaves)
+
+
+def _some(inner: SearchStrategy[Expression]) -> SearchStrategy[Expression]:
+    return st.lists(inner, min_size=2, max_size=4).flatmap(
+        lambda operands: st.integers(1, len(operands)).map(lambda j: AtLeast(tuple(operands), j))
+    )
+
+
+def _shared(a: Expression, b: Expression, p: int, q: int) -> Expression:
+    return Quota((a, b), Fraction(p, p + q))
+
+
+def _weighted(operands: list[Expression]) -> SearchStrategy[Expression]:
+    weight = st.integers(0, 6).map(lambda p: Fraction(p, 4))
+    weights = st.lists(weight, min_size=len(operands), max_size=len(operands)).filter(any)
+    return weights.map(lambda given: Weighted(tuple(operands), tuple(given)))
+
+
+@st.composite
+def reductions(draw: DrawFn, valid: Tensor, max_slots: int = 6) -> Reduction:
+    """Give reductions of tokens `valid` `[rows, n]`: drops, merges and neither.
+
+    Weights are eighths, so that sums and products of a few of them are exact.
+    """
+    rows, n = valid.shape
+    slots = draw(st.integers(0, max_slots))
+    slot = _numbers(draw, rows, n) % (slots + 1) - 1
+    slot = torch.where(valid, slot, -1)
+    weight = torch.where(slot >= 0, (_numbers(draw, rows, n) % 8 + 1).double() / 8, 0.0)
+    used = torch.zeros(rows, slots + 1, dtype=torch.bool).scatter_(1, slot.where(slot >= 0, slots), True)
+    return Reduction(slot, weight, used[:, :slots])
+
+
+@st.composite
+def merges(draw: DrawFn, universe: Universe) -> tuple[Reduction, Tensor]:
+    """Give a merge of all tokens of `universe` into some of them, and the sizes it was given."""
+    kept = universe.valid & (_numbers(draw, universe.rows, universe.n) % 3 == 0)
+    # Whoever has a token keeps at least one.
+    first = torch.zeros_like(kept).scatter_(1, universe.order()[:, :1], True)
+    kept |= first & universe.valid
+    place = torch.arange(universe.n).expand_as(universe.ids)
+    homes = [[p for p in row.tolist() if p >= 0] or [0] for row in torch.where(kept, place, -1)]
+    picked = _numbers(draw, universe.rows, universe.n).tolist()
+    chosen = [[home[p % len(home)] for p in row] for home, row in zip(homes, picked, strict=True)]
+    partner = torch.tensor(chosen, dtype=torch.int64).reshape(universe.rows, universe.n)
+    sizes = (_numbers(draw, universe.rows, universe.n) % 4 + 1).double()
+    return Reduction.merge(universe, kept, partner, sizes), sizes
+
+
+def shares(most: int = 5) -> SearchStrategy[tuple[list[Fraction], list[int]]]:
+    """Give parties' weights, not all zero, and their capacities."""
+    weight = st.one_of(st.integers(0, 6).map(Fraction), fractions())
+
+    def capacities(weights: list[Fraction]) -> SearchStrategy[tuple[list[Fraction], list[int]]]:
+        limits = st.lists(st.integers(0, 9), min_size=len(weights), max_size=len(weights))
+        return limits.map(lambda given: (weights, given))
+
+    return st.lists(weight, min_size=1, max_size=most).filter(any).flatmap(capacities)
