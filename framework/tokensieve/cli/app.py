@@ -1,0 +1,306 @@
+"""The commands and their options.
+
+Nothing here imports a model library: a command imports what it needs when it runs, so that
+`--help`, `plugins`, `schema` and `check` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from tokensieve.budget import Keep
+from tokensieve.cli import console
+from tokensieve.errors import BudgetError, RefusedError, TokensieveError
+from tokensieve.recipe import Recipe
+from tokensieve.registry import default_registry
+
+DEMO = ("script", "gsp-fastv", "gsp", "qcsp", "fastv", "tome", "random")
+"""The shipped recipes of the demo."""
+DEMO_QUESTION = "Which flag is behind her?"
+QUESTION = "What is in this picture?"
+
+
+class _Commands(TyperGroup):
+    """Turns every error into one paragraph and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except TokensieveError as error:
+            console.refuse(error, debug, expected=True)
+        except typer.Abort:
+            raise
+        except Exception as error:
+            # Errors in the command line itself bring their exit code, as typer.Exit does.
+            if hasattr(error, "exit_code"):
+                raise
+            console.refuse(error, debug, expected=False)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    name="tokensieve",
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Drop or merge the visual tokens of multimodal models, and know what it costs in quality.",
+    epilog="Exit codes: 0 fine, or notes only; 1 warnings, errors, or a refused recipe, model or file; "
+    "2 a wrong command line.",
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path to YAML.")]
+RecipeNames = Annotated[
+    list[str], typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, or paths to YAML.")
+]
+Model = Annotated[
+    Path,
+    typer.Option("--model", metavar="DIR", help="The folder of a checkpoint, as save_pretrained writes it."),
+]
+MaybeModel = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation
+    typer.Option("--model", metavar="DIR", help="The folder of a checkpoint, as save_pretrained writes it."),
+]
+Budget = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--keep", metavar="K", help="Another budget: 64, 1/9, 0.25, 25%, or one for each stage, as in 300,200."
+    ),
+]
+Partner = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--query-encoder", metavar="DIR", help="The two-tower model of the vision tower's space, to judge relevance."
+    ),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--device", metavar="NAME", help="Where the model runs, such as cpu or cuda:0. An accelerator if there is one."
+    ),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.say(metadata.version("tokensieve"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what holds for every command."""
+
+
+@app.command()
+def plugins() -> None:
+    """List plugins, and the strategies, composers, recipes and adapters they bring."""
+    from tokensieve.cli.catalogue import catalogue
+
+    registry = default_registry()
+    for part in catalogue(registry):
+        console.show(part)
+        console.say()
+    broken = [plugin for plugin in registry.plugins if plugin.error]
+    for plugin in broken:
+        console.say(f"error: the plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.error}")
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def check(recipe: RecipeName, model: MaybeModel = None) -> None:
+    """Review a recipe before it runs: its plan, and what is wrong with it."""
+    from tokensieve.cli.checking import findings, plan, summary
+    from tokensieve.review import review
+
+    registry = default_registry()
+    loaded = Recipe.load(recipe, registry)
+    adapter = None
+    if model is not None:
+        from tokensieve.cli.models import adapter_of
+
+        adapter = adapter_of(model, registry)
+    found = review(loaded, adapter)
+    for part in plan(loaded, adapter):
+        console.show(part)
+    for line in findings(found):
+        console.say(line)
+    console.say(summary(found))
+    raise typer.Exit(1 if any(finding.level != "note" for finding in found) else 0)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    model: Model,
+    image: Annotated[Path, typer.Option("--image", metavar="FILE", help="The picture.")],
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The question about it.")],
+    keep: Budget = None,
+    json_file: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--json", metavar="FILE", help="Write the ledger and the answer as JSON."),
+    ] = None,
+    save_kept: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--save-kept", metavar="FILE", help="Write the kept tokens, for replay."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
+    query_encoder: Partner = None,
+    device: Device = None,
+) -> None:
+    """Answer a question about a picture with fewer visual tokens, and print the ledger."""
+    registry = default_registry()
+    budgets = _budgets(keep)
+    loaded = Recipe.load(recipe, registry).replace(keep=budgets)
+    for file in (json_file, save_kept):
+        _writable(file)
+    from tokensieve.cli.files import photo
+
+    picture = photo(image)
+    from tokensieve.cli.models import answer, load
+
+    ready = load(model, registry, (loaded,), device)
+    text, ledger = answer(ready, loaded, picture, prompt, max_new_tokens, query_encoder, registry)
+    console.say(text)
+    console.say()
+    console.show(ledger.table())
+    if json_file is not None:
+        content = {"prompt": prompt, "image": image.name, "answer": text, **ledger.to_dict()}
+        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        console.warn(f"ledger: {json_file}")
+    if save_kept is not None:
+        ledger.save(save_kept)
+        console.warn(f"kept tokens: {save_kept}")
+
+
+@app.command()
+def show(
+    recipes: RecipeNames,
+    image: Annotated[
+        list[Path], typer.Option("--image", metavar="FILE", help="The picture; give it again for more of them.")
+    ],
+    model: MaybeModel = None,
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The question about it.")] = QUESTION,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")] = Path(),
+    keep: Budget = None,
+    query_encoder: Partner = None,
+    device: Device = None,
+) -> None:
+    """Draw what recipes keep of a picture, and which operand chose what.
+
+    Without a model, a small example of real geometry and random weights is made for it.
+    """
+    registry = default_registry()
+    budgets = _budgets(keep)
+    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    from tokensieve.cli.files import folder, photo
+
+    pictures = [(file, photo(file)) for file in image]
+    folder(out)
+    from tokensieve.cli.showing import draw, names, require_decoder_stages
+
+    require_decoder_stages(loaded)
+    from tokensieve.cli.models import example_or, load
+
+    with example_or(model, registry) as (directory, description):
+        ready = load(directory, registry, loaded, device)
+    if description is not None:
+        console.warn(f"No model was given, so this is the example: {description}.")
+    for name, (file, picture) in zip(names(image), pictures, strict=True):
+        sheet = draw(ready, loaded, picture, file.name, prompt, query_encoder, registry, description)
+        sheet.image.save(out / name)
+        console.say(str(out / name))
+
+
+@app.command()
+def schema(
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--out", metavar="FILE", help="Write it to a file."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipe files, for editors."""
+    from tokensieve.recipe import schema as recipe_schema
+
+    _writable(out)
+    text = json.dumps(recipe_schema(), indent=2)
+    if out is None:
+        console.say(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+        console.say(str(out))
+
+
+@app.command()
+def demo(
+    recipes: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+        typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, or paths to YAML.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path("demo"),
+    image: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--image", metavar="FILE", help="Another picture than the one that is shipped."),
+    ] = None,
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--prompt", metavar="TEXT", help="Another question."),
+    ] = None,
+    keep: Budget = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="How often everything is timed.")] = 5,
+) -> None:
+    """Prune a small model on this machine, time it, and draw what was kept."""
+    registry = default_registry()
+    budgets = _budgets(keep)
+    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes or DEMO]
+    from tokensieve.cli.files import folder, photo, shipped_photo
+    from tokensieve.cli.showing import require_decoder_stages
+
+    file = image if image is not None else shipped_photo()
+    picture = photo(file)
+    require_decoder_stages(loaded)
+    folder(out)
+    from tokensieve.cli.demo import demonstrate
+
+    question = prompt or (DEMO_QUESTION if image is None else QUESTION)
+    demonstrate(registry, loaded, file.name, picture, question, out, repeats)
+
+
+def _budgets(text: str | None) -> list[Keep] | None:
+    """Read `--keep`; what cannot be read is a wrong command line."""
+    if text is None:
+        return None
+    try:
+        return [Keep.of(part) for part in text.split(",")]
+    except BudgetError as error:
+        console.warn(console.paragraph(error))
+        raise typer.Exit(2) from None
+
+
+def _writable(file: Path | None) -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Raises:
+        RefusedError: if it is a folder, or its folder is not there.
+    """
+    if file is not None and file.is_dir():
+        raise RefusedError(f"{file} is a folder; name a file")
+    if file is not None and not file.parent.is_dir():
+        raise RefusedError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+
+
+def main() -> None:
+    """Run the command line, and exit with its code."""
+    app(prog_name="tokensieve")

@@ -1,0 +1,92 @@
+"""A recipe's plan and what a review found, for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from tokensieve.adapter import Adapter
+from tokensieve.cli.console import cell
+from tokensieve.recipe import Recipe, Stage
+from tokensieve.review import Finding
+from tokensieve.strategy import Strategy
+
+ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
+    """Give what a recipe will do, stage by stage, with every operand's settings."""
+    head = Table.grid(padding=(0, 2))
+    head.add_column(no_wrap=True)
+    head.add_column(overflow="fold")
+    facts = [("recipe", f"{recipe.name}  ({recipe.hash()})"), ("positions", recipe.positions)]
+    if recipe.paper:
+        facts.insert(1, ("paper", recipe.paper))
+    if adapter is not None:
+        facts.append(("model", f"{type(adapter.model).__name__}, adapter {adapter.name}"))
+        facts.append(("sites", _sites(adapter)))
+    for fact in facts:
+        head.add_row(*map(cell, fact))
+    yield head
+    yield _stages(recipe)
+    yield _operands(recipe)
+
+
+def _sites(adapter: Adapter) -> str:
+    sites = [str(site) for site in adapter.sites()]
+    ranges = []
+    for part in ("encoder", "decoder"):
+        own = [site for site in sites if site.startswith(part)]
+        if own:
+            ranges.append(own[0] if len(own) == 1 else f"{own[0]} ... {own[-1]}")
+    return ", ".join(ranges) or "none"
+
+
+def _stages(recipe: Recipe) -> Table:
+    table = Table()
+    for number, column in enumerate(("at", "select", "keep", "needs")):
+        table.add_column(column, no_wrap=number in (0, 3), overflow="fold")
+    for stage, entry in zip(recipe.stages, recipe.to_dict()["stages"], strict=True):
+        select = str(entry["select"]) + (f"\nties by {entry['by']}" if "by" in entry else "")
+        needs = stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
+        table.add_row(
+            cell(str(stage.at)), cell(select), cell(_budget(stage)), cell("\n".join(sorted(needs)) or "nothing")
+        )
+    return table
+
+
+def _budget(stage: Stage) -> str:
+    lines = [f"{stage.keep} per {stage.per}", f"{stage.rest} the rest"]
+    if stage.newlines != "judge":
+        lines.append(f"{stage.newlines} newlines")
+    return "\n".join(lines)
+
+
+def _operands(recipe: Recipe) -> Table:
+    table = Table()
+    for column in ("operand", "strategy", "settings"):
+        table.add_column(column, overflow="fold")
+    for leaf, name in recipe.names().items():
+        if isinstance(leaf, Strategy):
+            settings = leaf.model_dump(mode="json")
+            table.add_row(
+                cell(name), cell(leaf.name), cell(", ".join(f"{key}={value}" for key, value in settings.items()))
+            )
+    return table
+
+
+def findings(found: Iterable[Finding]) -> list[str]:
+    """Give a line for each finding, the worst first."""
+    return [str(finding) for finding in sorted(found, key=lambda finding: ORDER[finding.level])]
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """Count the findings."""
+    counts = []
+    for level in ORDER:
+        number = sum(finding.level == level for finding in found)
+        if number:
+            counts.append(f"{number} {level}{'s' if number > 1 else ''}")
+    return ", ".join(counts) or "no findings"

@@ -1,0 +1,392 @@
+"""Drawing which tokens stay: the photo with kept patches lit, and a colour for everyone who chose them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from tokensieve.cli.console import plain
+from tokensieve.cli.watching import Seen
+
+# Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
+NOBODY = "#FFFFFF"
+"""Kept, though among no operand's own best."""
+INK, SOFT, PAPER = "#1A1A1A", "#5C5C5C", "#FFFFFF"
+DIM = 0.25
+"""The brightness of a patch that goes."""
+
+PANEL = 384
+MARGIN, GAP = 44, 28
+ACROSS = 5
+H1, H2, BODY = 38, 32, 25
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as the model sees it, and the patches in it.
+
+    Attributes:
+        image: RGB, `cell` pixels a patch.
+        places: the row and column of each token, by id.
+        cell: pixels a patch, in both directions.
+    """
+
+    image: Image.Image
+    places: Mapping[int, tuple[int, int]]
+    cell: int
+
+    def box(self, token: int) -> tuple[int, int, int, int]:
+        """Give a patch's corners: left, top, right, bottom."""
+        row, column = self.places[token]
+        x, y = column * self.cell, row * self.cell
+        return x, y, x + self.cell, y + self.cell
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A panel on a sheet.
+
+    Attributes:
+        recipe: whose it is.
+        site: of which stage.
+        caption: what stands above it.
+        tokens: ids of the lit patches.
+        at: the corner of each view, in pixels of the sheet.
+    """
+
+    recipe: str
+    site: str
+    caption: str
+    tokens: frozenset[int]
+    at: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A finished picture.
+
+    Attributes:
+        image: RGB.
+        views: what was drawn into every panel.
+        panels: where everything is.
+    """
+
+    image: Image.Image
+    views: tuple[View, ...]
+    panels: tuple[Placed, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel to be drawn: lit patches, each with the colours of those who chose it."""
+
+    caption: str
+    colours: Mapping[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a legend: a swatch and what it means."""
+
+    colours: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """Panels side by side under a heading, with a legend below."""
+
+    seen: tuple[Seen, ...]
+    panels: tuple[Panel, ...]
+    heading: str | None = None
+    detail: str = ""
+    legend: tuple[Entry, ...] = ()
+    remark: str = ""
+
+    @property
+    def across(self) -> int:
+        """How many panels stand side by side: no more than fit, in lines of nearly one length."""
+        lines = math.ceil(len(self.panels) / ACROSS)
+        return math.ceil(len(self.panels) / lines) if lines else 0
+
+
+def views_of(photo: Image.Image, crops: Sequence[Image.Image], grid: Tensor) -> tuple[View, ...]:
+    """Give the views of a prompt's one picture.
+
+    Args:
+        photo: as it was given, for models whose crops do not fit their patches.
+        crops: what the processor made of it, one a view if it fits.
+        grid: int64 `[tokens, 4]`, tile, frame, row and column of each token; a negative column is
+            no patch.
+    """
+    members: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+    for token, (tile, frame, row, column) in enumerate(grid.tolist()):
+        if column >= 0:
+            members.setdefault((tile, frame), {})[token] = row, column
+    across = math.ceil(math.sqrt(len(members)))
+    views = []
+    for number, places in enumerate(members.values()):
+        rows = 1 + max(row for row, _ in places.values())
+        columns = 1 + max(column for _, column in places.values())
+        cell = max(8, PANEL // (max(rows, columns) * across))
+        source = crops[number] if len(crops) == len(members) else photo
+        views.append(View(source.convert("RGB").resize((columns * cell, rows * cell)), places, cell))
+    return tuple(views)
+
+
+def sheet(
+    views: Sequence[View],
+    bands: Sequence[Band],
+    title: str,
+    notes: Sequence[str],
+) -> Sheet:
+    """Draw the photo with a text beside it, and the bands below.
+
+    Args:
+        views: what the model sees.
+        bands: what to draw, from the top.
+        title: above everything.
+        notes: paragraphs beside the photo.
+    """
+    return _Press(views, bands, title, notes).sheet()
+
+
+def band(seen: Seen) -> Band:
+    """Give the panels of one stage: every operand's own best, what they share, and what was kept."""
+    colour = colours(seen)
+    names = list(seen.own)
+    if len(names) < 2:
+        return Band((seen,), (_alone(seen),))
+    panels = [
+        Panel(f"{name}: its own {len(ids)} best", dict.fromkeys(ids, (colour[name],))) for name, ids in seen.own.items()
+    ]
+    every = frozenset.intersection(*seen.own.values())
+    some = frozenset.union(*seen.own.values())
+    which = "both" if len(names) == 2 else f"all {len(names)}"
+    for caption, tokens in ((f"in {which}: {len(every)}", every), (f"in any: {len(some)}", some)):
+        panels.append(Panel(caption, {token: _by(seen, colour, token) for token in tokens}))
+    panels.append(Panel(f"kept: {len(seen.kept)} of {seen.entered}", {t: _by(seen, colour, t) for t in seen.kept}))
+    had = ", ".join(f"{name} {len(ids & seen.kept)}" for name, ids in seen.own.items())
+    return Band(
+        (seen,),
+        tuple(panels),
+        seen.recipe,
+        f"{_bare(seen.formula)}   at {seen.site}   keep {seen.keep}",
+        tuple(_legend(seen, colour)),
+        f"Of the {len(seen.kept)} kept, in their own best: {had}. Places read: {seen.depth} of {seen.entered}.",
+    )
+
+
+def bands_of(seen: Sequence[Seen]) -> list[Band]:
+    """Give a band for every stage with several operands; others share bands."""
+    bands: list[Band] = []
+    for one in seen:
+        new = band(one)
+        before = bands[-1] if bands else None
+        if new.heading is None and before is not None and before.heading is None and len(before.panels) < ACROSS:
+            bands[-1] = Band((*before.seen, *new.seen), (*before.panels, *new.panels))
+        else:
+            bands.append(new)
+    return bands
+
+
+def colours(seen: Seen) -> dict[str, str]:
+    """Give every operand its colour."""
+    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(seen.own)}
+
+
+def _alone(seen: Seen) -> Panel:
+    at = "" if seen.site == "decoder.0" else f" at {seen.site}"
+    return Panel(f"{seen.recipe}{at}: {len(seen.kept)} of {seen.entered}", dict.fromkeys(seen.kept, (PALETTE[0],)))
+
+
+def _by(seen: Seen, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
+    return tuple(colour[name] for name in seen.owners(token)) or (NOBODY,)
+
+
+def _legend(seen: Seen, colour: Mapping[str, str]) -> list[Entry]:
+    """Count the kept tokens by who had them among their own best."""
+    groups: dict[tuple[str, ...], int] = {}
+    for token in seen.kept:
+        owners = seen.owners(token)
+        groups[owners] = groups.get(owners, 0) + 1
+    entries = [Entry((colour[name],), f"{groups.get((name,), 0)} only {name}") for name in seen.own]
+    several = {owners: number for owners, number in groups.items() if len(owners) > 1}
+    if len(seen.own) == 2:
+        both = tuple(seen.own)
+        entries.append(Entry(tuple(colour.values()), f"{several.get(both, 0)} both"))
+    else:
+        entries.append(Entry(tuple(colour.values())[:4], f"{sum(several.values())} several"))
+    entries.append(Entry((NOBODY,), f"{groups.get((), 0)} in nobody's own best"))
+    return entries
+
+
+def _bare(formula: str) -> str:
+    return formula[1:-1] if formula.startswith("(") and formula.endswith(")") and formula.count("(") == 1 else formula
+
+
+@dataclass
+class _Press:
+    """Lays a sheet out from the top; drawn twice, first to learn its height."""
+
+    views: Sequence[View]
+    bands: Sequence[Band]
+    title: str
+    notes: Sequence[str]
+    fonts: dict[int, ImageFont.FreeTypeFont | ImageFont.ImageFont] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fonts = {size: ImageFont.load_default(size) for size in (H1, H2, BODY)}
+        self.columns = math.ceil(math.sqrt(len(self.views)))
+        wide = max(view.image.width for view in self.views)
+        tall = max(view.image.height for view in self.views)
+        self.step = wide + 4, tall + 4
+        rows = math.ceil(len(self.views) / self.columns)
+        self.panel = self.columns * self.step[0] - 4, rows * self.step[1] - 4
+        self.slot = max(PANEL, self.panel[0])
+        most = max((band.across for band in self.bands), default=0)
+        # The photo and its text need three slots.
+        across = max(3, most)
+        self.width = 2 * MARGIN + across * self.slot + (across - 1) * GAP
+        self.panels: list[Placed] = []
+
+    def sheet(self) -> Sheet:
+        """Measure, then draw."""
+        height = self._print(Image.new("RGB", (self.width, 8)))
+        image = Image.new("RGB", (self.width, height), PAPER)
+        self.panels.clear()
+        self._print(image)
+        return Sheet(image, tuple(self.views), tuple(self.panels))
+
+    def _print(self, image: Image.Image) -> int:
+        draw = ImageDraw.Draw(image)
+        y = self._head(image, draw)
+        for band in self.bands:
+            y = self._band(image, draw, band, y + 2 * GAP)
+        return y + MARGIN
+
+    def _head(self, image: Image.Image, draw: ImageDraw.ImageDraw) -> int:
+        top = MARGIN
+        for number, view in enumerate(self.views):
+            x, y = self._corner(MARGIN, top, number)
+            image.paste(view.image, (x, y))
+        x = MARGIN + self.slot + 2 * GAP
+        room = self.width - MARGIN - x
+        y = self._text(draw, x, top - 6, self.title, H1, INK, room) + 12
+        for note in self.notes:
+            y = self._text(draw, x, y, note, BODY, SOFT, room) + 12
+        return max(top + self.panel[1], y)
+
+    def _band(self, image: Image.Image, draw: ImageDraw.ImageDraw, band: Band, y: int) -> int:
+        room = self.width - 2 * MARGIN
+        draw.line((MARGIN, y - GAP, self.width - MARGIN, y - GAP), fill="#D0D0D0", width=2)
+        if band.heading is not None:
+            end = self._text(draw, MARGIN, y, band.heading, H2, INK, room)
+            y = self._text(draw, MARGIN, end, band.detail, BODY, SOFT, room) + 14
+        for start in range(0, len(band.panels), band.across):
+            some = band.panels[start : start + band.across]
+            captions = [
+                self._text(draw, MARGIN + i * (self.slot + GAP), y, plain(panel.caption), BODY, INK, self.slot)
+                for i, panel in enumerate(some)
+            ]
+            y = max(captions) + 8
+            for i, panel in enumerate(some):
+                one = band.seen[start + i] if band.heading is None else band.seen[0]
+                self._panel(image, panel, one, MARGIN + i * (self.slot + GAP), y)
+            y += self.panel[1] + GAP
+        y -= GAP
+        if band.legend:
+            y = self._legend(draw, band.legend, y + 14, room)
+            y = self._text(draw, MARGIN, y + 4, band.remark, BODY, SOFT, room)
+        return y
+
+    def _panel(self, image: Image.Image, panel: Panel, seen: Seen, x: int, y: int) -> None:
+        corners = tuple(self._corner(x, y, number) for number in range(len(self.views)))
+        for view, corner in zip(self.views, corners, strict=True):
+            image.paste(lit(view, panel.colours), corner)
+        self.panels.append(Placed(seen.recipe, seen.site, panel.caption, frozenset(panel.colours), corners))
+
+    def _corner(self, x: int, y: int, number: int) -> tuple[int, int]:
+        row, column = divmod(number, self.columns)
+        return x + column * self.step[0], y + row * self.step[1]
+
+    def _legend(self, draw: ImageDraw.ImageDraw, legend: Sequence[Entry], y: int, room: int) -> int:
+        x, side = MARGIN, BODY
+        for entry in legend:
+            text = plain(entry.text)
+            wide = side + 10 + int(self.fonts[BODY].getlength(text)) + 36
+            if x > MARGIN and x + wide > MARGIN + room:
+                x, y = MARGIN, y + BODY + 14
+            # Dark inside, as the photo is beside a frame, so that white shows on the white sheet.
+            draw.rectangle((x - 1, y + 2, x + side, y + 3 + side), fill=INK)
+            frame(draw, (x, y + 3, x + side, y + 3 + side), entry.colours, 5)
+            draw.text((x + side + 10, y), text, fill=INK, font=self.fonts[BODY])
+            x += wide
+        return y + BODY + 14
+
+    def _text(self, draw: ImageDraw.ImageDraw, x: int, y: int, text: str, size: int, colour: str, room: int) -> int:
+        """Draw text in lines no wider than `room`, and give where it ends."""
+        font = self.fonts[size]
+        for line in lines(plain(text).replace("\n", " ").replace("\t", " "), font, room):
+            draw.text((x, y), line, fill=colour, font=font)
+            y += round(1.35 * size)
+        return y
+
+
+def lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> list[str]:
+    """Break text into lines no wider than `room` pixels, between words where that is possible."""
+    out: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if font.getlength(longer) <= room:
+            line = longer
+            continue
+        if line:
+            out.append(line)
+        while font.getlength(word) > room:
+            fits = max(1, next(i for i in range(len(word)) if font.getlength(word[: i + 1]) > room))
+            out.append(word[:fits])
+            word = word[fits:]
+        line = word
+    return [*out, line]
+
+
+def lit(view: View, colours: Mapping[int, tuple[str, ...]]) -> Image.Image:
+    """Give a view with some patches as they are, framed by colours, and the others dimmed."""
+    image = view.image.point(lambda value: round(DIM * value))
+    draw = ImageDraw.Draw(image)
+    for token in _in(view, colours):
+        box = view.box(token)
+        image.paste(view.image.crop(box), box[:2])
+        width = max(1, view.cell // 8)
+        frame(draw, box, colours[token], width)
+        if width > 1:
+            # A thin dark line, so that a frame shows on a patch of its own colour.
+            left, top, right, bottom = box
+            inner = (left + width, top + width, right - width - 1, bottom - width - 1)
+            draw.rectangle(inner, outline=INK)
+    return image
+
+
+def _in(view: View, tokens: Collection[int]) -> list[int]:
+    return sorted(token for token in tokens if token in view.places)
+
+
+def frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colours: Sequence[str], width: int) -> None:
+    """Draw the inner border of a box; several colours share its sides, the first from the left and top."""
+    left, top, right, bottom = box
+    sides = (
+        (left, top, left + width, bottom),
+        (left, top, right, top + width),
+        (right - width, top, right, bottom),
+        (left, bottom - width, right, bottom),
+    )
+    for number, (x0, y0, x1, y1) in enumerate(sides):
+        colour = colours[number * len(colours) // 4 if len(colours) <= 4 else number]
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)

@@ -1,0 +1,124 @@
+"""Pictures of what recipes keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tokensieve.cli.models import Ready
+from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
+from tokensieve.cli.watching import Seen, watch
+from tokensieve.errors import RefusedError
+from tokensieve.recipe import Recipe
+from tokensieve.registry import Registry
+
+LONGEST = 300
+"""How much of a question fits beside a photo."""
+
+
+def require_decoder_stages(recipes: Sequence[Recipe]) -> None:
+    """Refuse recipes that cut inside a vision encoder, where tokens have no place in a picture yet.
+
+    Raises:
+        RefusedError: if there is one.
+    """
+    for recipe in recipes:
+        for stage in recipe.stages:
+            if stage.at.part != "decoder":
+                raise RefusedError(
+                    f"'{recipe.name}' cuts at {stage.at}; pictures show what enters the language model, so "
+                    "show recipes of decoder sites"
+                )
+
+
+def names(images: Sequence[Path]) -> list[str]:
+    """Give a file name for the picture of each image; those that would clash are numbered."""
+    given: list[str] = []
+    for image in images:
+        name, number = f"{image.stem}.kept.png", 1
+        while name in given:
+            number += 1
+            name = f"{image.stem}.{number}.kept.png"
+        given.append(name)
+    return given
+
+
+def draw(
+    ready: Ready,
+    recipes: Sequence[Recipe],
+    image: Image.Image,
+    name: str,
+    prompt: str,
+    query_encoder: Path | None,
+    registry: Registry,
+    description: str | None,
+) -> Sheet:
+    """Run every recipe on a picture, and draw what it keeps."""
+    inputs = ready.inputs(image, prompt)
+    seen = [one for recipe in recipes for one in watch(ready, recipe, inputs, query_encoder, registry)[1]]
+    return picture(ready, inputs, seen, image, name, prompt, description)
+
+
+def picture(
+    ready: Ready,
+    inputs: Mapping[str, Any],
+    seen: Sequence[Seen],
+    image: Image.Image,
+    name: str,
+    prompt: str,
+    description: str | None,
+) -> Sheet:
+    """Draw what stages kept of a picture.
+
+    Args:
+        ready: the model.
+        inputs: of the question about the picture.
+        seen: what the stages kept.
+        image: the picture.
+        name: what it is called.
+        prompt: the question.
+        description: of an example checkpoint; none for a user's model.
+    """
+    grid = grid_of(ready, inputs)
+    notes = [
+        f"Question: {prompt if len(prompt) <= LONGEST else prompt[:LONGEST] + '...'}",
+        f"Model: {description or type(ready.model).__name__}.",
+        f"The photo is cropped and resized as the model sees it: {len(grid)} visual tokens. Lit patches are "
+        "tokens that stay, the others are dimmed. A frame's colour says whose own best the token was among.",
+    ]
+    return sheet(views_of(image, crops(ready, inputs), grid), bands_of(seen), f"What is kept of {name}", notes)
+
+
+@torch.no_grad()
+def grid_of(ready: Ready, inputs: Mapping[str, Any]) -> Tensor:
+    """Give where the tokens of a prompt's one picture are, int64 `[tokens, 4]`: tile, frame, row, column.
+
+    Raises:
+        RefusedError: if the model carries no visual tokens in a language model.
+    """
+    decoder = ready.adapter.decoder
+    if decoder is None:
+        raise RefusedError(f"{type(ready.model).__name__} has no language model that carries visual tokens")
+    return torch.cat(decoder.layout(decoder.encode(inputs))).cpu()
+
+
+def crops(ready: Ready, inputs: Mapping[str, Any]) -> list[Image.Image]:
+    """Turn pixel values back into pictures; none where the processor flattens them to patches."""
+    pixels = inputs.get("pixel_values")
+    if not isinstance(pixels, Tensor) or pixels.ndim < 4 or pixels.shape[-3] != 3:
+        return []
+    settings = ready.processor.image_processor
+    mean = _channels(getattr(settings, "image_mean", None), 0.0)
+    std = _channels(getattr(settings, "image_std", None), 1.0)
+    restored = pixels.reshape(-1, *pixels.shape[-3:]).cpu().float() * std + mean
+    whole = (restored.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return [Image.fromarray(one.numpy()) for one in whole]
+
+
+def _channels(values: Sequence[float] | None, default: float) -> Tensor:
+    return torch.tensor(list(values) if values else [default] * 3).reshape(3, 1, 1)

@@ -1,0 +1,121 @@
+"""Which tokens each operand of a formula would have kept by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensieve.chain import Chain
+from tokensieve.cli.models import Ready, pruned
+from tokensieve.composers import Composer, Expression, Reading
+from tokensieve.recipe import Recipe
+from tokensieve.registry import Registry
+from tokensieve.run import Run
+from tokensieve.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Watched(Composer):
+    """An expression that is read as it is, by someone who remembers what it was read from.
+
+    Attributes:
+        readings: every reading, the latest last.
+    """
+
+    readings: list[Reading] = field(default_factory=list, compare=False)
+
+    name = "watched"
+    arity = (1, 1)
+
+    def read(self, reading: Reading, depth: int) -> Chain:
+        """Read the expression inside."""
+        self.readings.append(reading)
+        return reading.of(self.operands[0], depth)
+
+    def written(self, name: Callable[[Expression], str]) -> str:
+        """Give the formula inside."""
+        return self.operands[0].written(name)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a stage kept of a prompt's one picture, and what each operand would have kept.
+
+    Attributes:
+        recipe: the recipe's name.
+        site: where.
+        formula: what selected.
+        keep: the budget, as written.
+        entered: tokens entering the stage.
+        kept: ids of those that stay.
+        own: by operand, ids of its own best, as many as stay.
+        depth: the deepest place that was read.
+    """
+
+    recipe: str
+    site: str
+    formula: str
+    keep: str
+    entered: int
+    kept: frozenset[int]
+    own: Mapping[str, frozenset[int]]
+    depth: int
+
+    def owners(self, token: int) -> tuple[str, ...]:
+        """Give the operands that have a token among their own best."""
+        return tuple(name for name, ids in self.own.items() if token in ids)
+
+
+def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
+    """Give the part of what either holds that both hold; 1 for two empty sets."""
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+@torch.no_grad()
+def watch(
+    ready: Ready, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry
+) -> tuple[Run, list[Seen]]:
+    """Run a prompt once, and give the ledger and what every stage saw.
+
+    Operands are cut from the very evidence that the stage selected by, each alone and to as many
+    tokens as the stage kept in the group.
+    """
+    # A strategy that stands alone is its own only operand, and may also say how the rest is merged.
+    stages = tuple(
+        stage if isinstance(stage.select, Strategy) else stage.model_copy(update={"select": Watched((stage.select,))})
+        for stage in recipe.stages
+    )
+    watched = recipe.replace(stages=stages)
+    with pruned(ready, watched, query_encoder, registry) as run:
+        for stage in stages:
+            if isinstance(stage.select, Watched):
+                # The review that stands before a prune has read random tokens.
+                stage.select.readings.clear()
+        ready.prefill(inputs)
+    names = recipe.names()
+    seen = []
+    for stage, record in zip(stages, run.latest.stages, strict=True):
+        sample = record.samples[0]
+        kept = frozenset(sample.kept.tolist())
+        own = _own(stage.select, kept, names) if isinstance(stage.select, Watched) else {names[stage.select]: kept}
+        seen.append(
+            Seen(recipe.name, record.site, record.formula, record.keep, sample.entered, kept, own, sample.depth)
+        )
+    return run, seen
+
+
+def _own(watched: Watched, kept: frozenset[int], names: Mapping[Expression, str]) -> dict[str, frozenset[int]]:
+    """Cut every operand alone, from the latest reading."""
+    reading = watched.readings[-1]
+    ids = reading.tokens.ids
+    stays = torch.isin(ids, torch.tensor(sorted(kept), device=ids.device)) & reading.tokens.valid
+    k = stays.sum(dim=1)
+    own = {}
+    for leaf in watched.strategies():
+        best = reading.settled(leaf, k).cut(k)
+        own[names[leaf]] = frozenset(ids[best].tolist())
+    return own

@@ -1,0 +1,111 @@
+"""Moving values between sequences and tokens.
+
+A sequence has text and visual tokens, padded to one length; `ids` `[rows, n]` says which visual
+token stands where, -1 for everything else. By id, a batch is `[rows, tokens, ...]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import RefusedError
+
+
+def by_id(features: Tensor, ids: Tensor) -> Tensor:
+    """Spread features `[tokens, d]` in placeholder order to `[rows, most tokens, d]`, by id."""
+    visual = ids >= 0
+    width = int(visual.sum(dim=1).max()) if ids.numel() else 0
+    if len(features) == ids.shape[0] * width:
+        # Every row has equally many: nothing to pad, nothing to copy.
+        return features.to(ids.device).reshape(ids.shape[0], width, -1)
+    out = features.new_zeros(ids.shape[0], width, features.shape[-1])
+    rows = torch.nonzero(visual)[:, 0]
+    return out.index_put((rows, ids[visual]), features.to(ids.device))
+
+
+def places(ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the (row, id) of wanted places, in order."""
+    return torch.nonzero(wanted)[:, 0], ids[wanted]
+
+
+def of_id(x: Tensor, ids: Tensor) -> Tensor:
+    """Give per-token values `[rows, tokens, ...]` at sequence places `[rows, n, ...]`; zero at text."""
+    if not x.shape[1]:
+        return x.new_zeros(*ids.shape, *x.shape[2:])
+    rows = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1)
+    found = x[rows, ids.clamp(min=0)]
+    visual = (ids >= 0).reshape(*ids.shape, *([1] * (x.ndim - 2)))
+    return torch.where(visual, found, torch.zeros_like(found))
+
+
+def from_sequence(x: Tensor, ids: Tensor, width: int) -> Tensor:
+    """Give values `[rows, n, d]` of a sequence by token id, `[rows, width, d]`; zero where gone."""
+    ids = ids.to(x.device)
+    out = x.new_zeros(x.shape[0], width + 1, x.shape[2])
+    index = torch.where(ids >= 0, ids, width).unsqueeze(-1).expand_as(x)
+    return out.scatter(1, index, x)[:, :width]
+
+
+def put_back(whole: Tensor, part: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Write `part` `[rows, m, d]` into `whole` `[rows, n, d]` at `index`, where it is real."""
+    n = whole.shape[1]
+    at = torch.where(mask, index, n).to(whole.device).unsqueeze(-1).expand_as(part)
+    longer = torch.cat([whole, whole[:, :1]], dim=1)
+    return longer.scatter(1, at, part)[:, :n]
+
+
+def close_up(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Renumber positions `[..., rows, n]` without gaps from each row's first; say by how much the last moved."""
+    rows = mask.shape[0]
+    positions = positions.expand(*positions.shape[:-2], rows, positions.shape[-1])
+    turn = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    first_place = mask.to(torch.uint8).argmax(dim=1, keepdim=True)
+    first = positions.gather(-1, first_place.expand(*positions.shape[:-1], 1))
+    compact = torch.where(mask, first + turn, positions)
+    last_place = mask.shape[1] - 1 - mask.flip(1).to(torch.uint8).argmax(dim=1, keepdim=True)
+    last = last_place.expand(*positions.shape[:-1], 1)
+    moved = positions.gather(-1, last) - compact.gather(-1, last)
+    return compact, moved.squeeze(-1)
+
+
+def hide(mask: Tensor, gone: Tensor) -> Tensor:
+    """Mask the places that are gone."""
+    if mask.dtype == torch.bool:
+        return mask & ~gone
+    return mask.masked_fill(gone, torch.finfo(mask.dtype).min)
+
+
+def deal_grid(images: Sequence[Tensor], counts: Tensor) -> Tensor:
+    """Give the grid `[rows, most tokens, 5]` of images dealt to samples in order."""
+    sizes = counts.tolist()
+    out = torch.zeros(len(sizes), max(sizes, default=0), 5, dtype=torch.int64)
+    queue = iter(images)
+    for row, size in enumerate(sizes):
+        filled = image = 0
+        while filled < size:
+            one = next(queue)
+            end = filled + len(one)
+            if end > size:
+                raise RefusedError(
+                    f"prompt {row} has {size} image placeholders, which is no whole number of images; build prompts "
+                    "with the model's own processor"
+                )
+            out[row, filled:end, 0] = image
+            out[row, filled:end, 1:] = one.cpu()
+            filled, image = end, image + 1
+    return out
+
+
+def padded(rows: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad vectors `[m, d]` of each row to `[rows, most, d]`, and give their mask."""
+    width = max((len(row) for row in rows), default=0)
+    dim = rows[0].shape[-1] if rows else like.shape[-1]
+    out = torch.zeros(len(rows), width, dim, dtype=like.dtype, device=like.device)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool, device=like.device)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row.to(out)
+        mask[i, : len(row)] = True
+    return out, mask

@@ -1,0 +1,153 @@
+"""What a pruned prompt leaves on its key-value cache.
+
+Generation code asks a cache how long it is, both to know how much of a conversation it has seen
+and to number positions; those must count the tokens that were dropped. Masks are sized from the
+cache's layers, which hold what is really there. So a pruned cache answers with the unpruned length
+and offsets queries by the real one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import RefusedError
+
+_STATE = "tokensieve_state"
+
+
+@dataclass(eq=False)
+class LayerState:
+    """What layers from a block on hold of the prompt.
+
+    Attributes:
+        block: the first such layer.
+        index: int64 `[rows, kept]`, places in the prompt as layer 0 holds it.
+        mask: bool `[rows, kept]`, which of them are real tokens.
+        padded: whether any is not.
+        shift: int64 `[rows]`, by how much positions were closed up, or none.
+    """
+
+    block: int
+    index: Tensor
+    mask: Tensor
+    padded: bool
+    shift: Tensor | None
+
+
+@dataclass(eq=False)
+class CacheState:
+    """What decoding needs to know about a pruned prompt.
+
+    Attributes:
+        unpruned: length of the prompt as the caller sees it.
+        mask: bool `[rows, pruned]`, the prompt as layer 0 holds it.
+        padded: whether the mask has a false.
+        shift: int64 `[rows]`, by how much positions were closed up, or none.
+        layers: what deeper layers hold, by rising block.
+        minded: whether a call in progress knows of this; any other would misread the cache.
+    """
+
+    unpruned: int
+    mask: Tensor
+    padded: bool
+    shift: Tensor | None
+    layers: list[LayerState] = field(default_factory=list)
+    minded: bool = False
+
+    @property
+    def dropped(self) -> int:
+        """How many places of the prompt layer 0 does not hold."""
+        return self.unpruned - self.mask.shape[1]
+
+    def without(self, drafted: int) -> CacheState:
+        """Give what is left without the last, drafted words, which decoding may take back."""
+        if not drafted:
+            return self
+        layers = [replace(one, index=one.index[:, :-drafted], mask=one.mask[:, :-drafted]) for one in self.layers]
+        return replace(self, unpruned=self.unpruned - drafted, mask=self.mask[:, :-drafted], layers=layers)
+
+
+class _Pruned:
+    """Mixed into the class of a pruned cache."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> Any:
+        """Give the length as the caller sees it."""
+        length = super().get_seq_length(layer_idx)  # type: ignore[misc]
+        state: CacheState | None = state_of(self)
+        held = state.mask.shape[1] if state is not None else 0
+        for layer in state.layers if state is not None else ():
+            if layer_idx >= layer.block:
+                held = layer.index.shape[1]
+        return length + (state.unpruned - held if state is not None else 0)
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        """Give the length that the layer really holds."""
+        return super().get_seq_length(layer_idx)  # type: ignore[misc]
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Take new keys and values of a layer, inside `prune` only."""
+        state = state_of(self)
+        if state is not None and not state.minded:
+            raise RefusedError(
+                "this cache holds a pruned prompt, and the model is not pruned any more; go on inside "
+                "`with prune(...)`, or start again without the cache"
+            )
+        return super().update(*args, **kwargs)  # type: ignore[misc]
+
+    def reset(self) -> None:
+        """Empty the cache; it holds no pruned prompt any more."""
+        super().reset()  # type: ignore[misc]
+        release(self)
+
+
+def refuse_unknown(cache: Any) -> None:
+    """Refuse a cache of a kind that pruning was not tested with."""
+    if cache is None:
+        return
+    from transformers import DynamicCache, StaticCache
+
+    if not isinstance(cache, (DynamicCache, StaticCache)) or getattr(cache, "offloading", False):
+        raise RefusedError(
+            f"past_key_values is a {type(cache).__name__}, which is not supported under prune as it is; pass a plain "
+            "DynamicCache or StaticCache, or none"
+        )
+
+
+def attach(cache: Any, state: CacheState) -> None:
+    """Leave the state on a cache."""
+    setattr(cache, _STATE, state)
+    kind = type(cache)
+    if not issubclass(kind, _Pruned):
+        cache.__class__ = type(kind.__name__, (_Pruned, kind), {})
+
+
+def release(cache: Any) -> None:
+    """Make a cache an ordinary one again; nothing happens to one that is."""
+    if isinstance(cache, _Pruned):
+        cache.__class__ = type(cache).__mro__[2]
+        delattr(cache, _STATE)
+
+
+def state_of(cache: Any) -> CacheState | None:
+    """Give what a pruned prompt left, or none."""
+    state = getattr(cache, _STATE, None)
+    return state if isinstance(state, CacheState) else None
+
+
+def held(cache: Any, layer: int = 0) -> int:
+    """Give how many places a layer of the cache really holds."""
+    length = cache.get_query_offset(layer) if isinstance(cache, _Pruned) else cache.get_seq_length(layer)
+    return int(length)
+
+
+def widen(mask: Tensor, width: int) -> Tensor:
+    """Append masked columns to a mask `[..., n]`, boolean or additive, up to a width."""
+    missing = width - mask.shape[-1]
+    if missing <= 0:
+        return mask
+    nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return torch.cat([mask, mask.new_full((*mask.shape[:-1], missing), nothing)], dim=-1)

@@ -1,0 +1,259 @@
+"""Pruning in a language model.
+
+Before it (`decoder.0`) the request itself is rewritten at the top of the model: its images are
+encoded, tokens are selected, and the unmodified forward runs on a shorter, self-consistent
+request. Inside it (`decoder.K`) `Layers` gathers hidden states. What a prompt leaves behind is
+kept on its cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Decoder
+from tokensieve.engine import cache as caches
+from tokensieve.engine.batches import by_id, of_id, places
+from tokensieve.engine.frame import shorten
+from tokensieve.engine.installation import Installation
+from tokensieve.engine.layers import Layers, Prompt, Step
+from tokensieve.engine.request import cache_of, continued, has_images, real_places, shortened, visual_places
+from tokensieve.engine.selector import Asked, Selector, Settled
+from tokensieve.errors import RefusedError
+from tokensieve.evidence import Evidence
+from tokensieve.recipe import Recipe
+from tokensieve.run import Run, StageRecord
+
+CACHES = (None, "dynamic", "dynamic_full", "static")
+"""Cache implementations that pruned generation is tested with."""
+
+_PAD_LEFT = "generation needs padding on the left; set padding_side='left' in the tokenizer"
+
+
+@dataclass(eq=False)
+class _Generation:
+    """A `generate` in progress.
+
+    Attributes:
+        rows: prompts, before beams are expanded.
+        length: places of a prompt; what a call brings beyond them was generated or drafted.
+        settled: what was selected at its first forward, reused by later ones.
+    """
+
+    rows: int
+    length: int
+    settled: Settled | None = None
+
+
+class DecoderEngine:
+    """Hooks of one `prune` on a language model."""
+
+    def __init__(
+        self, decoder: Decoder, recipe: Recipe, run: Run, asked: Asked, settled: Callable[[StageRecord], None]
+    ) -> None:
+        self._decoder = decoder
+        self._policy = recipe.positions
+        self._asked = asked
+        self._model = decoder.model
+        self._forward = inspect.signature(type(self._model).forward)
+        self._selector = Selector(decoder, recipe, run, asked, settled)
+        self._layers = Layers(decoder, self._selector, recipe.positions)
+        self._deep = any(block > 0 for block in self._selector.stages)
+        self._generation: _Generation | None = None
+
+    def install(self, installation: Installation) -> None:
+        """Put everything into the model."""
+        model = self._model
+        installation.override(model, "generate", self._generate(model.generate))  # type: ignore[arg-type]
+        installation.override(model, "generate_batch", _refuse_batch)
+        installation.hook(model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
+        installation.hook(model.register_forward_hook(self._after, with_kwargs=True))
+        if self._asked.partner is not None:
+            installation.hook(self._decoder.projector.register_forward_pre_hook(self._selected))
+        self._layers.install(installation)
+
+    # Generation
+
+    def _generate(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            given = inspect.signature(real).bind_partial(*args, **kwargs).arguments
+            given = given | given.get("kwargs", {})
+            self._refuse_generation(given)
+            before = self._generation
+            first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
+            self._generation = _Generation(*first.shape[:2]) if isinstance(first, Tensor) else None
+            try:
+                return real(*args, **kwargs)
+            finally:
+                self._generation = before
+                self._layers.idle()
+
+        return generate
+
+    def _refuse_generation(self, given: Mapping[str, Any]) -> None:
+        """Refuse what cannot be right, before anything runs."""
+        config = given.get("generation_config") or self._model.generation_config
+
+        def setting(name: str) -> Any:
+            value = given.get(name)
+            return getattr(config, name, None) if value is None else value
+
+        if setting("prefill_chunk_size") is not None:
+            raise RefusedError("prefill_chunk_size splits the prompt before it can be pruned; leave it out")
+        if setting("cache_implementation") not in CACHES:
+            raise RefusedError(
+                f"cache_implementation='{setting('cache_implementation')}' is not supported under prune; "
+                f"supported: {', '.join(c for c in CACHES if c)}"
+            )
+        if getattr(setting("compile_config"), "fullgraph", False):
+            raise RefusedError("compile_config with fullgraph=True cannot hold hooks; set fullgraph=False")
+        if given.get("assistant_model") is not None and self._deep:
+            raise RefusedError(
+                "an assistant_model is not supported while layers are pruned; prune at decoder.0, or leave it out"
+            )
+        if given.get("custom_generate") is not None:
+            raise RefusedError("custom_generate is not supported under prune")
+        mask = given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, -1] == 0).any()):
+            raise RefusedError(_PAD_LEFT)
+
+    # The top of the model
+
+    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Rewrite a request before the model sees it."""
+        # What a call that failed left behind means nothing to this one.
+        self._layers.idle()
+        bound = self._forward.bind_partial(model, *args)
+        request = {name: value for name, value in bound.arguments.items() if name != "self"} | kwargs
+        past = request.get("past_key_values")
+        state = caches.state_of(past)
+        if has_images(request, self._decoder):
+            length = caches.held(past) if past is not None else 0
+            if length:
+                raise RefusedError(
+                    f"the cache already holds {length} tokens, and this call brings images; prune prompts with "
+                    "images from an empty cache (start a new conversation, or pass all of it at once)"
+                )
+            caches.release(past)
+            return (), self._prefill(request)
+        if state is not None:
+            self._layers.refuse_foreign(state)
+            request, length = continued(request, past, state)
+            self._layers.begin(Step(state, past, length))
+            return (), request
+        self._text_only(request, past)
+        return args, kwargs
+
+    def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Leave on the cache what decoding needs."""
+        call = self._layers.call
+        self._layers.idle()
+        cache = cache_of(output)
+        if isinstance(call, Prompt) and cache is not None:
+            caches.attach(cache, call.state.without(call.drafted))
+
+    def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Encode, select at the entrance, and give the shorter request."""
+        self._refuse_request(request)
+        visual = visual_places(request, self._decoder)
+        rows, length = visual.shape
+        mask = real_places(request, rows, length, visual.device)
+        if bool((visual & ~mask).any()):
+            raise RefusedError("attention_mask hides image placeholders; give them ones")
+        left = bool(mask[:, -1].all())
+        if not left and self._deep:
+            raise RefusedError("inside the language model only left padding is supported; pad on the left")
+        if not left and self._generation is not None:
+            raise RefusedError(_PAD_LEFT)
+        expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
+        self._asked.check(rows // expand)
+        outputs = self._decoder.encode(request)
+        flat = self._decoder.features(outputs)
+        if int(visual.sum()) != len(flat):
+            raise RefusedError(
+                f"the prompts have {int(visual.sum())} image placeholders, the images {len(flat)} visual tokens; "
+                "build prompts with the model's own processor"
+            )
+        ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
+        features = by_id(flat, ids)
+        drafted = self._drafted(length)
+        settled = self._settle(request, outputs, features, ids, mask, expand, drafted)
+        keep = torch.ones_like(visual)
+        if 0 in settled.outcomes:
+            outcome = settled.outcomes[0].expanded(expand)
+            keep = ~visual | of_id(outcome.keep, ids)
+            features = outcome.apply(features)
+        frame = shorten(keep, mask, left)
+        new, shift = shortened(request, self._decoder, frame, ids, self._policy)
+        new["mm_encoder_outputs"] = self._decoder.deliver(outputs, features[places(ids, visual & keep)])
+        state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift)
+        index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
+        still = torch.where(frame.filler, -1, frame.take(ids))
+        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))
+        return new
+
+    def _drafted(self, length: int) -> int:
+        """Give how many words at the end of a call are no prompt: candidates of an assistant, say."""
+        return max(0, length - self._generation.length) if self._generation is not None else 0
+
+    def _settle(
+        self,
+        request: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        features: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        expand: int,
+        drafted: int,
+    ) -> Settled:
+        """Give what is selected for a prompt batch, once per `generate`."""
+        generation = self._generation
+        if generation is not None and generation.settled is not None:
+            return generation.settled
+        words, prompt = request.get("input_ids"), ids.shape[1] - drafted
+        words = words[:, :prompt] if isinstance(words, Tensor) else None
+        ids, mask = ids[:, :prompt], mask[:, :prompt]
+        settled = self._selector.start(words, outputs, features, ids, mask, expand)
+        if 0 in self._selector.stages:
+            self._selector.select(0, settled, {Evidence.FEATURES: lambda: features[::expand].detach()})
+        if generation is not None:
+            generation.settled = settled
+        return settled
+
+    def _text_only(self, request: Mapping[str, Any], past: Any) -> None:
+        """Write prompts without any image into the ledger."""
+        ids, generation = request.get("input_ids"), self._generation
+        known = generation is not None and generation.settled is not None
+        if known or not isinstance(ids, Tensor) or (past is not None and caches.held(past)):
+            return
+        expand = max(1, len(ids) // generation.rows) if generation is not None else 1
+        rows, length = ids.shape
+        mask = real_places(request, rows, length, ids.device)[::expand]
+        self._asked.check(len(mask))
+        settled = self._selector.start_empty(mask[:, : length - self._drafted(length)])
+        if generation is not None:
+            generation.settled = settled
+
+    def _refuse_request(self, request: Mapping[str, Any]) -> None:
+        caches.refuse_unknown(request.get("past_key_values"))
+        if 0 in self._selector.stages and isinstance(request.get("logits_to_keep"), Tensor):
+            raise RefusedError("a tensor logits_to_keep names places that pruning moves; pass a number")
+        mask = request.get("attention_mask")
+        if mask is not None and not isinstance(mask, Tensor):
+            raise RefusedError(f"attention_mask is a {type(mask).__name__}; pass a 2-D mask")
+        checkpointing = getattr(self._decoder.language_model, "gradient_checkpointing", False)
+        if self._deep and checkpointing and self._model.training:
+            raise RefusedError("gradient checkpointing runs layers twice; disable it, or prune at decoder.0")
+
+    def _selected(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Remember the vision tower's selected layer as the projector takes it."""
+        self._selector.patches = args[0].detach()
+
+
+def _refuse_batch(*args: Any, **kwargs: Any) -> Any:
+    raise RefusedError("continuous batching (generate_batch) is not supported under prune; use generate")

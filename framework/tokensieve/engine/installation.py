@@ -1,0 +1,39 @@
+"""Everything put into a model, and its exact removal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Installation:
+    """Hooks and instance attributes, undone in reverse order."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def hook(self, handle: RemovableHandle) -> None:
+        """Remember a hook."""
+        self._undo.append(handle.remove)
+
+    def override(self, module: nn.Module, name: str, value: Any) -> None:
+        """Set an attribute of this one instance."""
+        own = vars(module)
+        if name in own:
+            before = own[name]
+            self._undo.append(lambda: own.__setitem__(name, before))
+        else:
+            self._undo.append(lambda: own.__delitem__(name))
+        own[name] = value
+
+    def later(self, undo: Callable[[], None]) -> None:
+        """Call `undo` at removal."""
+        self._undo.append(undo)
+
+    def remove(self) -> None:
+        """Undo everything; calling it again does nothing."""
+        while self._undo:
+            self._undo.pop()()

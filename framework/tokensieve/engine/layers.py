@@ -1,0 +1,277 @@
+"""Pruning between the layers of a language model.
+
+Hidden states are gathered as they enter a stage's layer; every deeper layer is given the mask and
+positions of what stays. After the last layer, tokens that left are put back into their places, so
+that the sequence keeps its length for everyone outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Decoder
+from tokensieve.engine import cache as caches
+from tokensieve.engine import tap as taps
+from tokensieve.engine.batches import close_up, from_sequence, hide, of_id, put_back
+from tokensieve.engine.frame import shorten
+from tokensieve.engine.installation import Installation
+from tokensieve.engine.selector import Selector, Settled
+from tokensieve.errors import RefusedError
+from tokensieve.evidence import Evidence, Value
+
+
+@dataclass(eq=False)
+class Prompt:
+    """A prompt on its way through the layers.
+
+    Attributes:
+        settled: what is selected.
+        expand: rows per prompt, where beams or sampling expanded it.
+        ids: int64 `[rows, n]`, the visual token at each place, -1 for others.
+        mask: bool `[rows, n]`, which places are real.
+        state: what will be left on the cache.
+        index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
+        drafted: how many words at the end are no prompt.
+        rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
+        positions: position ids of what stays, once a layer was pruned.
+        rotary: their embeddings, likewise.
+    """
+
+    settled: Settled
+    expand: int
+    ids: Tensor
+    mask: Tensor
+    state: caches.CacheState
+    index: Tensor
+    drafted: int = 0
+    rest: Tensor | None = None
+    positions: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def filler(self) -> Tensor:
+        """Bool `[rows, n]`: which places stand on a token that left, where a row ran out of its own padding."""
+        return self.state.mask.gather(1, self.index) & ~self.mask
+
+
+@dataclass(eq=False)
+class Step:
+    """A later call on a pruned cache.
+
+    Attributes:
+        state: what the prompt left.
+        past: the cache.
+        length: how much layer 0 holds before the call.
+    """
+
+    state: caches.CacheState
+    past: Any
+    length: int
+
+
+class Layers:
+    """Hooks on the layers from the first stage inside the language model on.
+
+    Attributes:
+        call: what the model is doing; none where layers are left alone.
+    """
+
+    def __init__(self, decoder: Decoder, selector: Selector, policy: Literal["original", "compact"]) -> None:
+        self._decoder = decoder
+        self._selector = selector
+        self._policy = policy
+        self._blocks = sorted(block for block in selector.stages if block > 0)
+        self._taps: dict[int, taps.Tap] = {}
+        self.call: Prompt | Step | None = None
+
+    def install(self, installation: Installation) -> None:
+        """Put hooks and taps into the model."""
+        installation.later(self.idle)
+        if not self._blocks:
+            return
+        for block in self._blocks:
+            if self._selector.needs(block) & {Evidence.DECODER_ATTENTION, Evidence.DECODER_KEYS}:
+                self._taps[block] = taps.Tap()
+                taps.install(installation, self._decoder.attention(block - 1), self._taps[block])
+        layers = self._decoder.layers
+        for block in range(self._blocks[0], len(layers)):
+            hook = partial(self._enter, block)
+            installation.hook(layers[block].register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
+        # In front of hooks that record hidden states, which then see the sequence's own length.
+        installation.hook(layers[-1].register_forward_hook(self._leave, prepend=True))
+
+    def refuse_foreign(self, state: caches.CacheState) -> None:
+        """Refuse a cache with shorter layers than these hooks would serve."""
+        if state.layers and (not self._blocks or self._blocks[0] > state.layers[0].block):
+            raise RefusedError(
+                f"this cache was pruned at decoder.{state.layers[0].block}, which the recipe in force does not reach; "
+                "go on under the recipe that the conversation began with"
+            )
+
+    def begin(self, call: Prompt | Step) -> None:
+        """Prepare for a call."""
+        self.call = call
+        if isinstance(call, Step):
+            call.state.minded = True
+        for tap in self._taps.values():
+            tap.armed = isinstance(call, Prompt)
+            tap.last = -1 - call.drafted if isinstance(call, Prompt) else -1
+
+    def idle(self) -> None:
+        """Forget the call."""
+        if isinstance(self.call, Step):
+            self.call.state.minded = False
+        self.call = None
+        for tap in self._taps.values():
+            tap.clear()
+
+    def _enter(
+        self, block: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = self.call
+        if call is None:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if isinstance(call, Prompt):
+            hidden, changed = self._enter_prompt(block, call, hidden, kwargs)
+        else:
+            changed = self._enter_step(block, call, hidden, kwargs)
+        return ((hidden, *args[1:]), changed) if args else ((), changed | {"hidden_states": hidden})
+
+    def _enter_prompt(
+        self, block: int, prompt: Prompt, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        if block in self._blocks:
+            hidden = self._cut(block, prompt, hidden, kwargs)
+        width = _width(kwargs.get("past_key_values"), block, hidden.shape[1])
+        changed = kwargs | {"attention_mask": _prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width)}
+        if prompt.rotary is not None:
+            changed |= {"position_ids": prompt.positions, "position_embeddings": prompt.rotary}
+        return hidden, changed
+
+    def _cut(self, block: int, prompt: Prompt, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Select among the tokens entering a layer, and gather those that stay."""
+        ids, settled = prompt.ids, prompt.settled
+        tokens = from_sequence(hidden, ids, settled.pool.alive.shape[1])
+        if block not in settled.outcomes:
+            self._selector.select(block, settled, self._evidence(block, prompt, tokens))
+        outcome = settled.outcomes[block].expanded(prompt.expand)
+        if outcome.merges:
+            hidden = torch.where((ids >= 0).unsqueeze(-1), of_id(outcome.apply(tokens), ids), hidden)
+        frame = shorten((ids < 0) | of_id(outcome.keep, ids), prompt.mask, left=True)
+        prompt.rest = hidden if prompt.rest is None else put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
+        prompt.index = prompt.index.gather(1, frame.index)
+        prompt.ids = torch.where(frame.filler, -1, frame.take(ids))
+        prompt.mask = frame.mask
+        positions = frame.take_last(kwargs["position_ids"] if prompt.positions is None else prompt.positions)
+        shift = None
+        if self._policy == "compact":
+            positions, shift = close_up(positions, frame.mask)
+            before = prompt.state.layers[-1].shift if prompt.state.layers else prompt.state.shift
+            shift = shift if before is None else shift + before
+            prompt.rotary = self._decoder.rotate(hidden, positions)
+        else:
+            cos, sin = kwargs["position_embeddings"] if prompt.rotary is None else prompt.rotary
+            prompt.rotary = frame.take(cos), frame.take(sin)
+        prompt.positions = positions
+        padded = not bool(frame.mask.all())
+        prompt.state.layers.append(caches.LayerState(block, prompt.index, frame.mask, padded, shift))
+        return frame.take(hidden)
+
+    def _evidence(self, block: int, prompt: Prompt, tokens: Tensor) -> dict[Evidence, Callable[[], Value]]:
+        """Give what a layer's own site offers, one row per prompt."""
+        step, width = prompt.expand, tokens.shape[1]
+        ids = prompt.ids[::step]
+        fresh: dict[Evidence, Callable[[], Value]] = {Evidence.FEATURES: lambda: tokens[::step].detach()}
+        tap = self._taps.get(block)
+        if tap is not None and tap.row is not None and tap.keys is not None:
+            row, keys = tap.row[::step].transpose(1, 2), tap.keys[::step].transpose(1, 2).flatten(2)
+            fresh[Evidence.DECODER_ATTENTION] = lambda: from_sequence(row, ids, width)
+            fresh[Evidence.DECODER_KEYS] = lambda: from_sequence(keys, ids, width)
+        return fresh
+
+    def _enter_step(self, block: int, step: Step, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Give a deeper layer its columns of the mask, and its positions."""
+        layer = next((layer for layer in reversed(step.state.layers) if layer.block <= block), None)
+        if layer is None:
+            return kwargs
+        prompt, width = step.state.mask.shape[1], _width(step.past, block, hidden.shape[1])
+        mask = _step_mask(kwargs.get("attention_mask"), layer, hidden, prompt, step.length, width)
+        changed = kwargs | {"attention_mask": mask}
+        if layer.shift is not None:
+            outer = 0 if step.state.shift is None else step.state.shift
+            positions = kwargs["position_ids"] - (layer.shift - outer).to(hidden.device).unsqueeze(1)
+            changed |= {"position_ids": positions, "position_embeddings": self._decoder.rotate(hidden, positions)}
+        return changed
+
+    def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Put tokens that left back into their places."""
+        prompt = self.call
+        if not isinstance(prompt, Prompt) or prompt.rest is None:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        whole = put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+def _prompt_mask(prompt: Prompt, mask: Tensor | None, hidden: Tensor, width: int) -> Tensor | None:
+    """Give a layer's mask of the prompt: rows and columns of what stays, `width` columns wide."""
+    index = prompt.index.to(hidden.device)
+    rows, length = index.shape
+    real = prompt.mask.to(hidden.device)
+    if mask is None:
+        if not prompt.state.layers[-1].padded:
+            return None
+        causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
+        gathered = causal & real[:, None, None, :]
+    else:
+        lines = index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
+        columns = index[:, None, None, :].expand(-1, mask.shape[1], length, -1)
+        gathered = mask.expand(rows, *mask.shape[1:]).gather(2, lines).gather(3, columns)
+        gathered = hide(gathered, ~real[:, None, None, :])
+    # A filler looks at itself, so that no row of attention is empty; padding looks where it looked before.
+    own = torch.eye(length, dtype=torch.bool, device=hidden.device) & prompt.filler.to(hidden.device)[:, None, :, None]
+    gathered = gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
+    return caches.widen(gathered, width)
+
+
+def _width(past: Any, block: int, steps: int) -> int:
+    """Give how many keys a layer will see: a static cache hands over its whole length."""
+    return steps if past is None else int(past.get_mask_sizes(steps, block)[0])
+
+
+def _step_mask(
+    mask: Tensor | None, layer: caches.LayerState, hidden: Tensor, prompt: int, length: int, width: int
+) -> Tensor | None:
+    """Give a deeper layer's mask of a later call: its columns of the prompt, then all since.
+
+    Args:
+        mask: what layer 0 gets, `[rows, 1, steps, keys]`, or none.
+        layer: what this layer holds of the prompt.
+        hidden: `[rows, steps, d]`.
+        prompt: how much layer 0 holds of the prompt.
+        length: how much layer 0 holds before this call.
+        width: how many keys the layer will see.
+    """
+    real = layer.mask.to(hidden.device)
+    rows, steps = hidden.shape[:2]
+    since = length - prompt + steps
+    if mask is None:
+        if not layer.padded:
+            return None
+        line = torch.cat([real, real.new_ones(rows, since)], dim=1)
+        place = torch.arange(line.shape[1], device=hidden.device)
+        reach = place[-steps:].unsqueeze(1)
+        return caches.widen(line[:, None, None, :] & (place <= reach), width)
+    new = torch.arange(prompt, prompt + since, device=hidden.device).expand(rows, -1)
+    index = torch.cat([layer.index.to(hidden.device), new], dim=1)
+    gone = torch.cat([~real, real.new_zeros(rows, since)], dim=1)
+    columns = index[:, None, None, :].expand(-1, *mask.shape[1:3], -1)
+    gathered = mask.expand(rows, *mask.shape[1:]).gather(3, columns)
+    return caches.widen(hide(gathered, gone[:, None, None, :]), width)

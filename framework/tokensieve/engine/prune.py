@@ -1,0 +1,170 @@
+"""`prune`: the context in which a model carries fewer visual tokens."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from tokensieve.composers import Expression
+from tokensieve.engine.decoder import DecoderEngine
+from tokensieve.engine.encoder import EncoderEngine
+from tokensieve.engine.installation import Installation
+from tokensieve.engine.selector import Asked
+from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
+from tokensieve.measure.cost import LayerCost
+from tokensieve.recipe import Recipe
+from tokensieve.registry import Registry, default_registry
+from tokensieve.review import review
+from tokensieve.run import Run, StageRecord
+
+OLDEST_TRANSFORMERS = (5, 19)
+
+
+class _Session:
+    """One `prune` of one model, which an inner one can suspend."""
+
+    def __init__(self, engines: Sequence[DecoderEngine | EncoderEngine]) -> None:
+        self._engines = engines
+        self._installation = Installation()
+
+    def install(self) -> None:
+        """Put the hooks in; all of them or, on an error, none."""
+        try:
+            for engine in self._engines:
+                engine.install(self._installation)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Take the hooks out."""
+        self._installation.remove()
+
+
+_sessions: weakref.WeakKeyDictionary[nn.Module, list[_Session]] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def prune(
+    model: nn.Module,
+    recipe: Recipe | Expression | str | Path,
+    *,
+    keep: object = None,
+    positions: Literal["original", "compact"] | None = None,
+    processor: Any = None,
+    query_encoder: Any = None,
+    query: Sequence[str] | None = None,
+    keys: Sequence[int] | None = None,
+    registry: Registry | None = None,
+) -> Iterator[Run]:
+    """Prune a model's visual tokens inside a `with` block.
+
+    The model is not changed but for hooks and instance attributes, all of which are gone
+    afterwards, also after an exception. A prune inside another one of the same model replaces it
+    until it exits.
+
+    Args:
+        model: a model that an adapter is registered for.
+        recipe: a recipe, the name of a shipped one, a path to YAML, or a bare expression.
+        keep: the budget; needed for a bare expression, and an override otherwise (one for each
+            stage).
+        positions: whether kept tokens keep their positions; an override of the recipe's.
+        processor: the model's processor or tokenizer, for strategies that read the question.
+        query_encoder: the two-tower model of the vision tower's space (a path, the model, or the
+            model and its tokenizer), to judge relevance there.
+        query: one question per prompt, instead of the user turns found in the prompts.
+        keys: one sample key per prompt, from which random draws are made; 0 by default.
+        registry: where names are looked up; everything installed by default.
+
+    Yields:
+        The run: its ledger, readable inside and after the block.
+
+    Raises:
+        RefusedError: if the model cannot be pruned like this; nothing was changed.
+        MissingEvidenceError: if a strategy needs what the model does not offer at its site.
+        RecipeError: if the recipe cannot be used; and other kinds of TokensieveError for its parts.
+    """
+    registry = registry or default_registry()
+    recipe = _recipe(recipe, keep, positions, registry)
+    if hasattr(model, "_orig_mod"):
+        raise RefusedError("this model is compiled as a whole; prune the original model and compile its parts")
+    adapter = registry.adapter_for(model)
+    for finding in review(recipe, adapter):
+        if finding.level == "error":
+            kind = MissingEvidenceError if finding.missing else RefusedError
+            raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
+    decoder, encoder = adapter.decoder, adapter.encoder
+    parts = {stage.at.part for stage in recipe.stages}
+    engines: list[DecoderEngine | EncoderEngine] = []
+    run = Run(recipe, adapter.name)
+
+    def settled(stage: StageRecord) -> None:
+        registry.hook.stage_settled(run=run, stage=stage)
+
+    if encoder is not None and "encoder" in parts:
+        engines.append(EncoderEngine(encoder, recipe, run, keys, settled))
+    if decoder is not None and "decoder" in parts:
+        _check_transformers()
+        if query is not None and processor is None and query_encoder is None:
+            raise RefusedError("query= needs processor= to read it with the model's tokenizer, or a query_encoder")
+        checkpointing = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+        if checkpointing and any(stage.at.block for stage in recipe.stages):
+            raise RefusedError(
+                "gradient checkpointing runs layers twice, which pruning inside the language model does not "
+                "support; call model.gradient_checkpointing_disable(), or prune at decoder.0"
+            )
+        partner = decoder.partner(query_encoder) if query_encoder is not None else None
+        run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
+        engines.append(DecoderEngine(decoder, recipe, run, Asked(processor, partner, query, keys), settled))
+    session = _Session(engines)
+    stack = _sessions.setdefault(model, [])
+    if stack:
+        stack[-1].remove()
+    stack.append(session)
+    try:
+        session.install()
+        yield run
+    finally:
+        session.remove()
+        was_last = stack[-1] is session
+        stack.remove(session)
+        if was_last and stack:
+            stack[-1].install()
+
+
+def _recipe(
+    recipe: Recipe | Expression | str | Path,
+    keep: object,
+    positions: Literal["original", "compact"] | None,
+    registry: Registry,
+) -> Recipe:
+    """Give the recipe that was meant."""
+    if isinstance(recipe, Expression):
+        if keep is None:
+            raise RecipeError("a bare expression needs a budget: prune(model, expression, keep=64)")
+        return Recipe.of(recipe, keep, positions=positions or "original")
+    if isinstance(recipe, (str, Path)):
+        recipe = Recipe.load(recipe, registry)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"{recipe!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or an expression with keep="
+        )
+    if keep is not None:
+        recipe = recipe.replace(keep=keep)
+    return recipe if positions is None else recipe.replace(positions=positions)
+
+
+def _check_transformers() -> None:
+    import transformers
+
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if version < OLDEST_TRANSFORMERS:
+        raise RefusedError(
+            f"transformers {transformers.__version__} cannot take pre-encoded images; tokensieve needs "
+            f"{'.'.join(map(str, OLDEST_TRANSFORMERS))} or newer: pip install -U transformers"
+        )

@@ -1,0 +1,186 @@
+"""Selecting visual tokens of a prompt: evidence, questions and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.adapter import Decoder, Partner
+from tokensieve.engine.batches import by_id, deal_grid, padded
+from tokensieve.engine.question import question, tokenizer_of
+from tokensieve.engine.settle import Outcome, Pool, settle
+from tokensieve.errors import RefusedError
+from tokensieve.evidence import Evidence, Query, Text, Value
+from tokensieve.recipe import Recipe
+from tokensieve.run import Prefill, Run, StageRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the caller of `prune` said beside the recipe.
+
+    Attributes:
+        processor: reads prompts, for strategies that read text.
+        partner: the text tower of the vision tower's space.
+        query: a question per sample, instead of those in the prompts.
+        keys: a sample key per sample.
+    """
+
+    processor: Any = None
+    partner: Partner | None = None
+    query: Sequence[str] | None = None
+    keys: Sequence[int] | None = None
+
+    def check(self, rows: int) -> None:
+        """Refuse a batch of another size than what was said about it."""
+        for name, said, what in (("keys", self.keys, "sample keys"), ("query", self.query, "questions")):
+            if said is not None and len(said) != rows:
+                raise RefusedError(f"{name} has {len(said)} {what} for a batch of {rows} prompts")
+
+
+@dataclass(eq=False)
+class Settled:
+    """What was selected for a prompt batch.
+
+    Attributes:
+        pool: its visual tokens.
+        record: its part of the ledger.
+        outcomes: by block, what a stage decided.
+    """
+
+    pool: Pool
+    record: Prefill
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+
+class Selector:
+    """Settles the decoder stages of a recipe, prompt batch by prompt batch.
+
+    Attributes:
+        stages: by block.
+        patches: the vision tower's selected layer, as the projector last took it.
+    """
+
+    def __init__(
+        self, decoder: Decoder, recipe: Recipe, run: Run, asked: Asked, settled: Callable[[StageRecord], None]
+    ) -> None:
+        self._decoder = decoder
+        self._recipe = recipe
+        self._run = run
+        self._asked = asked
+        self._tell = settled
+        self.stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
+        self.patches: Tensor | None = None
+
+    def needs(self, block: int) -> frozenset[Evidence]:
+        """Give the evidence that the stage at a block reads."""
+        stage = self.stages[block]
+        return stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
+
+    def start(
+        self, words: Tensor | None, outputs: Mapping[str, Any], features: Tensor, ids: Tensor, mask: Tensor, expand: int
+    ) -> Settled:
+        """Open the ledger of a prompt batch and gather what is known before the language model.
+
+        Args:
+            words: int64 `[rows, n]`, the prompts, or none where they came as embeddings.
+            outputs: their encoded images.
+            features: `[rows, tokens, d]`, projected features by id.
+            ids: int64 `[rows, n]`, which visual token stands where, or -1.
+            mask: bool `[rows, n]`, which places are real.
+            expand: rows per prompt, where beams or sampling expanded it.
+        """
+        grid = deal_grid(self._decoder.layout(outputs), (ids >= 0).sum(dim=1))[::expand].to(ids.device)
+        ids, mask, features = ids[::expand], mask[::expand], features[::expand].detach()
+        counts = (ids >= 0).sum(dim=1)
+        keys = self._keys(len(ids))
+        record = Prefill(keys, (mask & (ids < 0)).sum(dim=1).tolist(), counts.tolist())
+        alive = torch.arange(grid.shape[1], device=ids.device) < counts.unsqueeze(1)
+        wanted = frozenset().union(*(self.needs(block) for block in self.stages))
+        evidence: dict[Evidence, Callable[[], Value]] = {}
+        if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
+            evidence = self._textual(None if words is None else words[::expand], features, ids, mask, record)
+        self.patches = None
+        self._run.prefills.append(record)
+        key_row = torch.tensor(keys, dtype=torch.int64, device=ids.device)
+        return Settled(Pool(alive, grid, alive.double(), key_row, evidence), record)
+
+    def start_empty(self, mask: Tensor) -> Settled:
+        """Open the ledger of prompts `[rows, n]` without any image; every stage keeps nothing."""
+        rows = len(mask)
+        empty = torch.zeros(rows, 0, dtype=torch.int64, device=mask.device)
+        record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows)
+        self._run.prefills.append(record)
+        key_row = torch.tensor(record.keys, dtype=torch.int64, device=mask.device)
+        settled = Settled(Pool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {}), record)
+        for block in self.stages:
+            self.select(block, settled, {})
+        return settled
+
+    def select(self, block: int, settled: Settled, fresh: Mapping[Evidence, Callable[[], Value]]) -> None:
+        """Settle the stage at a block, with the evidence of its own site."""
+        outcome, record = settle(self._recipe, self.stages[block], settled.pool, fresh)
+        settled.outcomes[block] = outcome
+        settled.record.stages.append(record)
+        self._tell(record)
+
+    def _keys(self, rows: int) -> list[int]:
+        return [0] * rows if self._asked.keys is None else [int(key) for key in self._asked.keys]
+
+    @torch.no_grad()
+    def _textual(
+        self, words: Tensor | None, features: Tensor, ids: Tensor, mask: Tensor, record: Prefill
+    ) -> dict[Evidence, Callable[[], Value]]:
+        """Give the question, in the model's own space and in the partner's."""
+        asked, partner = self._asked, self._asked.partner
+        record.questions = self._questions(words, ids, mask)
+        if record.questions is not None and asked.processor is not None:
+            reader = tokenizer_of(asked.processor)
+            own = [
+                torch.tensor(reader(text, add_special_tokens=False)["input_ids"], dtype=torch.int64, device=ids.device)
+                for text in record.questions
+            ]
+        elif words is not None:
+            # Without a processor nobody knows which words are the question: all of them are read.
+            own = [row[real & (visual < 0)] for row, real, visual in zip(words, mask, ids, strict=True)]
+            if partner is None:
+                record.notes.append("no processor was given: all text of the prompt was read as the question")
+        else:
+            raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
+        text, text_mask = padded([self._decoder.embed(one) for one in own], features)
+        query = Query(features, text, text_mask, "text embeddings")
+        if partner is None:
+            record.notes.append("relevance: the model's own text embeddings")
+        else:
+            query = self._partner_query(partner, record, ids)
+        return {Evidence.TEXT_FEATURES: lambda: Text(text, text_mask), Evidence.QUERY: lambda: query}
+
+    def _partner_query(self, partner: Partner, record: Prefill, ids: Tensor) -> Query:
+        """Give the question and the tokens in the partner's space."""
+        if self.patches is None:
+            raise RefusedError(
+                "query_encoder was given, but the images came already encoded; pass pixel_values, or leave it out"
+            )
+        if record.questions is None:
+            raise RefusedError("query_encoder needs to read the question; pass processor= or query=")
+        patches = partner.patches(self.patches)
+        spread = by_id(patches.reshape(-1, patches.shape[-1]), ids)
+        windows, mask = padded([partner.text(text) for text in record.questions], spread)
+        record.notes.append(f"relevance: {partner.space}, sign {partner.sign:+d}")
+        if partner.warning:
+            record.notes.append(f"warning: {partner.warning}")
+        return Query(spread, windows, mask, partner.space, partner.sign)
+
+    def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:
+        if self._asked.query is not None:
+            return list(self._asked.query)
+        if self._asked.processor is None or words is None:
+            return None
+        return [
+            question(self._asked.processor, row[real], visual[real] >= 0)
+            for row, real, visual in zip(words, mask, ids, strict=True)
+        ]

@@ -1,0 +1,238 @@
+"""Settling a stage: from evidence about a batch to what stays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tokensieve.budget import counts
+from tokensieve.composers import Selection, select
+from tokensieve.evidence import Evidence, Query, Text, Tokens, Value
+from tokensieve.recipe import Recipe, Stage
+from tokensieve.reduction import Reduction, nearest
+from tokensieve.run import SampleRecord, StageRecord, as_ids
+from tokensieve.strategy import Merger, Strategy
+from tokensieve.universe import Universe
+
+NEWLINE = -1
+"""The grid column of newline and separator tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What becomes of each visual token, by id.
+
+    Attributes:
+        keep: bool `[batch, tokens]`.
+        target: int64 `[batch, tokens]`, the id of the token it becomes part of; itself where it
+            stays, -1 where it vanishes.
+        weight: `[batch, tokens]`, with which share.
+        merges: whether any token is folded into another.
+    """
+
+    keep: Tensor
+    target: Tensor
+    weight: Tensor
+    merges: bool
+
+    def expanded(self, rows: int) -> Outcome:
+        """Give the outcome with every sample standing `rows` times in a row."""
+        if rows == 1:
+            return self
+        keep = self.keep.repeat_interleave(rows, dim=0)
+        target = self.target.repeat_interleave(rows, dim=0)
+        return Outcome(keep, target, self.weight.repeat_interleave(rows, dim=0), self.merges)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Give `x` `[batch, tokens, d]` with every kept token's vector folded, zero elsewhere."""
+        if not self.merges:
+            return x
+        return Reduction(self.target, self.weight, torch.ones_like(self.keep)).apply(x)
+
+
+@dataclass(eq=False)
+class Pool:
+    """The visual tokens of a batch, by id, as they pass through the stages.
+
+    Attributes:
+        alive: bool `[batch, tokens]`.
+        grid: int64 `[batch, tokens, 5]`.
+        sizes: float64 `[batch, tokens]`, how many original tokens each stands for.
+        keys: int64 `[batch]`, sample keys.
+        evidence: what was learnt before the language model, by kind; made when first asked for.
+    """
+
+    alive: Tensor
+    grid: Tensor
+    sizes: Tensor
+    keys: Tensor
+    evidence: dict[Evidence, Callable[[], Value]]
+
+    def take(self, kinds: frozenset[Evidence], fresh: Mapping[Evidence, Callable[[], Value]]) -> dict[Evidence, Value]:
+        """Give evidence `[batch, tokens, ...]` of the wanted kinds; `fresh` is the site's own."""
+        known: dict[Evidence, Value] = {Evidence.GRID: self.grid, Evidence.SIZES: self.sizes}
+        for kind in kinds - known.keys():
+            maker = fresh.get(kind) or self.evidence.get(kind)
+            if maker is not None:
+                known[kind] = maker()
+        return known
+
+
+def _groups(pool: Pool, per: str, judged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give ids `[rows, n]`, validity `[rows, n]` and sample `[rows]` of every group of judged tokens."""
+    image = pool.grid[..., 0]
+    part = {"image": image * 0, "sample": image * 0, "tile": pool.grid[..., 1], "frame": pool.grid[..., 2]}[per]
+    number = part if per == "sample" else image * (int(part.max()) + 1 if part.numel() else 1) + part
+    sample, ids = torch.nonzero(judged, as_tuple=True)
+    stride = int(number.max()) + 1 if number.numel() else 1
+    groups, group, sizes = torch.unique(sample * stride + number[sample, ids], return_inverse=True, return_counts=True)
+    # Stable, so ids stay ascending within a group.
+    group, order = group.sort(stable=True)
+    turn = torch.arange(len(group), device=ids.device) - (sizes.cumsum(0) - sizes)[group]
+    width = int(sizes.max()) if len(sizes) else 0
+    places = torch.zeros(len(groups), width, dtype=torch.int64, device=ids.device)
+    places[group, turn] = ids[order]
+    valid = torch.arange(width, device=ids.device) < sizes.unsqueeze(1)
+    return places, valid, groups // stride
+
+
+@torch.no_grad()
+def settle(
+    recipe: Recipe, stage: Stage, pool: Pool, fresh: Mapping[Evidence, Callable[[], Value]]
+) -> tuple[Outcome, StageRecord]:
+    """Select at a stage, update the pool, and write the ledger.
+
+    Args:
+        recipe: for names.
+        stage: what selects.
+        pool: the tokens; those that leave are dead afterwards.
+        fresh: evidence of the stage's own site, made when asked for.
+    """
+    started = _now(pool)
+    newline = pool.alive & (pool.grid[..., 4] == NEWLINE)
+    judged = pool.alive if stage.newlines == "judge" else pool.alive & ~newline
+    if not bool(judged.any()):
+        return _nothing(recipe, stage, pool)
+    ids, valid, samples = _groups(pool, stage.per, judged)
+    needs = stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
+    wanted = needs | ({Evidence.FEATURES} if stage.rest == "merge" else set())
+    evidence = pool.take(frozenset(wanted), fresh)
+    tokens = _rows(evidence, ids, valid, samples, pool.keys)
+    pinned = torch.zeros_like(pool.alive)
+    budget: Tensor | None = None
+    if stage.newlines == "keep":
+        budget, pinned = _pin(stage, pool, newline, tokens)
+    chosen = select(stage.select, tokens, stage.keep if budget is None else budget, stage.by)
+    outcome = _outcome(stage, pool, tokens, chosen, pinned)
+    elapsed = _now(pool) - started
+    record = _record(recipe, stage, pool, tokens, chosen, outcome, elapsed)
+    pool.sizes = Reduction(outcome.target, outcome.weight, torch.ones_like(outcome.keep)).mass(pool.sizes)
+    pool.alive = outcome.keep
+    return outcome, record
+
+
+def _nothing(recipe: Recipe, stage: Stage, pool: Pool) -> tuple[Outcome, StageRecord]:
+    """Settle a batch without tokens to judge."""
+    own = torch.arange(pool.alive.shape[1], device=pool.alive.device).expand_as(pool.alive)
+    outcome = Outcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
+    records = tuple(SampleRecord(int(row.sum()), as_ids(row), {}, 0) for row in pool.alive)
+    return outcome, StageRecord(str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 0.0)
+
+
+def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: Tensor, keys: Tensor) -> Tokens:
+    """Give the groups as tokens, with the evidence of each."""
+    at = samples.unsqueeze(1)
+    rows: dict[Evidence, Value] = {}
+    for kind, value in evidence.items():
+        if isinstance(value, Tensor):
+            rows[kind] = value[at, ids]
+        elif isinstance(value, Query):
+            rows[kind] = replace(value, patch=value.patch[at, ids], text=value.text[samples], mask=value.mask[samples])
+        else:
+            rows[kind] = Text(value.features[samples], value.mask[samples])
+    return Tokens(Universe(valid, ids), rows, keys[samples], samples)
+
+
+def _pin(stage: Stage, pool: Pool, newline: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Give each group's budget without its newline tokens, and which of those stay.
+
+    Newline tokens count against the budget of their image; where they alone exceed it, the first
+    ones stay.
+    """
+    pinned = torch.zeros_like(newline)
+    sizes = []
+    image = pool.grid[..., 0]
+    own = tokens.grid[:, :, 0]
+    for row, sample in enumerate(tokens.samples.tolist()):
+        of_group = newline[sample] & ((image[sample] == own[row, 0]) if stage.per != "sample" else True)
+        lines = torch.nonzero(of_group).flatten()
+        total = tokens.universe.counts[row] + len(lines)
+        k = int(counts(stage.keep, total.reshape(1)))
+        pinned[sample, lines[:k]] = True
+        sizes.append(max(0, k - len(lines)))
+    return torch.tensor(sizes, dtype=torch.int64, device=newline.device), pinned
+
+
+def _outcome(stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, pinned: Tensor) -> Outcome:
+    at = tokens.samples.unsqueeze(1).expand_as(tokens.ids)
+    inside = tokens.valid
+    keep = pinned.clone()
+    keep[at[inside], tokens.ids[inside]] = chosen.mask[inside]
+    own = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
+    target = torch.where(keep, own, -1)
+    weight = keep.double()
+    if stage.rest == "drop" or not tokens.universe.n:
+        return Outcome(keep, target, weight, merges=False)
+    # Groups are built by ascending id, so the tokens are canonical already.
+    if isinstance(stage.select, Merger):
+        reduction = stage.select.assign(tokens.only(stage.select.needs | {Evidence.SIZES}), chosen.mask.sum(dim=1))
+    else:
+        partner = nearest(tokens.features, chosen.mask)
+        reduction = Reduction.merge(tokens.universe, chosen.mask, partner, tokens.sizes)
+    kept_first = (~chosen.mask).to(torch.uint8).sort(dim=1, stable=True).indices
+    slot_ids = tokens.ids.gather(1, kept_first)
+    joined = torch.where(reduction.slot >= 0, slot_ids.gather(1, reduction.slot.clamp(min=0)), -1)
+    target[at[inside], tokens.ids[inside]] = joined[inside]
+    weight[at[inside], tokens.ids[inside]] = reduction.weight[inside].double()
+    return Outcome(keep, target, weight, merges=True)
+
+
+def _record(
+    recipe: Recipe, stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, outcome: Outcome, seconds: float
+) -> StageRecord:
+    names = recipe.names()
+    sizes = chosen.mask.sum(dim=1).double()
+    batch = pool.alive.shape[0]
+    by_sample = torch.zeros(batch, dtype=torch.float64, device=sizes.device).index_add_(0, tokens.samples, sizes)
+    shares: dict[str, list[float]] = {}
+    for leaf, share in chosen.shares.items():
+        agreed = torch.zeros_like(by_sample).index_add_(0, tokens.samples, share * sizes)
+        name = names[leaf] if isinstance(leaf, Strategy) else "?"
+        shares[name] = (agreed / by_sample.clamp(min=1)).tolist()
+    depth = torch.zeros(batch, dtype=torch.int64, device=sizes.device)
+    depth = depth.scatter_reduce(0, tokens.samples, chosen.depth, "amax")
+    entered = pool.alive.sum(dim=1).tolist()
+    depths = depth.tolist()
+    records = tuple(
+        SampleRecord(
+            entered[b],
+            as_ids(outcome.keep[b]),
+            {name: values[b] for name, values in shares.items()} if entered[b] else {},
+            depths[b],
+        )
+        for b in range(batch)
+    )
+    return StageRecord(
+        str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 1000 * seconds, chosen.notes
+    )
+
+
+def _now(pool: Pool) -> float:
+    """Read the clock once the device has caught up."""
+    if pool.alive.is_cuda:
+        torch.cuda.synchronize(pool.alive.device)
+    return time.perf_counter()

@@ -1,0 +1,183 @@
+"""YAML with places: a strict subset of YAML 1.2, and the line of everything in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from yaml.reader import ReaderError
+
+from tokensieve.errors import RecipeError
+
+LARGEST = 64 * 1024
+DEEPEST = 32
+
+Path = tuple[str | int, ...]
+
+
+class Decimal(float):
+    """A float that remembers how it was written, so that a budget can be exact."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Decimal:
+        """Read the number from its text."""
+        value = super().__new__(cls, text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        value.text = text
+        return value
+
+    def __reduce__(self) -> tuple[type[Decimal], tuple[str]]:
+        """Copy by the text."""
+        return Decimal, (self.text,)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A document and where its parts stand.
+
+    Attributes:
+        data: mappings, lists and scalars.
+        lines: the 1-based line of every key and item, by path.
+    """
+
+    data: Any
+    lines: dict[Path, int]
+
+    def line(self, path: Path) -> int:
+        """Give the line of the innermost part of `path` that is in the document."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return self.lines[path[:end]]
+        return 1
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes with the scalars of YAML 1.2's JSON-compatible core: no `on`, `1:30` or `010`."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what any reader of YAML, an old one or this one, would take for something else than text."""
+
+
+for _sign, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _regexp, [_sign])
+
+_ALLOWED_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")}
+
+
+def read(text: str, source: str) -> Marked:
+    """Read one YAML document.
+
+    Args:
+        text: the document.
+        source: its path, for messages.
+
+    Raises:
+        RecipeError: if it is not YAML, is too large or too deep, or uses tags, anchors, aliases,
+            merge keys, duplicate keys or keys that are no text.
+    """
+    if len(text) > LARGEST:
+        raise RecipeError(f"a recipe has at most {LARGEST} characters, this one more  ({source}:1)")
+    lines: dict[Path, int] = {}
+    try:
+        _check_events(text, source)
+        node = yaml.compose(text, Loader=_Loader)
+    except ReaderError as error:
+        line = text.count("\n", 0, int(error.position)) + 1
+        raise RecipeError(
+            f"the character U+{error.character:04X} cannot stand in YAML; remove it  ({source}:{line})"
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else 1
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise RecipeError(f"this is not YAML: {problem}  ({source}:{line})") from None
+    if node is None:
+        raise RecipeError(f"the file is empty; a recipe has stages  ({source}:1)")
+    return Marked(_build(node, (), lines, source), lines)
+
+
+def write(data: Any) -> str:
+    """Give plain data as a YAML document, which `read` reads back equal."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def _check_events(text: str, source: str) -> None:
+    """Refuse by events, before anything is built: an alias bomb never expands."""
+    depth = 0
+    documents = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        # PyYAML's events always carry a mark here; its types do not say so.
+        line = event.start_mark.line + 1 if event.start_mark is not None else 1
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise RecipeError(f"anchors and aliases (& and *) are not used in recipes; write it out  ({source}:{line})")
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag is not None:
+            raise RecipeError(f"tags such as {event.tag} are not used in recipes; remove it  ({source}:{line})")
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise RecipeError(f"a recipe is one document; remove the second `---`  ({source}:{line})")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise RecipeError(f"a recipe is nested at most {DEEPEST} deep  ({source}:{line})")
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _build(node: yaml.Node, path: Path, lines: dict[Path, int], source: str) -> Any:
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            at = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                raise RecipeError(f"a key is a word; {_shown(key_node)} is not  ({source}:{at})")
+            key = key_node.value
+            if key in mapping:
+                first = lines[(*path, key)]
+                raise RecipeError(f"'{key}' stands here a second time (first at line {first})  ({source}:{at})")
+            lines[(*path, key)] = at
+            mapping[key] = _build(value_node, (*path, key), lines, source)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*path, i), lines, source) for i, item in enumerate(node.value)]
+    if node.tag not in _ALLOWED_TAGS:
+        raise RecipeError(f"tags such as {node.tag} are not used in recipes  ({source}:{line})")
+    text = str(node.value)
+    match node.tag.rpartition(":")[2]:
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int":
+            if len(text) > 20:
+                raise RecipeError(f"{text[:20]}... is too large a number  ({source}:{line})")
+            return int(text)
+        case "float":
+            return Decimal(text)
+    return text
+
+
+def _shown(node: yaml.Node) -> str:
+    return repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"

@@ -1,0 +1,1 @@
+"""Measurement: what a run costs."""

@@ -1,0 +1,347 @@
+"""The registry: what plugins brought, as a value."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from importlib import metadata
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+import pluggy
+from torch import nn
+
+from tokensieve import hookspecs
+from tokensieve.adapter import Adapter
+from tokensieve.composers import COMPOSERS, Composer
+from tokensieve.errors import (
+    PluginError,
+    UnknownComposerError,
+    UnknownNameError,
+    UnknownRecipeError,
+    UnknownStrategyError,
+    UnsupportedModelError,
+    did_you_mean,
+    listing,
+)
+from tokensieve.strategy import Strategy
+
+ENTRY_POINTS = "tokensieve"
+BY_HAND = "registered by hand"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was asked for.
+
+    Attributes:
+        name: the entry point's name.
+        origin: distribution and version, or how it was registered.
+        error: why it did not load, or none.
+    """
+
+    name: str
+    origin: str
+    error: str | None = None
+
+
+class Registry:
+    """Strategies, composers, recipes and adapters by name.
+
+    Start from `Registry()` for the composers alone, or `default_registry()` for everything
+    installed. Registries do not know of each other.
+    """
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._strategies: dict[str, type[Strategy]] = {}
+        self._composers: dict[str, type[Composer]] = {}
+        self._recipes: dict[str, Traversable] = {}
+        self._adapters: dict[str, type[Adapter]] = {}
+        self._origins: dict[tuple[str, str], str] = {}
+        self._plugins: list[Plugin] = []
+        # The latest error that is not one plugin's own business.
+        self._shared: PluginError | None = None
+        self._current = "tokensieve"
+        for composer in COMPOSERS:
+            self.add_composer(composer)
+        self._current = BY_HAND
+
+    # What there is
+
+    @property
+    def strategies(self) -> Mapping[str, type[Strategy]]:
+        """Strategies by name."""
+        return MappingProxyType(self._strategies)
+
+    @property
+    def composers(self) -> Mapping[str, type[Composer]]:
+        """Composers by name."""
+        return MappingProxyType(self._composers)
+
+    @property
+    def recipes(self) -> Mapping[str, Traversable]:
+        """Files of shipped recipes by name."""
+        return MappingProxyType(self._recipes)
+
+    @property
+    def adapters(self) -> Mapping[str, type[Adapter]]:
+        """Adapters by name."""
+        return MappingProxyType(self._adapters)
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Every plugin that was asked for, also those that did not load."""
+        return tuple(self._plugins)
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """The hooks of all plugins."""
+        return self._manager.hook
+
+    def origin(self, kind: str, name: str) -> str:
+        """Give the plugin that brought a `strategy`, `composer`, `recipe` or `adapter`."""
+        return self._origins[(kind, name)]
+
+    def strategy(self, name: str) -> type[Strategy]:
+        """Give a strategy by name, or raise `UnknownStrategyError`."""
+        if name not in self._strategies:
+            raise self._unknown(UnknownStrategyError, "strategy", name, self._strategies)
+        return self._strategies[name]
+
+    def composer(self, name: str) -> type[Composer]:
+        """Give a composer by name, or raise `UnknownComposerError`."""
+        if name not in self._composers:
+            raise self._unknown(UnknownComposerError, "composer", name, self._composers)
+        return self._composers[name]
+
+    def recipe(self, name: str) -> Traversable:
+        """Give the file of a shipped recipe, or raise `UnknownRecipeError`."""
+        if name not in self._recipes:
+            raise self._unknown(UnknownRecipeError, "shipped recipe", name, self._recipes)
+        return self._recipes[name]
+
+    def adapter_for(self, model: nn.Module) -> Adapter:
+        """Give the adapter of a model.
+
+        Raises:
+            UnsupportedModelError: if none matches, or more than one.
+        """
+        matching = []
+        failed = ""
+        for cls in self._adapters.values():
+            try:
+                if cls.matches(model):
+                    matching.append(cls)
+            # A stranger's predicate can raise anything on a model that is not its own.
+            except Exception as error:
+                who = f"'{cls.name}' ({self.origin('adapter', cls.name)})"
+                failed += f" The adapter {who} could not tell ({_said(error)})."
+        if len(matching) == 1:
+            return matching[0](model)
+        kind = type(model).__name__
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        described = f"{kind} (model_type '{model_type}')" if model_type else kind
+        if not matching:
+            raise UnsupportedModelError(
+                f"no adapter matches {described}. Registered: {listing(self._adapters)}. "
+                f"A plugin can add one with register_adapters.{failed}{broken(self._plugins)}"
+            )
+        both = " and ".join(f"'{cls.name}' ({self.origin('adapter', cls.name)})" for cls in matching)
+        raise UnsupportedModelError(f"{both} both match {described}; uninstall one of the plugins")
+
+    # Registering
+
+    def add_strategy(self, strategy: type[Strategy]) -> None:
+        """Add a strategy class under its `name`."""
+        self._check_class("strategy", strategy, Strategy)
+        self._check_name("strategy", strategy.name)
+        if "use" in strategy.model_fields:
+            raise PluginError(
+                f"strategy '{strategy.name}' of {self._current} has a parameter 'use', which is what recipes call "
+                "the strategy itself; name it otherwise"
+            )
+        if strategy.name in self._composers:
+            raise self._for_all(
+                f"strategy '{strategy.name}' of {self._current} is named like a composer of "
+                f"{self.origin('composer', strategy.name)}; name it otherwise"
+            )
+        self._add("strategy", self._strategies, strategy.name, strategy)
+
+    def add_composer(self, composer: type[Composer]) -> None:
+        """Add a composer class under its `name`."""
+        self._check_class("composer", composer, Composer)
+        self._check_name("composer", composer.name)
+        if composer.combine is Composer.combine and composer.read is Composer.read:
+            raise PluginError(f"composer {composer.__name__} of {self._current} implements neither combine nor read")
+        for parameter in fields(composer):
+            given = parameter.default is not MISSING or parameter.default_factory is not MISSING
+            if parameter.name != "operands" and not given:
+                raise PluginError(
+                    f"composer '{composer.name}' of {self._current} has no default for '{parameter.name}'; give it one"
+                )
+        if composer.name in self._strategies:
+            raise self._for_all(
+                f"composer '{composer.name}' of {self._current} is named like a strategy of "
+                f"{self.origin('strategy', composer.name)}; name it otherwise"
+            )
+        self._add("composer", self._composers, composer.name, composer)
+
+    def add_recipe(self, path: Traversable | str) -> None:
+        """Add a recipe file; its stem is its name, so it holds no dot."""
+        file = Path(path) if isinstance(path, str) else path
+        name, _, suffix = file.name.rpartition(".")
+        if suffix not in ("yaml", "yml") or not name or not file.is_file():
+            raise PluginError(f"{self._current} adds the recipe {file}, which is no .yaml file")
+        if "." in name:
+            raise PluginError(f"{self._current} adds the recipe '{name}'; a name with a dot would be read as a path")
+        self._add("recipe", self._recipes, name, file)
+
+    def add_adapter(self, adapter: type[Adapter]) -> None:
+        """Add an adapter class under its `name`."""
+        self._check_class("adapter", adapter, Adapter)
+        self._check_name("adapter", adapter.name)
+        self._add("adapter", self._adapters, adapter.name, adapter)
+
+    def register(self, plugin: object, name: str, origin: str = BY_HAND) -> None:
+        """Register a plugin: a module or any object with hook implementations.
+
+        Everything it brings is added, or nothing.
+
+        Raises:
+            PluginError: if a hook is misspelt, a name is taken, or something it adds is not valid.
+        """
+        for other in self._plugins:
+            if other.name == name and other.error is None:
+                raise self._for_all(
+                    f"two plugins are named '{name}': one of {other.origin} and one of {origin}; uninstall one of them"
+                )
+        with self._all_or_nothing(f"{name} ({origin})"):
+            try:
+                self._manager.register(plugin, name)
+                self._manager.check_pending()
+            except pluggy.PluginValidationError as error:
+                known = [name for name, hook in vars(hookspecs).items() if hasattr(hook, PROJECT_SPEC)]
+                raise self._for_all(
+                    f"plugin '{name}' ({origin}) implements a hook that does not fit: {error}. Hooks: {listing(known)}"
+                ) from None
+            except ValueError as error:
+                raise PluginError(f"plugin '{name}' ({origin}) cannot be registered: {error}") from None
+            others = self._manager.get_plugins() - {plugin}
+            for hook in ("register_strategies", "register_composers", "register_recipes", "register_adapters"):
+                self._manager.subset_hook_caller(hook, others)(registry=self)
+        self._plugins.append(Plugin(name, origin))
+
+    def load_entry_points(self) -> None:
+        """Register every installed plugin, one by one.
+
+        A plugin that fails to load, or adds something that is not valid, is recorded with its
+        reason, and the others go on.
+
+        Raises:
+            PluginError: if a hook is misspelt or two plugins use one name.
+        """
+        points = metadata.entry_points(group=ENTRY_POINTS)
+        for point in sorted(points, key=lambda p: (p.name, p.value)):
+            origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+            try:
+                self.register(point.load(), point.name, origin)
+            # A stranger's module can raise anything, and even exit; it must not take the others down.
+            except (Exception, SystemExit) as error:
+                if error is self._shared:
+                    raise
+                self._plugins.append(Plugin(point.name, origin, _said(error)))
+
+    @contextmanager
+    def _all_or_nothing(self, current: str) -> Iterator[None]:
+        tables: tuple[dict, ...] = (self._strategies, self._composers, self._recipes, self._adapters, self._origins)  # type: ignore[type-arg]
+        before = [dict(table) for table in tables]
+        plugins = self._manager.get_plugins()
+        self._current = current
+        try:
+            yield
+        except BaseException:
+            for table, content in zip(tables, before, strict=True):
+                table.clear()
+                table.update(content)
+            for plugin in self._manager.get_plugins() - plugins:
+                self._manager.unregister(plugin)
+            raise
+        finally:
+            self._current = BY_HAND
+
+    def _for_all(self, message: str) -> PluginError:
+        """Give an error that stops the loading of plugins: nobody could tell which of two was meant."""
+        self._shared = PluginError(message)
+        return self._shared
+
+    def _add(self, kind: str, table: dict[str, T], name: str, value: T) -> None:
+        if name in table:
+            raise self._for_all(
+                f"two plugins bring a {kind} named '{name}': {self.origin(kind, name)} and {self._current}; "
+                "uninstall one of them, or rename it"
+            )
+        table[name] = value
+        self._origins[(kind, name)] = self._current
+
+    def _check_class(self, kind: str, value: object, base: type) -> None:
+        if not (isinstance(value, type) and issubclass(value, base)):
+            raise PluginError(f"{self._current} adds {value!r} as {kind}, which is no subclass of {base.__name__}")
+        if inspect.isabstract(value):
+            missing = listing(getattr(value, "__abstractmethods__", ()))
+            raise PluginError(f"{kind} {value.__name__} of {self._current} does not implement {missing}")
+        if not isinstance(getattr(value, "name", None), str):
+            raise PluginError(f'{kind} {value.__name__} of {self._current} has no name; set name = "..."')
+
+    def _check_name(self, kind: str, name: str) -> None:
+        if not usable(name):
+            raise PluginError(
+                f"'{name}', a {kind} of {self._current}, is no Python identifier; formulas could not name it"
+            )
+
+    def _unknown(
+        self, error: type[UnknownNameError], kind: str, name: str, table: Mapping[str, object]
+    ) -> UnknownNameError:
+        return error(
+            f"no {kind} is named '{name}'. Registered: {listing(table)}."
+            f"{did_you_mean(name, table)}{broken(self._plugins)}"
+        )
+
+
+def usable(name: str) -> bool:
+    """Tell whether a formula can say a name: an identifier, written as Python reads it."""
+    return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.normalize("NFKC", name) == name
+
+
+def broken(plugins: Iterable[Plugin]) -> str:
+    """Say which plugins did not load, or nothing."""
+    return "".join(f" The plugin '{plugin.name}' did not load ({plugin.error})." for plugin in plugins if plugin.error)
+
+
+def _said(error: BaseException) -> str:
+    """Give an error in a line: a stranger's message can be of any length."""
+    line = " ".join(str(error).split())
+    return f"{type(error).__name__}: {line if len(line) <= 300 else line[:297] + '...'}"
+
+
+PROJECT_SPEC = f"{hookspecs.PROJECT}_spec"
+
+
+def default_registry() -> Registry:
+    """Give a new registry of everything installed.
+
+    Raises:
+        PluginError: if a plugin misspells a hook, or two plugins use one name.
+    """
+    registry = Registry()
+    registry.load_entry_points()
+    return registry

@@ -1,0 +1,88 @@
+"""Replaying what an earlier run kept."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensieve.chain import Chain
+from tokensieve.errors import RecipeError
+from tokensieve.evidence import Evidence, Tokens
+from tokensieve.run import KEPT_FORMAT
+from tokensieve.strategy import Chooser
+
+
+class Replay(Chooser):
+    """The tokens that an earlier run kept, from a file written by `run.save`.
+
+    A sample is found by its key if the file's keys are all different, else by its place in the
+    batch, which a file of a single prefill allows.
+
+    Attributes:
+        path: the file.
+        at: which of the file's stages; needed if it has several.
+    """
+
+    name = "replay"
+    examples = ()
+
+    path: str
+    at: str | None = None
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """Nothing: the choice was made before."""
+        return frozenset()
+
+    def choose(self, tokens: Tokens) -> Chain:
+        """Give the recorded set.
+
+        Raises:
+            RecipeError: if the file is none, or has no record of a sample or its tokens.
+        """
+        samples = _load(self.path, Path(self.path).stat().st_mtime_ns if Path(self.path).exists() else 0)
+        keys = [sample["key"] for sample in samples]
+        distinct = len(set(keys)) == len(keys)
+        if not distinct and len({sample["prefill"] for sample in samples}) > 1:
+            raise RecipeError(
+                f"{self.path} holds several prefills whose sample keys repeat; record and replay with prune(..., keys=)"
+            )
+        members = torch.zeros_like(tokens.valid)
+        for row, (key, place) in enumerate(zip(tokens.keys.tolist(), tokens.samples.tolist(), strict=True)):
+            found = [s for s in samples if (s["key"] == key if distinct else s["row"] == place)]
+            if not found:
+                what = f"the sample key {key}" if distinct else f"row {place} of a batch"
+                raise RecipeError(f"{self.path} has no record of {what}; it has {len(samples)} samples")
+            ids = torch.tensor(self._kept(found[0]), dtype=torch.int64, device=tokens.ids.device)
+            members[row] = torch.isin(tokens.ids[row], ids) & tokens.valid[row]
+        return Chain.from_set(tokens.universe, members, self)
+
+    def _kept(self, sample: dict[str, Any]) -> list[int]:
+        kept: dict[str, list[int]] = sample["kept"]
+        if self.at is None and len(kept) == 1:
+            return next(iter(kept.values()))
+        if self.at is None or self.at not in kept:
+            raise RecipeError(f"{self.path} has the stages {', '.join(kept)}; say which with at=, not {self.at!r}")
+        return kept[self.at]
+
+
+def replay(path: str | Path, at: str | None = None) -> Replay:
+    """Give the strategy that replays a file written by `run.save`."""
+    return Replay(path=str(path), at=at)
+
+
+@lru_cache(maxsize=8)
+def _load(path: str, changed: int) -> list[dict[str, Any]]:
+    """Read a file of kept ids; `changed` makes a new version a new entry."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != KEPT_FORMAT:
+            raise RecipeError(f"{path} is written as {content['format']}, not {KEPT_FORMAT}")
+        samples: list[dict[str, Any]] = content["samples"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{path} is no file of kept ids (run.save writes one): {error}") from None
+    return samples

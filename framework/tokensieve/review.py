@@ -1,0 +1,226 @@
+"""Findings about a recipe before it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tokensieve.adapter import ENCODER_EVIDENCE, Adapter, decoder_evidence
+from tokensieve.budget import Keep
+from tokensieve.chain import Chain
+from tokensieve.composers import Best, Expression, Reading, select
+from tokensieve.errors import listing
+from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
+from tokensieve.recipe import Recipe, Stage
+from tokensieve.sites import Site
+from tokensieve.strategy import Chooser, Strategy
+from tokensieve.universe import Universe, draw
+
+Level = Literal["error", "warning", "note"]
+_MOST = 8192
+"""Sizes beyond this are not tried."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth knowing about a recipe.
+
+    Attributes:
+        level: an `error` cannot run, a `warning` runs but hardly means what it says, a `note` is
+            what cannot be known yet or is merely worth saying.
+        site: the stage's site.
+        message: what it is and what to do.
+        missing: whether it is evidence that is not there.
+    """
+
+    level: Level
+    site: str
+    message: str
+    missing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.level} at {self.site}: {self.message}"
+
+
+def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
+    """Find what is wrong with a recipe without running a model.
+
+    Missing evidence and impossible sites are errors; formulas in which an operand has no effect
+    are warnings, found by running the algebra on random orders.
+
+    Args:
+        recipe: what to look at. Stages out of order never become a recipe.
+        adapter: of the model it shall run on; without one, what depends on the model is a note.
+    """
+    findings = []
+    for stage in recipe.stages:
+        findings += _evidence(recipe, stage, adapter)
+        findings += _budget(recipe, stage)
+        findings += _formula(recipe, stage)
+    if adapter is not None:
+        for stage in recipe.stages:
+            findings += [Finding("error", str(stage.at), reason) for reason in adapter.refuses(stage)]
+    # An operand that is written twice is missing evidence once.
+    return list(dict.fromkeys(findings))
+
+
+def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:
+    at = str(stage.at)
+    if adapter is not None and stage.at not in adapter.sites():
+        sites = _ranges(adapter)
+        return [Finding("error", at, f"{adapter.name} has no {at}; it offers {sites}")]
+    offered = adapter.offers(stage.at) if adapter is not None else _at_most(stage.at)
+    findings = []
+    for expression in (stage.select, stage.by):
+        for part in expression.walk() if expression is not None else ():
+            missing = part.needs - offered - frozenset().union(*(inner.needs for inner in part.parts))
+            for kind in sorted(missing):
+                who = recipe.formula(part) if isinstance(part, Strategy) else getattr(part, "name", "it")
+                where = _where(kind, adapter)
+                said = f"'{who}' needs {kind}, which {at} does not offer; {where}"
+                findings.append(Finding("error", at, said, missing=True))
+    needs = stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
+    if adapter is None and Evidence.QUERY in needs:
+        findings.append(
+            Finding("note", at, "relevance is judged in a query encoder's space if one is given, else by text vectors")
+        )
+    if adapter is None and needs & {Evidence.VISION_KEYS, Evidence.VISION_ATTENTION}:
+        findings.append(Finding("note", at, "whether the vision tower's keys or attention can be had: say --model"))
+    return findings
+
+
+def _at_most(site: Site) -> frozenset[Evidence]:
+    """Give what any model could offer at a site."""
+    if site.part == "encoder":
+        return ENCODER_EVIDENCE
+    return decoder_evidence(site.block) | {Evidence.VISION_ATTENTION, Evidence.VISION_KEYS}
+
+
+def _where(kind: Evidence, adapter: Adapter | None) -> str:
+    if adapter is None:
+        places = {
+            Evidence.DECODER_ATTENTION: "decoder.1 and deeper do",
+            Evidence.DECODER_KEYS: "decoder.1 and deeper do",
+        }
+        return places.get(kind, "decoder sites do")
+    sites = [site for site in adapter.sites() if kind in adapter.offers(site)]
+    if not sites:
+        return f"{adapter.name} offers it nowhere"
+    return f"{adapter.name} offers it at {sites[0]}" + (f" ... {sites[-1]}" if len(sites) > 1 else "")
+
+
+def _ranges(adapter: Adapter) -> str:
+    parts = []
+    for part in ("encoder", "decoder"):
+        sites = [site for site in adapter.sites() if site.part == part]
+        if sites:
+            parts.append(f"{sites[0]} ... {sites[-1]}")
+    return listing(parts)
+
+
+def _budget(recipe: Recipe, stage: Stage) -> list[Finding]:
+    at = str(stage.at)
+    if stage.keep == Keep.of(1.0):
+        return [Finding("note", at, "keeps all tokens, so it changes nothing")]
+    for before in recipe.stages[: recipe.stages.index(stage)]:
+        alike = (before.at.part, before.per, before.newlines) == (stage.at.part, stage.per, stage.newlines)
+        if alike and before.keep.count is not None and (stage.keep.count or 0) >= before.keep.count:
+            said = f"keeps {stage.keep} of the {before.keep} that {before.at} leaves, so it changes nothing"
+            return [Finding("note", at, said)]
+    return []
+
+
+def _formula(recipe: Recipe, stage: Stage) -> list[Finding]:
+    """Run the algebra on random orders: an operand whose order never matters has no effect."""
+    alone = isinstance(stage.select, Strategy)
+    sizes = _sizes(stage)
+    if stage.keep.auto or stage.keep == Keep.of(1.0) or (alone and stage.by is None) or not sizes:
+        return []
+    tokens = _random_tokens(sizes)
+    leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]
+    orders = {leaf: seed for seed, leaf in enumerate(dict.fromkeys(leaves))}
+    outcome = _cut(stage.select, stage, tokens, orders)
+    found = [] if alone else _operands(recipe, stage, tokens, orders, outcome)
+    if not found and stage.by is not None:
+        unguided = stage.model_copy(update={"by": None})
+        if torch.equal(outcome, _cut(stage.select, unguided, tokens, orders)):
+            said = f"by: {recipe.formula(stage.by)} has no effect; the same tokens stay without it"
+            found = [Finding("warning", str(stage.at), said)]
+    return found
+
+
+def _operands(
+    recipe: Recipe, stage: Stage, tokens: Tokens, orders: dict[Expression, int], outcome: Tensor
+) -> list[Finding]:
+    """Find the operands of a formula that do not matter."""
+    at = str(stage.at)
+    formula = recipe.formula(stage.select)
+    strategies = [leaf for leaf in stage.select.strategies() if isinstance(leaf, Strategy)]
+    for leaf in strategies:
+        trivial = isinstance(stage.select, Best) and stage.select.operands == (leaf,)
+        if not trivial and torch.equal(outcome, _cut(leaf, stage, tokens, orders)):
+            alone = recipe.formula(leaf)
+            others = [recipe.formula(other) for other in strategies if other != leaf]
+            effect = f"{listing(others)} has no effect" if others else "the rest of it has no effect"
+            said = f"the formula collapses: '{formula}' always keeps what '{alone}' alone keeps; {effect}"
+            return [Finding("warning", at, said)]
+    inert = [
+        leaf
+        for leaf in strategies
+        if torch.equal(outcome, _cut(stage.select, stage, tokens, orders | {leaf: 1000 + orders[leaf]}))
+    ]
+    if len(inert) == len(strategies):
+        return [Finding("warning", at, f"the formula is vacuous: what '{formula}' keeps depends on no operand")]
+    return [
+        Finding("warning", at, f"'{recipe.formula(leaf)}' has no effect on what '{formula}' keeps") for leaf in inert
+    ]
+
+
+def _sizes(stage: Stage) -> list[int]:
+    """Give how many tokens to try: only what holds for all of them is said.
+
+    Little more than every size in the formula, where all operands matter, and much more, where
+    they rarely do; none if the sizes are too large to be tried.
+    """
+    formulas = [stage.select] if stage.by is None else [stage.select, stage.by]
+    sizes = [part.m.count or 0 for formula in formulas for part in formula.walk() if isinstance(part, Best)]
+    largest = max([stage.keep.count or 0, *sizes])
+    if not largest:
+        return [16, 36, 64, 144, 576]
+    tried = [largest + largest // 4 + 1, largest + largest // 2 + 1, 2 * largest + 1, max(64, 4 * largest)]
+    if stage.keep.fraction is not None:
+        # So many that the budget, too, is more than every size.
+        tried.append(min(math.ceil(2 * largest / stage.keep.fraction), _MOST))
+    return tried if max(tried) <= _MOST else [n for n in tried[:2] if n <= _MOST]
+
+
+def _random_tokens(sizes: list[int]) -> Tokens:
+    """Give several groups of every size, on a grid of four groups a column."""
+    width = max(sizes)
+    counts = torch.tensor(sizes).repeat_interleave(max(3, min(16, 2048 // sum(sizes))))
+    ids = torch.arange(width).expand(len(counts), width)
+    column = (ids * 4 // counts.unsqueeze(1)).unsqueeze(2)
+    grid = column.expand(-1, -1, len(GRID_COLUMNS)).contiguous()
+    universe = Universe(ids < counts.unsqueeze(1), ids)
+    return Tokens(universe, {Evidence.GRID: grid}, keys=torch.arange(len(counts)))
+
+
+def _cut(expression: Expression, stage: Stage, tokens: Tokens, orders: dict[Expression, int]) -> Tensor:
+    return select(expression, tokens, stage.keep, stage.by, _source(orders)).mask
+
+
+def _source(orders: dict[Expression, int]) -> Callable[[Expression, Reading, int], Chain]:
+    def read(leaf: Expression, reading: Reading, depth: int) -> Chain:
+        """Stand in for a strategy: an order drawn at random."""
+        tokens = reading.tokens
+        scores = draw(orders[leaf], tokens.keys, tokens.ids)
+        if isinstance(leaf, Chooser):
+            return Chain.from_set(tokens.universe, (scores < 0.5) & tokens.valid, leaf)
+        return Chain.from_scores(tokens.universe, scores, leaf)
+
+    return read

@@ -1,0 +1,274 @@
+"""The ledger: what a run kept, exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from tokensieve.errors import TokensieveError, listing
+from tokensieve.measure.cost import LayerCost, prefill_flops
+from tokensieve.recipe import Recipe
+from tokensieve.sites import Site
+
+KEPT_FORMAT = "tokensieve.kept/1"
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRecord:
+    """What a stage did to one sample.
+
+    Attributes:
+        entered: visual tokens entering the stage.
+        kept: int64 `[kept]`, ids of those that stayed, sorted.
+        shares: by operand, the part of the kept tokens that it had among its own best; operands
+            that judged other tokens are missing.
+        depth: the deepest place read in any group.
+    """
+
+    entered: int
+    kept: Tensor
+    shares: dict[str, float]
+    depth: int
+
+
+@dataclass(frozen=True, eq=False)
+class StageRecord:
+    """What a stage did to a batch.
+
+    Attributes:
+        site: where.
+        formula: what selected.
+        keep: the budget, as written.
+        samples: one record per input row, empty rows too.
+        ms: milliseconds spent selecting, for the whole batch.
+        notes: fallbacks used, and what else is worth knowing.
+    """
+
+    site: str
+    formula: str
+    keep: str
+    samples: tuple[SampleRecord, ...]
+    ms: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Prefill:
+    """One prompt batch.
+
+    Attributes:
+        keys: sample keys.
+        text: text tokens of each sample.
+        visual: visual tokens of each sample before any stage.
+        stages: what each stage did, in order.
+        questions: what query-aware strategies read, where they did.
+        notes: how relevance was judged, and the like.
+    """
+
+    keys: list[int]
+    text: list[int]
+    visual: list[int]
+    stages: list[StageRecord] = field(default_factory=list)
+    questions: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Run:
+    """What happened under a `prune`.
+
+    Attributes:
+        recipe: what was asked.
+        adapter: the adapter's name.
+        layers: the cost of each decoder layer; empty for a vision encoder alone.
+        prefills: every prompt batch, the latest last.
+    """
+
+    def __init__(self, recipe: Recipe, adapter: str, layers: Sequence[LayerCost] = ()) -> None:
+        self.recipe = recipe
+        self.adapter = adapter
+        self.layers = tuple(layers)
+        self.prefills: list[Prefill] = []
+
+    @property
+    def latest(self) -> Prefill:
+        """The latest prompt batch.
+
+        Raises:
+            TokensieveError: if the model has not been called yet.
+        """
+        if not self.prefills:
+            raise TokensieveError("nothing has run yet: call the model inside `with prune(...) as run:` first")
+        return self.prefills[-1]
+
+    def kept(self, site: str | Site) -> list[Tensor]:
+        """Give the ids of the tokens kept at a site in the latest prefill.
+
+        Returns:
+            One int64 tensor per input row, before beams are expanded: sorted ids, empty for rows
+            without visual tokens. At encoder sites ids are patch places.
+
+        Raises:
+            TokensieveError: if nothing ran yet, or no stage is at the site.
+        """
+        for stage in self.latest.stages:
+            if stage.site == str(site):
+                return [sample.kept for sample in stage.samples]
+        known = listing(stage.site for stage in self.latest.stages)
+        raise TokensieveError(f"no stage acted at {site} in the latest prefill; stages acted at: {known}")
+
+    def visual_per_layer(self, sample: int) -> list[int]:
+        """Give how many visual tokens each decoder layer processed in the latest prefill."""
+        prefill = self.latest
+        now = prefill.visual[sample]
+        counts = []
+        for layer in range(len(self.layers)):
+            for stage in prefill.stages:
+                site = Site.of(stage.site)
+                if site.part == "decoder" and site.block == layer:
+                    now = len(stage.samples[sample].kept)
+            counts.append(now)
+        return counts
+
+    def mean_visual(self, sample: int) -> float | None:
+        """Give the mean number of visual tokens per decoder layer, or none without a decoder."""
+        counts = self.visual_per_layer(sample)
+        return sum(counts) / len(counts) if counts else None
+
+    def flops(self, sample: int) -> tuple[int, int] | None:
+        """Give counted FLOPs of the language model's prefill, unpruned and pruned.
+
+        A multiply-add is two; attention is counted in full, not halved for causality; the head
+        and the selection itself are not in it. None without a decoder.
+        """
+        if not self.layers:
+            return None
+        text = self.latest.text[sample]
+        before = prefill_flops(self.layers, [text + self.latest.visual[sample]] * len(self.layers))
+        after = prefill_flops(self.layers, [text + visual for visual in self.visual_per_layer(sample)])
+        return before, after
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the latest prefill's ledger as plain data, ready for JSON."""
+        prefill = self.latest
+        samples = []
+        for i, key in enumerate(prefill.keys):
+            flops = self.flops(i)
+            samples.append(
+                {
+                    "key": key,
+                    "text_tokens": prefill.text[i],
+                    "visual_tokens": prefill.visual[i],
+                    "question": prefill.questions[i] if prefill.questions else None,
+                    "visual_per_layer": self.visual_per_layer(i),
+                    "mean_visual_per_layer": self.mean_visual(i),
+                    "flops_unpruned": flops[0] if flops else None,
+                    "flops_pruned": flops[1] if flops else None,
+                }
+            )
+        stages = [
+            {
+                "at": stage.site,
+                "select": stage.formula,
+                "keep": stage.keep,
+                "selection_ms": stage.ms,
+                "notes": list(stage.notes),
+                "samples": [
+                    {
+                        "entered": sample.entered,
+                        "kept": len(sample.kept),
+                        "kept_ids": sample.kept.tolist(),
+                        "shares": sample.shares,
+                        "depth": sample.depth,
+                    }
+                    for sample in stage.samples
+                ],
+            }
+            for stage in prefill.stages
+        ]
+        return {
+            "recipe": self.recipe.name,
+            "recipe_hash": self.recipe.hash(),
+            "adapter": self.adapter,
+            "positions": self.recipe.positions,
+            "prefills": len(self.prefills),
+            "notes": list(prefill.notes),
+            "samples": samples,
+            "stages": stages,
+        }
+
+    def table(self) -> Table:
+        """Give the latest prefill's ledger as a rich table: a row per stage and sample, within 80 columns."""
+        prefill = self.latest
+        formulas = {entry["at"]: entry["select"] for entry in self.recipe.to_dict()["stages"]}
+        head = [f"{self.recipe.name} on {self.adapter}  (recipe {self.recipe.hash()})"]
+        head += [f"{stage.site}: {formulas[stage.site]}, keep {stage.keep}" for stage in prefill.stages]
+        title = Text("\n".join(head))
+        # Without frames, so that a row fits 80 columns; numbers are never broken.
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        several = len(prefill.keys) > 1
+        table.add_column("stage", no_wrap=True)
+        if several:
+            table.add_column("sample", justify="right", no_wrap=True)
+        table.add_column("in", justify="right", no_wrap=True)
+        table.add_column("kept", justify="right", no_wrap=True)
+        table.add_column("own best", overflow="fold")
+        table.add_column("depth", justify="right", no_wrap=True)
+        table.add_column("select\nms", justify="right", no_wrap=True)
+        if self.layers:
+            table.add_column("visual\n/ layer", justify="right", no_wrap=True)
+            table.add_column("LM\nGFLOPs", justify="right", no_wrap=True)
+        for stage in prefill.stages:
+            for i, sample in enumerate(stage.samples):
+                shares = "\n".join(f"{name} {share:.0%}" for name, share in sample.shares.items())
+                row = [
+                    stage.site if i == 0 else "",
+                    *([str(i)] if several else []),
+                    str(sample.entered),
+                    str(len(sample.kept)),
+                    shares or "-",
+                    str(sample.depth),
+                    f"{stage.ms:.1f}" if i == 0 else "",
+                ]
+                flops = self.flops(i)
+                if flops is not None:
+                    before, after = flops
+                    row += [f"{self.mean_visual(i):.1f}", f"{before / 1e9:.3f}\n-> {after / 1e9:.3f}"]
+                # Names are others' and may hold brackets, which are no markup.
+                table.add_row(*(Text(content) for content in row))
+        said = [*prefill.notes, *(note for stage in prefill.stages for note in stage.notes)]
+        if prefill.questions:
+            said += [f"question {i}: {text!r}" for i, text in enumerate(prefill.questions)]
+        if any(len(sample.shares) > 1 for stage in prefill.stages for sample in stage.samples):
+            said.append("own best: the part of the kept tokens that the operand had among its own best")
+        table.caption = Text("\n".join(said))
+        table.caption_justify = "left"
+        return table
+
+    def report(self, console: Console | None = None) -> None:
+        """Print the latest prefill's ledger."""
+        (console or Console()).print(self.table())
+
+    def save(self, path: str | Path) -> None:
+        """Write the kept ids of every prefill as JSON, for `replay`."""
+        samples = []
+        for number, prefill in enumerate(self.prefills):
+            for i, key in enumerate(prefill.keys):
+                kept = {stage.site: stage.samples[i].kept.tolist() for stage in prefill.stages}
+                samples.append({"prefill": number, "row": i, "key": key, "visual": prefill.visual[i], "kept": kept})
+        content = {"format": KEPT_FORMAT, "recipe": self.recipe.hash(), "samples": samples}
+        Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def as_ids(mask: Tensor) -> Tensor:
+    """Give the sorted ids `[kept]` on the CPU of a mask `[tokens]`."""
+    return torch.nonzero(mask).flatten().cpu()

@@ -1,0 +1,50 @@
+"""Where a stage acts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import Literal
+
+from tokensieve.errors import RecipeError, did_you_mean
+
+_FORM = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Site:
+    """A place where tokens can leave: the input of a block.
+
+    `decoder.0` is the visual tokens entering the language model, `decoder.K` the tokens entering
+    its layer K, `encoder.K` the tokens entering vision block K; all counted from 0. Sites are
+    ordered as data passes them.
+    """
+
+    part: Literal["encoder", "decoder"]
+    block: int
+
+    @classmethod
+    def of(cls, value: object) -> Site:
+        """Read a site from its text.
+
+        Raises:
+            RecipeError: if it is none.
+        """
+        if isinstance(value, Site):
+            return value
+        match = _FORM.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            hint = did_you_mean(str(value), ("decoder.0", "decoder.2", "encoder.0"))
+            raise RecipeError(
+                f"{value!r} is no site; a site is decoder.K or encoder.K, such as decoder.0 (the tokens entering "
+                f"the language model), decoder.2 or encoder.4.{hint}"
+            )
+        return cls("encoder" if match[1] == "encoder" else "decoder", int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.part}.{self.block}"
+
+    def __lt__(self, other: Site) -> bool:
+        return (self.part == "decoder", self.block) < (other.part == "decoder", other.block)
