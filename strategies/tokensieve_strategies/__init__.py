@@ -1,0 +1,39 @@
+"""The built-in strategies and recipes: one file per method, none of which knows a model.
+
+To add one, write its file and import its class below.
+"""
+
+from importlib.resources import files
+
+import tokensieve
+from tokensieve import Registry, Strategy, hookimpl
+from tokensieve_strategies.fastv import FastV as FastV
+from tokensieve_strategies.gsp import GSP as GSP
+from tokensieve_strategies.norm import Norm as Norm
+from tokensieve_strategies.qcsp import QCSP as QCSP
+from tokensieve_strategies.random import Random as Random
+from tokensieve_strategies.tome import ToMe as ToMe
+from tokensieve_strategies.uniform import Uniform as Uniform
+
+STRATEGIES: tuple[type[Strategy], ...] = tuple(
+    value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
+)
+"""Every strategy imported above."""
+
+
+@hookimpl
+def register_strategies(registry: Registry) -> None:
+    """Add every strategy, and the framework's own replay of recorded runs."""
+    for strategy in STRATEGIES:
+        registry.add_strategy(strategy)
+    registry.add_strategy(tokensieve.Replay)
+
+
+@hookimpl
+def register_recipes(registry: Registry) -> None:
+    """Add every recipe that lies in `recipes/`."""
+    for file in sorted(files(__name__).joinpath("recipes").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            registry.add_recipe(file)

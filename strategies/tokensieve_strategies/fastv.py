@@ -1,0 +1,32 @@
+"""FastV: what the prompt's last token attends to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tokensieve import Evidence, Scorer, Tokens
+
+
+class FastV(Scorer):
+    """Keeps the tokens to which the prompt's last token attends most.
+
+    score_i = mean over heads h of A[h, last, i], where A is the softmaxed attention of the layer
+    before the cut.
+
+    Paper: Chen et al., An Image is Worth 1/2 Tokens After Layer 2, ECCV 2024. Its text averages the
+    attention received from all tokens, its code takes the last token's; so do we. Batches, left
+    padding and several images work, and how many stay is the recipe's business (`keep`), not the
+    score's.
+    """
+
+    name = "fastv"
+    paper = "https://arxiv.org/abs/2403.06764"
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """The last row of the decoder's attention."""
+        return frozenset({Evidence.DECODER_ATTENTION})
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Average over heads."""
+        return tokens.decoder_attention.double().mean(dim=-1)

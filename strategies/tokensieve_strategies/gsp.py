@@ -1,0 +1,71 @@
+"""GSP: Script's graph-structured pruning."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokensieve import Scorer, Tokens
+from tokensieve_strategies._maths.streamed import quantile, tiles
+from tokensieve_strategies._maths.vectors import require_finite
+
+_TIE = 1e-6
+"""An edge is not lost to rounding: similarities this far below the threshold still reach it."""
+
+
+class GSP(Scorer):
+    """Keeps the tokens that resemble the fewest others, by their degree in a bipartite graph.
+
+    The tokens of a group alternate between two sides by their place. Across the sides,
+    M_ij = cos(x_i, x_j), and i and j share an edge where M_ij >= tau. With the degree d_i and the
+    mean similarity mu_i over the edges of i (0 without edges),
+
+        redundancy_i = d_i exp(gamma (mu_i - tau)),    score_i = -redundancy_i.
+
+    Paper: Script, 2025. How ours differs from the released code: the graph is bipartite, as the
+    paper says, but both sides are scored, from one matrix; the least redundant tokens stay, not
+    the most redundant; and the threshold is by default a quantile of the group's own similarities,
+    because a fixed tau such as 0.2 connects nearly all tokens of real features to all others.
+
+    Attributes:
+        tau: the threshold as a cosine; without it, `quantile` decides.
+        quantile: which part of a group's similarities lies below the threshold.
+        gamma: how much the strength of the edges counts beside their number.
+    """
+
+    name = "gsp"
+    paper = "https://arxiv.org/abs/2512.01949"
+    examples = ({}, {"tau": 0.3}, {"quantile": 0.8, "gamma": 0.0})
+
+    tau: float | None = Field(default=None, ge=-1, le=1)
+    quantile: float = Field(default=0.5, ge=0, le=1)
+    # exp(32 * 2) times any degree is still a float32.
+    gamma: float = Field(default=1.0, ge=0, le=32)
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Score every group by itself, so that neither padding nor neighbours matter."""
+        require_finite(tokens.features, tokens.valid, "gsp: the features")
+        # In float32: what float64 leaves to rounding is a tie.
+        scores = torch.zeros(tokens.valid.shape, dtype=torch.float32, device=tokens.valid.device)
+        for row, n in enumerate(tokens.universe.counts.tolist()):
+            scores[row, :n] = -self.redundancy(tokens.features[row, :n])
+        return scores
+
+    def redundancy(self, x: Tensor) -> Tensor:
+        """Give the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`."""
+        sides = even, odd = x[0::2], x[1::2]
+        tau = quantile(even, odd, self.quantile) if self.tau is None else self.tau
+        degrees = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]
+        totals = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]
+        for rows, columns, similarity in tiles(even, odd):
+            edge = similarity >= tau - _TIE
+            similarity = similarity.where(edge, 0.0)
+            for side, places, across in ((0, rows, 1), (1, columns, 0)):
+                degrees[side][places] += edge.sum(dim=across)
+                totals[side][places] += similarity.sum(dim=across)
+        redundancy = x.new_empty(len(x), dtype=torch.float64)
+        for side in (0, 1):
+            mean = totals[side] / degrees[side].clamp(min=1)
+            redundancy[side::2] = degrees[side] * (self.gamma * (mean - tau)).exp()
+        return redundancy

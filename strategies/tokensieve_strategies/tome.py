@@ -1,0 +1,78 @@
+"""ToMe: token merging by bipartite soft matching."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
+from tokensieve_strategies._maths.matching import merge_down
+from tokensieve_strategies._maths.vectors import require_finite
+
+
+class ToMe(Merger):
+    """Merges the most similar tokens, round by round.
+
+    A round splits the tokens of a group alternately into A and B by their place; every token of A
+    proposes to its most similar token of B, s_i = max over j in B of cos(m_i, m_j); the r best
+    proposals win, and x_j <- sum of size * x over those that meet in j / sum of their sizes. Rounds
+    halve the group until `keep` tokens remain; the last one merges only as many as it must.
+
+    Paper: Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023, which merges r tokens in
+    every layer. How ours differs: it reaches any count at one site, and halving with a partial last
+    round makes the survivors nested, so that ToMe is an order too and can be composed. Tokens stay
+    in their order. What must not be merged, such as CLS, is not among the tokens. A stage in every
+    layer of the encoder is the paper's schedule.
+
+    Attributes:
+        metric: what is compared: the vectors at the site, or the vision encoder's keys averaged
+            over heads, as in the paper.
+    """
+
+    name = "tome"
+    paper = "https://arxiv.org/abs/2210.09461"
+    examples = ({}, {"metric": "keys"})
+
+    metric: Literal["features", "keys"] = "features"
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """What is compared, and how much each token weighs."""
+        compared = Evidence.FEATURES if self.metric == "features" else Evidence.VISION_KEYS
+        return frozenset({compared, Evidence.SIZES})
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Order by survival: who is merged last comes first."""
+        x = self._compared(tokens)
+        picks = torch.full_like(tokens.ids, -1)
+        for (n,), rows in _alike(tokens.universe.counts):
+            merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], keep=1)
+            picks[rows, :n] = torch.cat([merging.left, merging.gone.flip(1)], dim=1)
+        return Chain.from_picks(tokens.universe, picks, self)
+
+    def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
+        """Fold every token into the survivor that stands for it."""
+        x = self._compared(tokens)
+        kept = torch.zeros_like(tokens.valid)
+        owner = torch.zeros_like(tokens.ids)
+        for (n, k), rows in _alike(tokens.universe.counts, torch.minimum(keep, tokens.universe.counts)):
+            merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], max(1, k))
+            kept[rows.unsqueeze(1), merging.left] = k > 0
+            owner[rows, :n] = merging.owner
+        return Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
+
+    def _compared(self, tokens: Tokens) -> Tensor:
+        x = tokens.features if self.metric == "features" else tokens.vision_keys
+        require_finite(x, tokens.valid, f"tome: the {self.metric}")
+        return x
+
+
+def _alike(*numbers: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Give the rows, int64 `[some]`, that share all `numbers`, each `[rows]`; rows without tokens apart."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, key in enumerate(torch.stack(numbers, dim=1).tolist()):
+        if key[0]:
+            groups.setdefault(tuple(key), []).append(row)
+    return [(key, torch.tensor(rows, device=numbers[0].device)) for key, rows in groups.items()]
