@@ -1,0 +1,135 @@
+"""Text towers of CLIP and SigLIP, for relevance in their own space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.errors import RefusedError
+
+# Releases whose patches are known to be less similar to the text the more relevant they are,
+# measured on the penultimate layer through the final projection.
+# Sources: the authors' answers in CDPruner's issues 9 and 14 and TRIM's issue 3.
+TURNED_AROUND = (
+    "openai/clip-vit-large-patch14-336",
+    "openai/clip-vit-large-patch14",
+    "openai/clip-vit-base-patch16",
+    "openai/clip-vit-base-patch32",
+)
+SIGN_FIELD = "tokensieve_relevance_sign"
+
+
+@dataclass
+class TextPartner:
+    """A CLIP or SigLIP model whose vision tower the language model shares.
+
+    Attributes:
+        model: the whole two-tower model.
+        tokenizer: of its text tower.
+        space: what the space is called in the ledger.
+        sign: how similarity says relevance.
+        warning: what the ledger says where the sign is a guess.
+    """
+
+    model: Any
+    tokenizer: Any
+    space: str
+    sign: int
+    warning: str | None
+
+    @torch.no_grad()
+    def patches(self, selected: Tensor) -> Tensor:
+        """Project patches by the partner's own post-norm and, where it has one, visual projection."""
+        tower = self.model.vision_model
+        x = tower.post_layernorm(selected.to(self.model.dtype))
+        projection = getattr(self.model, "visual_projection", None)
+        result: Tensor = x if projection is None else projection(x)
+        return result
+
+    @torch.no_grad()
+    def text(self, question: str) -> Tensor:
+        """Embed the question in windows of the tower's length, each with its own start and end."""
+        longest = int(self.model.config.text_config.max_position_embeddings)
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        room = longest - self.tokenizer.num_special_tokens_to_add()
+        windows = [ids[start : start + room] for start in range(0, len(ids), room)]
+        embedded = []
+        for window in windows:
+            text = self.tokenizer.decode(window)
+            # SigLIP was trained on texts padded to the full length, padding seen; CLIP reads at the end token.
+            siglip = self.model.config.model_type.startswith("siglip")
+            padding = "max_length" if siglip else False
+            inputs = self.tokenizer(text, return_tensors="pt", padding=padding, truncation=True, max_length=longest).to(
+                self.model.device
+            )
+            inputs.pop("token_type_ids", None)
+            if siglip:
+                inputs.pop("attention_mask", None)
+            embedded.append(self.model.get_text_features(**inputs).pooler_output[0])
+        if embedded:
+            return torch.stack(embedded)
+        return torch.zeros(0, self.patches_width(), device=self.model.device)
+
+    def patches_width(self) -> int:
+        """Give the width of the space."""
+        projection = getattr(self.model, "visual_projection", None)
+        width = self.model.config.vision_config.hidden_size if projection is None else projection.out_features
+        return int(width)
+
+
+def load_partner(query_encoder: object, vision_config: Any) -> TextPartner:
+    """Load a partner from a directory, a model, or a model and its tokenizer.
+
+    Args:
+        query_encoder: a path, a CLIPModel or SiglipModel (its tokenizer is looked for where the
+            model was loaded from), or a pair (model, tokenizer).
+        vision_config: of the language model's own vision tower; the partner's must agree.
+
+    Raises:
+        RefusedError: if it is none of these, or its tower is another one.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer: Any = None
+    model: Any = query_encoder
+    if isinstance(query_encoder, tuple) and len(query_encoder) == 2:
+        model, tokenizer = query_encoder
+    if isinstance(query_encoder, (str, Path)):
+        model = AutoModel.from_pretrained(query_encoder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(query_encoder)
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if not isinstance(model, nn.Module) or kind not in ("clip", "siglip"):
+        raise RefusedError(
+            f"query_encoder is {type(query_encoder).__name__} ({kind}); give the path of a CLIP or SigLIP model, "
+            "the model, or (model, tokenizer)"
+        )
+    config: Any = model.config
+    source = str(getattr(config, "_name_or_path", "") or "")
+    if tokenizer is None:
+        if not source:
+            raise RefusedError("query_encoder is a model without a path to find its tokenizer; give (model, tokenizer)")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    for field in ("hidden_size", "num_hidden_layers", "image_size", "patch_size"):
+        ours, theirs = getattr(vision_config, field, None), getattr(config.vision_config, field, None)
+        if ours != theirs:
+            raise RefusedError(
+                f"query_encoder is not the partner of this vision tower: {field} is {theirs}, the tower's is {ours}"
+            )
+    sign, warning = _sign(config, source)
+    return TextPartner(model, tokenizer, f"{kind} text tower", sign, warning)
+
+
+def _sign(config: Any, source: str) -> tuple[int, str | None]:
+    declared = getattr(config, SIGN_FIELD, None)
+    if declared in (1, -1):
+        return int(declared), None
+    if source.rstrip("/") in TURNED_AROUND:
+        return -1, None
+    return 1, (
+        f"the relevance sign of {source or 'this query encoder'} is not known; +1 was taken. "
+        f"Set {SIGN_FIELD} to 1 or -1 in its config"
+    )
