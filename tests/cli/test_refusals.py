@@ -1,0 +1,270 @@
+"""Whatever is refused is said in one paragraph on stderr, with the exit code that was promised."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import PHOTO
+
+from tokensieve.cli import app, console
+from tokensieve.errors import RecipeError, RefusedError
+
+ASK = ("--image", PHOTO, "--prompt", "Why?")
+
+
+def said(result, code=1):
+    """The one paragraph on stderr."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith("\n")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert len(result.stderr) < 2_000
+    return result.stderr.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "gps"),
+        ("run", "gps", "--model", "nowhere", *ASK),
+        ("show", "script", "gps", "--image", PHOTO),
+        ("demo", "gps"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_unknown_recipe(cli, command):
+    text = said(cli(*command))
+    assert text.startswith("UnknownRecipeError: no shipped recipe is named 'gps'. Registered: ")
+    assert "Did you mean 'gsp'?" in text
+
+
+def test_a_mistake_in_a_recipe_is_named_with_an_unbroken_place(cli, tmp_path):
+    folder = tmp_path / ("a folder [bold]of a long name[/bold] " * 3) / ("deep" * 20)
+    folder.mkdir(parents=True)
+    file = folder / "wrong.yaml"
+    file.write_text("stages:\n  - at: decoder.0\n    select: gps & qcsp\n    keep: 64\n", encoding="utf-8")
+    text = said(cli("check", file))
+    assert text.startswith("UnknownStrategyError: no strategy is named 'gps'.")
+    assert text.endswith(f"({file}:3)")
+
+
+@pytest.mark.parametrize(
+    ("whole", "kind"),
+    [
+        ("stages: [", "RecipeError: this is not YAML"),
+        ("stages:\n  - {at: decoder.0, select: gsp &, keep: 64}\n", "FormulaError: "),
+        ("stages:\n  - {at: decoder.0, select: gsp, keep: lots}\n", "BudgetError: "),
+        ("stages:\n  - {at: decoder, select: gsp, keep: 64}\n", "RecipeError: 'decoder' is no site"),
+        ("strategies: {g: {use: gsp, tau: high}}\nstages:\n  - {at: decoder.0, select: g, keep: 1}\n", "RecipeError: "),
+    ],
+    ids=["yaml", "formula", "budget", "site", "parameter"],
+)
+def test_every_kind_of_mistake_in_a_recipe_keeps_its_name(cli, recipe, whole, kind):
+    text = said(cli("check", recipe(whole=whole)))
+    assert text.startswith(kind)
+    assert "written.yaml:" in text
+
+
+def test_a_recipe_that_is_not_there(cli):
+    assert said(cli("check", "none.yaml")).startswith("RecipeError: there is no file none.yaml")
+
+
+@pytest.mark.parametrize("command", ["run", "show", "demo"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "RefusedError: there is no picture picture.jpg;"),
+        (b"no picture", "RefusedError: picture.jpg is no picture that can be read;"),
+        (PHOTO.read_bytes()[:20_000], "RefusedError: picture.jpg cannot be read as a picture: "),
+    ],
+    ids=["missing", "text", "truncated"],
+)
+def test_a_picture_that_cannot_be_read(cli, command, content, message):
+    if content is not None:
+        Path("picture.jpg").write_bytes(content)
+    options = {"run": ("--model", "m", "--prompt", "Why?"), "show": (), "demo": ()}[command]
+    recipes = () if command == "demo" else ("script",)
+    assert said(cli(command, *recipes, "--image", "picture.jpg", *options)).startswith(message)
+    assert not Path("demo").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("check", "script"), ("run", "script", *ASK), ("show", "script", "--image", PHOTO)], ids=lambda c: c[0]
+)
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "RefusedError: there is no folder m; --model takes a folder written by save_pretrained"),
+        ({}, "RefusedError: m is no checkpoint: it has no config.json."),
+        ({"config.json": "{"}, "RefusedError: m is no checkpoint of a model of pictures and text"),
+        ({"config.json": "{}"}, "RefusedError: m is no checkpoint of a model of pictures and text"),
+        (
+            {"config.json": '{"model_type": "llama"}'},
+            "RefusedError: m is no checkpoint of a model of pictures and text",
+        ),
+    ],
+    ids=["missing", "empty", "broken", "no type", "text only"],
+)
+def test_a_folder_that_is_no_checkpoint(cli, command, files, message):
+    if files is not None:
+        Path("m").mkdir()
+        for name, text in files.items():
+            Path("m", name).write_text(text, encoding="utf-8")
+    assert said(cli(*command, "--model", "m")).startswith(message)
+
+
+def test_a_model_without_an_adapter(cli):
+    from transformers import Blip2Config
+
+    Blip2Config().save_pretrained("m")
+    text = said(cli("check", "script", "--model", "m"))
+    assert text.startswith("UnsupportedModelError: no adapter matches Blip2ForConditionalGeneration")
+
+
+@pytest.mark.parametrize("lacks", ["model.safetensors", "processor_config.json"])
+def test_a_checkpoint_that_lacks_a_part(cli, checkpoint, lacks):
+    Path("m").mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != lacks:
+            Path("m", file.name).symlink_to(file)
+    assert said(cli("run", "script", "--model", "m", *ASK)).startswith("RefusedError: the checkpoint m ")
+
+
+def test_a_checkpoint_that_lacks_weights(cli, checkpoint):
+    from safetensors.torch import load_file, save_file
+
+    Path("m").mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != "model.safetensors":
+            Path("m", file.name).symlink_to(file)
+    weights = load_file(checkpoint / "model.safetensors")
+    gone = next(name for name in weights if "multi_modal_projector" in name)
+    del weights[gone]
+    save_file(weights, Path("m", "model.safetensors"), metadata={"format": "pt"})
+    text = said(cli("run", "script", "--model", "m", *ASK))
+    assert text.startswith("RefusedError: the checkpoint m lacks 1 of the model's weights (")
+
+
+def test_a_recipe_that_the_model_cannot_run_is_refused_before_weights_are_read(cli, recipe, checkpoint, monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", None)
+    for command in (("run", recipe(at="decoder.9"), *ASK), ("show", recipe(at="decoder.9"), "--image", PHOTO)):
+        text = said(cli(*command, "--model", checkpoint))
+        assert text.startswith("RefusedError: recipe 'written' cannot run on LlavaForConditionalGeneration: error at")
+        assert "it offers decoder.0 ... decoder.3" in text
+
+
+def test_evidence_that_the_model_lacks(cli, recipe, checkpoint):
+    text = said(cli("run", recipe("fastv"), "--model", checkpoint, *ASK))
+    assert text.startswith("MissingEvidenceError: recipe 'written' cannot run")
+    assert "'fastv' needs decoder_attention" in text
+
+
+@pytest.mark.parametrize("command", ["show", "demo"])
+def test_a_picture_of_an_encoder_stage(cli, recipe, command):
+    options = ("--image", PHOTO) if command == "show" else ()
+    assert said(cli(command, recipe(at="encoder.2"), *options)).startswith("RefusedError: 'written' cuts at encoder.2;")
+
+
+def test_a_device_that_is_not_there(cli):
+    result = cli("run", "script", "--model", "m", *ASK, "--device", "abacus")
+    assert said(result).startswith("RefusedError: the device 'abacus' cannot be used: ")
+
+
+@pytest.mark.parametrize("option", ["--json", "--save-kept"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, option):
+    command = ("run", "script", "--model", "m", *ASK, option)
+    assert said(cli(*command, "none/x.json")).startswith("RefusedError: there is no folder none to write x.json into")
+    assert said(cli(*command, ".")).startswith("RefusedError: . is a folder")
+
+
+@pytest.mark.parametrize("command", [("show", "script", "--image", PHOTO), ("demo",)], ids=lambda c: c[0])
+def test_a_folder_that_cannot_be_made(cli, command):
+    Path("file").write_text("", encoding="utf-8")
+    assert said(cli(*command, "--out", "file")).startswith("RefusedError: the folder file cannot be made")
+
+
+def test_budgets_that_do_not_fit_the_stages(cli):
+    text = said(cli("run", "script", "--model", "m", *ASK, "--keep", "64,32"))
+    assert text.startswith("RecipeError: 'script' has 1 stage")
+
+
+@pytest.mark.parametrize("keep", ["foo", "0", "1.5", "", "64,"])
+def test_a_budget_that_cannot_be_read_is_a_wrong_command_line(cli, keep):
+    text = said(cli("run", "script", "--model", "m", *ASK, "--keep", keep), code=2)
+    assert text.startswith("BudgetError: keep ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("nonsense",),
+        ("check",),
+        ("check", "script", "--nonsense"),
+        ("run", "script"),
+        ("run", "script", "--model", "m", *ASK, "--max-new-tokens", "0"),
+        ("demo", "--repeats", "0"),
+        ("demo", "--repeats", "many"),
+    ],
+    ids=lambda c: "-".join(map(str, c[:2])) or "nothing",
+)
+def test_a_wrong_command_line(cli, command):
+    result = cli(*command)
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
+    assert "Traceback" not in result.output
+
+
+# Errors nobody foresaw
+
+
+@pytest.fixture
+def broken_schema(monkeypatch):
+    def schema(registry=None):
+        raise ZeroDivisionError("nothing [red]is[/red]\ndivided by nothing")
+
+    monkeypatch.setattr("tokensieve.recipe.schema", schema)
+
+
+def test_an_unexpected_error_is_a_paragraph_too(cli, broken_schema):
+    text = said(cli("schema"))
+    assert text.startswith("ZeroDivisionError: nothing [red]is[/red] divided by nothing  (unexpected: ")
+    assert "--debug" in text
+
+
+def test_debug_shows_where_an_error_happened(cli, broken_schema):
+    for command, kind in ((("schema",), "ZeroDivisionError"), (("check", "gps"), "UnknownRecipeError")):
+        result = cli("--debug", *command)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Traceback (most recent call last):")
+        assert kind in result.stderr
+
+
+def test_a_long_message_keeps_its_end():
+    text = console.paragraph(RecipeError("x" * 5_000 + "\n  (file.yaml:7)"))
+    assert len(text) < 2_000
+    assert text.startswith("RecipeError: xxx")
+    assert text.endswith("(file.yaml:7)")
+    assert "\n" not in text
+
+
+def test_an_error_without_words_is_its_name():
+    assert console.paragraph(RefusedError()) == "RefusedError"
+
+
+def test_control_characters_never_reach_the_terminal():
+    assert console.plain("a\x1b[2Jb\r\tc\nd\ud800") == "a\ufffd[2Jb\ufffd\tc\nd\ufffd"
+
+
+def test_the_module_is_the_command_line():
+    for command in (["-m", "tokensieve"], ["-c", "from tokensieve.cli import main; main()"]):
+        result = subprocess.run(
+            [sys.executable, *command, "check", "gps"], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith("UnknownRecipeError: ")
+    assert app.info.name == "tokensieve"

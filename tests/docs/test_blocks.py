@@ -1,0 +1,164 @@
+"""Every block of the documentation is run: code, recipes, commands, and what they are said to print.
+
+The blocks of a page share one namespace and one folder, which looks like a checkout after `make demo`.
+"""
+
+import importlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+import tokensieve as ts
+from tokensieve_adapters.llava import LlavaAdapter
+
+from .pages import PAGES, ROOT, blocks, name
+
+RUN = [page for page in PAGES if blocks(page)]
+PIP = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What `make demo` leaves in demo/model."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    assert LlavaAdapter.example(folder)
+    return folder
+
+
+class Reader:
+    """Does what a page says, block by block."""
+
+    def __init__(self, page, installed, monkeypatch):
+        self._page = page
+        # Where a reader's plugins would be installed.
+        self._installed = installed
+        self._monkeypatch = monkeypatch
+        self._namespace = {"__name__": "page"}
+        self._printed = None
+
+    def read(self, block):
+        getattr(self, f"_{block.language}")(block)
+
+    def _python(self, block):
+        self._write(block)
+        out = io.StringIO()
+        # Lines of a traceback are then those of the page.
+        code = compile("\n" * (block.line - 1) + block.code, name(self._page), "exec")
+        with redirect_stdout(out):
+            exec(code, self._namespace)
+        self._printed = out.getvalue()
+
+    def _yaml(self, block):
+        self._write(block)
+        # What is wrong with it, if it is there to show that, is shown by the blocks after it.
+        recipe = ts.Recipe.loads(block.code, source=name(self._page))
+        assert ts.Recipe.loads(recipe.dump()) == recipe
+        if block.title is None:
+            assert [finding for finding in ts.review(recipe) if finding.level != "note"] == []
+
+    def _toml(self, block):
+        self._write(block)
+        assert tomllib.loads(block.code)["project"]["entry-points"]["tokensieve"]
+
+    def _text(self, block):
+        assert self._printed is not None, f"line {block.line}: nothing before it prints this"
+        shown, printed = squeezed(block.code), squeezed(self._printed)
+        if block.said == "numbers vary":
+            shown, printed = masked(shown), masked(printed)
+        if block.said == "output: begins":
+            printed = printed[: len(shown)]
+        if block.said == "output: ends":
+            printed = printed[-len(shown) :]
+        assert agree(shown, printed), f"line {block.line} shows\n{block.code}\nnot\n" + "\n".join(printed)
+
+    def _bash(self, block):
+        expected = int(block.said.removeprefix("exit: ")) if block.said else 0
+        lines = [shlex.split(line, comments=True) for line in block.code.splitlines()]
+        self._printed = "".join(self._command(words, expected) for words in lines if words)
+
+    def _command(self, words, expected):
+        match words:
+            case ["make", target]:
+                # CI runs it, or the tests of the command line; here it must be there.
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            case ["pip", "install", "-e", "." | ".[dev]" as what]:
+                project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+                assert what == "." or what[2:-1] in project["optional-dependencies"]
+            case ["pytest"]:
+                assert (ROOT / "tests").is_dir()
+            case ["pip", "install", "-e", folder]:
+                # For real, but not into this environment.
+                self._ran([*PIP, "--target", str(self._installed), folder])
+                self._monkeypatch.syspath_prepend(self._installed)
+                importlib.invalidate_caches()
+            case ["mkdir", folder]:
+                Path(folder).mkdir()
+            case ["pytest", folder]:
+                self._ran([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder])
+            case ["tokensieve", *arguments]:
+                return self._ran([sys.executable, "-m", "tokensieve", *arguments], expected)
+            case _:
+                pytest.fail(f"{shlex.join(words)}: say in this test how this command is checked")
+        return ""
+
+    def _ran(self, command, expected=0):
+        environment = {**os.environ, "PYTHONPATH": str(self._installed), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        said = f"{shlex.join(command)} ended with {result.returncode}:\n{result.stdout}{result.stderr}"
+        assert result.returncode == expected, said
+        return result.stdout
+
+    def _write(self, block):
+        if block.title is not None:
+            Path(block.title).write_text(block.code, encoding="utf-8")
+
+
+def squeezed(text):
+    """Lines without what does not show: runs of spaces, spaces at the end, empty lines around."""
+    return [re.sub(r"\s+", " ", line).rstrip() for line in text.strip().splitlines()]
+
+
+def masked(lines):
+    """Lines without hashes, numbers, spaces and the lengths of rules."""
+    without = (re.sub(r"\b[0-9a-f]{16}\b|[\d.]+", "0", re.sub(r"─+", "─", line)) for line in lines)
+    return [line.replace(" ", "") for line in without]
+
+
+def agree(shown, printed):
+    """Whether lines are those printed, where `...` on a line of its own stands for any lines."""
+    pattern = "".join(r"(?:.*\n)*" if line == "..." else re.escape(line) + r"\n" for line in shown)
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)) is not None
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_a_page_runs_as_it_is_written(page, checkpoint, tmp_path, tmp_path_factory, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "model").symlink_to(checkpoint)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    installed = tmp_path_factory.mktemp("installed")
+    reader = Reader(page, installed, monkeypatch)
+    try:
+        for block in blocks(page):
+            reader.read(block)
+    finally:
+        # A plugin installed for this page is no module of the next one.
+        for module in [
+            key for key, value in sys.modules.items() if str(installed) in str(getattr(value, "__file__", ""))
+        ]:
+            del sys.modules[module]
+
+
+def test_the_plugin_is_under_25_lines():
+    for page in (ROOT / "README.md", ROOT / "docs" / "howto" / "strategy.md"):
+        [plugin] = [block for block in blocks(page) if Path(block.title or "").name == "feature_norm.py"]
+        assert len([line for line in plugin.code.splitlines() if line.strip()]) < 25

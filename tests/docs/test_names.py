@@ -1,0 +1,92 @@
+"""Everything a user can name stands on a page."""
+
+import re
+
+import pytest
+
+import tokensieve as ts
+from tokensieve import errors, hookspecs
+from tokensieve.cli import app
+
+from .pages import DOCS, PAGES, blocks
+
+REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
+RECIPES = (DOCS / "recipes.md").read_text(encoding="utf-8")
+BUDGETS = (DOCS / "ideas" / "budgets.md").read_text(encoding="utf-8")
+STRATEGY = (DOCS / "howto" / "strategy.md").read_text(encoding="utf-8")
+COMMANDS = [command.callback for command in app.registered_commands]
+
+
+def first_cells(text):
+    """What stands in code in the first cells of the rows of all tables."""
+    return set(re.findall(r"^\| `([^`]+)`", text, re.MULTILINE))
+
+
+def test_all_that_is_public_is_in_the_reference():
+    listed = re.findall(r"^::: tokensieve\.(\w+)$", REFERENCE, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    # The root of the errors stands among them, and `hookimpl` is a value without a docstring.
+    assert set(listed) - {"errors"} == set(ts.__all__) - {"TokensieveError", "hookimpl"}
+
+
+def test_every_hook():
+    hooks = {hook for hook, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")}
+    assert {"register_strategies", "stage_settled"} <= hooks
+    assert hooks <= {cell.split("(")[0] for cell in first_cells(REFERENCE)}
+
+
+def test_every_kind_of_evidence_has_its_shape():
+    assert {str(kind) for kind in ts.Evidence} <= first_cells(STRATEGY)
+
+
+def test_what_adapters_offer():
+    """The tables say of every adapter what its model offers."""
+    said = dict(re.findall(r"^\| `(\w+)` \| `\w+\.K` \| (.*) \|$", REFERENCE, re.MULTILINE))
+    adapters = ts.default_registry().adapters
+    assert set(said) == set(adapters)
+    anywhere = set()
+    for name, cls in adapters.items():
+        adapter = cls(cls.tiny())
+        first, *_, last = adapter.sites()
+        assert set(re.findall(r"`(\w+)`", said[name].partition(";")[0])) == set(map(str, adapter.offers(first)))
+        assert set(re.findall(r"`(\w+)`", said[name])) == set(map(str, adapter.offers(last)))
+        anywhere |= adapter.offers(first) | adapter.offers(last)
+    nowhere = set(re.findall(r"^\| `(\w+)` .* no adapter offers it yet \|$", STRATEGY, re.MULTILINE))
+    assert nowhere == {str(kind) for kind in set(ts.Evidence) - anywhere}
+
+
+def test_every_kind_of_site():
+    assert {"encoder.K", "decoder.0", "decoder.K"} <= first_cells(REFERENCE)
+
+
+def test_every_key_of_a_recipe_and_every_choice():
+    keys = {*ts.Recipe.model_fields, *ts.Stage.model_fields}
+    assert keys <= first_cells(RECIPES)
+    [everything] = [block.code for block in blocks(DOCS / "recipes.md") if block.title == "two-cuts.yaml"]
+    for key in keys:
+        assert re.search(rf"^[ -]*{key}:", everything, re.MULTILINE), key
+    for model, field in ((ts.Recipe, "positions"), (ts.Stage, "per"), (ts.Stage, "rest"), (ts.Stage, "newlines")):
+        for choice in model.model_fields[field].annotation.__args__:
+            assert f"`{choice}`" in BUDGETS or f"`{field}: {choice}`" in BUDGETS, choice
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_every_command_and_its_options(command):
+    assert f"tokensieve {command.__name__}" in {" ".join(cell.split()[:2]) for cell in first_cells(REFERENCE)}
+    parameters = [p for a in command.__annotations__.values() for p in getattr(a, "__metadata__", ())]
+    options = [option for p in parameters for option in p.param_decls or () if option.startswith("--")]
+    assert [option for option in options if option not in REFERENCE] == []
+
+
+def test_every_command_is_run_on_some_page():
+    run = "\n".join(block.code for page in PAGES for block in blocks(page) if block.language == "bash")
+    # A demo takes a minute; the tests of the command line run it.
+    assert [c.__name__ for c in COMMANDS if f"tokensieve {c.__name__}" not in run] == ["demo"]
+
+
+def test_the_tree_of_errors_is_whole():
+    drawn = re.findall(r"^[│├└─ ]*(\w+Error)", errors.__doc__.split("```")[1], re.MULTILINE)
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == defined
+    assert "::: tokensieve.errors\n" in REFERENCE

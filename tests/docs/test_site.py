@@ -1,0 +1,69 @@
+"""The site is built without a warning, holds what it must, and asks nothing of the network."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+import tokensieve as ts
+from tokensieve import errors
+
+from .pages import DOCS, ROOT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    # The theme's remark about mkdocs 2, which pyproject.toml excludes.
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.xdist_group("site")
+def test_nothing_is_asked_of_the_network(site):
+    for page in site.rglob("*.html"):
+        for tag in re.findall(r"<(?:script|img|iframe|source|link)\b[^>]*>", page.read_text(encoding="utf-8")):
+            assert not re.search(r'(?:src|href)="(?:https?:)?//', tag), f"{page.name}: {tag}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+@pytest.mark.xdist_group("site")
+def test_everything_is_in_the_reference(site):
+    ids = set(re.findall(r'id="([^"]+)"', (site / "reference.html").read_text(encoding="utf-8")))
+    public = [name for name in ts.__all__ if name not in ("TokensieveError", "hookimpl")]
+    raised = [name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)]
+    assert {f"tokensieve.{name}" for name in public} <= ids
+    assert {f"tokensieve.errors.{name}" for name in raised} <= ids
+
+
+@pytest.mark.xdist_group("site")
+def test_tables_and_figures_are_in_place(site):
+    for page in site.rglob("*.html"):
+        assert "<!-- table" not in page.read_text(encoding="utf-8")
+    recipes = (site / "recipes.html").read_text(encoding="utf-8")
+    registry = ts.default_registry()
+    for name in (*registry.recipes, *registry.strategies):
+        assert f"<td><code>{name}</code></td>" in recipes
+    assert (site / "ideas" / "algebra.html").read_text(encoding="utf-8").count('<div class="figure"><svg') == 2
+
+
+@pytest.mark.xdist_group("site")
+def test_every_decision_is_in_the_navigation_and_in_the_list(site):
+    index = (site / "decisions" / "index.html").read_text(encoding="utf-8")
+    for decision in (DOCS / "decisions").glob("[0-9]*.md"):
+        assert index.count(f'href="{decision.stem}.html"') >= 2, decision.name
+
+
+def test_figures_are_what_the_script_draws():
+    figures = runpy.run_path(str(DOCS / "figures.py"))["FIGURES"]
+    assert {file.name for file in (DOCS / "assets").glob("*.svg")} == set(figures)
+    for name, drawn in figures.items():
+        said = f"{name} is not what docs/figures.py draws; run it"
+        assert (DOCS / "assets" / name).read_text(encoding="utf-8") == drawn(), said

@@ -1,0 +1,47 @@
+"""Everything by which a `prune` could show on a model."""
+
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def footprint(model):
+    """Identities of hooks, attributes, configs and of what the library's registry holds."""
+    modules = {}
+    for name, module in model.named_modules():
+        own = vars(module)
+        modules[name] = {
+            "class": type(module),
+            # The library remembers how long a static cache was.
+            "attributes": sorted(set(own) - {"_previous_max_cache_length"}),
+            "hooks": {kind: [(key, id(hook)) for key, hook in own[kind].items()] for kind in _HOOKS},
+            "forward": id(getattr(module.forward, "__func__", module.forward)),
+            "config": id(own["config"]) if "config" in own else None,
+            "implementation": getattr(own.get("config"), "_attn_implementation", None),
+            "training": module.training,
+        }
+    weights = {name: (id(weight), weight._version, weight.grad is None) for name, weight in model.named_parameters()}
+    registry = {
+        "shared": sorted(AttentionInterface._global_mapping),
+        "own": sorted(ALL_ATTENTION_FUNCTIONS._local_mapping),
+        "functions": [id(f) for _, f in sorted(AttentionInterface._global_mapping.items())],
+    }
+    generate = getattr(model, "generate", None)
+    config = getattr(model, "config", None)
+    generation = getattr(model, "generation_config", None)
+    return {
+        "modules": modules,
+        "weights": weights,
+        "registry": registry,
+        "generate": id(getattr(generate, "__func__", generate)),
+        "config": str(config.to_dict()) if config is not None else None,
+        "generation": str(generation.to_dict()) if generation is not None else None,
+    }

@@ -1,0 +1,281 @@
+"""The registry as a value, and plugins that register wrongly."""
+
+import importlib.metadata
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import tokensieve as ts
+from tokensieve import Adapter, Composer, Registry, Scorer, hookimpl
+from tokensieve.chain import at_least
+from tokensieve.errors import PluginError, UnknownComposerError, UnknownStrategyError, UnsupportedModelError
+from tokensieve_adapters.llava import LlavaAdapter
+
+
+class First(Scorer):
+    """Keeps the first."""
+
+    name = "first"
+
+    def score(self, tokens):
+        return -tokens.ids.double()
+
+
+class Majority(Composer):
+    """What more than half hold."""
+
+    name = "majority"
+
+    def combine(self, chains):
+        return at_least(len(chains) // 2 + 1, chains)
+
+
+class ToyAdapter(Adapter):
+    """For no model at all."""
+
+    name = "toy"
+
+    @classmethod
+    def matches(cls, model):
+        return isinstance(model, nn.Linear)
+
+    @classmethod
+    def tiny(cls):
+        return nn.Linear(1, 1)
+
+
+def plugin(*, strategies=(), composers=(), recipes=(), adapters=()):
+    class Plugin:
+        @hookimpl
+        def register_strategies(self, registry):
+            for item in strategies:
+                registry.add_strategy(item)
+
+        @hookimpl
+        def register_composers(self, registry):
+            for item in composers:
+                registry.add_composer(item)
+
+        @hookimpl
+        def register_recipes(self, registry):
+            for item in recipes:
+                registry.add_recipe(item)
+
+        @hookimpl
+        def register_adapters(self, registry):
+            for item in adapters:
+                registry.add_adapter(item)
+
+    return Plugin()
+
+
+def test_registries_do_not_know_of_each_other():
+    one, other = Registry(), Registry()
+    one.register(plugin(strategies=[First]), "p")
+    assert "first" in one.strategies
+    assert "first" not in other.strategies
+    with pytest.raises(TypeError):
+        one.strategies["x"] = First
+
+
+def test_what_is_registered_is_everywhere_at_once():
+    registry = Registry()
+    registry.register(plugin(strategies=[First], composers=[Majority]), "p", "p 1.0")
+    assert registry.origin("strategy", "first") == "p (p 1.0)"
+    recipe = ts.Recipe.loads(
+        "stages: [{at: decoder.0, select: 'majority(first, ~first, first[3])', keep: 2}]", registry
+    )
+    assert recipe.stages[0].select == Majority.of(First(), ~First(), First()[3])
+    schema = ts.schema(registry)
+    assert "majority" in schema["properties"]["stages"]["items"]["properties"]["select"]["description"]
+    assert schema["properties"]["strategies"]["additionalProperties"]["oneOf"][0]["enum"] == ["first"]
+    chosen = ts.select(recipe.stages[0].select, ts.Tokens.of(torch.zeros(1, 9, 1)), recipe.stages[0].keep)
+    assert chosen.mask.sum() == 2
+
+
+@pytest.mark.parametrize("kind", ["strategies", "composers", "recipes", "adapters"])
+def test_two_plugins_with_one_name(kind, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("stages: []")
+    item = {"strategies": First, "composers": Majority, "recipes": file, "adapters": ToyAdapter}[kind]
+    registry = Registry()
+    registry.register(plugin(**{kind: [item]}), "one", "one 1.0")
+    with pytest.raises(PluginError, match=r"two plugins bring a .*: one \(one 1\.0\) and two \(two 2\.0\)"):
+        registry.register(plugin(**{kind: [item]}), "two", "two 2.0")
+    assert [p.name for p in registry.plugins] == ["one"]
+
+
+def test_everything_or_nothing():
+    registry = Registry()
+    with pytest.raises(PluginError):
+        registry.register(plugin(strategies=[First], composers=[object]), "p")
+    assert "first" not in registry.strategies
+    registry.register(plugin(strategies=[First]), "p")
+    assert "first" in registry.strategies
+
+
+class Abstract(Scorer):
+    """Cannot score."""
+
+    name = "abstract"
+
+
+class Nameless(Scorer):
+    """Has no name."""
+
+    def score(self, tokens):
+        return tokens.features[..., 0]
+
+
+class Dashed(First):
+    """Has a name formulas cannot say."""
+
+    name = "my-norm"
+
+
+class Keyword(First):
+    """Has a name Python keeps."""
+
+    name = "lambda"
+
+
+class LikeAComposer(First):
+    """Has a composer's name."""
+
+    name = "union"
+
+
+class LikeAStrategy(Majority):
+    """Has a strategy's name."""
+
+    name = "first"
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"strategies": [Abstract]}, "does not implement score"),
+        ({"strategies": [Nameless]}, "has no name"),
+        ({"strategies": [Dashed]}, "'my-norm'"),
+        ({"strategies": [Keyword]}, "'lambda'"),
+        ({"strategies": [LikeAComposer]}, "is named like a composer"),
+        ({"strategies": [First], "composers": [LikeAStrategy]}, "is named like a strategy of p"),
+        ({"strategies": [First()]}, "as strategy, which is no subclass of Strategy"),
+        ({"strategies": [Majority]}, "as strategy, which is no subclass of Strategy"),
+        ({"composers": [First]}, "as composer, which is no subclass of Composer"),
+        ({"adapters": [First]}, "as adapter, which is no subclass of Adapter"),
+        ({"recipes": ["nowhere.yaml"]}, "is no .yaml file"),
+    ],
+)
+def test_what_cannot_be_registered(given, part):
+    with pytest.raises(PluginError) as raised:
+        Registry().register(plugin(**given), "p")
+    assert part in str(raised.value)
+
+
+def test_a_misspelt_hook():
+    class Plugin:
+        @hookimpl
+        def register_strategie(self, registry):
+            raise AssertionError("never called")
+
+    with pytest.raises(PluginError, match=r"implements a hook that does not fit.*register_strategies") as raised:
+        Registry().register(Plugin(), "acme", "acme 2.1")
+    assert "'acme' (acme 2.1)" in str(raised.value)
+
+
+def test_a_hook_with_an_argument_it_does_not_have():
+    class Plugin:
+        @hookimpl
+        def register_strategies(self, registry, model):
+            raise AssertionError("never called")
+
+    with pytest.raises(PluginError, match="does not fit"):
+        Registry().register(Plugin(), "acme")
+
+
+def entry_point(name, load):
+    dist = SimpleNamespace(name=name, version="1.0")
+    return SimpleNamespace(name=name, value=name, dist=dist, load=load)
+
+
+def broken_import():
+    raise ModuleNotFoundError("No module named 'acme_ops'")
+
+
+class Raises:
+    @hookimpl
+    def register_strategies(self, registry):
+        registry.add_strategy(First)
+        raise RuntimeError("bad day")
+
+
+def test_a_broken_plugin_is_reported_and_the_others_go_on(monkeypatch):
+    real = tuple(importlib.metadata.entry_points(group="tokensieve"))
+    points = [entry_point("acme", broken_import), entry_point("moody", Raises), *real]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    registry = ts.default_registry()
+    errors = {p.name: p.error for p in registry.plugins if p.error}
+    assert errors == {
+        "acme": "ModuleNotFoundError: No module named 'acme_ops'",
+        "moody": "RuntimeError: bad day",
+    }
+    assert "gsp" in registry.strategies
+    assert "first" not in registry.strategies
+    with pytest.raises(UnknownStrategyError) as raised:
+        registry.strategy("gps")
+    message = str(raised.value)
+    assert "Registered: fastv, gsp" in message
+    assert "Did you mean 'gsp'?" in message
+    assert "The plugin 'acme' did not load (ModuleNotFoundError: No module named 'acme_ops')." in message
+    with pytest.raises(UnknownComposerError, match="Did you mean 'union'"):
+        registry.composer("unoin")
+
+
+def test_a_plugin_that_clashes_stops_the_registry(monkeypatch):
+    class Clash(First):
+        """Takes a built-in's name."""
+
+        name = "gsp"
+
+    points = [
+        entry_point("acme", lambda: plugin(strategies=[Clash])),
+        *importlib.metadata.entry_points(group="tokensieve"),
+    ]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    with pytest.raises(PluginError, match=r"a strategy named 'gsp': acme \(acme 1\.0\) and strategies \(tokensieve"):
+        ts.default_registry()
+
+
+def test_models_need_exactly_one_adapter():
+    class Twin(ToyAdapter):
+        """Matches the same."""
+
+        name = "twin"
+
+    registry = Registry()
+    registry.register(plugin(adapters=[ToyAdapter, Twin]), "p")
+    with pytest.raises(UnsupportedModelError, match=r"'toy' .* and 'twin' .* both match Linear"):
+        registry.adapter_for(nn.Linear(1, 1))
+    with pytest.raises(UnsupportedModelError, match=r"no adapter matches Conv2d\. Registered: toy, twin"):
+        registry.adapter_for(nn.Conv2d(1, 1, 1))
+
+
+def test_the_settled_hook_sees_every_stage():
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def stage_settled(self, run, stage):
+            seen.append((run.recipe.name, stage.site, len(stage.samples[0].kept)))
+
+    registry = ts.default_registry()
+    registry.register(Watcher(), "watcher")
+    registry.register(plugin(strategies=[First]), "p")
+    model = LlavaAdapter.tiny()
+    ids = torch.tensor([[1, *[63] * 36, 5, 6]])
+    with torch.no_grad(), ts.prune(model, First(), keep=7, registry=registry):
+        model(input_ids=ids, pixel_values=torch.randn(1, 3, 48, 48))
+    assert seen == [("unnamed", "decoder.0", 7)]

@@ -1,0 +1,118 @@
+"""What is found in a recipe before it runs."""
+
+import pytest
+
+import tokensieve as ts
+from tokensieve import Recipe
+from tokensieve_adapters.llava import LlavaAdapter
+from tokensieve_adapters.timm_vit import TimmVitAdapter
+
+REGISTRY = ts.default_registry()
+
+
+def recipe(formula, keep=64, at="decoder.0", **stage):
+    lines = [f"  - at: {at}", f"    select: {formula}", f"    keep: {keep}"]
+    lines += [f"    {key}: {value}" for key, value in stage.items()]
+    return Recipe.loads("name: r\nstages:\n" + "\n".join(lines) + "\n", REGISTRY)
+
+
+def found(*args, adapter=None, **kwargs):
+    return [(f.level, f.message) for f in ts.review(recipe(*args, **kwargs), adapter)]
+
+
+def test_evidence_that_no_model_has_at_the_site():
+    ((level, message),) = found("fastv")
+    assert level == "error"
+    assert message == "'fastv' needs decoder_attention, which decoder.0 does not offer; decoder.1 and deeper do"
+    assert found("fastv", at="decoder.1") == []
+    assert [level for level, _ in found("qcsp", at="encoder.3")] == ["error", "note"]
+    assert any("per_group" in message for _, message in found("per_group(norm, by=tile)", at="encoder.1")) is False
+
+
+def test_evidence_and_sites_of_a_model():
+    llava, vit = LlavaAdapter(LlavaAdapter.tiny()), TimmVitAdapter(TimmVitAdapter.tiny())
+    assert found("gsp & qcsp", adapter=llava) == []
+    assert found("fastv", adapter=llava) == [
+        (
+            "error",
+            "'fastv' needs decoder_attention, which decoder.0 does not offer; "
+            "llava offers it at decoder.1 ... decoder.3",
+        )
+    ]
+    assert found("norm", at="decoder.9", adapter=llava) == [
+        ("error", "llava has no decoder.9; it offers decoder.0 ... decoder.3")
+    ]
+    assert found("norm", at="encoder.0", adapter=llava) == [
+        ("error", "llava has no encoder.0; it offers decoder.0 ... decoder.3")
+    ]
+    assert found("norm", at="encoder.3", adapter=vit) == []
+    ((level, message),) = found("norm", at="encoder.3", rest="merge", adapter=vit)
+    assert level == "error"
+    assert "only be dropped" in message
+
+
+def test_what_needs_a_model_is_a_note():
+    ((level, message),) = found("qcsp")
+    assert level == "note"
+    assert "query encoder" in message
+    assert found("norm", keep="100%") == [("note", "keeps all tokens, so it changes nothing")]
+
+
+def test_the_collapse_of_the_published_code():
+    findings = found("gsp[64] & norm[64]", by="norm")
+    assert findings == [
+        (
+            "warning",
+            "the formula collapses: '(gsp[64] & norm[64])' always keeps what 'norm' alone keeps; gsp has no effect",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("formula", "part"),
+    [
+        ("gsp & (gsp | norm)", "always keeps what 'gsp' alone keeps; norm has no effect"),
+        ("gsp & gsp", "collapses"),
+        ("gsp[8] & ~gsp[8]", "vacuous"),
+        ("(gsp & norm) | (gsp & norm & random)", "'random' has no effect"),
+        ("gsp[64] >> norm", "always keeps what 'gsp' alone keeps"),
+    ],
+)
+def test_operands_without_effect(formula, part):
+    ((level, message),) = [f for f in found(formula) if f[0] != "note"]
+    assert level == "warning"
+    assert part in message
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "gsp",
+        "~gsp",
+        "gsp[200]",
+        "gsp & qcsp",
+        "gsp | qcsp",
+        "gsp - norm",
+        "gsp ^ norm",
+        "gsp & ~norm",
+        "gsp & qcsp & norm",
+        "(gsp | qcsp) & norm",
+        "at_least(2, gsp, qcsp, norm)",
+        "gsp[128] >> norm",
+        "gsp[1/2] >> norm",
+        "(gsp & norm)[128] >> random",
+        "quota(gsp, norm, share=3/4)",
+        "borda(gsp, norm)",
+        "weighted(gsp, norm, weights=[2, 1])",
+        "per_group(gsp, by=tile)",
+        "per_group(gsp & norm, by=frame, share=proportional)",
+        "gsp[100] & norm[100]",
+        "gsp[4] | norm",
+        "gsp & norm[300]",
+        "~(gsp & norm)",
+        "quota(gsp & norm, random)",
+    ],
+)
+@pytest.mark.parametrize("keep", [8, 64, "1/9"])
+def test_meaningful_formulas_raise_no_alarm(formula, keep):
+    assert [f for f in found(formula, keep=keep) if f[0] != "note"] == []
