@@ -1,0 +1,56 @@
+"""`python -m benchmarks`: every timing, with the bound it shall keep."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+REPEATS = 15
+
+BOUNDS = {
+    "hooks / prefill (keep 64)": 0.05,
+    "hooks / prefill (keep all)": 0.05,
+    "hooks / decode step (keep 64)": 0.02,
+    "hooks / decode step (keep all)": 0.02,
+    "pruned prefill, selection apart / native prefill of k": 1.10,
+    "import tokensieve beyond torch, seconds": 0.5,
+}
+
+
+def imports(repeats: int) -> dict[str, float]:
+    """Measure the import of tokensieve in a fresh interpreter that has imported torch."""
+    code = "import time, torch; t = time.perf_counter(); import tokensieve; print(time.perf_counter() - t)"
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(repeats)
+    ]
+    return {"import tokensieve beyond torch, seconds": statistics.median(seconds)}
+
+
+def main() -> int:
+    """Print a table; 1 if a bound is broken."""
+    import torch
+
+    from benchmarks import engine
+
+    # One thread: on a shared machine, threads mostly wait for each other.
+    torch.set_num_threads(1)
+    console = Console()
+    with console.status("timing"):
+        found = engine.hooks(REPEATS) | engine.prefill(REPEATS) | imports(5)
+    table = Table("what", "median", "bound")
+    for name, value in found.items():
+        table.add_row(name, f"{value:.4f}", str(BOUNDS.get(name, "-")))
+    console.print(table)
+    broken = [name for name, bound in BOUNDS.items() if found[name] > bound]
+    if broken:
+        console.print(f"over the bound: {', '.join(broken)}", style="red")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

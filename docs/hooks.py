@@ -1,0 +1,154 @@
+"""What the site takes from the code when it is built: tables of the registry, decisions and figures.
+
+A page asks for a table by a comment such as `<!-- table: strategies -->`. So no table can be stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokensieve as ts
+
+DOCS = Path(__file__).parent
+KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
+FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
+
+
+def on_config(config: Any) -> Any:
+    """List every decision in the navigation, in order of number."""
+    decisions = ["decisions/index.md", *(f"decisions/{file.name}" for file in _decisions())]
+    config.nav = [{"Decisions": decisions} if "Decisions" in entry else entry for entry in config.nav]
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in the tables that a page asks for."""
+    return re.sub(r"<!-- table: (\w+) -->", lambda mark: TABLES[mark[1]](), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Put figures into the page itself, where its style sheets reach them."""
+    return FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
+
+
+def strategies() -> str:
+    """Give the registered strategies."""
+    registry = ts.default_registry()
+    return _table(
+        ("name", "kind", "looks at", "settings", "what it does", "paper"),
+        (
+            (
+                f"`{name}`",
+                _kind(strategy),
+                _needs(strategy),
+                _settings(strategy),
+                first_sentence(strategy),
+                _paper(strategy),
+            )
+            for name, strategy in sorted(registry.strategies.items())
+        ),
+    )
+
+
+def recipes() -> str:
+    """Give the shipped recipes, with what stands behind the names in their formulas."""
+    registry = ts.default_registry()
+    rows = []
+    for name in sorted(registry.recipes):
+        recipe = ts.Recipe.load(name, registry)
+        data = recipe.to_dict()
+        rows.append(
+            (
+                f"`{name}`",
+                "<br>".join(f"`{stage['at']}`" for stage in data["stages"]),
+                "<br>".join(f"`{stage['select']}`" for stage in data["stages"]),
+                "<br>".join(f"{stage['keep']}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]),
+                ", ".join(f"{operand} is `{one.name}`" for operand, one in recipe.strategies.items()),
+                _paper(recipe),
+            )
+        )
+    return _table(("name", "at", "select", "keep", "operands", "paper"), rows)
+
+
+def composers() -> str:
+    """Give the registered composers."""
+    registry = ts.default_registry()
+    rows = (
+        (f"`{name}`", _written(composer), first_sentence(composer)) for name, composer in registry.composers.items()
+    )
+    return _table(("name", "written", "what it gives"), rows)
+
+
+def adapters() -> str:
+    """Give the registered adapters."""
+    registry = ts.default_registry()
+    rows = ((f"`{name}`", first_sentence(adapter)) for name, adapter in sorted(registry.adapters.items()))
+    return _table(("adapter", "for"), rows)
+
+
+def decisions() -> str:
+    """Give the decisions, linked by their headings."""
+    return "\n".join(f"- [{_heading(file)}]({file.name})" for file in _decisions())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "strategies": strategies,
+    "recipes": recipes,
+    "composers": composers,
+    "adapters": adapters,
+    "decisions": decisions,
+}
+
+
+def first_sentence(documented: object) -> str:
+    """Give the first paragraph of a docstring on one line."""
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _kind(strategy: type[ts.Strategy]) -> str:
+    return next(kind.__name__ for kind in KINDS if issubclass(strategy, kind))
+
+
+def _needs(strategy: type[ts.Strategy]) -> str:
+    # A strategy without an example of its settings cannot be made here, nor what it needs be asked.
+    kinds = sorted(strategy(**strategy.examples[0]).needs) if strategy.examples else []
+    return ", ".join(f"`{kind}`" for kind in kinds) or "nothing"
+
+
+def _settings(strategy: type[ts.Strategy]) -> str:
+    fields = strategy.model_fields.items()
+    return ", ".join(f"`{name}`" + ("" if f.is_required() else f" = {f.default}") for name, f in fields) or "none"
+
+
+def _paper(what: Any) -> str:
+    return f"[{what.paper.rsplit('/', 1)[-1]}]({what.paper})" if what.paper else "none"
+
+
+def _written(composer: type[ts.Composer]) -> str:
+    if composer.symbol is not None:
+        return f"`a {composer.symbol} b`"
+    if composer.name in ("complement", "best"):
+        return {"complement": "`~a`", "best": "`a[m]`"}[composer.name]
+    operands = ["a"] if composer.arity[1] == 1 else ["a", "b"]
+    return f"`{composer.name}({', '.join([*operands, *(f'{p}=...' for p in composer.parameters())])})`"
+
+
+def _decisions() -> list[Path]:
+    return sorted(file for file in (DOCS / "decisions").glob("*.md") if file.name != "index.md")
+
+
+def _heading(file: Path) -> str:
+    return file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+
+
+def _svg(name: str) -> str:
+    return (DOCS / "assets" / name).read_text(encoding="utf-8").strip()
