@@ -5,6 +5,7 @@ Time inside hooks is added up while the model runs: a difference of two noisy me
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -57,6 +58,8 @@ def hooks(repeats: int) -> dict[str, float]:
     Layers._enter = clock.wrap(real_enter)  # type: ignore[method-assign]
     out: dict[str, float] = {}
     try:
+        # transformers 5.24 calls it by another name.
+        cache = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
         for label, keep in (("keep 64", KEEP), ("keep all", "100%")):
             prefill, decode = [], []
             with torch.no_grad(), ts.prune(model, expression, keep=keep) as run:
@@ -68,14 +71,14 @@ def hooks(repeats: int) -> dict[str, float]:
                     whole = time.perf_counter() - started
                     selecting = run.latest.stages[0].ms / 1000
                     prefill.append((clock.spent - selecting) / (whole - selecting))
-                    past, length = output.past_key_values, VISUAL + TEXT
+                    past, length = output[cache], VISUAL + TEXT
                     for step in range(4):
                         clock.spent = 0.0
                         started = time.perf_counter()
                         model(
                             input_ids=torch.tensor([[5]]),
                             position_ids=torch.tensor([[length + step]]),
-                            past_key_values=past,
+                            **{cache: past},
                             use_cache=True,
                         )
                         decode.append(clock.spent / (time.perf_counter() - started))

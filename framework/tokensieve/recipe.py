@@ -31,6 +31,7 @@ from tokensieve.sites import Site
 from tokensieve.strategy import Chooser, Strategy
 
 Group = Literal["image", "tile", "frame", "sample"]
+Positions = Literal["original", "compact"]
 
 
 class Stage(BaseModel):
@@ -109,7 +110,7 @@ class Recipe(BaseModel):
 
     name: str = "unnamed"
     paper: str | None = None
-    positions: Literal["original", "compact"] = "original"
+    positions: Positions = "original"
     strategies: Mapping[str, Strategy] = {}
     stages: tuple[Stage, ...]
 
@@ -168,7 +169,7 @@ class Recipe(BaseModel):
         *,
         at: str = "decoder.0",
         name: str = "unnamed",
-        positions: Literal["original", "compact"] = "original",
+        positions: Positions = "original",
         **stage: Any,
     ) -> Recipe:
         """Give the one-stage recipe of a bare expression with a budget."""
@@ -188,7 +189,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: if the number of budgets is not the number of stages, or a field is unknown.
         """
-        fields = {field: getattr(self, field) for field in type(self).model_fields}
+        fields: dict[str, Any] = {field: getattr(self, field) for field in type(self).model_fields}
         for field in changes:
             if field not in fields:
                 hint = did_you_mean(field, ("keep", *fields))
@@ -208,7 +209,7 @@ class Recipe(BaseModel):
                 stage.model_copy(update={"keep": Keep.of(budget)}) for stage, budget in zip(stages, keeps, strict=True)
             )
         try:
-            return type(self)(**(fields | changes | {"stages": stages}))
+            return type(self)(**{**fields, **changes, "stages": stages})
         except ValidationError as error:
             raise RecipeError(_first(error)) from None
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pluggy
 from torch import nn
@@ -263,8 +263,14 @@ class Registry:
 
     @contextmanager
     def _all_or_nothing(self, current: str) -> Iterator[None]:
-        tables: tuple[dict, ...] = (self._strategies, self._composers, self._recipes, self._adapters, self._origins)  # type: ignore[type-arg]
-        before = [dict(table) for table in tables]
+        tables: list[dict[Any, Any]] = [
+            self._strategies,
+            self._composers,
+            self._recipes,
+            self._adapters,
+            self._origins,
+        ]
+        before: list[dict[Any, Any]] = [dict(table) for table in tables]
         plugins = self._manager.get_plugins()
         self._current = current
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -33,6 +33,10 @@ class Strategy(Expression, BaseModel):
     """Where it was published."""
     examples: ClassVar[tuple[dict[str, object], ...]] = ({},)
     """Small settings with which the conformance kit tries it."""
+
+    if TYPE_CHECKING:
+        # Frozen, so pydantic makes it; only type checkers need to be told.
+        def __hash__(self) -> int: ...
 
     @property
     def needs(self) -> frozenset[Evidence]:

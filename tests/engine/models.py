@@ -7,6 +7,7 @@ move logits less than rounding does.
 import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from inspect import signature
 
 import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
@@ -14,6 +15,11 @@ from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 from tokensieve_adapters.llava import LlavaAdapter
 
 IMAGE, PAD, BOS, EOS = 63, 0, 1, 2
+
+# transformers 5.24 calls it by another name, and warns of the one before.
+CACHE = next(
+    name for name in ("cache", "past_key_values") if name in signature(LlavaForConditionalGeneration.forward).parameters
+)
 
 
 @lru_cache(maxsize=1)

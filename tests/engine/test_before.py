@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import tokensieve as ts
 from tokensieve_strategies import Norm
 
-from .models import BOS, IMAGE, ONE, RAGGED, SEVERAL, TEXT, batch, generate, patches, prompts, shared
+from .models import BOS, CACHE, IMAGE, ONE, RAGGED, SEVERAL, TEXT, batch, generate, patches, prompts, shared
 from .reference import Plain, judged, merged, norms
 
 K = 5
@@ -46,7 +46,7 @@ def test_generation_is_that_of_the_sequence_pruned_by_hand(variant, layouts, pos
     text, visual = run.latest.text, [run.visual_per_layer(i) for i in range(len(rows))]
     held = [max(t + v[layer] for t, v in zip(text, visual, strict=True)) for layer in range(4)]
     # The last word of a generation is never fed.
-    assert lengths(out.past_key_values) == [n + words.shape[1] - 1 for n in held]
+    assert lengths(out[CACHE]) == [n + words.shape[1] - 1 for n in held]
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
@@ -145,7 +145,7 @@ def test_a_loop_that_passes_no_positions(positions):
         for word, logits in zip(right, right_logits, strict=True):
             assert int(out.logits[0, -1].argmax()) == word
             torch.testing.assert_close(out.logits[0, -1], logits, atol=1e-4, rtol=1e-4)
-            out = model(input_ids=torch.tensor([[word]]), past_key_values=out.past_key_values, use_cache=True)
+            out = model(input_ids=torch.tensor([[word]]), **{CACHE: out[CACHE]}, use_cache=True)
 
 
 @torch.no_grad()
@@ -166,7 +166,7 @@ def test_a_loop_with_padding_and_the_mask_of_the_whole_prompt():
                 input_ids=new,
                 attention_mask=mask,
                 position_ids=positions + step,
-                past_key_values=out.past_key_values,
+                **{CACHE: out[CACHE]},
                 use_cache=True,
             )
 
@@ -178,11 +178,11 @@ def test_a_tuple_instead_of_a_dict():
     follow = torch.tensor([[7]])
     with ts.prune(model, recipe()):
         named = model(**batch(rows), use_cache=True)
-        after = model(input_ids=follow, past_key_values=named.past_key_values).logits
+        after = model(input_ids=follow, **{CACHE: named[CACHE]}).logits
         plain = model(**batch(rows), use_cache=True, return_dict=False)
         assert isinstance(plain, tuple)
         assert torch.equal(plain[0], named.logits)
-        assert torch.equal(model(input_ids=follow, past_key_values=plain[1], return_dict=False)[0], after)
+        assert torch.equal(model(input_ids=follow, **{CACHE: plain[1]}, return_dict=False)[0], after)
 
 
 def test_text_alone_is_left_alone():

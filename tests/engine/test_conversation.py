@@ -7,7 +7,7 @@ import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve_strategies import FastV, Norm
 
-from .models import IMAGE, ONE, RAGGED, Prompt, batch, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, Prompt, batch, prompts, shared
 from .reference import Cut, Written, attended, norms
 
 RECIPES = {
@@ -40,7 +40,7 @@ def test_rows_go_on_with_turns_of_different_lengths(variant, name, positions):
         turn = batch([Prompt(tuple(words), rows[0].pixels[:0]) for words in follow])
         ids = torch.cat([ids, turn["input_ids"]], dim=1)
         mask = torch.cat([mask, turn["attention_mask"]], dim=1)
-        second = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **settings)
+        second = model.generate(input_ids=ids, attention_mask=mask, **{CACHE: first[CACHE]}, **settings)
     assert len(run.prefills) == 1
     start = inputs["input_ids"].shape[1]
     for number, row in enumerate(rows):
@@ -76,10 +76,10 @@ def test_a_pruned_cache_is_refused_where_nothing_prunes(name, call):
         out = model.generate(**batch([row]), max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
     words, more = (out.sequences, {"max_new_tokens": 2}) if call == "generate" else (out.sequences[:, -1:], {})
     with pytest.raises(RefusedError, match="inside `with prune"):
-        (model.generate if more else model)(input_ids=words, past_key_values=out.past_key_values, **more)
+        (model.generate if more else model)(input_ids=words, **{CACHE: out[CACHE]}, **more)
     # A later prune by the same recipe goes on.
     with ts.prune(model, planned(name)):
-        right = model(input_ids=out.sequences[:, -1:], past_key_values=out.past_key_values).logits
+        right = model(input_ids=out.sequences[:, -1:], **{CACHE: out[CACHE]}).logits
     trace = Written(model).forward(row, {b: cut for b, (_, cut) in RECIPES[name].items()})
     fixed = {b: Cut(kept=set(kept)) for b, kept in trace.kept.items()}
     logits = Written(model).forward(row, fixed, out.sequences[0, len(row.words) :].tolist()).logits
@@ -92,13 +92,13 @@ def test_a_recipe_that_does_not_reach_the_cut_is_refused():
     row = prompts(model, ONE)[0]
     for name, other, fits in (("2", "0", False), ("1+3", "2", False), ("0", "2", True), ("2", "1+3", True)):
         with ts.prune(model, planned(name)):
-            cache = model(**batch([row]), use_cache=True).past_key_values
+            cache = model(**batch([row]), use_cache=True)[CACHE]
         with ts.prune(model, planned(other)):
             if fits:
-                model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+                model(input_ids=torch.tensor([[5]]), **{CACHE: cache})
                 continue
             with pytest.raises(RefusedError, match=rf"pruned at decoder\.{name[0]}"):
-                model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+                model(input_ids=torch.tensor([[5]]), **{CACHE: cache})
 
 
 @pytest.mark.parametrize("name", ["0", "2"])

@@ -7,7 +7,7 @@ import tokensieve as ts
 from tokensieve import Scorer
 from tokensieve_strategies import FastV, Norm, Random
 
-from .models import IMAGE, ONE, RAGGED, SEVERAL, TEXT, VARIANTS, batch, generate, llava, patches, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, TEXT, VARIANTS, batch, generate, llava, patches, prompts, shared
 from .reference import Cut, Plain, Written, attended, judged, norms
 
 K = 5
@@ -138,7 +138,7 @@ def test_prompt_lookup_gives_the_greedy_words(recipe, positions):
     assert torch.equal(looked.sequences, greedy.sequences)
     assert run.latest.text == before.text
     assert torch.equal(run.kept(before.stages[-1].site)[0], before.stages[-1].samples[0].kept)
-    for a, b in zip(looked.past_key_values.layers, greedy.past_key_values.layers, strict=True):
+    for a, b in zip(looked[CACHE].layers, greedy[CACHE].layers, strict=True):
         torch.testing.assert_close(a.keys, b.keys, atol=1e-4, rtol=1e-4)
 
 
@@ -187,7 +187,7 @@ def talk(model, row, recipe, right):
         for turn in range(3):
             out = model.generate(
                 **inputs,
-                past_key_values=cache,
+                **{CACHE: cache},
                 do_sample=False,
                 max_new_tokens=4,
                 return_dict_in_generate=True,
@@ -195,7 +195,7 @@ def talk(model, row, recipe, right):
             said = out.sequences[0, len(now.words) :].tolist()
             assert said == right(now, 4)
             now = now.plus([*said, 10 + turn, 20 + turn, 30 + turn])
-            cache = out.past_key_values
+            cache = out[CACHE]
             inputs = {"input_ids": torch.tensor([now.words]), "attention_mask": torch.ones(1, len(now.words)).long()}
         assert len(run.prefills) == 1
 
@@ -228,7 +228,7 @@ def test_every_forward_selects_anew(blocks):
         CALLS.clear()
         for _ in range(3):
             out = model(**batch(rows), use_cache=True)
-        model(input_ids=torch.tensor([[5]]), past_key_values=out.past_key_values)
+        model(input_ids=torch.tensor([[5]]), **{CACHE: out[CACHE]})
     assert CALLS == [1, 1, 1]
     assert len(run.prefills) == 3
 

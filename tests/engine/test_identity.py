@@ -6,7 +6,7 @@ import torch
 import tokensieve as ts
 from tokensieve_strategies import Norm
 
-from .models import ONE, RAGGED, SEVERAL, TEXT, batch, generate, prompts, shared
+from .models import CACHE, ONE, RAGGED, SEVERAL, TEXT, batch, generate, prompts, shared
 
 SITES = (
     ["decoder.0"],
@@ -39,7 +39,7 @@ def test_a_forward_that_keeps_all_is_the_plain_one(variant, sites, layouts):
     with ts.prune(model, everything(sites)) as run:
         kept = model(**inputs, use_cache=True)
     assert torch.equal(plain.logits, kept.logits)
-    assert same_caches(plain.past_key_values, kept.past_key_values)
+    assert same_caches(plain[CACHE], kept[CACHE])
     for site in sites:
         assert [len(ids) for ids in run.kept(site)] == run.latest.visual
 

@@ -14,7 +14,7 @@ from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_strategies import QCSP, FastV, Norm
 
 from .footprint import footprint
-from .models import IMAGE, ONE, RAGGED, SEVERAL, batch, generate, llava, patches, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, batch, generate, llava, patches, prompts, shared
 from .reference import Cut, Plain, Written, attended, judged, norms
 
 K = 4
@@ -215,15 +215,15 @@ def test_a_cache_can_be_used_again(blocks, positions):
     for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=96)):
         with ts.prune(model, at(*blocks, positions=positions)):
             right, right_logits, _ = generate(model, others)
-            generate(model, rows, past_key_values=cache, disable_compile=True)
+            generate(model, rows, **{CACHE: cache}, disable_compile=True)
             cache.reset()
-            words, logits, _ = generate(model, others, past_key_values=cache, disable_compile=True)
+            words, logits, _ = generate(model, others, **{CACHE: cache}, disable_compile=True)
         assert torch.equal(words, right)
         torch.testing.assert_close(logits, right_logits, atol=1e-4, rtol=1e-4)
         # Without a prune it is an ordinary cache again, too.
         plain = generate(model, rows)[0]
         cache.reset()
-        assert torch.equal(generate(model, rows, past_key_values=cache, disable_compile=True)[0], plain)
+        assert torch.equal(generate(model, rows, **{CACHE: cache}, disable_compile=True)[0], plain)
 
 
 @torch.no_grad()
@@ -232,8 +232,8 @@ def test_a_length_is_that_of_the_unpruned_prompt():
     row = prompts(model, ONE)[0]
     for blocks in ((0,), (2,), (0, 2)):
         with ts.prune(model, at(*blocks)):
-            cache = model(**batch([row]), use_cache=True).past_key_values
-            model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+            cache = model(**batch([row]), use_cache=True)[CACHE]
+            model(input_ids=torch.tensor([[5, 6]]), **{CACHE: cache})
         assert {cache.get_seq_length(layer) for layer in range(4)} == {len(row.words) + 2}
 
 
@@ -242,12 +242,12 @@ def test_a_cropped_cache_goes_on_where_it_was_cut():
     row = prompts(model, ONE)[0]
     for recipe in (at(0), at(2), at(0, 2, positions="compact")):
         with ts.prune(model, recipe), torch.no_grad():
-            cache = model(**batch([row]), use_cache=True).past_key_values
-            right = model(input_ids=torch.tensor([[5]]), past_key_values=cache).logits
-            model(input_ids=torch.tensor([[6, 7]]), past_key_values=cache)
+            cache = model(**batch([row]), use_cache=True)[CACHE]
+            right = model(input_ids=torch.tensor([[5]]), **{CACHE: cache}).logits
+            model(input_ids=torch.tensor([[6, 7]]), **{CACHE: cache})
             cache.crop(-3)
             torch.testing.assert_close(
-                model(input_ids=torch.tensor([[5]]), past_key_values=cache).logits, right, atol=1e-5, rtol=1e-5
+                model(input_ids=torch.tensor([[5]]), **{CACHE: cache}).logits, right, atol=1e-5, rtol=1e-5
             )
 
 
@@ -293,7 +293,7 @@ def test_caches_of_unknown_kinds():
     model = shared("sdpa")
     unknown = Unknown(layer_class_to_replicate=type(DynamicCache(config=model.config).layers[0]))
     with ts.prune(model, at(0)) as run, pytest.raises(RefusedError, match="Unknown"):
-        model(**batch(prompts(model, ONE)), past_key_values=unknown)
+        model(**batch(prompts(model, ONE)), **{CACHE: unknown})
     assert not run.prefills
 
 
@@ -302,7 +302,7 @@ def test_caches_of_unknown_kinds():
 def test_images_on_a_cache_that_holds_something(call):
     model = shared("sdpa")
     text, row = prompts(model, [[5], *ONE])
-    cache = model(**batch([text]), use_cache=True).past_key_values
+    cache = model(**batch([text]), use_cache=True)[CACHE]
     inputs = batch([row])
     if call == "generate":
         # All of the conversation, as generation wants it.
@@ -310,7 +310,7 @@ def test_images_on_a_cache_that_holds_something(call):
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         inputs["max_new_tokens"] = 2
     with ts.prune(model, at(0)) as run, pytest.raises(RefusedError, match="already holds 6 tokens"):
-        (model.generate if call == "generate" else model)(**inputs, past_key_values=cache)
+        (model.generate if call == "generate" else model)(**inputs, **{CACHE: cache})
     assert not run.prefills
 
 

@@ -8,7 +8,7 @@ import tokensieve as ts
 from tokensieve import Evidence, Scorer
 from tokensieve_strategies import FastV, Norm
 
-from .models import IMAGE, ONE, RAGGED, SEVERAL, TEXT, batch, generate, llava, patches, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, TEXT, batch, generate, llava, patches, prompts, shared
 from .reference import Cut, Written, attended, norms
 
 
@@ -86,8 +86,8 @@ def check(model, plan, positions, layouts, steps=4, **settings):
             assert run.kept(f"decoder.{block}")[number].tolist() == kept
         assert new.tolist() == right
         torch.testing.assert_close(seen.double(), right_logits, atol=5e-4, rtol=1e-4)
-    if out.past_key_values is not None:
-        assert [layer.keys.shape[2] for layer in out.past_key_values.layers] == [n + steps - 1 for n in held(run, rows)]
+    if CACHE in out:
+        assert [layer.keys.shape[2] for layer in out[CACHE].layers] == [n + steps - 1 for n in held(run, rows)]
 
 
 @pytest.mark.parametrize("plan", ["2", "0+2", "merge"])
@@ -246,7 +246,7 @@ def test_a_loop_that_passes_no_positions(plan, positions):
         out = model(**batch(rows), use_cache=True)
         for word, logits in zip(right, right_logits, strict=True):
             torch.testing.assert_close(out.logits[0, -1].double(), logits, atol=5e-4, rtol=1e-4)
-            out = model(input_ids=torch.tensor([[word]]), past_key_values=out.past_key_values, use_cache=True)
+            out = model(input_ids=torch.tensor([[word]]), **{CACHE: out[CACHE]}, use_cache=True)
 
 
 @torch.no_grad()
@@ -256,10 +256,10 @@ def test_a_tuple_instead_of_a_dict():
     follow = torch.tensor([[7]])
     with ts.prune(model, both(PLANS["0+2"])[0]):
         named = model(**batch(rows), use_cache=True)
-        after = model(input_ids=follow, past_key_values=named.past_key_values).logits
+        after = model(input_ids=follow, **{CACHE: named[CACHE]}).logits
         plain = model(**batch(rows), use_cache=True, return_dict=False)
         assert torch.equal(plain[0], named.logits)
-        assert torch.equal(model(input_ids=follow, past_key_values=plain[1], return_dict=False)[0], after)
+        assert torch.equal(model(input_ids=follow, **{CACHE: plain[1]}, return_dict=False)[0], after)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from tokensieve.errors import MissingEvidenceError, RefusedError, UnsupportedMod
 from tokensieve_strategies import QCSP, FastV, Norm
 
 from .footprint import footprint
-from .models import IMAGE, ONE, RAGGED, batch, generate, llava, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, batch, generate, llava, prompts, shared
 
 
 def at(site, select=None, keep=4):
@@ -101,17 +101,17 @@ def test_a_new_image_on_a_pruned_cache():
     row = prompts(model, ONE)[0]
     for site in ("decoder.0", "decoder.2"):
         with ts.prune(model, at(site)), torch.no_grad():
-            cache = model(**batch([row]), use_cache=True).past_key_values
+            cache = model(**batch([row]), use_cache=True)[CACHE]
             with pytest.raises(RefusedError, match="already holds"):
-                model(**batch([row]), past_key_values=cache)
+                model(**batch([row]), **{CACHE: cache})
 
 
 def test_a_pruned_cache_of_another_batch():
     model = shared("sdpa")
     with ts.prune(model, at("decoder.0")), torch.no_grad():
-        cache = model(**batch(prompts(model, ONE)), use_cache=True).past_key_values
+        cache = model(**batch(prompts(model, ONE)), use_cache=True)[CACHE]
         with pytest.raises(RefusedError, match="1 rows, this call has 2"):
-            model(input_ids=torch.tensor([[3], [4]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[3], [4]]), **{CACHE: cache})
 
 
 def test_placeholders_that_do_not_match_the_images():

@@ -11,7 +11,7 @@ from tokensieve import Evidence, Scorer
 from tokensieve_strategies import FastV, Norm
 
 from .footprint import footprint
-from .models import ONE, RAGGED, batch, generate, llava, prompts, shared
+from .models import CACHE, ONE, RAGGED, batch, generate, llava, prompts, shared
 
 
 class Failing(Scorer):
@@ -183,7 +183,7 @@ def test_a_cache_outlives_its_prune():
     rows = prompts(model, ONE)
     with torch.no_grad():
         with ts.prune(model, RECIPES["before"]):
-            cache = model(**batch(rows), use_cache=True).past_key_values
+            cache = model(**batch(rows), use_cache=True)[CACHE]
         kind = type(cache)
         cache.reset()
     gc.collect()

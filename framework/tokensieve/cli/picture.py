@@ -216,7 +216,7 @@ def _legend(seen: Seen, colour: Mapping[str, str]) -> list[Entry]:
         owners = seen.owners(token)
         groups[owners] = groups.get(owners, 0) + 1
     entries = [Entry((colour[name],), f"{groups.get((name,), 0)} only {name}") for name in seen.own]
-    several = {owners: number for owners, number in groups.items() if len(owners) > 1}
+    several: dict[tuple[str, ...], int] = {owners: number for owners, number in groups.items() if len(owners) > 1}
     if len(seen.own) == 2:
         both = tuple(seen.own)
         entries.append(Entry(tuple(colour.values()), f"{several.get(both, 0)} both"))
@@ -359,7 +359,7 @@ def lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: i
 
 def lit(view: View, colours: Mapping[int, tuple[str, ...]]) -> Image.Image:
     """Give a view with some patches as they are, framed by colours, and the others dimmed."""
-    image = view.image.point(lambda value: round(DIM * value))
+    image = view.image.point([round(DIM * value) for value in range(256)] * len(view.image.getbands()))
     draw = ImageDraw.Draw(image)
     for token in _in(view, colours):
         box = view.box(token)

@@ -8,6 +8,7 @@ and offsets queries by the real one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from tokensieve.errors import RefusedError
 
 _STATE = "tokensieve_state"
+_NAMES = ("cache", "past_key_values")
+"""What transformers calls a cache, from 5.24 on and before."""
 
 
 @dataclass(eq=False)
@@ -104,6 +107,18 @@ class _Pruned:
         release(self)
 
 
+def given(arguments: Mapping[str, Any]) -> Any:
+    """Give the cache among a call's arguments or a model's named outputs, or none."""
+    return next((arguments[name] for name in _NAMES if arguments.get(name) is not None), None)
+
+
+def returned(output: Any) -> Any:
+    """Give the cache in a model's output, or none."""
+    if isinstance(output, tuple):
+        return next((item for item in output if hasattr(item, "get_seq_length")), None)
+    return given(output) if isinstance(output, Mapping) else None
+
+
 def refuse_unknown(cache: Any) -> None:
     """Refuse a cache of a kind that pruning was not tested with."""
     if cache is None:
@@ -112,7 +127,7 @@ def refuse_unknown(cache: Any) -> None:
 
     if not isinstance(cache, (DynamicCache, StaticCache)) or getattr(cache, "offloading", False):
         raise RefusedError(
-            f"past_key_values is a {type(cache).__name__}, which is not supported under prune as it is; pass a plain "
+            f"the cache is a {type(cache).__name__}, which is not supported under prune as it is; pass a plain "
             "DynamicCache or StaticCache, or none"
         )
 

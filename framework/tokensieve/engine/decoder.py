@@ -22,11 +22,11 @@ from tokensieve.engine.batches import by_id, of_id, places
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
-from tokensieve.engine.request import cache_of, continued, has_images, real_places, shortened, visual_places
+from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_places
 from tokensieve.engine.selector import Asked, Selector, Settled
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence
-from tokensieve.recipe import Recipe
+from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
 
 CACHES = (None, "dynamic", "dynamic_full", "static")
@@ -57,7 +57,7 @@ class DecoderEngine:
         self, decoder: Decoder, recipe: Recipe, run: Run, asked: Asked, settled: Callable[[StageRecord], None]
     ) -> None:
         self._decoder = decoder
-        self._policy = recipe.positions
+        self._policy: Positions = recipe.positions
         self._asked = asked
         self._model = decoder.model
         self._forward = inspect.signature(type(self._model).forward)
@@ -86,7 +86,7 @@ class DecoderEngine:
             self._refuse_generation(given)
             before = self._generation
             first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
-            self._generation = _Generation(*first.shape[:2]) if isinstance(first, Tensor) else None
+            self._generation = _Generation(first.shape[0], first.shape[1]) if isinstance(first, Tensor) else None
             try:
                 return real(*args, **kwargs)
             finally:
@@ -130,7 +130,7 @@ class DecoderEngine:
         self._layers.idle()
         bound = self._forward.bind_partial(model, *args)
         request = {name: value for name, value in bound.arguments.items() if name != "self"} | kwargs
-        past = request.get("past_key_values")
+        past = caches.given(request)
         state = caches.state_of(past)
         if has_images(request, self._decoder):
             length = caches.held(past) if past is not None else 0
@@ -153,7 +153,7 @@ class DecoderEngine:
         """Leave on the cache what decoding needs."""
         call = self._layers.call
         self._layers.idle()
-        cache = cache_of(output)
+        cache = caches.returned(output)
         if isinstance(call, Prompt) and cache is not None:
             caches.attach(cache, call.state.without(call.drafted))
 
@@ -240,7 +240,7 @@ class DecoderEngine:
             generation.settled = settled
 
     def _refuse_request(self, request: Mapping[str, Any]) -> None:
-        caches.refuse_unknown(request.get("past_key_values"))
+        caches.refuse_unknown(caches.given(request))
         if 0 in self._selector.stages and isinstance(request.get("logits_to_keep"), Tensor):
             raise RefusedError("a tensor logits_to_keep names places that pruning moves; pass a number")
         mask = request.get("attention_mask")

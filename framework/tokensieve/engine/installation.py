@@ -13,7 +13,7 @@ class Installation:
     """Hooks and instance attributes, undone in reverse order."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
 
     def hook(self, handle: RemovableHandle) -> None:
         """Remember a hook."""
@@ -29,7 +29,7 @@ class Installation:
             self._undo.append(lambda: own.__delitem__(name))
         own[name] = value
 
-    def later(self, undo: Callable[[], None]) -> None:
+    def later(self, undo: Callable[[], object]) -> None:
         """Call `undo` at removal."""
         self._undo.append(undo)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from tokensieve.engine.installation import Installation
 from tokensieve.engine.selector import Selector, Settled
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value
+from tokensieve.recipe import Positions
 
 
 @dataclass(eq=False)
@@ -82,10 +83,10 @@ class Layers:
         call: what the model is doing; none where layers are left alone.
     """
 
-    def __init__(self, decoder: Decoder, selector: Selector, policy: Literal["original", "compact"]) -> None:
+    def __init__(self, decoder: Decoder, selector: Selector, policy: Positions) -> None:
         self._decoder = decoder
         self._selector = selector
-        self._policy = policy
+        self._policy: Positions = policy
         self._blocks = sorted(block for block in selector.stages if block > 0)
         self._taps: dict[int, taps.Tap] = {}
         self.call: Prompt | Step | None = None
@@ -149,7 +150,7 @@ class Layers:
     ) -> tuple[Tensor, dict[str, Any]]:
         if block in self._blocks:
             hidden = self._cut(block, prompt, hidden, kwargs)
-        width = _width(kwargs.get("past_key_values"), block, hidden.shape[1])
+        width = _width(caches.given(kwargs), block, hidden.shape[1])
         changed = kwargs | {"attention_mask": _prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width)}
         if prompt.rotary is not None:
             changed |= {"position_ids": prompt.positions, "position_embeddings": prompt.rotary}

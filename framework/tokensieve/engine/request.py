@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import close_up
 from tokensieve.engine.frame import Frame
 from tokensieve.errors import RefusedError
+from tokensieve.recipe import Positions
 
 
 def has_images(request: Mapping[str, Any], decoder: Decoder) -> bool:
@@ -49,7 +50,7 @@ def real_places(request: Mapping[str, Any], rows: int, length: int, device: torc
 
 
 def shortened(
-    request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, policy: Literal["original", "compact"]
+    request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, policy: Positions
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Shorten everything in a request that runs along the sequence.
 
@@ -112,11 +113,3 @@ def continued(request: Mapping[str, Any], past: Any, state: caches.CacheState) -
         positions = torch.arange(steps, device=tokens.device).unsqueeze(0) + (length + state.dropped)
     new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(1)
     return new, length
-
-
-def cache_of(output: Any) -> Any:
-    """Give the cache in a model's output, or none."""
-    cache = getattr(output, "past_key_values", None)
-    if cache is None and isinstance(output, tuple):
-        cache = next((item for item in output if hasattr(item, "get_seq_length")), None)
-    return cache
