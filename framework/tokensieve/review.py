@@ -18,7 +18,7 @@ from tokensieve.errors import listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.recipe import Recipe, Stage
 from tokensieve.sites import Site
-from tokensieve.strategy import Chooser, Strategy
+from tokensieve.strategy import Chooser, Scorer, Strategy
 from tokensieve.universe import Universe, draw
 
 Level = Literal["error", "warning", "note"]
@@ -176,9 +176,31 @@ def _operands(
     ]
     if len(inert) == len(strategies):
         return [Finding("warning", at, f"the formula is vacuous: what '{formula}' keeps depends on no operand")]
-    return [
+    found = [
         Finding("warning", at, f"'{recipe.formula(leaf)}' has no effect on what '{formula}' keeps") for leaf in inert
     ]
+    if stage.by is None and not inert:
+        # Ties are broken by the operands, unless by something else: then only what they say of sets is left.
+        apart, orders = stage.model_copy(update={"by": _TIES}), orders | {_TIES: -1}
+        outcome = _cut(stage.select, apart, tokens, orders)
+        for leaf in strategies:
+            if torch.equal(outcome, _cut(stage.select, apart, tokens, orders | {leaf: 1000 + orders[leaf]})):
+                said = f"'{recipe.formula(leaf)}' does no more than break ties in '{formula}'"
+                found.append(Finding("warning", at, said))
+    return found
+
+
+class _Ties(Scorer):
+    """Stands for an order that no operand has a part in."""
+
+    name = "ties"
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Prefer none."""
+        return torch.zeros(tokens.valid.shape)
+
+
+_TIES = _Ties()
 
 
 def _sizes(stage: Stage) -> list[int]:

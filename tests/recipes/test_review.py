@@ -74,7 +74,8 @@ def test_the_collapse_of_the_published_code():
         ("gsp & (gsp | norm)", "always keeps what 'gsp' alone keeps; norm has no effect"),
         ("gsp & gsp", "collapses"),
         ("gsp[8] & ~gsp[8]", "vacuous"),
-        ("(gsp & norm) | (gsp & norm & random)", "'random' has no effect"),
+        ("(gsp & norm) | (gsp & norm & random)", "'random' does no more than break ties in"),
+        ("(gsp[32] & norm[32]) | (gsp[32] & norm[32] & random[32])", "'random' does no more than break ties"),
         ("gsp[64] >> norm", "always keeps what 'gsp' alone keeps"),
     ],
 )
