@@ -168,3 +168,9 @@ def generate(model, rows, steps=5, **settings):
     settings = {"do_sample": False} | settings
     out = model.generate(**inputs, max_new_tokens=steps, output_logits=True, return_dict_in_generate=True, **settings)
     return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, dim=1), out
+
+
+def checkpointing(model, settings=None):
+    """Turn gradient checkpointing on, by the name that this transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(settings)

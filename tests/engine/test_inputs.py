@@ -14,7 +14,7 @@ from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_strategies import QCSP, FastV, Norm
 
 from .footprint import footprint
-from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, batch, generate, llava, patches, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, batch, checkpointing, generate, llava, patches, prompts, shared
 from .reference import Cut, Plain, Written, attended, judged, norms
 
 K = 4
@@ -181,7 +181,7 @@ def test_gradient_checkpointing_before_the_model():
     weight = model.model.language_model.layers[1].mlp.up_proj.weight
     with ts.prune(model, at(0)):
         right = torch.autograd.grad(model(**inputs).logits.square().mean(), weight)[0]
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpointing(model, {"use_reentrant": False})
         model.train()
         ours = torch.autograd.grad(model(**inputs, use_cache=False).logits.square().mean(), weight)[0]
     torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4)

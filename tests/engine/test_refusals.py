@@ -10,7 +10,7 @@ from tokensieve.errors import MissingEvidenceError, RefusedError, UnsupportedMod
 from tokensieve_strategies import QCSP, FastV, Norm
 
 from .footprint import footprint
-from .models import CACHE, IMAGE, ONE, RAGGED, batch, generate, llava, prompts, shared
+from .models import CACHE, IMAGE, ONE, RAGGED, batch, checkpointing, generate, llava, prompts, shared
 
 
 def at(site, select=None, keep=4):
@@ -175,7 +175,7 @@ def test_evidence_that_is_not_there():
 @pytest.mark.parametrize("select", [Norm(), FastV()], ids=["norm", "fastv"])
 def test_gradient_checkpointing_inside_the_model(select):
     model = llava(seed=5)
-    model.activation_checkpointing_enable()
+    checkpointing(model)
     enters(model, at("decoder.2", select), "gradient checkpointing")
     with ts.prune(model, at("decoder.0")):
         pass
@@ -184,7 +184,7 @@ def test_gradient_checkpointing_inside_the_model(select):
 def test_gradient_checkpointing_turned_on_later():
     model = llava(seed=5)
     with ts.prune(model, at("decoder.2")):
-        model.activation_checkpointing_enable()
+        checkpointing(model)
         model.train()
         with pytest.raises(RefusedError, match="gradient checkpointing"):
             model(**batch(prompts(model, ONE)))

@@ -116,7 +116,7 @@ def prune(
         if checkpointing and any(stage.at.block for stage in recipe.stages):
             raise RefusedError(
                 "gradient checkpointing runs layers twice, which pruning inside the language model does not "
-                "support; call model.gradient_checkpointing_disable(), or prune at decoder.0"
+                "support; turn gradient checkpointing off, or prune at decoder.0"
             )
         partner = decoder.partner(query_encoder) if query_encoder is not None else None
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
