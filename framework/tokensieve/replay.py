@@ -13,6 +13,7 @@ from tokensieve.chain import Chain
 from tokensieve.errors import RecipeError
 from tokensieve.evidence import Evidence, Tokens
 from tokensieve.run import KEPT_FORMAT
+from tokensieve.sites import Site
 from tokensieve.strategy import Chooser
 
 
@@ -70,9 +71,9 @@ class Replay(Chooser):
         return kept[self.at]
 
 
-def replay(path: str | Path, at: str | None = None) -> Replay:
+def replay(path: str | Path, at: str | Site | None = None) -> Replay:
     """Give the strategy that replays a file written by `run.save`."""
-    return Replay(path=str(path), at=at)
+    return Replay(path=str(path), at=None if at is None else str(at))
 
 
 @lru_cache(maxsize=8)

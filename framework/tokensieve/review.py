@@ -200,7 +200,7 @@ class _Ties(Scorer):
         return torch.zeros(tokens.valid.shape)
 
 
-_TIES = _Ties()
+_TIES: Expression = _Ties()
 
 
 def _sizes(stage: Stage) -> list[int]:

@@ -79,6 +79,9 @@ VARIANTS = {
     "eager": {"attention": "eager"},
     "mha": {"seed": 1, "kv_heads": 4},
     "siglip": {"seed": 2, "tower": "siglip"},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float16": {"dtype": torch.float16},
+    "bfloat16 eager": {"dtype": torch.bfloat16, "attention": "eager"},
 }
 
 

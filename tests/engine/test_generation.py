@@ -118,6 +118,36 @@ def test_beams_inside_the_model_rank_whole_sequences_rightly(positions, blocks):
     assert len(run.kept(f"decoder.{blocks[0]}")) == len(rows)
 
 
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("blocks", [(2,), (0, 2)], ids=str)
+def test_sampled_words_are_drawn_from_what_the_written_decoder_gives(positions, blocks):
+    """Three answers a prompt, all different, each with the logits of its own sequence."""
+    model = shared("sdpa")
+    rows = prompts(model, RAGGED)
+    torch.manual_seed(0)
+    with ts.prune(model, at(*blocks, positions=positions)):
+        out = model.generate(
+            **batch(rows),
+            do_sample=True,
+            temperature=3.0,
+            num_return_sequences=3,
+            max_new_tokens=4,
+            return_dict_in_generate=True,
+            output_logits=True,
+            suppress_tokens=[IMAGE],
+        )
+    start = batch(rows)["input_ids"].shape[1]
+    words, logits = out.sequences[:, start:].tolist(), torch.stack(out.logits, dim=1)
+    assert len({tuple(answer) for answer in words}) > len(rows)
+    for number, answer in enumerate(words):
+        row = rows[number // 3]
+        first = Written(model, positions).forward(row, {b: Cut(K - i, norms) for i, b in enumerate(blocks)})
+        fixed = {b: Cut(kept=set(first.kept[b])) for b in blocks}
+        for step in range(len(answer)):
+            wanted = Written(model, positions).forward(row, fixed, answer[:step]).logits
+            torch.testing.assert_close(logits[number, step].double(), wanted.double(), atol=2e-4, rtol=1e-4)
+
+
 DRAFTS = {"0": at(0), "2": at(2), "fastv": at(2, select=FastV()), "0+2": at(0, 2)}
 
 
