@@ -81,7 +81,7 @@ class Reader:
 
     def _bash(self, block):
         expected = int(block.said.removeprefix("exit: ")) if block.said else 0
-        lines = [shlex.split(line, comments=True) for line in block.code.splitlines()]
+        lines = [shlex.split(line, comments=True) for line in block.code.replace("\\\n", " ").splitlines()]
         self._printed = "".join(self._command(words, expected) for words in lines if words)
 
     def _command(self, words, expected):
