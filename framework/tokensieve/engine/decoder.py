@@ -128,8 +128,8 @@ class DecoderEngine:
         """Rewrite a request before the model sees it."""
         # What a call that failed left behind means nothing to this one.
         self._layers.idle()
-        bound = self._forward.bind_partial(model, *args)
-        request = {name: value for name, value in bound.arguments.items() if name != "self"} | kwargs
+        named = self._forward.bind_partial(model, *args).arguments if args else {}
+        request = {name: value for name, value in named.items() if name != "self"} | kwargs
         past = caches.given(request)
         state = caches.state_of(past)
         if has_images(request, self._decoder):
