@@ -1,0 +1,70 @@
+"""What holds for the whole package: what is public, and how values are made."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+from pydantic import BaseModel
+
+import tokensieve as ts
+import tokensieve.testing
+from tokensieve import hookspecs
+
+PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
+
+
+def modules():
+    for package in PACKAGES:
+        root = importlib.import_module(package)
+        yield root
+        for found in pkgutil.walk_packages(root.__path__, f"{package}."):
+            if not found.name.endswith("__main__"):
+                yield importlib.import_module(found.name)
+
+
+def classes():
+    for module in modules():
+        for value in vars(module).values():
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                yield value
+
+
+@pytest.mark.parametrize("module", [ts, tokensieve.testing], ids=lambda module: module.__name__)
+def test_what_is_public_is_sorted_there_and_documented(module):
+    names = module.__all__
+    assert names == sorted(set(names))
+    for name in names:
+        value = getattr(module, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__doc__, name
+
+
+def test_nothing_else_looks_public():
+    here = {name for name, value in vars(ts).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert here == set(ts.__all__)
+
+
+def test_every_model_is_frozen_and_forbids_what_it_does_not_know():
+    models = [cls for cls in classes() if issubclass(cls, BaseModel)]
+    assert len(models) > 10
+    for model in models:
+        assert model.model_config.get("frozen"), model
+        assert model.model_config.get("extra") == "forbid", model
+
+
+def test_every_strategy_is_abstract_or_can_be_made_from_its_examples():
+    strategies = [cls for cls in classes() if issubclass(cls, ts.Strategy)]
+    assert len(strategies) > 8
+    for strategy in strategies:
+        if not inspect.isabstract(strategy):
+            for example in strategy.examples:
+                assert strategy(**example).name.isidentifier()
+
+
+def test_every_hook_is_documented_and_calls_no_one_by_default():
+    hooks = [value for name, value in vars(hookspecs).items() if hasattr(value, "tokensieve_spec")]
+    assert {hook.__name__ for hook in hooks} >= {"register_strategies", "register_adapters", "stage_settled"}
+    for hook in hooks:
+        assert hook.__doc__
+        assert hook(**dict.fromkeys(inspect.signature(hook).parameters)) is None
