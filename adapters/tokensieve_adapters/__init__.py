@@ -1,11 +1,38 @@
 """Model families for tokensieve, one file each. Adding one is a new file and a line here."""
 
 from tokensieve import Registry, hookimpl
+from tokensieve_adapters.gemma3 import Gemma3Adapter
+from tokensieve_adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
+from tokensieve_adapters.internvl import InternVLAdapter
 from tokensieve_adapters.llava import LlavaAdapter
+from tokensieve_adapters.llava_next import LlavaNextAdapter
+from tokensieve_adapters.llava_next_video import LlavaNextVideoAdapter
+from tokensieve_adapters.llava_onevision import LlavaOnevisionAdapter
+from tokensieve_adapters.paligemma import PaliGemma2Adapter, PaliGemmaAdapter
+from tokensieve_adapters.pixtral import Mistral3Adapter, PixtralAdapter
+from tokensieve_adapters.qwen2_5_vl import Qwen25VLAdapter
+from tokensieve_adapters.qwen2_vl import Qwen2VLAdapter
+from tokensieve_adapters.qwen3_vl import Qwen3VLAdapter
 from tokensieve_adapters.timm_vit import TimmVitAdapter
+from tokensieve_adapters.video_llava import VideoLlavaAdapter
 
 ADAPTERS = (
     LlavaAdapter,
+    LlavaNextAdapter,
+    LlavaOnevisionAdapter,
+    LlavaNextVideoAdapter,
+    VideoLlavaAdapter,
+    PixtralAdapter,
+    Mistral3Adapter,
+    Qwen2VLAdapter,
+    Qwen25VLAdapter,
+    Qwen3VLAdapter,
+    InternVLAdapter,
+    Idefics3Adapter,
+    SmolVLMAdapter,
+    PaliGemmaAdapter,
+    PaliGemma2Adapter,
+    Gemma3Adapter,
     TimmVitAdapter,
 )
 

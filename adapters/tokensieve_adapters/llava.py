@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner
+from tokensieve.adapter import Adapter, Decoder, Partner, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters._example import save_example
 from tokensieve_adapters._partner import load_partner
@@ -21,10 +20,10 @@ TOWERS = ("clip_vision_model", "siglip_vision_model")
 class LlavaDecoder(Decoder):
     """One square grid of patches per image, one placeholder per patch."""
 
-    def layout(self, outputs: Mapping[str, Any]) -> list[Tensor]:
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each image's patches out row by row."""
         grids = []
-        for image in outputs["image"].pooler_output:
+        for image in output.pooler_output:
             n = image.shape[-2]
             side = math.isqrt(n)
             if side * side != n:
@@ -32,9 +31,7 @@ class LlavaDecoder(Decoder):
                     f"an image has {n} visual tokens, which is no square grid; with "
                     "vision_feature_select_strategy='full' the class token is among them, so use 'default'"
                 )
-            place = torch.arange(n, device=image.device)
-            zero = torch.zeros_like(place)
-            grids.append(torch.stack([zero, zero, place // side, place % side], dim=1))
+            grids.append(raster(side, side))
         return grids
 
     def partner(self, query_encoder: object) -> Partner:

@@ -6,8 +6,10 @@ model that carries visual tokens (`Decoder`), a vision encoder (`Encoder`), or b
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -30,6 +32,12 @@ def decoder_evidence(block: int) -> frozenset[Evidence]:
     return frozenset(always | ({Evidence.DECODER_ATTENTION, Evidence.DECODER_KEYS} if block else set()))
 
 
+def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
+    """Give the layout int64 `[frames * rows * columns, 4]` of pictures read frame by frame, row by row."""
+    frame, row, column = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.full_like(frame, tile), frame, row, column], dim=-1).reshape(-1, 4)
+
+
 class Partner(Protocol):
     """A text tower that shares a space with the model's vision tower."""
 
@@ -49,17 +57,34 @@ class Partner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Modality:
+    """A kind of visual input.
+
+    Attributes:
+        name: what the library calls it: `image` or `video`.
+        placeholder: the token id that stands for one visual token.
+        pixels: the argument of forward whose presence makes a call a prefill with it.
+    """
+
+    name: str
+    placeholder: int
+    pixels: str
+
+
 class Decoder(ABC):
     """A language model that carries visual tokens among its text.
 
-    The defaults fit a Hugging Face model whose base model has `get_image_features`, a
-    `language_model` of full-attention layers, and takes `mm_encoder_outputs`.
+    The defaults fit a Hugging Face model whose base model has `get_image_features` (and
+    `get_video_features`), a `language_model`, and takes `mm_encoder_outputs`.
     """
 
     projector_name: ClassVar[str] = "multi_modal_projector"
     """The base model's module that takes the vision tower's selected layer."""
-    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    """The arguments of forward whose presence makes a call a prefill with images."""
+    language_name: ClassVar[str] = "language_model"
+    """The base model's text model."""
+    tiled: ClassVar[bool] = False
+    """Whether pictures come as tiles of equal rank: those that stand side by side in a prompt are one image."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -72,7 +97,12 @@ class Decoder(ABC):
     @property
     def language_model(self) -> nn.Module:
         """The text model."""
-        return _module(self.base, "language_model")
+        return _module(self.base, self.language_name)
+
+    @property
+    def first_layer(self) -> int:
+        """The first layer inside the language model at which tokens can leave."""
+        return 1
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -111,35 +141,79 @@ class Decoder(ABC):
         cos, sin = rotary(hidden, position_ids=positions)
         return cos, sin
 
+    def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
+        """Give the positions `[..., batch or 1, steps]` that forward itself would take where none are given.
+
+        Args:
+            request: the call's arguments.
+            mask: bool `[batch, n]`, which places of the prompt are real.
+            start: how many places there were before this call, dropped ones included.
+            steps: how many it brings.
+        """
+        return torch.arange(start, start + steps, device=mask.device).unsqueeze(0)
+
     @property
-    def placeholders(self) -> tuple[int, ...]:
-        """The token ids that stand for one visual token each."""
-        return (int(self.config.image_token_id),)
+    def modalities(self) -> tuple[Modality, ...]:
+        """The kinds of visual input there are."""
+        found = []
+        for name, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            placeholder = getattr(self.config, f"{name}_token_id", None)
+            if placeholder is not None and hasattr(self.base, f"get_{name}_features"):
+                found.append(Modality(name, int(placeholder), pixels))
+        return tuple(found)
 
-    def encode(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Encode a request's images as `generate` does, or take what is encoded already."""
+    def encode(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Encode a request's images as `generate` does, or take what is encoded already; by modality."""
         given = request.get("mm_encoder_outputs") or {}
-        if any(output is not None for output in given.values()):
-            return dict(given)
-        import inspect
+        outputs = {name: output for name, output in given.items() if output is not None}
+        if outputs:
+            return outputs
+        for modality in self.modalities:
+            if request.get(modality.pixels) is not None:
+                taken = {key: request[key] for key in self.taken(modality) if request.get(key) is not None}
+                outputs[modality.name] = self._encoder(modality)(**taken, return_dict=True)
+        return outputs
 
-        encoder = self.base.get_image_features
-        known = inspect.signature(encoder).parameters  # type: ignore[arg-type]
-        taken = {key: request[key] for key in known if request.get(key) is not None}
-        return {"image": encoder(**taken, return_dict=True)}  # type: ignore[operator]
+    def taken(self, modality: Modality) -> frozenset[str]:
+        """Give the arguments that encoding a modality takes, and forward does without afterwards."""
+        return frozenset(inspect.signature(self._encoder(modality)).parameters) - {"kwargs"}
 
-    def features(self, outputs: Mapping[str, Any]) -> Tensor:
-        """Give the projected features `[tokens, d]`, in the order of their placeholders."""
-        parts = [item.reshape(-1, item.shape[-1]) for item in outputs["image"].pooler_output]
+    def _encoder(self, modality: Modality) -> Any:
+        return getattr(self.base, f"get_{modality.name}_features")
+
+    def features(self, output: Any) -> Tensor:
+        """Give the projected features `[tokens, d]` of a modality, in the order of their placeholders."""
+        parts = [item.reshape(-1, item.shape[-1]) for item in output.pooler_output]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def deliver(self, outputs: Mapping[str, Any], features: Tensor) -> dict[str, Any]:
-        """Give outputs of the same kind that hold `features` `[tokens, d]` instead."""
-        return {"image": type(outputs["image"])(pooler_output=[features])}
+    def deliver(self, output: Any, features: Tensor, rows: Tensor) -> Any:
+        """Give an output of the same kind that holds fewer tokens.
+
+        Args:
+            output: of a modality.
+            features: `[kept, d]`, instead of its features.
+            rows: int64 `[kept]`, the rows of its features that they stand for.
+        """
+        # Where a model takes a tensor, it takes it by image; one image of all that stays serves as well.
+        pooled = features.unsqueeze(0) if isinstance(output.pooler_output, Tensor) else [features]
+        new = type(output)(pooler_output=pooled)
+        layers = getattr(output, "deepstack_features", None)
+        if layers is not None:
+            flat = [layer if isinstance(layer, Tensor) else torch.cat(list(layer)) for layer in layers]
+            new.deepstack_features = [[layer[rows.to(layer.device)]] for layer in flat]
+        return new
 
     @abstractmethod
-    def layout(self, outputs: Mapping[str, Any]) -> list[Tensor]:
-        """Give where the tokens of each image are, int64 `[tokens, 4]`: tile, frame, row, column."""
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Give where the tokens of each image or video are, int64 `[tokens, 4]`: tile, frame, row, column.
+
+        A newline token's column is `NEWLINE`.
+
+        Args:
+            modality: its name.
+            output: its encoded pictures, of which a generation may have made several copies.
+            request: the caller's arguments: sizes and grids.
+        """
 
     def partner(self, query_encoder: object) -> Partner:
         """Load the text tower that shares a space with the vision tower.
@@ -154,6 +228,11 @@ class Decoder(ABC):
         block = stage.at.block
         reasons = []
         config = self.text_config
+        if 0 < block < self.first_layer:
+            reasons.append(
+                f"its vision tower still adds to visual tokens after layer {self.first_layer - 1}; prune at "
+                f"decoder.0, or at decoder.{self.first_layer} and deeper"
+            )
         kinds = set(getattr(config, "layer_types", None) or ())
         if block and (kinds - {"full_attention"} or getattr(config, "sliding_window", None)):
             reasons.append(
@@ -210,6 +289,8 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     """What the family is called: a Python identifier."""
+    frames_apart: ClassVar[bool] = False
+    """Whether its processor puts text between the frames of a video."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -223,6 +304,38 @@ class Adapter(ABC):
     @abstractmethod
     def tiny(cls) -> nn.Module:
         """Give a random-weight model of the family, small enough for tests."""
+
+    @classmethod
+    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
+        """Make random pictures for prompts, as the family's processor hands them over; for the conformance kit.
+
+        The default is for towers of one size: `[pictures, 3, side, side]`, with two frames for videos.
+
+        Args:
+            model: made by `tiny`.
+            rows: for every prompt, a seed a picture; the same seed always gives the same picture.
+            modality: `image` or `video`.
+
+        Returns:
+            Arguments of forward; nothing where there are no pictures.
+        """
+        size: Any = model.config.vision_config.image_size  # type: ignore[union-attr]
+        side = size if isinstance(size, int) else size[0]
+        shape = (3, side, side) if modality == "image" else (2, 3, side, side)
+        made = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for row in rows for seed in row]
+        name = "pixel_values" if modality == "image" else "pixel_values_videos"
+        return {name: torch.stack(made)} if made else {}
+
+    @classmethod
+    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+        """Give what else the family's processor makes of prompts, running along them; nothing by default.
+
+        Args:
+            model: made by `tiny`.
+            ids: int64 `[rows, n]`.
+            answered: how many words at the end are the model's own.
+        """
+        return {}
 
     @classmethod
     def example(cls, directory: Path) -> str | None:

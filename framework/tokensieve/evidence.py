@@ -40,6 +40,8 @@ class Evidence(StrEnum):
 _ZEROS = torch.zeros(0, dtype=torch.int64)
 
 GRID_COLUMNS = ("image", "tile", "frame", "row", "column")
+NEWLINE = -1
+"""The grid column of newline and separator tokens."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -386,8 +386,8 @@ def test_models_of_other_families():
     with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM \(model_type 'llama'\)"):
         entered(LlamaForCausalLM(config), at(0))
     model = llava(seed=8)
-    # Pixtral calls itself llava, and its images are of many shapes.
-    model.config.vision_config.model_type = "pixtral"
+    # Its model type alone does not make a LLaVA.
+    model.config.vision_config.model_type = "convnext"
     with pytest.raises(UnsupportedModelError, match="llava"):
         entered(model, at(0))
 

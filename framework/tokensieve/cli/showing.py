@@ -104,7 +104,8 @@ def grid_of(ready: Ready, inputs: Mapping[str, Any]) -> Tensor:
     decoder = ready.adapter.decoder
     if decoder is None:
         raise RefusedError(f"{type(ready.model).__name__} has no language model that carries visual tokens")
-    return torch.cat(decoder.layout(decoder.encode(inputs))).cpu()
+    outputs = decoder.encode(inputs)
+    return torch.cat([grid for name, output in outputs.items() for grid in decoder.layout(name, output, inputs)]).cpu()
 
 
 def crops(ready: Ready, inputs: Mapping[str, Any]) -> list[Image.Image]:

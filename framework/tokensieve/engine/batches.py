@@ -57,14 +57,23 @@ def put_back(whole: Tensor, part: Tensor, index: Tensor, mask: Tensor) -> Tensor
     return longer.scatter(1, at, part)[:, :n]
 
 
-def close_up(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Renumber positions `[..., rows, n]` without gaps from each row's first; say by how much the last moved."""
+def close_up(positions: Tensor, mask: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Renumber positions without gaps from each row's first.
+
+    Args:
+        positions: int64 `[..., rows or 1, n]`.
+        mask: bool `[rows, n]`, which places are real.
+        whole: bool `[rows]`, the rows that lost nothing and keep their positions.
+
+    Returns:
+        The positions `[..., rows, n]`, and by how much each row's last one moved, `[..., rows]`.
+    """
     rows = mask.shape[0]
     positions = positions.expand(*positions.shape[:-2], rows, positions.shape[-1])
     turn = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     first_place = mask.to(torch.uint8).argmax(dim=1, keepdim=True)
     first = positions.gather(-1, first_place.expand(*positions.shape[:-1], 1))
-    compact = torch.where(mask, first + turn, positions)
+    compact = torch.where(mask & ~whole.unsqueeze(1), first + turn, positions)
     last_place = mask.shape[1] - 1 - mask.flip(1).to(torch.uint8).argmax(dim=1, keepdim=True)
     last = last_place.expand(*positions.shape[:-1], 1)
     moved = positions.gather(-1, last) - compact.gather(-1, last)
@@ -78,24 +87,41 @@ def hide(mask: Tensor, gone: Tensor) -> Tensor:
     return mask.masked_fill(gone, torch.finfo(mask.dtype).min)
 
 
-def deal_grid(images: Sequence[Tensor], counts: Tensor) -> Tensor:
-    """Give the grid `[rows, most tokens, 5]` of images dealt to samples in order."""
-    sizes = counts.tolist()
-    out = torch.zeros(len(sizes), max(sizes, default=0), 5, dtype=torch.int64)
-    queue = iter(images)
-    for row, size in enumerate(sizes):
-        filled = image = 0
-        while filled < size:
-            one = next(queue)
-            end = filled + len(one)
-            if end > size:
-                raise RefusedError(
-                    f"prompt {row} has {size} image placeholders, which is no whole number of images; build prompts "
-                    "with the model's own processor"
-                )
-            out[row, filled:end, 0] = image
-            out[row, filled:end, 1:] = one.cpu()
-            filled, image = end, image + 1
+def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> Tensor:
+    """Give the grid `[rows, most tokens, 5]` of pictures dealt to prompts in order.
+
+    Args:
+        layouts: by modality, the layout `[tokens, 4]` of every picture.
+        kinds: int64 `[rows, n]`, the modality of the visual token at each place, or -1.
+        tiled: whether pictures that stand side by side are tiles of one image.
+    """
+    kinds = kinds.cpu()
+    out = torch.zeros(len(kinds), int((kinds >= 0).sum(dim=1).max()) if kinds.numel() else 0, 5, dtype=torch.int64)
+    queues = [iter(layout) for layout in layouts]
+    for row, kind in enumerate(kinds):
+        own = torch.nonzero(kind >= 0).flatten()
+        pictures = []
+        for modality, queue in enumerate(queues):
+            places, begin = torch.nonzero(kind == modality).flatten(), 0
+            while begin < len(places):
+                layout = next(queue, None)
+                if layout is None or begin + len(layout) > len(places):
+                    raise RefusedError(
+                        f"prompt {row} has {len(places)} placeholders of a kind, which is no whole number of images; "
+                        "build prompts with the model's own processor"
+                    )
+                at = places[begin : begin + len(layout)]
+                pictures.append((int(at[0]), int(at[-1]), modality, at, layout))
+                begin += len(layout)
+        image, tile, beside = -1, 0, None
+        for first, end, modality, at, layout in sorted(pictures, key=lambda picture: picture[0]):
+            image, tile = (image, tile + 1) if tiled and beside == (modality, first) else (image + 1, 0)
+            turn = torch.searchsorted(own, at)
+            out[row, turn, 0] = image
+            out[row, turn, 1:] = layout.cpu()
+            if tiled:
+                out[row, turn, 1] = tile
+            beside = (modality, end + 1)
     return out
 
 

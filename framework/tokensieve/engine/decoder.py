@@ -9,20 +9,20 @@ kept on its cache.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder
+from tokensieve.adapter import Decoder, Modality
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import by_id, of_id, places
+from tokensieve.engine.batches import by_id, deal_grid, of_id, places
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
-from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_places
+from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
 from tokensieve.engine.selector import Asked, Selector, Settled
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence
@@ -42,11 +42,13 @@ class _Generation:
     Attributes:
         rows: prompts, before beams are expanded.
         length: places of a prompt; what a call brings beyond them was generated or drafted.
+        given: the caller's arguments, of which a forward sees only what is left after encoding.
         settled: what was selected at its first forward, reused by later ones.
     """
 
     rows: int
     length: int
+    given: Mapping[str, Any]
     settled: Settled | None = None
 
 
@@ -86,7 +88,7 @@ class DecoderEngine:
             self._refuse_generation(given)
             before = self._generation
             first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
-            self._generation = _Generation(first.shape[0], first.shape[1]) if isinstance(first, Tensor) else None
+            self._generation = _Generation(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
             try:
                 return real(*args, **kwargs)
             finally:
@@ -143,7 +145,7 @@ class DecoderEngine:
             return (), self._prefill(request)
         if state is not None:
             self._layers.refuse_foreign(state)
-            request, length = continued(request, past, state)
+            request, length = continued(request, self._decoder, past, state)
             self._layers.begin(Step(state, past, length))
             return (), request
         self._text_only(request, past)
@@ -160,7 +162,14 @@ class DecoderEngine:
     def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
         """Encode, select at the entrance, and give the shorter request."""
         self._refuse_request(request)
-        visual = visual_places(request, self._decoder)
+        # Only kinds that come with pictures: a text may hold the other's placeholder as a word.
+        present = [
+            modality
+            for modality in self._decoder.modalities
+            if request.get(modality.pixels) is not None or (request.get("mm_encoder_outputs") or {}).get(modality.name)
+        ]
+        kinds = visual_kinds(request, [modality.placeholder for modality in present], self._decoder)
+        visual = kinds >= 0
         rows, length = visual.shape
         mask = real_places(request, rows, length, visual.device)
         if bool((visual & ~mask).any()):
@@ -173,29 +182,49 @@ class DecoderEngine:
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
         self._asked.check(rows // expand)
         outputs = self._decoder.encode(request)
-        flat = self._decoder.features(outputs)
-        if int(visual.sum()) != len(flat):
-            raise RefusedError(
-                f"the prompts have {int(visual.sum())} image placeholders, the images {len(flat)} visual tokens; "
-                "build prompts with the model's own processor"
-            )
+        flat = self._flat(outputs, present, kinds)
         ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
         features = by_id(flat, ids)
         drafted = self._drafted(length)
-        settled = self._settle(request, outputs, features, ids, mask, expand, drafted)
+        settled = self._settle(request, outputs, features, ids, kinds, mask, expand, drafted)
         keep = torch.ones_like(visual)
         if 0 in settled.outcomes:
             outcome = settled.outcomes[0].expanded(expand)
             keep = ~visual | of_id(outcome.keep, ids)
             features = outcome.apply(features)
         frame = shorten(keep, mask, left)
-        new, shift = shortened(request, self._decoder, frame, ids, self._policy)
-        new["mm_encoder_outputs"] = self._decoder.deliver(outputs, features[places(ids, visual & keep)])
+        new, shift = shortened(request, self._decoder, frame, ids, mask, self._policy)
+        new["mm_encoder_outputs"] = {
+            modality.name: self._decoder.deliver(
+                outputs[modality.name],
+                features[places(ids, (kinds == number) & keep)],
+                torch.nonzero(keep[kinds == number]).flatten(),
+            )
+            for number, modality in enumerate(present)
+        }
         state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift)
         index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
         still = torch.where(frame.filler, -1, frame.take(ids))
         self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))
         return new
+
+    def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
+        """Give the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
+        order = kinds[kinds >= 0]
+        found = [self._decoder.features(outputs[modality.name]) for modality in present]
+        for number, (modality, features) in enumerate(zip(present, found, strict=True)):
+            wanted = int((order == number).sum())
+            if wanted != len(features):
+                raise RefusedError(
+                    f"the prompts have {wanted} {modality.name} placeholders, the {modality.name}s {len(features)} "
+                    "visual tokens; build prompts with the model's own processor"
+                )
+        if len(found) == 1:
+            return found[0]
+        flat = found[0].new_empty(len(order), found[0].shape[-1])
+        for number, features in enumerate(found):
+            flat[order == number] = features
+        return flat
 
     def _drafted(self, length: int) -> int:
         """Give how many words at the end of a call are no prompt: candidates of an assistant, say."""
@@ -207,6 +236,7 @@ class DecoderEngine:
         outputs: Mapping[str, Any],
         features: Tensor,
         ids: Tensor,
+        kinds: Tensor,
         mask: Tensor,
         expand: int,
         drafted: int,
@@ -217,8 +247,11 @@ class DecoderEngine:
             return generation.settled
         words, prompt = request.get("input_ids"), ids.shape[1] - drafted
         words = words[:, :prompt] if isinstance(words, Tensor) else None
-        ids, mask = ids[:, :prompt], mask[:, :prompt]
-        settled = self._selector.start(words, outputs, features, ids, mask, expand)
+        ids, kinds, mask = ids[:, :prompt], kinds[:, :prompt], mask[:, :prompt]
+        given = {**request, **generation.given} if generation is not None else request
+        layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
+        grid = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
+        settled = self._selector.start(words, grid, features, ids, mask, expand)
         if 0 in self._selector.stages:
             self._selector.select(0, settled, {Evidence.FEATURES: lambda: features[::expand].detach()})
         if generation is not None:
@@ -244,7 +277,9 @@ class DecoderEngine:
         if 0 in self._selector.stages and isinstance(request.get("logits_to_keep"), Tensor):
             raise RefusedError("a tensor logits_to_keep names places that pruning moves; pass a number")
         mask = request.get("attention_mask")
-        if mask is not None and not isinstance(mask, Tensor):
+        # Generation code prepares a mask for each kind of layer, where there are several.
+        prepared = isinstance(mask, Mapping) and self._generation is not None
+        if mask is not None and not isinstance(mask, Tensor) and not prepared:
             raise RefusedError(f"attention_mask is a {type(mask).__name__}; pass a 2-D mask")
         checkpointing = getattr(self._decoder.language_model, "gradient_checkpointing", False)
         if self._deep and checkpointing and self._model.training:

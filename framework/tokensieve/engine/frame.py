@@ -29,6 +29,12 @@ class Frame:
         x = x.expand(index.shape[0], *x.shape[1:])
         return x.gather(1, index.reshape(*index.shape, *([1] * (x.ndim - 2))).expand(*index.shape, *x.shape[2:]))
 
+    def take_rows(self, x: Tensor) -> Tensor:
+        """Gather `[..., batch or 1, old, d]` to `[..., batch, new, d]`."""
+        if x.ndim == 3:
+            return self.take(x)
+        return torch.stack([self.take_rows(one) for one in x])
+
     def take_last(self, x: Tensor) -> Tensor:
         """Gather `[..., batch or 1, old]` to `[..., batch, new]`."""
         index = self.index.to(x.device)

@@ -169,17 +169,20 @@ class Layers:
         prompt.rest = hidden if prompt.rest is None else put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
         prompt.index = prompt.index.gather(1, frame.index)
         prompt.ids = torch.where(frame.filler, -1, frame.take(ids))
+        whole = frame.mask.sum(dim=1) == prompt.mask.sum(dim=1)
         prompt.mask = frame.mask
-        positions = frame.take_last(kwargs["position_ids"] if prompt.positions is None else prompt.positions)
+        positions = prompt.positions
+        if positions is None:
+            positions = _positions(kwargs, hidden, 0)
+        positions = frame.take_last(positions)
+        cos, sin = kwargs["position_embeddings"] if prompt.rotary is None else prompt.rotary
+        prompt.rotary = frame.take_rows(cos), frame.take_rows(sin)
         shift = None
         if self._policy == "compact":
-            positions, shift = close_up(positions, frame.mask)
-            before = prompt.state.layers[-1].shift if prompt.state.layers else prompt.state.shift
+            positions, shift = close_up(positions, frame.mask, whole)
+            before = prompt.state.layers[-1].shift if prompt.state.layers else _of_text(prompt.state.shift)
             shift = shift if before is None else shift + before
-            prompt.rotary = self._decoder.rotate(hidden, positions)
-        else:
-            cos, sin = kwargs["position_embeddings"] if prompt.rotary is None else prompt.rotary
-            prompt.rotary = frame.take(cos), frame.take(sin)
+            prompt.rotary = _where(whole, prompt.rotary, self._decoder.rotate(hidden, positions))
         prompt.positions = positions
         padded = not bool(frame.mask.all())
         prompt.state.layers.append(caches.LayerState(block, prompt.index, frame.mask, padded, shift))
@@ -206,9 +209,12 @@ class Layers:
         mask = _step_mask(kwargs.get("attention_mask"), layer, hidden, prompt, step.length, width)
         changed = kwargs | {"attention_mask": mask}
         if layer.shift is not None:
-            outer = 0 if step.state.shift is None else step.state.shift
-            positions = kwargs["position_ids"] - (layer.shift - outer).to(hidden.device).unsqueeze(1)
-            changed |= {"position_ids": positions, "position_embeddings": self._decoder.rotate(hidden, positions)}
+            outer = _of_text(step.state.shift)
+            shift = layer.shift if outer is None else layer.shift - outer
+            positions = _positions(kwargs, hidden, step.length + step.state.dropped)
+            positions = positions - shift.to(hidden.device).unsqueeze(1)
+            turned = _where(shift == 0, kwargs["position_embeddings"], self._decoder.rotate(hidden, positions))
+            changed |= {"position_ids": positions, "position_embeddings": turned}
         return changed
 
     def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -240,6 +246,25 @@ def _prompt_mask(prompt: Prompt, mask: Tensor | None, hidden: Tensor, width: int
     own = torch.eye(length, dtype=torch.bool, device=hidden.device) & prompt.filler.to(hidden.device)[:, None, :, None]
     gathered = gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
     return caches.widen(gathered, width)
+
+
+def _positions(kwargs: dict[str, Any], hidden: Tensor, start: int) -> Tensor:
+    """Give the positions `[rows or 1, n]` that a layer is told; in order, where several axes leave it without."""
+    positions = kwargs.get("position_ids")
+    if isinstance(positions, Tensor) and positions.ndim == 2:
+        return positions
+    return torch.arange(start, start + hidden.shape[1], device=hidden.device).unsqueeze(0)
+
+
+def _where(rows: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Give the position embeddings `[..., batch or 1, n, d]` of `a` in some rows `[batch]`, of `b` in the others."""
+    at = rows.to(a[0].device)[:, None, None]
+    return torch.where(at, a[0], b[0]), torch.where(at, a[1], b[1])
+
+
+def _of_text(shift: Tensor | None) -> Tensor | None:
+    """Give the shift `[rows]` of the text axis, which is the first where positions have several."""
+    return shift[0] if shift is not None and shift.ndim == 2 else shift
 
 
 def _width(past: Any, block: int, steps: int) -> int:

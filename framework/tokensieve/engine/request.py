@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,28 +17,36 @@ from tokensieve.recipe import Positions
 
 
 def has_images(request: Mapping[str, Any], decoder: Decoder) -> bool:
-    """Tell whether a call brings images, raw or encoded."""
+    """Tell whether a call brings images or videos, raw or encoded."""
     encoded = request.get("mm_encoder_outputs") or {}
     return any(output is not None for output in encoded.values()) or any(
-        request.get(key) is not None for key in decoder.pixel_keys
+        request.get(modality.pixels) is not None for modality in decoder.modalities
     )
 
 
-def visual_places(request: Mapping[str, Any], decoder: Decoder) -> Tensor:
-    """Give bool `[rows, n]`: the image placeholders of a prompt."""
+def visual_kinds(request: Mapping[str, Any], placeholders: Sequence[int], decoder: Decoder) -> Tensor:
+    """Give int64 `[rows, n]`: which placeholder stands at a place of a prompt, by number, or -1."""
     ids = request.get("input_ids")
     if isinstance(ids, Tensor):
-        return torch.isin(ids, torch.tensor(decoder.placeholders, device=ids.device))
-    embeds = request.get("inputs_embeds")
-    if not isinstance(embeds, Tensor):
-        raise RefusedError("a prompt with images needs input_ids or inputs_embeds")
-    marks = decoder.embed(torch.tensor(decoder.placeholders, device=embeds.device))
-    return (embeds.unsqueeze(2) == marks).all(dim=-1).any(dim=-1)
+        found = [ids == placeholder for placeholder in placeholders]
+    else:
+        embeds = request.get("inputs_embeds")
+        if not isinstance(embeds, Tensor):
+            raise RefusedError("a prompt with images needs input_ids or inputs_embeds")
+        marks = decoder.embed(torch.tensor(placeholders, device=embeds.device))
+        found = [(embeds == mark).all(dim=-1) for mark in marks]
+    kinds = torch.full(found[0].shape, -1, dtype=torch.int64, device=found[0].device)
+    for number, places in enumerate(found):
+        kinds[places] = number
+    return kinds
 
 
 def real_places(request: Mapping[str, Any], rows: int, length: int, device: torch.device) -> Tensor:
     """Give the prompt's mask, bool `[rows, n]`; a ready-made 4-D one is read at its last query."""
     mask = request.get("attention_mask")
+    if isinstance(mask, Mapping):
+        # One for each kind of layer; padding is the same to all.
+        mask = mask["full_attention"]
     if not isinstance(mask, Tensor):
         return torch.ones(rows, length, dtype=torch.bool, device=device)
     if mask.ndim == 2:
@@ -50,7 +57,7 @@ def real_places(request: Mapping[str, Any], rows: int, length: int, device: torc
 
 
 def shortened(
-    request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, policy: Positions
+    request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, mask: Tensor, policy: Positions
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Shorten everything in a request that runs along the sequence.
 
@@ -59,13 +66,14 @@ def shortened(
         decoder: whose forward it is.
         frame: what stays.
         ids: int64 `[rows, n]`, which visual token stood where, or -1.
+        mask: bool `[rows, n]`, which places are real.
         policy: what becomes of positions.
 
     Returns:
         The request without its images, and by how much positions were closed up, `[rows]` or none.
     """
-    encoder = inspect.signature(decoder.base.get_image_features).parameters  # type: ignore[arg-type]
-    images = {*decoder.pixel_keys, *encoder} - {"kwargs"}
+    modalities = decoder.modalities
+    images = {modality.pixels for modality in modalities}.union(*(decoder.taken(modality) for modality in modalities))
     new = {key: value for key, value in request.items() if key not in images}
     # A filler must not read as an image placeholder; any of the row's other tokens will do.
     text = (ids < 0).to(torch.uint8).argmax(dim=1, keepdim=True)
@@ -78,15 +86,18 @@ def shortened(
     new["attention_mask"] = frame.mask.long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
-        positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        positions = decoder.positions(request, mask, 0, ids.shape[1])
     new["position_ids"] = frame.take_last(positions)
     shift = None
     if policy == "compact":
-        new["position_ids"], shift = close_up(new["position_ids"], frame.mask)
+        whole = frame.mask.sum(dim=1) == mask.sum(dim=1)
+        new["position_ids"], shift = close_up(new["position_ids"], frame.mask, whole)
     return new, shift
 
 
-def continued(request: Mapping[str, Any], past: Any, state: caches.CacheState) -> tuple[dict[str, Any], int]:
+def continued(
+    request: Mapping[str, Any], decoder: Decoder, past: Any, state: caches.CacheState
+) -> tuple[dict[str, Any], int]:
     """Give a later call the mask and positions that fit what a pruned cache really holds.
 
     Returns:
@@ -110,6 +121,6 @@ def continued(request: Mapping[str, Any], past: Any, state: caches.CacheState) -
     new["attention_mask"] = None if plain else torch.cat([state.mask, tail], dim=1).long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
-        positions = torch.arange(steps, device=tokens.device).unsqueeze(0) + (length + state.dropped)
-    new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(1)
+        positions = decoder.positions(request, state.mask, length + state.dropped, steps)
+    new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(-1)
     return new, length

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.adapter import Decoder, Partner
-from tokensieve.engine.batches import by_id, deal_grid, padded
+from tokensieve.engine.batches import by_id, padded
 from tokensieve.engine.question import question, tokenizer_of
 from tokensieve.engine.settle import Outcome, Pool, settle
 from tokensieve.errors import RefusedError
@@ -82,19 +82,19 @@ class Selector:
         return stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
 
     def start(
-        self, words: Tensor | None, outputs: Mapping[str, Any], features: Tensor, ids: Tensor, mask: Tensor, expand: int
+        self, words: Tensor | None, grid: Tensor, features: Tensor, ids: Tensor, mask: Tensor, expand: int
     ) -> Settled:
         """Open the ledger of a prompt batch and gather what is known before the language model.
 
         Args:
             words: int64 `[rows, n]`, the prompts, or none where they came as embeddings.
-            outputs: their encoded images.
+            grid: int64 `[prompts, tokens, 5]`, where each visual token was.
             features: `[rows, tokens, d]`, projected features by id.
             ids: int64 `[rows, n]`, which visual token stands where, or -1.
             mask: bool `[rows, n]`, which places are real.
             expand: rows per prompt, where beams or sampling expanded it.
         """
-        grid = deal_grid(self._decoder.layout(outputs), (ids >= 0).sum(dim=1))[::expand].to(ids.device)
+        grid = grid.to(ids.device)
         ids, mask, features = ids[::expand], mask[::expand], features[::expand].detach()
         counts = (ids >= 0).sum(dim=1)
         keys = self._keys(len(ids))

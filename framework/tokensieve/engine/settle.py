@@ -11,15 +11,12 @@ from torch import Tensor
 
 from tokensieve.budget import counts
 from tokensieve.composers import Selection, select
-from tokensieve.evidence import Evidence, Query, Text, Tokens, Value
+from tokensieve.evidence import NEWLINE, Evidence, Query, Text, Tokens, Value
 from tokensieve.recipe import Recipe, Stage
 from tokensieve.reduction import Reduction, nearest
 from tokensieve.run import SampleRecord, StageRecord, as_ids
 from tokensieve.strategy import Merger, Strategy
 from tokensieve.universe import Universe
-
-NEWLINE = -1
-"""The grid column of newline and separator tokens."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,89 @@
+"""Pictures cut into tiles of a grid, with a newline token after every row: LLaVA-NeXT and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.adapter import Decoder, raster
+from tokensieve.errors import RefusedError
+from tokensieve.evidence import NEWLINE
+
+
+def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[int]:
+    """Give how many tiles each picture is cut into; one where several share a prompt, if `whole` says how many do."""
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    cut = [True] * len(sizes) if whole is None else [n == 1 for n in whole for _ in range(n)]
+    return [
+        int(image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)) if one else 1
+        for size, one in zip(sizes, cut, strict=True)
+    ]
+
+
+class AnyresDecoder(Decoder):
+    """Tile 0 is the whole picture; the others follow row by row as one, each row with a newline at its end."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay tiles out by packing their places as the model packs their features."""
+        sizes = request.get("image_sizes")
+        if sizes is None:
+            raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
+        sizes = torch.as_tensor(sizes).cpu()
+        whole = request.get("batch_num_images")
+        tiles = tiles_of(self.config, sizes, None if whole is None else torch.as_tensor(whole).tolist())
+        return [self._one(count, size) for count, size in zip(tiles, sizes, strict=True)]
+
+    def _one(self, tiles: int, size: Tensor) -> Tensor:
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size
+        if tiles == 1:
+            return torch.cat([raster(side, side), torch.tensor([[0, 0, side - 1, NEWLINE]])])
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+        _, columns = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, vision.image_size)
+        number = torch.arange(tiles - 1)
+        # Row and column of each tile travel apart, so that a picture made smaller by interpolation keeps them.
+        place = torch.stack([number // columns, number % columns], dim=1).float()
+        place = torch.cat([torch.zeros(1, 2), place])[:, None, :].expand(tiles, side * side, 2)
+        packed = self.pack([place], size.unsqueeze(0), torch.full((2,), torch.nan))[side * side :]
+        newline = packed[:, 0].isnan()
+        tile = torch.where(newline.unsqueeze(1), 0.0, packed).round().long()
+        row = newline.long().cumsum(0) - newline.long()
+        width = int(newline.long().argmax()) + 1
+        column = torch.arange(len(packed)) % width
+        column[newline] = NEWLINE
+        number = torch.where(newline, 0, 1 + tile[:, 0] * columns + tile[:, 1])
+        # A newline belongs to the tile before it.
+        number[newline] = number[torch.nonzero(newline).flatten() - 1]
+        rest = torch.stack([number, torch.zeros_like(row), row, column], dim=1)
+        return torch.cat([raster(side, side), rest])
+
+    def pack(self, places: list[Tensor], sizes: Tensor, newline: Tensor) -> Tensor:
+        """Pack one picture's `[tiles, patches, d]` as the model does, `[tokens, d]`."""
+        strategy = self.config.vision_feature_select_strategy
+        packed, _ = self.base.pack_image_features(  # type: ignore[operator]
+            places, sizes, vision_feature_select_strategy=strategy, image_newline=newline
+        )
+        result: Tensor = packed[0]
+        return result
+
+
+def random_tiles(config: Any, rows: Sequence[Sequence[int]], counted: bool) -> dict[str, Tensor]:
+    """Make random pictures of several shapes as a processor hands them over; see `Adapter.pictures`."""
+    side = config.vision_config.image_size
+    shapes = [(side, side), (side * 2, side), (side * 3 // 4, side * 3 // 2), (side * 2, side * 2)]
+    seeds = [seed for row in rows for seed in row]
+    if not seeds:
+        return {}
+    sizes = torch.tensor([shapes[seed % len(shapes)] for seed in seeds])
+    alone = [len(row) for row in rows]
+    tiles = tiles_of(config, sizes, alone if counted else None)
+    pixels = torch.zeros(len(seeds), max(tiles), 3, side, side)
+    for number, (seed, count) in enumerate(zip(seeds, tiles, strict=True)):
+        pixels[number, :count] = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    made = {"pixel_values": pixels, "image_sizes": sizes}
+    return made | ({"batch_num_images": torch.tensor(alone)} if counted else {})

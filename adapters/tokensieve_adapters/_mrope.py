@@ -1,0 +1,84 @@
+"""What the Qwen-VL families share: grids of frames, rows and columns, and positions of several axes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.errors import RefusedError
+from tokensieve_adapters import _tiny
+
+VISION_TOKENS: dict[str, Any] = {
+    "image_token_id": _tiny.IMAGE,
+    "video_token_id": _tiny.VIDEO,
+    "vision_start_token_id": 61,
+    "vision_end_token_id": 60,
+}
+
+
+class MropeDecoder(Decoder):
+    """Squares of patches are joined; positions have an axis of text and three of vision."""
+
+    projector_name = "visual"
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay pictures and videos out frame by frame, row by row."""
+        grids = request.get(f"{modality}_grid_thw")
+        if grids is None:
+            raise RefusedError(f"where each token of an encoded {modality} is depends on {modality}_grid_thw; pass it")
+        merge = self.config.vision_config.spatial_merge_size
+        return [raster(h // merge, w // merge, t) for t, h, w in torch.as_tensor(grids).tolist()]
+
+    def rotate(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the position embeddings of text positions: all axes advance alike."""
+        return super().rotate(hidden, positions.expand(3, *positions.shape))
+
+    def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
+        """Give positions `[4, batch, steps]`: of text, then time, height and width."""
+        text = super().positions(request, mask, start, steps).expand(len(mask), -1)
+        if start:
+            axes = (text + self.base.rope_deltas.to(text.device)).expand(3, -1, -1)  # type: ignore[operator]
+            return torch.cat([text.unsqueeze(0), axes])
+        compute: Any = self.base.compute_3d_position_ids
+        known = {name: request.get(name) for name in inspect.signature(compute).parameters}
+        vectors = request.get("inputs_embeds")
+        known["inputs_embeds"] = self.embed(request["input_ids"]) if vectors is None else vectors
+        axes = compute(**known | {"attention_mask": mask.long()})
+        return torch.cat([text.unsqueeze(0), text.expand(3, -1, -1) if axes is None else axes])
+
+
+class MropeAdapter(Adapter):
+    """Pictures as rows of patches, with their grids."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return MropeDecoder(self.model)
+
+    @classmethod
+    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
+        """Make random pictures or videos of several shapes, as rows of flattened patches."""
+        vision: Any = model.config.vision_config  # type: ignore[union-attr]
+        merge, frames = vision.spatial_merge_size, 1 if modality == "image" else 2
+        shapes = [(frames, 3 * merge, 4 * merge), (frames, 2 * merge, 3 * merge), (frames, 4 * merge, 2 * merge)]
+        seeds = [seed for row in rows for seed in row]
+        if not seeds:
+            return {}
+        grids = torch.tensor([shapes[seed % len(shapes)] for seed in seeds])
+        width = 3 * vision.temporal_patch_size * vision.patch_size**2
+        pixels = [
+            torch.randn(int(grid.prod()), width, generator=torch.Generator().manual_seed(seed))
+            for seed, grid in zip(seeds, grids, strict=True)
+        ]
+        name = "pixel_values" if modality == "image" else "pixel_values_videos"
+        return {name: torch.cat(pixels), f"{modality}_grid_thw": grids}
+
+    @classmethod
+    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+        """Tell words, pictures and videos apart."""
+        return {"mm_token_type_ids": (ids == _tiny.IMAGE).int() + 2 * (ids == _tiny.VIDEO).int()}

@@ -1,0 +1,66 @@
+"""Gemma 3: one square, pooled grid a picture, whose tokens all see each other; layers alternate with windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+from tokensieve_adapters._partner import load_partner
+
+
+class Gemma3Decoder(Decoder):
+    """A grid a picture."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay each picture out row by row."""
+        side = math.isqrt(self.config.mm_tokens_per_image)
+        return [raster(side, side) for _ in output.pooler_output]
+
+    def partner(self, query_encoder: object) -> Partner:
+        """Load the SigLIP model whose vision tower this is."""
+        return load_partner(query_encoder, self.config.vision_config)
+
+
+class Gemma3Adapter(Adapter):
+    """Gemma3ForConditionalGeneration."""
+
+    name = "gemma3"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "gemma3")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return Gemma3Decoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 tokens a picture."""
+        from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
+
+        kinds = ["sliding_attention", "full_attention"] * 2
+        text = _tiny.text(head_dim=12, query_pre_attn_scalar=12, sliding_window=24, layer_types=kinds)
+        config = Gemma3Config(
+            vision_config=SiglipVisionConfig(**_tiny.vision(image_size=64, vision_use_head=False)),
+            text_config=Gemma3TextConfig(**text),
+            image_token_index=_tiny.IMAGE,
+            boi_token_index=61,
+            eoi_token_index=60,
+            mm_tokens_per_image=16,
+        )
+        model: nn.Module = Gemma3ForConditionalGeneration(config).eval()
+        return model
+
+    @classmethod
+    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+        """Tell pictures from words."""
+        return {"token_type_ids": (ids == _tiny.IMAGE).int()}

@@ -1,0 +1,52 @@
+"""InternVL: square tiles, side by side in the prompt, each joined two by two by pixel shuffle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+
+
+class InternVLDecoder(Decoder):
+    """A grid a tile."""
+
+    tiled = True
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay each tile out row by row."""
+        return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
+
+
+class InternVLAdapter(Adapter):
+    """InternVLForConditionalGeneration."""
+
+    name = "internvl"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "internvl")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return InternVLDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 tokens a tile."""
+        from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
+
+        config = InternVLConfig(
+            vision_config=InternVLVisionConfig(**_tiny.vision(image_size=[64, 64], patch_size=[8, 8])),
+            text_config=Qwen2Config(**_tiny.text()),
+            image_token_id=_tiny.IMAGE,
+        )
+        model: nn.Module = InternVLForConditionalGeneration(config).eval()
+        return model

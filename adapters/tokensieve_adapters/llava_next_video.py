@@ -1,0 +1,74 @@
+"""LLaVA-NeXT-Video: LLaVA-NeXT's tiles for pictures, pooled frames for videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._match import is_model_type
+from tokensieve_adapters._partner import load_partner
+
+
+class LlavaNextVideoDecoder(AnyresDecoder):
+    """Tiles; a video's frames are pooled, without newlines."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay out pictures by tiles, and videos by frames."""
+        if modality == "image":
+            return super().layout(modality, output, request)
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
+        return [raster(side, side, math.prod(video.shape[:-1]) // side**2) for video in output.pooler_output]
+
+    def partner(self, query_encoder: object) -> Partner:
+        """Load the CLIP or SigLIP model whose vision tower this is."""
+        return load_partner(query_encoder, self.config.vision_config)
+
+
+class LlavaNextVideoAdapter(Adapter):
+    """LlavaNextVideoForConditionalGeneration."""
+
+    name = "llava_next_video"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "llava_next_video")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return LlavaNextVideoDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 patches a tile, up to five tiles, and 4 tokens a frame."""
+        from transformers import (
+            CLIPVisionConfig,
+            LlamaConfig,
+            LlavaNextVideoConfig,
+            LlavaNextVideoForConditionalGeneration,
+        )
+
+        config = LlavaNextVideoConfig(
+            vision_config=CLIPVisionConfig(**_tiny.vision()),
+            text_config=LlamaConfig(**_tiny.text()),
+            image_token_index=_tiny.IMAGE,
+            video_token_index=_tiny.VIDEO,
+            image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+        )
+        model: nn.Module = LlavaNextVideoForConditionalGeneration(config).eval()
+        return model
+
+    @classmethod
+    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
+        """Make random pictures of several shapes, or videos."""
+        if modality == "image":
+            return random_tiles(model.config, rows, counted=False)
+        return super().pictures(model, rows, modality)

@@ -1,0 +1,87 @@
+"""LLaVA-OneVision: tiles of a SigLIP tower, made smaller where they are many; videos pooled to half the grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve.evidence import NEWLINE
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._match import is_model_type
+from tokensieve_adapters._partner import load_partner
+
+
+class LlavaOnevisionDecoder(AnyresDecoder):
+    """Tiles; a video's frames have a quarter of the patches, and one newline follows the last."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay out pictures by tiles, and videos by frames."""
+        if modality == "image":
+            return super().layout(modality, output, request)
+        vision = self.config.vision_config
+        side = math.ceil(vision.image_size // vision.patch_size / 2)
+        newline = torch.tensor([[0, 0, side - 1, NEWLINE]])
+        videos = []
+        for video in output.pooler_output:
+            frames = (len(video) - 1) // side**2
+            newline[0, 1] = frames - 1
+            videos.append(torch.cat([raster(side, side, frames), newline]))
+        return videos
+
+    def pack(self, places: list[Tensor], sizes: Tensor, newline: Tensor) -> Tensor:
+        """Pack one picture's `[tiles, patches, d]` as the model does, `[tokens, d]`."""
+        packed, _ = self.base.pack_image_features(  # type: ignore[operator]
+            places, sizes, image_newline=newline, vision_aspect_ratio=self.config.vision_aspect_ratio
+        )
+        result: Tensor = packed[0]
+        return result
+
+    def partner(self, query_encoder: object) -> Partner:
+        """Load the CLIP or SigLIP model whose vision tower this is."""
+        return load_partner(query_encoder, self.config.vision_config)
+
+
+class LlavaOnevisionAdapter(Adapter):
+    """LlavaOnevisionForConditionalGeneration."""
+
+    name = "llava_onevision"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "llava_onevision")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return LlavaOnevisionDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 patches a tile and up to five tiles, of which more than two are made smaller."""
+        from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config
+        from transformers import SiglipVisionConfig as Vision
+
+        config = LlavaOnevisionConfig(
+            vision_config=Vision(**_tiny.vision(vision_use_head=False)),
+            text_config=Qwen2Config(**_tiny.text()),
+            image_token_index=_tiny.IMAGE,
+            video_token_index=_tiny.VIDEO,
+            image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+            vision_aspect_ratio="anyres_max_2",
+        )
+        model: nn.Module = LlavaOnevisionForConditionalGeneration(config).eval()
+        return model
+
+    @classmethod
+    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
+        """Make random pictures of several shapes, or videos."""
+        if modality == "image":
+            return random_tiles(model.config, rows, counted=True)
+        return super().pictures(model, rows, modality)

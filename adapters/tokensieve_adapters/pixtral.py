@@ -1,0 +1,103 @@
+"""Pixtral and Mistral 3: one grid a picture, of the picture's own shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.errors import RefusedError
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+
+
+class PixtralDecoder(Decoder):
+    """Patches row by row; Mistral 3 joins squares of them."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay each picture's patches out row by row."""
+        sizes = request.get("image_sizes")
+        if sizes is None:
+            raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
+        patch = self.config.vision_config.patch_size * getattr(self.config, "spatial_merge_size", 1)
+        return [raster(height // patch, width // patch) for height, width in torch.as_tensor(sizes).tolist()]
+
+
+class PixtralAdapter(Adapter):
+    """LlavaForConditionalGeneration with a Pixtral tower."""
+
+    name = "pixtral"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by config: the model type and that of the tower."""
+        vision = getattr(getattr(model, "config", None), "vision_config", None)
+        return is_model_type(model, "llava") and getattr(vision, "model_type", None) == "pixtral"
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return PixtralDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of pictures of up to 4 x 4 patches."""
+        from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PixtralVisionConfig
+
+        config = LlavaConfig(
+            vision_config=PixtralVisionConfig(**_tiny.vision()),
+            text_config=MistralConfig(**_tiny.text(head_dim=12, sliding_window=None)),
+            image_token_index=_tiny.IMAGE,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        )
+        model: nn.Module = LlavaForConditionalGeneration(config).eval()
+        return model
+
+    @classmethod
+    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
+        """Make random pictures of several shapes, padded to the largest."""
+        config: Any = model.config
+        side = config.vision_config.image_size
+        shapes = [(side, side), (side // 2, side), (side, side // 2)]
+        seeds = [seed for row in rows for seed in row]
+        if not seeds:
+            return {}
+        pixels = torch.zeros(len(seeds), 3, side, side)
+        sizes = torch.tensor([shapes[seed % len(shapes)] for seed in seeds])
+        for number, (seed, (height, width)) in enumerate(zip(seeds, sizes.tolist(), strict=True)):
+            picture = torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
+            pixels[number, :, :height, :width] = picture
+        return {"pixel_values": pixels, "image_sizes": sizes}
+
+
+class Mistral3Adapter(PixtralAdapter):
+    """Mistral3ForConditionalGeneration."""
+
+    name = "mistral3"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "mistral3")
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of pictures of up to 4 x 4 squares of patches."""
+        from transformers import (
+            Mistral3Config,
+            Mistral3ForConditionalGeneration,
+            MistralConfig,
+            PixtralVisionConfig,
+        )
+
+        config = Mistral3Config(
+            vision_config=PixtralVisionConfig(**_tiny.vision(image_size=64)),
+            text_config=MistralConfig(**_tiny.text(head_dim=12, sliding_window=None)),
+            image_token_index=_tiny.IMAGE,
+        )
+        model: nn.Module = Mistral3ForConditionalGeneration(config).eval()
+        return model

@@ -1,0 +1,41 @@
+"""Qwen2-VL."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
+
+
+class Qwen2VLAdapter(MropeAdapter):
+    """Qwen2VLForConditionalGeneration."""
+
+    name = "qwen2_vl"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "qwen2_vl")
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of a few squares of patches a picture."""
+        from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+        rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
+        config = Qwen2VLConfig(
+            text_config=_tiny.text(rope_parameters=rope),
+            vision_config={
+                "depth": 2,
+                "embed_dim": 32,
+                "hidden_size": 48,
+                "num_heads": 4,
+                "mlp_ratio": 2,
+                "patch_size": 4,
+            },
+            **VISION_TOKENS,
+        )
+        model: nn.Module = Qwen2VLForConditionalGeneration(config).eval()
+        return model

@@ -1,0 +1,59 @@
+"""Qwen3-VL: features of several tower layers, added to the first layers of the language model (deepstack)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tokensieve.adapter import Decoder
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
+
+
+class Qwen3VLDecoder(MropeDecoder):
+    """Tokens can leave once the tower has added all of its layers."""
+
+    @property
+    def first_layer(self) -> int:
+        """The first layer after deepstack."""
+        return max(1, len(self.config.vision_config.deepstack_visual_indexes))
+
+
+class Qwen3VLAdapter(MropeAdapter):
+    """Qwen3VLForConditionalGeneration."""
+
+    name = "qwen3_vl"
+    frames_apart = True
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "qwen3_vl")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return Qwen3VLDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of a few squares of patches a picture, two layers of which are added."""
+        from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+        rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
+        config = Qwen3VLConfig(
+            text_config=_tiny.text(rope_parameters=rope, head_dim=12),
+            vision_config={
+                "depth": 3,
+                "hidden_size": 32,
+                "out_hidden_size": 48,
+                "intermediate_size": 64,
+                "num_heads": 4,
+                "patch_size": 4,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            **VISION_TOKENS,
+        )
+        model: nn.Module = Qwen3VLForConditionalGeneration(config).eval()
+        return model

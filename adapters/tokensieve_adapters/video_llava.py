@@ -1,0 +1,61 @@
+"""Video-LLaVA: one square grid of patches a picture; a video's frames keep their class tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.evidence import NEWLINE
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+
+
+class VideoLlavaDecoder(Decoder):
+    """Eight frames a video, each with its class token in front, which stands in the grid like a newline."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay out pictures row by row, and videos frame by frame."""
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size
+        if modality == "image":
+            return [raster(side, side) for _ in output.pooler_output]
+        given = request.get("pixel_values_videos")
+        frames = given.shape[1] if isinstance(given, Tensor) else len(output.pooler_output)
+        classes = torch.tensor([[0, frame, 0, NEWLINE] for frame in range(frames)]).unsqueeze(1)
+        patches = raster(side, side, frames).reshape(frames, side * side, 4)
+        video = torch.cat([classes, patches], dim=1).reshape(-1, 4)
+        return [video] * (len(output.pooler_output) // frames)
+
+
+class VideoLlavaAdapter(Adapter):
+    """VideoLlavaForConditionalGeneration."""
+
+    name = "video_llava"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "video_llava")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return VideoLlavaDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 patches a picture."""
+        from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
+
+        config = VideoLlavaConfig(
+            vision_config=CLIPVisionConfig(**_tiny.vision()),
+            text_config=LlamaConfig(**_tiny.text()),
+            image_token_index=_tiny.IMAGE,
+            video_token_index=_tiny.VIDEO,
+        )
+        model: nn.Module = VideoLlavaForConditionalGeneration(config).eval()
+        return model

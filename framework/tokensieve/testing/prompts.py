@@ -1,0 +1,133 @@
+"""Prompts for models of any family, with random words and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, Modality
+
+Part = int | tuple[str, int]
+"""A number of words, or a picture: `("image", seed)`, `("video", seed)`."""
+PAD, BEGIN = 0, 1
+
+
+@torch.no_grad()
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw all weights of a tiny model anew, so large that what goes in matters.
+
+    Freshly initialised weights make any two tokens look alike: a wrong mask or position would move
+    logits less than rounding does.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for name, weight in sorted(model.named_parameters()):
+        noise = torch.randn(weight.shape, generator=draw)
+        if "embed_tokens" in name or "class_embedding" in name or not weight.ndim:
+            weight.copy_(noise)
+        elif weight.ndim == 1 and "norm" in name and name.endswith("weight"):
+            weight.copy_(1 + 0.2 * noise)
+        elif weight.ndim == 1:
+            weight.copy_(0.2 * noise)
+        else:
+            weight.copy_(1.5 * noise / weight[0].numel() ** 0.5)
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt.
+
+    Attributes:
+        words: token ids, one placeholder a visual token, without padding.
+        pictures: by modality, the seeds of its pictures.
+    """
+
+    words: tuple[int, ...]
+    pictures: dict[str, list[int]]
+
+
+class Prompts:
+    """Makes prompts for one model.
+
+    Attributes:
+        model: made by the adapter's `tiny`.
+        adapter: of the model.
+        decoder: the adapter's.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        assert_decoder = adapter.decoder
+        if assert_decoder is None:
+            raise TypeError(f"{type(model).__name__} has no language model, so it takes no prompts")
+        self.model = model
+        self.adapter = adapter
+        self.decoder: Decoder = assert_decoder
+
+    @property
+    def placeholders(self) -> list[int]:
+        """The words that stand for visual tokens."""
+        return sorted({modality.placeholder for modality in self.decoder.modalities})
+
+    def row(self, parts: Sequence[Part], seed: int = 0) -> Row:
+        """Make a prompt of its parts."""
+        modalities = {modality.name: modality for modality in self.decoder.modalities}
+        seeds: dict[str, list[int]] = {name: [] for name in modalities}
+        for part in parts:
+            if isinstance(part, tuple):
+                seeds[part[0]].append(part[1])
+        layouts = {name: iter(self._layouts(name, own)) for name, own in seeds.items() if own}
+        draw = torch.Generator().manual_seed(1000 + seed)
+        words = [BEGIN]
+        for part in parts:
+            if isinstance(part, tuple):
+                words += self._placed(modalities[part[0]], next(layouts[part[0]]))
+            else:
+                words += torch.randint(3, 60, (part,), generator=draw).tolist()
+        return Row(tuple(words), seeds)
+
+    def _layouts(self, name: str, seeds: list[int]) -> list[Tensor]:
+        """Give the layout of every picture of a prompt."""
+        request = self.adapter.pictures(self.model, [seeds], name)
+        with torch.no_grad():
+            output = self.decoder.encode(request)[name]
+        return self.decoder.layout(name, output, request)
+
+    def _placed(self, modality: Modality, layout: Tensor) -> list[int]:
+        if modality.name != "video" or not self.adapter.frames_apart:
+            return [modality.placeholder] * len(layout)
+        words: list[int] = []
+        for frame in layout[:, 1].unique().tolist():
+            words += [7 + frame] + [modality.placeholder] * int((layout[:, 1] == frame).sum())
+        return words
+
+    def batch(self, rows: Sequence[Row], side: str = "left", room: int = 0) -> dict[str, Any]:
+        """Pad prompts to one length, and as much more as `room` says, and give all arguments of forward."""
+        width = max(len(row.words) for row in rows) + room
+        ids = torch.full((len(rows), width), PAD)
+        mask = torch.zeros(len(rows), width, dtype=torch.int64)
+        for number, row in enumerate(rows):
+            at = slice(width - len(row.words), width) if side == "left" else slice(0, len(row.words))
+            ids[number, at] = torch.tensor(row.words)
+            mask[number, at] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask} | self.pictures(rows)
+        return inputs | self.adapter.along(self.model, ids)
+
+    def pictures(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Give the pictures of prompts."""
+        found: dict[str, Tensor] = {}
+        for modality in self.decoder.modalities:
+            made = self.adapter.pictures(self.model, [row.pictures[modality.name] for row in rows], modality.name)
+            found |= {
+                name: value.to(self.model.dtype) if value.is_floating_point() else value  # type: ignore[arg-type]
+                for name, value in made.items()
+            }
+        return found
+
+    def visual(self, row: Row) -> list[int]:
+        """Give the place in the prompt of every visual token, by id."""
+        marks = {modality.placeholder for modality in self.decoder.modalities if row.pictures[modality.name]}
+        return [place for place, word in enumerate(row.words) if word in marks]
