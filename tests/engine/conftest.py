@@ -2,8 +2,9 @@
 
 import pytest
 
+from tokensieve.testing.footprint import footprint
+
 from . import models
-from .footprint import footprint
 
 
 @pytest.fixture(autouse=True)

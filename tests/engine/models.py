@@ -7,19 +7,16 @@ move logits less than rounding does.
 import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from inspect import signature
 
 import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
+from tokensieve.testing.prompts import cache_name, lively
 from tokensieve_adapters.llava import LlavaAdapter
 
 IMAGE, PAD, BOS, EOS = 63, 0, 1, 2
 
-# transformers 5.24 calls it by another name, and warns of the one before.
-CACHE = next(
-    name for name in ("cache", "past_key_values") if name in signature(LlavaForConditionalGeneration.forward).parameters
-)
+CACHE = cache_name(LlavaForConditionalGeneration)
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +43,7 @@ def llava(*, seed=0, attention="sdpa", kv_heads=2, tower="clip", side=4, layers=
     config.text_config.num_hidden_layers = layers
     config._attn_implementation = attention
     model = LlavaForConditionalGeneration._from_config(config)
-    amplify(model, seed)
+    lively(model, seed)
     # Nothing but its length shall end a generation.
     model.generation_config.eos_token_id = None
     model.to(dtype).eval()
@@ -56,22 +53,6 @@ def llava(*, seed=0, attention="sdpa", kv_heads=2, tower="clip", side=4, layers=
         model(**prompt, output_hidden_states=True, output_attentions=attention == "eager")
         model.generate(**prompt, max_new_tokens=1, cache_implementation="static", disable_compile=True)
     return model
-
-
-@torch.no_grad()
-def amplify(module, seed):
-    """Draw all weights anew, so that what goes in matters."""
-    draw = torch.Generator().manual_seed(seed)
-    for name, weight in sorted(module.named_parameters()):
-        noise = torch.randn(weight.shape, generator=draw)
-        if "embed_tokens" in name or "class_embedding" in name or not weight.ndim:
-            weight.copy_(noise)
-        elif weight.ndim == 1 and "norm" in name and name.endswith("weight"):
-            weight.copy_(1 + 0.2 * noise)
-        elif weight.ndim == 1:
-            weight.copy_(0.2 * noise)
-        else:
-            weight.copy_(1.5 * noise / weight[0].numel() ** 0.5)
 
 
 VARIANTS = {

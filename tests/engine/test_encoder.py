@@ -6,18 +6,17 @@ import torch
 
 import tokensieve as ts
 from tokensieve.errors import RefusedError
+from tokensieve.testing.footprint import footprint
+from tokensieve.testing.prompts import lively
 from tokensieve_adapters.timm_vit import TimmVitAdapter
 from tokensieve_strategies import Norm, Random, Uniform
-
-from .footprint import footprint
-from .models import amplify
 
 
 @pytest.fixture(scope="module")
 def vit():
     with torch.random.fork_rng(devices=[]):
         model = TimmVitAdapter.tiny()
-    amplify(model, 0)
+    lively(model, 0)
     return model
 
 
@@ -111,7 +110,7 @@ def made(kind):
     name = "deit_tiny_distilled_patch16_224" if kind == "distilled" else "vit_tiny_patch16_224"
     size = {"img_size": 48, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4, "num_classes": 10}
     model = timm.create_model(name, **size | KINDS[kind])
-    amplify(model, 1)
+    lively(model, 1)
     return model.eval()
 
 

@@ -22,8 +22,9 @@ from transformers import (
 
 import tokensieve as ts
 from tokensieve.engine.question import question
+from tokensieve.testing.prompts import lively
 
-from .models import amplify, llava
+from .models import llava
 from .reference import Plain
 
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "assets" / "grace_hopper.jpg"
@@ -100,7 +101,7 @@ def home(tmp_path_factory):
         pad_token_id=0,
     )
     partner = CLIPModel(CLIPConfig(text_config=text, vision_config=model.config.vision_config, projection_dim=16))
-    amplify(partner, 10)
+    lively(partner, 10)
     partner.vision_model.load_state_dict(model.model.vision_tower.state_dict(), strict=False)
     partner.config.tokensieve_relevance_sign = -1
     partner.save_pretrained(folder / "clip")

@@ -10,10 +10,10 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCach
 
 import tokensieve as ts
 from tokensieve.errors import RefusedError, UnsupportedModelError
+from tokensieve.testing.footprint import footprint
 from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_strategies import QCSP, FastV, Norm
 
-from .footprint import footprint
 from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, batch, checkpointing, generate, llava, patches, prompts, shared
 from .reference import Cut, Plain, Written, attended, judged, norms
 

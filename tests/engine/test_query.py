@@ -18,9 +18,10 @@ from transformers import (
 import tokensieve as ts
 from tokensieve import Evidence, Scorer
 from tokensieve.errors import RefusedError
+from tokensieve.testing.prompts import lively
 from tokensieve_adapters import _example
 
-from .models import IMAGE, ONE, RAGGED, Prompt, amplify, batch, generate, llava, patches, prompts, shared
+from .models import IMAGE, ONE, RAGGED, Prompt, batch, generate, llava, patches, prompts, shared
 
 SEEN = []
 LENGTH = 10
@@ -87,7 +88,7 @@ def two_towers(model, kind="clip", seed=11):
         text["projection_size"] = vision.hidden_size
         config = SiglipConfig(text_config=SiglipTextConfig(**text), vision_config=vision)
         partner = SiglipModel(config)
-    amplify(partner, seed)
+    lively(partner, seed)
     return partner.eval()
 
 

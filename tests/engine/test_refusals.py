@@ -7,9 +7,9 @@ from transformers import CompileConfig, GenerationConfig
 
 import tokensieve as ts
 from tokensieve.errors import MissingEvidenceError, RefusedError, UnsupportedModelError
+from tokensieve.testing.footprint import footprint
 from tokensieve_strategies import QCSP, FastV, Norm
 
-from .footprint import footprint
 from .models import CACHE, IMAGE, ONE, RAGGED, batch, checkpointing, generate, llava, prompts, shared
 
 

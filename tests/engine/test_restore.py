@@ -8,9 +8,9 @@ from transformers.modeling_utils import AttentionInterface
 
 import tokensieve as ts
 from tokensieve import Evidence, Scorer
+from tokensieve.testing.footprint import footprint
 from tokensieve_strategies import FastV, Norm
 
-from .footprint import footprint
 from .models import CACHE, ONE, RAGGED, batch, generate, llava, prompts, shared
 
 

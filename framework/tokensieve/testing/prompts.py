@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,12 @@ from tokensieve.adapter import Adapter, Decoder, Modality
 Part = int | tuple[str, int]
 """A number of words, or a picture: `("image", seed)`, `("video", seed)`."""
 PAD, BEGIN = 0, 1
+
+
+def cache_name(model: Any) -> str:
+    """Say what a model, or its class, calls the cache: transformers renamed it in 5.24."""
+    known = inspect.signature(model.forward).parameters
+    return next(name for name in ("cache", "past_key_values") if name in known)
 
 
 @torch.no_grad()
@@ -60,12 +67,12 @@ class Prompts:
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
-        assert_decoder = adapter.decoder
-        if assert_decoder is None:
+        decoder = adapter.decoder
+        if decoder is None:
             raise TypeError(f"{type(model).__name__} has no language model, so it takes no prompts")
         self.model = model
         self.adapter = adapter
-        self.decoder: Decoder = assert_decoder
+        self.decoder: Decoder = decoder
 
     @property
     def placeholders(self) -> list[int]:

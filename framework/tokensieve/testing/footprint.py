@@ -1,6 +1,10 @@
 """Everything by which a `prune` could show on a model."""
 
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
 
 _HOOKS = (
     "_forward_hooks",
@@ -13,8 +17,10 @@ _HOOKS = (
 )
 
 
-def footprint(model):
-    """Identities of hooks, attributes, configs and of what the library's registry holds."""
+def footprint(model: nn.Module) -> dict[str, Any]:
+    """Give identities of hooks, attributes, configs and of what the library's registry holds."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
     modules = {}
     for name, module in model.named_modules():
         own = vars(module)

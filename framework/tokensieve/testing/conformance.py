@@ -1,0 +1,554 @@
+"""The conformance kit for adapters of models that answer in words.
+
+Inherit from `AdapterConformance`, name the adapter, and run it with pytest:
+
+    class TestMyFamily(AdapterConformance):
+        adapter = MyAdapter
+
+Every law is a test. What a family cannot do must be refused, with a reason, before anything runs;
+the kit checks that, and writes down which of the two it saw.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tokensieve as ts
+from tokensieve.adapter import Adapter
+from tokensieve.testing.footprint import footprint
+from tokensieve.testing.prompts import Part, Prompts, Row, cache_name, lively
+from tokensieve.testing.reference import Masked, Short
+
+STEPS = 4
+NEAR = {"atol": 5e-4, "rtol": 1e-3}
+YES = "yes"
+
+
+class Largest(ts.Scorer):
+    """Keeps the tokens with the largest features, judged in float64."""
+
+    name = "kit_largest"
+
+    def score(self, tokens: ts.Tokens) -> Tensor:
+        """Give the Euclidean norm, `[rows, n]`."""
+        return tokens.features.double().norm(dim=-1)
+
+
+class Attended(ts.Scorer):
+    """Keeps the tokens that the prompt's last word looks at most."""
+
+    name = "kit_attended"
+
+    @property
+    def needs(self) -> frozenset[ts.Evidence]:
+        """Attention of the layer before."""
+        return frozenset({ts.Evidence.DECODER_ATTENTION})
+
+    def score(self, tokens: ts.Tokens) -> Tensor:
+        """Give the mean over heads, `[rows, n]`."""
+        return tokens.decoder_attention.double().mean(dim=-1)
+
+
+class Failing(ts.Scorer):
+    """Raises when asked."""
+
+    name = "kit_failing"
+
+    def score(self, tokens: ts.Tokens) -> Tensor:
+        """Raise."""
+        raise ZeroDivisionError("asked to fail")
+
+
+class Kit:
+    """A tiny model of a family, and what is asked of it.
+
+    Attributes:
+        model: with weights that make every token matter.
+        prompts: made for it.
+        inside: a block inside the language model at which tokens can leave, or none.
+        reason: why there is none.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        self.model: Any = lively(model).eval()
+        # Nothing but its length shall end a generation.
+        self.model.generation_config.eos_token_id = None
+        self.prompts = Prompts(self.model, adapter)
+        decoder = self.prompts.decoder
+        block = min(decoder.first_layer + 1, len(decoder.layers) - 1)
+        reasons = adapter.refuses(ts.Stage(at=f"decoder.{block}", select=Largest(), keep=4))
+        self.inside = None if reasons else block
+        self.reason = "; ".join(reasons)
+        kinds = set(getattr(decoder.text_config, "layer_types", None) or ["full_attention"])
+        self.reference = Masked if kinds == {"full_attention"} else Short
+        self.video = any(modality.name == "video" for modality in decoder.modalities)
+        self._prime()
+
+    def _prime(self) -> None:
+        """Let the library leave in the model what it leaves on first use: hooks, and the size of a static cache."""
+        inputs = self.prompts.batch([self.row(("image", 1))])
+        with torch.no_grad():
+            self.model(**inputs, output_hidden_states=True)
+            self.model.generate(**inputs, max_new_tokens=1, cache_implementation="static", disable_compile=True)
+
+    def row(self, *parts: Part, seed: int = 0) -> Row:
+        """Make a prompt that ends in words."""
+        return self.prompts.row([2, *parts, 4], seed)
+
+    def ragged(self) -> list[Row]:
+        """Make prompts of different lengths: one image, none, two, and a video where the family has any."""
+        rows = [
+            self.row(("image", 1), seed=1),
+            self.row(9, seed=2),
+            self.row(("image", 2), 1, ("image", 3), seed=3),
+        ]
+        return rows + ([self.row(("video", 5), 2, ("image", 4), seed=4)] if self.video else [])
+
+    def recipe(self, *blocks: int, positions: Any = "original", rest: Any = "drop", keep: int = 6) -> ts.Recipe:
+        """Make a recipe that keeps `keep`, then one fewer at each further block."""
+        stages = tuple(
+            ts.Stage(at=f"decoder.{block}", select=Largest(), keep=keep - i, rest=rest)
+            for i, block in enumerate(blocks)
+        )
+        return ts.Recipe(stages=stages, positions=positions)
+
+    def recipes(self) -> Iterator[ts.Recipe]:
+        """Give recipes before, inside, and both, with both kinds of positions."""
+        plans = [(0,)] if self.inside is None else [(0,), (self.inside,), (0, self.inside)]
+        for blocks in plans:
+            for positions in ("original", "compact"):
+                yield self.recipe(*blocks, positions=positions)
+
+    def generate(self, rows: Sequence[Row], steps: int = STEPS, **settings: Any) -> Any:
+        """Generate from prompts."""
+        return self.model.generate(**self.prompts.batch(rows), **self.settings(steps) | settings)
+
+    def settings(self, steps: int = STEPS) -> dict[str, Any]:
+        """Give what makes a generation comparable."""
+        return {
+            "max_new_tokens": steps,
+            "do_sample": False,
+            "suppress_tokens": self.prompts.placeholders,
+            "output_logits": True,
+            "return_dict_in_generate": True,
+        }
+
+    def kept(self, run: ts.Run, recipe: ts.Recipe, number: int) -> dict[int, list[int]]:
+        """Give what a prompt kept, by block."""
+        return {stage.at.block: run.kept(str(stage.at))[number].tolist() for stage in recipe.stages}
+
+    def expected(self, row: Row, kept: dict[int, list[int]], recipe: ts.Recipe) -> Masked | Short:
+        """Give the independent reference of a pruned prompt."""
+        kind: Any = self.reference if set(kept) == {0} else Masked
+        result: Masked | Short = kind(self.prompts, row, kept, recipe.positions)
+        return result
+
+    def check(self, rows: Sequence[Row], run: ts.Run, recipe: ts.Recipe, words: Tensor, logits: Tensor) -> None:
+        """Compare a generation `[rows, steps]` and its logits with the reference."""
+        for number, row in enumerate(rows):
+            reference = self.expected(row, self.kept(run, recipe, number), recipe)
+            wanted, seen = reference.greedy(words.shape[1])
+            torch.testing.assert_close(logits[number], seen, **NEAR)
+            assert words[number].tolist() == wanted
+
+
+class AdapterConformance:
+    """Laws that every adapter of a model that answers in words must keep.
+
+    Attributes:
+        adapter: the adapter under test.
+        found: what the laws saw, by capability: `yes`, or why it is refused.
+    """
+
+    adapter: ClassVar[type[Adapter]]
+    found: ClassVar[dict[str, str]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.found = {}
+
+    @classmethod
+    def build(cls) -> nn.Module:
+        """Make the tiny model under test."""
+        return cls.adapter.tiny()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def kit(cls) -> Kit:
+        """Give the model, its prompts, and what it is held against."""
+        model = cls.build()
+        return Kit(model, ts.default_registry().adapter_for(model))
+
+    def _saw(self, capability: str, what: str = YES) -> None:
+        self.found[capability] = what
+
+    def _inside(self, kit: Kit, capability: str) -> bool:
+        """Tell whether tokens can leave inside the language model; what cannot must be refused on entry."""
+        if kit.inside is not None:
+            self._saw(capability)
+            return True
+        with pytest.raises(ts.TokensieveError), ts.prune(kit.model, kit.recipe(1)):
+            pytest.fail("it was let in")
+        self._saw(capability, f"refused: {kit.reason}")
+        return False
+
+    # What nothing may change
+
+    @torch.no_grad()
+    def test_keeping_all_changes_nothing(self, kit: Kit) -> None:
+        """Keep-all gives the plain model's logits and words, to the bit."""
+        rows = kit.ragged()
+        plain = kit.generate(rows)
+        forward = kit.model(**kit.prompts.batch(rows)).logits
+        blocks = [0] if kit.inside is None else [0, kit.inside]
+        for block in blocks:
+            with ts.prune(kit.model, kit.recipe(block, keep=100_000)) as run:
+                kept = kit.generate(rows)
+                assert torch.equal(forward, kit.model(**kit.prompts.batch(rows)).logits)
+            assert torch.equal(plain.sequences, kept.sequences)
+            assert torch.equal(torch.stack(plain.logits), torch.stack(kept.logits))
+            assert [len(ids) for ids in run.kept(f"decoder.{block}")] == [len(kit.prompts.visual(row)) for row in rows]
+
+    @torch.no_grad()
+    def test_positions_are_those_of_forward(self, kit: Kit) -> None:
+        """The positions that the adapter gives are those that forward takes where none are given."""
+        for row in kit.ragged():
+            inputs = kit.prompts.batch([row])
+            mask = inputs["attention_mask"].bool()
+            positions = kit.prompts.decoder.positions(inputs, mask, 0, mask.shape[1])
+            assert torch.equal(kit.model(**inputs).logits, kit.model(**inputs, position_ids=positions).logits)
+
+    @torch.no_grad()
+    def test_the_model_is_restored(self, kit: Kit) -> None:
+        """Hooks, attributes and configs are as before, also after an exception, and nested."""
+        row = kit.row(("image", 1))
+        kit.generate([row])
+        before = footprint(kit.model)
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe):
+                kit.generate([row])
+                with ts.prune(kit.model, kit.recipe(0)):
+                    kit.generate([row])
+            assert footprint(kit.model) == before
+            with pytest.raises(ZeroDivisionError), ts.prune(kit.model, Failing(), keep=3):
+                kit.generate([row])
+            assert footprint(kit.model) == before
+
+    # What is computed
+
+    @torch.no_grad()
+    def test_generation_is_that_of_the_reference(self, kit: Kit) -> None:
+        """A ragged, left-padded batch gives each prompt what an independent, cache-free computation gives it."""
+        rows = kit.ragged()
+        start = kit.prompts.batch(rows)["input_ids"].shape[1]
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows)
+            kit.check(rows, run, recipe, out.sequences[:, start:], torch.stack(out.logits, dim=1))
+        self._saw("decoder.0")
+        self._saw("several images")
+        if kit.video:
+            self._saw("video")
+        self._inside(kit, "decoder.K")
+
+    @torch.no_grad()
+    def test_without_a_cache(self, kit: Kit) -> None:
+        """Generation that keeps no cache gives the same."""
+        rows = kit.ragged()
+        start = kit.prompts.batch(rows)["input_ids"].shape[1]
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows, steps=2, use_cache=False)
+            kit.check(rows, run, recipe, out.sequences[:, start:], torch.stack(out.logits, dim=1))
+
+    @torch.no_grad()
+    def test_a_row_gets_what_it_gets_alone(self, kit: Kit) -> None:
+        """Neighbours and padding change neither choice nor logits."""
+        rows = kit.ragged()
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                together = kit.generate(rows)
+                kept = [kit.kept(run, recipe, number) for number in range(len(rows))]
+                for number, row in enumerate(rows):
+                    alone = kit.generate([row])
+                    assert kit.kept(run, recipe, 0) == kept[number]
+                    torch.testing.assert_close(
+                        torch.stack(together.logits)[:, number], torch.stack(alone.logits)[:, 0], **NEAR
+                    )
+
+    @torch.no_grad()
+    def test_caches_hold_what_the_ledger_says(self, kit: Kit) -> None:
+        """Every layer's cache is as long as the ledger's tokens of that layer."""
+        rows = kit.ragged()
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows)
+            visual = [run.visual_per_layer(number) for number in range(len(rows))]
+            for layer, cache in enumerate(out[cache_name(kit.model)].layers):
+                longest = max(text + own[layer] for text, own in zip(run.latest.text, visual, strict=True)) + STEPS - 1
+                window = getattr(cache, "sliding_window", None)
+                assert cache.keys.shape[2] == (longest if window is None else min(longest, window - 1))
+
+    @torch.no_grad()
+    def test_every_image_keeps_its_share(self, kit: Kit) -> None:
+        """Budgets are counted for each image, and what a ledger says is sorted and unique."""
+        row = kit.row(("image", 1), 2, ("image", 2))
+        with ts.prune(kit.model, kit.recipe(0, keep=3)) as run:
+            kit.model(**kit.prompts.batch([row]))
+        ids = run.kept("decoder.0")[0].tolist()
+        first = len(kit.prompts.visual(kit.row(("image", 1))))
+        assert ids == sorted(set(ids))
+        # An image alone may be cut into other tiles than beside another.
+        assert len(ids) == 6
+        assert run.latest.visual == [len(kit.prompts.visual(row))]
+        assert first > 3
+
+    @torch.no_grad()
+    def test_merging(self, kit: Kit) -> None:
+        """Folding the rest keeps as many tokens, and loses none of their mass."""
+        rows = kit.ragged()
+        for blocks in [(0,)] if kit.inside is None else [(0,), (kit.inside,)]:
+            with ts.prune(kit.model, kit.recipe(*blocks, rest="merge")) as run:
+                out = kit.generate(rows)
+            assert torch.stack(out.logits).isfinite().all()
+            with ts.prune(kit.model, kit.recipe(*blocks)) as dropped:
+                plain = kit.generate(rows)
+            assert [ids.tolist() for ids in run.kept(f"decoder.{blocks[0]}")] == [
+                ids.tolist() for ids in dropped.kept(f"decoder.{blocks[0]}")
+            ]
+            assert not torch.equal(torch.stack(out.logits), torch.stack(plain.logits))
+        self._saw("merging")
+
+    # Ways to generate
+
+    @torch.no_grad()
+    def test_beams(self, kit: Kit) -> None:
+        """The best beam's score is the sum of what the reference gives its words."""
+        rows = kit.ragged()
+        start = kit.prompts.batch(rows)["input_ids"].shape[1]
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows, steps=3, num_beams=3, output_scores=True, length_penalty=0.0)
+            for number, row in enumerate(rows):
+                reference = kit.expected(row, kit.kept(run, recipe, number), recipe)
+                words, total = out.sequences[number, start:].tolist(), 0.0
+                for step, word in enumerate(words):
+                    total += float(reference.logits(words[:step]).log_softmax(dim=-1)[word])
+                assert float(out.sequences_scores[number]) == pytest.approx(total, abs=2e-3)
+        self._saw("beams")
+
+    @torch.no_grad()
+    def test_sampling(self, kit: Kit) -> None:
+        """Several sampled answers each have the logits of their own words."""
+        rows = kit.ragged()
+        start = kit.prompts.batch(rows)["input_ids"].shape[1]
+        torch.manual_seed(0)
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows, steps=3, do_sample=True, temperature=3.0, num_return_sequences=2)
+            logits = torch.stack(out.logits, dim=1)
+            for number, sequence in enumerate(out.sequences[:, start:].tolist()):
+                reference = kit.expected(rows[number // 2], kit.kept(run, recipe, number // 2), recipe)
+                torch.testing.assert_close(logits[number, -1], reference.logits(sequence[:-1]), **NEAR)
+        self._saw("sampling")
+
+    @torch.no_grad()
+    def test_a_static_cache(self, kit: Kit) -> None:
+        """A static cache gives the words of a dynamic one."""
+        rows = kit.ragged()
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe):
+                dynamic = kit.generate(rows)
+                static = kit.generate(rows, cache_implementation="static", disable_compile=True)
+            assert torch.equal(dynamic.sequences, static.sequences)
+            torch.testing.assert_close(torch.stack(dynamic.logits), torch.stack(static.logits), **NEAR)
+        self._saw("static cache")
+
+    @torch.no_grad()
+    def test_compiled_decoding(self, kit: Kit) -> None:
+        """Compiled layers give the same words, with graph breaks at hooks."""
+        row = kit.row(("image", 1))
+        recipe = list(kit.recipes())[-1]
+        with ts.prune(kit.model, recipe):
+            eager = kit.generate([row])
+        # The kit's own model shall not stay compiled.
+        model = self.build()
+        model.load_state_dict(kit.model.state_dict())
+        compiled = Kit.__new__(Kit)
+        compiled.__dict__.update(kit.__dict__)
+        compiled.model = model.eval()
+        compiled.model.generation_config.eos_token_id = None
+        adapter = ts.default_registry().adapter_for(model)
+        compiled.prompts = Prompts(model, adapter)
+        for layer in compiled.prompts.decoder.layers:
+            layer.compile(backend="eager")
+        try:
+            with ts.prune(model, recipe):
+                out = compiled.generate([row])
+        finally:
+            torch.compiler.reset()
+        assert torch.equal(eager.sequences, out.sequences)
+        self._saw("compiled layers")
+
+    @torch.no_grad()
+    def test_prompt_lookup(self, kit: Kit) -> None:
+        """Words that were drafted and checked are the greedy ones."""
+        row = kit.row(("image", 1))
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe):
+                greedy = kit.generate([row], steps=8)
+                looked = kit.generate([row], steps=8, prompt_lookup_num_tokens=3)
+            assert torch.equal(greedy.sequences, looked.sequences)
+        self._saw("prompt lookup")
+
+    @torch.no_grad()
+    def test_several_turns(self, kit: Kit) -> None:
+        """A second turn on a pruned cache is that of the whole conversation."""
+        row, follow = kit.row(("image", 1)), [11, 12, 13]
+        cache = cache_name(kit.model)
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                inputs = kit.prompts.batch([row])
+                first = kit.generate([row])
+                words = first.sequences[0].tolist() + follow
+                ids = torch.tensor([words])
+                second = kit.model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    **{cache: first[cache]},
+                    **kit.settings(2),
+                )
+            reference = kit.expected(row, kit.kept(run, recipe, 0), recipe)
+            said = words[inputs["input_ids"].shape[1] :]
+            for step in range(2):
+                torch.testing.assert_close(second.logits[step][0], reference.logits(said), **NEAR)
+                said.append(int(second.sequences[0, len(words) + step]))
+        self._saw("several turns")
+
+    def test_a_loss(self, kit: Kit) -> None:
+        """The loss over an answer is that of the reference, and gradients reach what made the features."""
+        row = kit.row(("image", 1), seed=7)
+        inputs = kit.prompts.batch([row])
+        labels = torch.full_like(inputs["input_ids"], -100)
+        labels[:, -2:] = inputs["input_ids"][:, -2:]
+        inputs |= kit.prompts.adapter.along(kit.model, inputs["input_ids"], 2)
+        for recipe in kit.recipes():
+            kit.model.zero_grad()
+            with ts.prune(kit.model, recipe) as run:
+                loss = kit.model(**inputs, labels=labels).loss
+                loss.backward()
+            before = Row(row.words[:-2], row.pictures)
+            reference = kit.expected(before, kit.kept(run, recipe, 0), recipe)
+            last = row.words[-2:]
+            chances = [reference.logits(last[:step]).log_softmax(dim=-1)[word] for step, word in enumerate(last)]
+            wanted = -torch.stack(chances).mean()
+            torch.testing.assert_close(loss.detach(), wanted, **NEAR)
+            gradients = [weight.grad for weight in kit.model.parameters() if weight.grad is not None]
+            assert all(gradient.isfinite().all() for gradient in gradients)
+            assert any(
+                weight.grad is not None and bool(weight.grad.any())
+                for name, weight in kit.model.named_parameters()
+                if "language_model" not in name and "text_model" not in name and "lm_head" not in name
+            )
+        kit.model.zero_grad()
+        self._saw("loss")
+
+    # Kinds of models
+
+    @torch.no_grad()
+    def test_kinds_of_attention(self, kit: Kit) -> None:
+        """Both kinds of attention keep the same tokens, by features and by attention."""
+        rows, seen = kit.ragged(), []
+        before = kit.model.config._attn_implementation
+        block = 0 if kit.inside is None else kit.inside
+        select: ts.Strategy = Largest() if kit.inside is None else Attended()
+        try:
+            for kind in ("eager", "sdpa"):
+                try:
+                    kit.model.set_attn_implementation(kind)
+                except ValueError as error:
+                    self._saw(kind, f"not there: {str(error).splitlines()[0]}")
+                    continue
+                with (
+                    ts.prune(kit.model, select, keep=5)
+                    if not block
+                    else ts.prune(
+                        kit.model, ts.Recipe(stages=(ts.Stage(at=f"decoder.{block}", select=select, keep=5),))
+                    ) as run
+                ):
+                    kit.generate(rows)
+                seen.append([ids.tolist() for ids in run.kept(f"decoder.{block}")])
+                self._saw(kind)
+        finally:
+            kit.model.set_attn_implementation(before)
+        assert all(kept == seen[0] for kept in seen)
+
+    @torch.no_grad()
+    def test_half_precision(self, kit: Kit) -> None:
+        """In bfloat16 budgets are exact, keeping all changes nothing, and logits are finite."""
+        model = self.build()
+        model.load_state_dict(kit.model.state_dict())
+        model = model.to(torch.bfloat16).eval()
+        prompts = Prompts(model, ts.default_registry().adapter_for(model))
+        inputs = prompts.batch(kit.ragged())
+        plain = model(**inputs).logits
+        for recipe in kit.recipes():
+            with ts.prune(model, recipe):
+                assert model(**inputs).logits.isfinite().all()
+            with ts.prune(model, recipe.replace(keep=[100_000] * len(recipe.stages), positions="original")):
+                assert torch.equal(plain, model(**inputs).logits)
+        self._saw("bfloat16")
+
+    @torch.no_grad()
+    def test_a_saved_checkpoint(self, kit: Kit) -> None:
+        """A model loaded from a folder, as users load theirs, keeps the same and says the same."""
+        rows = kit.ragged()
+        recipe = list(kit.recipes())[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            kit.model.save_pretrained(folder)
+            loaded = type(kit.model).from_pretrained(Path(folder)).eval()
+        loaded.generation_config.eos_token_id = None
+        inputs = kit.prompts.batch(rows)
+        with ts.prune(kit.model, recipe) as run:
+            mine = kit.model.generate(**inputs, **kit.settings())
+        with ts.prune(loaded, recipe) as again:
+            theirs = loaded.generate(**inputs, **kit.settings())
+        assert torch.equal(mine.sequences, theirs.sequences)
+        assert run.to_dict()["stages"][-1]["samples"] == again.to_dict()["stages"][-1]["samples"]
+        self._saw("from_pretrained")
+
+    # What is refused
+
+    @torch.no_grad()
+    def test_refusals(self, kit: Kit) -> None:
+        """What could not be right is refused before anything is computed."""
+        row = kit.row(("image", 1))
+        inputs = kit.prompts.batch([row])
+        cache = cache_name(kit.model)
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                for settings in (
+                    {"prefill_chunk_size": 4},
+                    {"cache_implementation": "quantized"},
+                    {"custom_generate": "somebody/something"},
+                ):
+                    with pytest.raises(ts.TokensieveError):
+                        kit.generate([row], **settings)
+                with pytest.raises(ts.TokensieveError):
+                    kit.model.generate_batch([row.words])
+                padded = kit.prompts.batch([row, kit.row(("image", 1), 9)], side="right")
+                with pytest.raises(ts.TokensieveError):
+                    kit.model.generate(**padded, **kit.settings())
+                assert not run.prefills
+                held = kit.model(**inputs, use_cache=True)[cache]
+                with pytest.raises(ts.TokensieveError):
+                    kit.model(**inputs, **{cache: held})
+            with pytest.raises(ts.TokensieveError):
+                kit.model(input_ids=torch.tensor([[5]]), **{cache: held})
