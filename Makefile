@@ -14,10 +14,10 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint unit docs bench clean
+.PHONY: help env demo test lint unit families docs bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 env: ## the environment alone: made and installed if it is not up to date
 	@tools/env.sh "$(VENV)" "$(PYTHON)"
@@ -35,8 +35,12 @@ lint: env ## style, types by two checkers, and the never rules of the imports
 	"$(BIN)"/lint-imports
 
 # One thread per worker: the models are tiny, and threads of several workers would only wait for each other.
+# By scope, so that a module's or a class's fixtures are made once, and a family's laws are seen by one worker.
 unit: env ## the tests with coverage, in parallel (WORKERS=2)
-	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadgroup --cov
+	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope --cov
+
+families: env ## the table of what every family can do, anew: what the conformance kit sees, into docs/families/
+	TOKENSIEVE_RECORD=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadscope tests/adapters
 
 docs: env ## the documentation, into site/; a broken link is an error
 	"$(BIN)"/mkdocs build --strict

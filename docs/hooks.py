@@ -6,6 +6,7 @@ A page asks for a table by a comment such as `<!-- table: strategies -->`. So no
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -90,6 +91,40 @@ def adapters() -> str:
     return _table(("adapter", "for"), rows)
 
 
+def evidence() -> str:
+    """Give the evidence that adapters offer, at their first site and at their last."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, cls in sorted(ts.default_registry().adapters.items()):
+        adapter = cls(cls.tiny())
+        first, *_, last = adapter.sites()
+        deeper = sorted(adapter.offers(last) - adapter.offers(first))
+        said = ", ".join(f"`{kind}`" for kind in sorted(adapter.offers(first)))
+        said += f"; deeper also {', '.join(f'`{kind}`' for kind in deeper)}" if deeper else ""
+        groups.setdefault((f"`{first.part}.K`", said), []).append(f"`{name}`")
+    return _table(("adapters", "sites", "evidence"), ((", ".join(names), *key) for key, names in groups.items()))
+
+
+def families() -> str:
+    """Give what the conformance kit saw of every family: what all can do, and who cannot do the rest."""
+    rows = {
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((DOCS / "families").glob("*.json"))
+    }
+    capabilities = list(dict.fromkeys(capability for row in rows.values() for capability in row))
+    # A family without a modality says nothing of it.
+    differ = [one for one in capabilities if any(row.get(one) != "yes" for row in rows.values())]
+    alike = ", ".join(one for one in capabilities if one not in differ)
+    reasons = list(dict.fromkeys(what for row in rows.values() for what in row.values() if what != "yes"))
+
+    def cell(what: str | None) -> str:
+        return "none" if what is None else "yes" if what == "yes" else f"no ({reasons.index(what) + 1})"
+
+    table = _table(
+        ("family", *differ), ((f"`{name}`", *(cell(row.get(one)) for one in differ)) for name, row in rows.items())
+    )
+    notes = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))
+    return f"Every family: {alike}.\n\n{table}\n\n{notes}"
+
+
 def decisions() -> str:
     """Give the decisions, linked by their headings."""
     return "\n".join(f"- [{_heading(file)}]({file.name})" for file in _decisions())
@@ -100,6 +135,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "composers": composers,
     "adapters": adapters,
+    "evidence": evidence,
+    "families": families,
     "decisions": decisions,
 }
 

@@ -38,6 +38,12 @@ class MropeDecoder(Decoder):
         """Give the position embeddings of text positions: all axes advance alike."""
         return super().rotate(hidden, positions.expand(3, *positions.shape))
 
+    def complete(self, positions: Tensor, text: Tensor) -> Tensor:
+        """Put the axis of text before those of vision, where it is missing."""
+        if positions.ndim == 2 or positions.shape[0] == 4:
+            return positions
+        return torch.cat([text.unsqueeze(0), positions.expand(3, *text.shape)])
+
     def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
         """Give positions `[4, batch, steps]`: of text, then time, height and width."""
         text = super().positions(request, mask, start, steps).expand(len(mask), -1)

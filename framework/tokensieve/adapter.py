@@ -152,6 +152,18 @@ class Decoder(ABC):
         """
         return torch.arange(start, start + steps, device=mask.device).unsqueeze(0)
 
+    def complete(self, positions: Tensor, text: Tensor) -> Tensor:
+        """Give positions that say where text is, from those that forward was given.
+
+        Where positions have several axes, the first is of text; a family whose forward may be called
+        without it adds it here.
+
+        Args:
+            positions: int64 `[..., batch or 1, n]`.
+            text: int64 `[batch, n]`, the positions of text.
+        """
+        return positions
+
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The kinds of visual input there are."""

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
@@ -11,8 +10,6 @@ import tokensieve as ts
 from tokensieve.cli.app import DEMO, DEMO_QUESTION
 from tokensieve.cli.files import shipped_photo
 from tokensieve.cli.watching import watch
-
-pytestmark = pytest.mark.xdist_group("cli-model")
 
 
 def test_the_demo(cli, ready, photo):

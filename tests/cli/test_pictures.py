@@ -193,7 +193,6 @@ def test_names_of_pictures_never_clash():
 # With a model
 
 
-@pytest.mark.xdist_group("cli-model")
 def test_the_photo_is_shown_as_the_model_sees_it(ready, photo):
     inputs = ready.inputs(photo, QUESTION)
     (crop,) = crops(ready, inputs)
@@ -209,7 +208,6 @@ def test_the_photo_is_shown_as_the_model_sees_it(ready, photo):
     assert crops(ready, {}) == []
 
 
-@pytest.mark.xdist_group("cli-model")
 def test_what_is_lit_is_what_was_kept(ready, photo):
     registry = ts.default_registry()
     recipes = [ts.Recipe.load(name) for name in ("script", "fastv", "tome")]
@@ -236,7 +234,6 @@ def test_what_is_lit_is_what_was_kept(ready, photo):
             assert np.abs(shown - expected).max() <= 0.5
 
 
-@pytest.mark.xdist_group("cli-model")
 def test_show_writes_a_picture_for_each_image(cli, checkpoint, photo, tmp_path):
     photo.rotate(90, expand=True).save(tmp_path / "grace_hopper.png")
     options = ("--keep", "1/9", "--out", "new/folder", "--device", "cpu", "--model", checkpoint)
@@ -253,7 +250,6 @@ def test_show_writes_a_picture_for_each_image(cli, checkpoint, photo, tmp_path):
     assert first.tobytes() != second.tobytes()
 
 
-@pytest.mark.xdist_group("cli-model")
 def test_show_makes_an_example_where_no_model_is_given(cli):
     result = cli("show", "random", "--image", PHOTO)
     assert result.exit_code == 0, result.output

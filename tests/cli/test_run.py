@@ -3,13 +3,11 @@
 import json
 from pathlib import Path
 
-import pytest
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
 from tokensieve.cli.models import answer
 
-pytestmark = pytest.mark.xdist_group("cli-model")
 ASK = ("--image", PHOTO, "--prompt", QUESTION, "--max-new-tokens", "3", "--device", "cpu")
 
 

@@ -9,8 +9,6 @@ import tokensieve as ts
 from tokensieve.cli.models import pruned
 from tokensieve.cli.watching import jaccard, watch
 
-pytestmark = pytest.mark.xdist_group("cli-model")
-
 TWO_STAGES = """
 name: two
 strategies: {graph: gsp, size: norm}

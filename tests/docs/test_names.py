@@ -39,18 +39,13 @@ def test_every_kind_of_evidence_has_its_shape():
     assert {str(kind) for kind in ts.Evidence} <= first_cells(STRATEGY)
 
 
-def test_what_adapters_offer():
-    """The tables say of every adapter what its model offers."""
-    said = dict(re.findall(r"^\| `(\w+)` \| `\w+\.K` \| (.*) \|$", REFERENCE, re.MULTILINE))
-    adapters = ts.default_registry().adapters
-    assert set(said) == set(adapters)
+def test_evidence_that_nobody_offers():
+    """The table of evidence says which kinds no adapter offers."""
     anywhere = set()
-    for name, cls in adapters.items():
+    for cls in ts.default_registry().adapters.values():
         adapter = cls(cls.tiny())
-        first, *_, last = adapter.sites()
-        assert set(re.findall(r"`(\w+)`", said[name].partition(";")[0])) == set(map(str, adapter.offers(first)))
-        assert set(re.findall(r"`(\w+)`", said[name])) == set(map(str, adapter.offers(last)))
-        anywhere |= adapter.offers(first) | adapter.offers(last)
+        for site in adapter.sites():
+            anywhere |= adapter.offers(site)
     nowhere = set(re.findall(r"^\| `(\w+)` .* no adapter offers it yet \|$", STRATEGY, re.MULTILINE))
     assert nowhere == {str(kind) for kind in set(ts.Evidence) - anywhere}
 

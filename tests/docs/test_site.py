@@ -25,7 +25,6 @@ def site(tmp_path_factory):
     return folder
 
 
-@pytest.mark.xdist_group("site")
 def test_nothing_is_asked_of_the_network(site):
     for page in site.rglob("*.html"):
         for tag in re.findall(r"<(?:script|img|iframe|source|link)\b[^>]*>", page.read_text(encoding="utf-8")):
@@ -34,7 +33,6 @@ def test_nothing_is_asked_of_the_network(site):
         assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet.name
 
 
-@pytest.mark.xdist_group("site")
 def test_everything_is_in_the_reference(site):
     ids = set(re.findall(r'id="([^"]+)"', (site / "reference.html").read_text(encoding="utf-8")))
     public = [name for name in ts.__all__ if name not in ("TokensieveError", "hookimpl")]
@@ -43,7 +41,6 @@ def test_everything_is_in_the_reference(site):
     assert {f"tokensieve.errors.{name}" for name in raised} <= ids
 
 
-@pytest.mark.xdist_group("site")
 def test_tables_and_figures_are_in_place(site):
     for page in site.rglob("*.html"):
         assert "<!-- table" not in page.read_text(encoding="utf-8")
@@ -54,7 +51,6 @@ def test_tables_and_figures_are_in_place(site):
     assert (site / "ideas" / "algebra.html").read_text(encoding="utf-8").count('<div class="figure"><svg') == 2
 
 
-@pytest.mark.xdist_group("site")
 def test_every_decision_is_in_the_navigation_and_in_the_list(site):
     index = (site / "decisions" / "index.html").read_text(encoding="utf-8")
     for decision in (DOCS / "decisions").glob("[0-9]*.md"):

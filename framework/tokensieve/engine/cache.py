@@ -49,7 +49,8 @@ class CacheState:
         unpruned: length of the prompt as the caller sees it.
         mask: bool `[rows, pruned]`, the prompt as layer 0 holds it.
         padded: whether the mask has a false.
-        shift: int64 `[rows]`, by how much positions were closed up, or none.
+        shift: int64 `[rows]`, or `[axes, rows]`, by how much positions were closed up, or none.
+        end: int64 `[rows]`, the position of text that would have followed the unpruned prompt.
         layers: what deeper layers hold, by rising block.
         minded: whether a call in progress knows of this; any other would misread the cache.
     """
@@ -58,6 +59,7 @@ class CacheState:
     mask: Tensor
     padded: bool
     shift: Tensor | None
+    end: Tensor
     layers: list[LayerState] = field(default_factory=list)
     minded: bool = False
 
@@ -71,7 +73,13 @@ class CacheState:
         if not drafted:
             return self
         layers = [replace(one, index=one.index[:, :-drafted], mask=one.mask[:, :-drafted]) for one in self.layers]
-        return replace(self, unpruned=self.unpruned - drafted, mask=self.mask[:, :-drafted], layers=layers)
+        return replace(
+            self,
+            unpruned=self.unpruned - drafted,
+            mask=self.mask[:, :-drafted],
+            end=self.end - drafted,
+            layers=layers,
+        )
 
 
 class _Pruned:

@@ -193,7 +193,7 @@ class DecoderEngine:
             keep = ~visual | of_id(outcome.keep, ids)
             features = outcome.apply(features)
         frame = shorten(keep, mask, left)
-        new, shift = shortened(request, self._decoder, frame, ids, mask, self._policy)
+        new, shift, end = shortened(request, self._decoder, frame, ids, mask, self._policy)
         new["mm_encoder_outputs"] = {
             modality.name: self._decoder.deliver(
                 outputs[modality.name],
@@ -202,7 +202,7 @@ class DecoderEngine:
             )
             for number, modality in enumerate(present)
         }
-        state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift)
+        state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift, end)
         index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
         still = torch.where(frame.filler, -1, frame.take(ids))
         self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))

@@ -58,7 +58,7 @@ def real_places(request: Mapping[str, Any], rows: int, length: int, device: torc
 
 def shortened(
     request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, mask: Tensor, policy: Positions
-) -> tuple[dict[str, Any], Tensor | None]:
+) -> tuple[dict[str, Any], Tensor | None, Tensor]:
     """Shorten everything in a request that runs along the sequence.
 
     Args:
@@ -70,7 +70,8 @@ def shortened(
         policy: what becomes of positions.
 
     Returns:
-        The request without its images, and by how much positions were closed up, `[rows]` or none.
+        The request without its images; by how much positions were closed up, `[..., rows]` or none; and
+        the position of text that would have followed the unpruned prompt, `[rows]`.
     """
     modalities = decoder.modalities
     images = {modality.pixels for modality in modalities}.union(*(decoder.taken(modality) for modality in modalities))
@@ -87,12 +88,15 @@ def shortened(
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
         positions = decoder.positions(request, mask, 0, ids.shape[1])
+    positions = decoder.complete(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
+    text = (positions[0] if positions.ndim == 3 else positions).expand(ids.shape[0], -1)
+    end = text.masked_fill(~mask.to(text.device), -1).max(dim=1).values + 1
     new["position_ids"] = frame.take_last(positions)
     shift = None
     if policy == "compact":
         whole = frame.mask.sum(dim=1) == mask.sum(dim=1)
         new["position_ids"], shift = close_up(new["position_ids"], frame.mask, whole)
-    return new, shift
+    return new, shift, end
 
 
 def continued(
@@ -122,5 +126,7 @@ def continued(
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
         positions = decoder.positions(request, state.mask, length + state.dropped, steps)
+    since_prompt = torch.arange(length - state.mask.shape[1], since, device=tokens.device)
+    positions = decoder.complete(positions, state.end.unsqueeze(1) + since_prompt)
     new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(-1)
     return new, length
