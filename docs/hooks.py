@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tokensieve as ts
+from tokensieve.cli.catalogue import offers
 
 DOCS = Path(__file__).parent
 KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
@@ -93,15 +94,12 @@ def adapters() -> str:
 
 def evidence() -> str:
     """Give the evidence that adapters offer, at their first site and at their last."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for name, cls in sorted(ts.default_registry().adapters.items()):
-        adapter = cls(cls.tiny())
-        first, *_, last = adapter.sites()
-        deeper = sorted(adapter.offers(last) - adapter.offers(first))
-        said = ", ".join(f"`{kind}`" for kind in sorted(adapter.offers(first)))
+    rows = []
+    for names, sites, here, deeper in offers(ts.default_registry()):
+        said = ", ".join(f"`{kind}`" for kind in here)
         said += f"; deeper also {', '.join(f'`{kind}`' for kind in deeper)}" if deeper else ""
-        groups.setdefault((f"`{first.part}.K`", said), []).append(f"`{name}`")
-    return _table(("adapters", "sites", "evidence"), ((", ".join(names), *key) for key, names in groups.items()))
+        rows.append((", ".join(f"`{name}`" for name in names), f"`{sites}`", said))
+    return _table(("adapters", "sites", "evidence"), rows)
 
 
 def families() -> str:

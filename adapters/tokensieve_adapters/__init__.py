@@ -1,5 +1,7 @@
 """Model families for tokensieve, one file each. Adding one is a new file and a line here."""
 
+from importlib.resources import files
+
 from tokensieve import Registry, hookimpl
 from tokensieve_adapters.gemma3 import Gemma3Adapter
 from tokensieve_adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
@@ -39,6 +41,9 @@ ADAPTERS = (
 
 @hookimpl
 def register_adapters(registry: Registry) -> None:
-    """Add every family."""
+    """Add every family, and the geometries of released models that lie in `geometries/`."""
     for adapter in ADAPTERS:
         registry.add_adapter(adapter)
+    for file in sorted(files(__name__).joinpath("geometries").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".json"):
+            registry.add_geometry(file)

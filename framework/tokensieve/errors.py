@@ -10,7 +10,8 @@ TokensieveError
 ├── UnknownNameError         a name nobody registered
 │   ├── UnknownStrategyError
 │   ├── UnknownComposerError
-│   └── UnknownRecipeError
+│   ├── UnknownRecipeError
+│   └── UnknownGeometryError
 ├── PluginError              a plugin that registers wrongly, or two with one name
 ├── MissingEvidenceError     a strategy needs what the model does not offer at that site
 ├── UnsupportedModelError    no adapter, or several, match a model
@@ -64,6 +65,10 @@ class UnknownComposerError(UnknownNameError):
 
 class UnknownRecipeError(UnknownNameError):
     """No shipped recipe has this name."""
+
+
+class UnknownGeometryError(UnknownNameError):
+    """No geometry of a released model has this name."""
 
 
 class PluginError(TokensieveError):

@@ -23,6 +23,7 @@ from tokensieve.composers import COMPOSERS, Composer
 from tokensieve.errors import (
     PluginError,
     UnknownComposerError,
+    UnknownGeometryError,
     UnknownNameError,
     UnknownRecipeError,
     UnknownStrategyError,
@@ -66,6 +67,7 @@ class Registry:
         self._strategies: dict[str, type[Strategy]] = {}
         self._composers: dict[str, type[Composer]] = {}
         self._recipes: dict[str, Traversable] = {}
+        self._geometries: dict[str, Traversable] = {}
         self._adapters: dict[str, type[Adapter]] = {}
         self._origins: dict[tuple[str, str], str] = {}
         self._plugins: list[Plugin] = []
@@ -94,6 +96,11 @@ class Registry:
         return MappingProxyType(self._recipes)
 
     @property
+    def geometries(self) -> Mapping[str, Traversable]:
+        """Files of real-size model geometries by name."""
+        return MappingProxyType(self._geometries)
+
+    @property
     def adapters(self) -> Mapping[str, type[Adapter]]:
         """Adapters by name."""
         return MappingProxyType(self._adapters)
@@ -109,7 +116,7 @@ class Registry:
         return self._manager.hook
 
     def origin(self, kind: str, name: str) -> str:
-        """Give the plugin that brought a `strategy`, `composer`, `recipe` or `adapter`."""
+        """Give the plugin that brought a `strategy`, `composer`, `recipe`, `geometry` or `adapter`."""
         return self._origins[(kind, name)]
 
     def strategy(self, name: str) -> type[Strategy]:
@@ -206,6 +213,20 @@ class Registry:
             raise PluginError(f"{self._current} adds the recipe '{name}'; a name with a dot would be read as a path")
         self._add("recipe", self._recipes, name, file)
 
+    def add_geometry(self, path: Traversable | str) -> None:
+        """Add the JSON file of a real model's geometry, for counting; its stem is its name."""
+        file = Path(path) if isinstance(path, str) else path
+        name, _, suffix = file.name.rpartition(".")
+        if suffix != "json" or not name or "." in name or not file.is_file():
+            raise PluginError(f"{self._current} adds the geometry {file}, which is no .json file with a plain name")
+        self._add("geometry", self._geometries, name, file)
+
+    def geometry(self, name: str) -> Traversable:
+        """Give the file of a geometry, or raise `UnknownGeometryError`."""
+        if name not in self._geometries:
+            raise self._unknown(UnknownGeometryError, "geometry", name, self._geometries)
+        return self._geometries[name]
+
     def add_adapter(self, adapter: type[Adapter]) -> None:
         """Add an adapter class under its `name`."""
         self._check_class("adapter", adapter, Adapter)
@@ -267,6 +288,7 @@ class Registry:
             self._strategies,
             self._composers,
             self._recipes,
+            self._geometries,
             self._adapters,
             self._origins,
         ]

@@ -211,7 +211,7 @@ def test_help_says_what_exit_codes_mean(cli):
     result = cli("--help")
     assert result.exit_code == 0
     assert "2 a wrong command line" in " ".join(result.stdout.split())
-    for command in ("plugins", "check", "run", "show", "schema", "demo"):
+    for command in ("plugins", "adapters", "check", "cost", "run", "show", "schema", "demo"):
         assert command in result.stdout
         assert cli(command, "--help").exit_code == 0
 
@@ -240,3 +240,11 @@ def test_what_needs_no_model_imports_no_model_library():
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=300
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_adapters_say_what_they_offer(cli):
+    result = cli("adapters")
+    assert result.exit_code == 0, result.output
+    for name in default_registry().adapters:
+        assert name in result.stdout.replace("\n", "")
+    assert "decoder_attention" in result.stdout

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from tokensieve.budget import Keep
 from tokensieve.cli import console
-from tokensieve.errors import BudgetError, RefusedError, TokensieveError
+from tokensieve.errors import BudgetError, RefusedError, TokensieveError, listing
 from tokensieve.recipe import Recipe
 from tokensieve.registry import default_registry
 
@@ -120,6 +120,18 @@ def plugins() -> None:
 
 
 @app.command()
+def adapters() -> None:
+    """List model families, and the evidence that strategies get of each."""
+    from tokensieve.cli.catalogue import families, offered
+    from tokensieve.cli.models import quiet
+
+    registry = default_registry()
+    console.show(families(registry))
+    with quiet():
+        console.show(offered(registry))
+
+
+@app.command()
 def check(recipe: RecipeName, model: MaybeModel = None) -> None:
     """Review a recipe before it runs: its plan, and what is wrong with it."""
     from tokensieve.cli.checking import findings, plan, summary
@@ -139,6 +151,48 @@ def check(recipe: RecipeName, model: MaybeModel = None) -> None:
         console.say(line)
     console.say(summary(found))
     raise typer.Exit(1 if any(finding.level != "note" for finding in found) else 0)
+
+
+@app.command()
+def cost(
+    recipes: RecipeNames,
+    geometry: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--geometry", metavar="NAME", help="A released model, such as llava-1_5-7b."),
+    ] = None,
+    model: MaybeModel = None,
+    visual: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--visual", min=1, help="Visual tokens of the picture; needed with --model."),
+    ] = None,
+    text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of the prompt.")] = 64,
+    keep: Budget = None,
+) -> None:
+    """Count what recipes cost on a model of real size, without its weights."""
+    registry = default_registry()
+    budgets = _budgets(keep)
+    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    if (geometry is None) == (model is None) or (model is not None and visual is None):
+        console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
+        raise typer.Exit(2)
+    from tokensieve.cli.costing import costs
+    from tokensieve.measure.geometry import Geometry, layer_costs
+
+    if model is not None:
+        from tokensieve.cli.models import adapter_of
+
+        adapter, title = adapter_of(model, registry), str(model)
+    else:
+        shape = Geometry.load(registry.geometry(str(geometry)))
+        adapter, title = registry.adapter_for(shape.model()), f"{shape.name}, {shape.of}"
+        visual = visual or shape.visual
+    from tokensieve.review import review
+
+    for recipe in loaded:
+        for finding in review(recipe, adapter):
+            if finding.level == "error":
+                raise RefusedError(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
+    console.show(costs(title, loaded, layer_costs(adapter), int(visual or 0), text))
 
 
 @app.command()

@@ -24,7 +24,31 @@ def catalogue(registry: Registry) -> Iterator[Table]:
     yield _strategies(registry)
     yield _composers(registry)
     yield _recipes(registry)
-    yield _adapters(registry)
+    yield families(registry)
+
+
+def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str]]]:
+    """Give what adapters offer to strategies, those alike together.
+
+    Returns:
+        Names of adapters, the kind of their sites, the evidence at the first one, and what deeper ones add.
+    """
+    groups: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for name, cls in sorted(registry.adapters.items()):
+        adapter = cls(cls.tiny())
+        first, *_, last = adapter.sites()
+        here = adapter.offers(first)
+        key = (f"{first.part}.K", tuple(sorted(here)), tuple(sorted(adapter.offers(last) - here)))
+        groups.setdefault(key, []).append(name)
+    return [(names, sites, list(here), list(deeper)) for (sites, here, deeper), names in groups.items()]
+
+
+def offered(registry: Registry) -> Table:
+    """Give a table of what adapters offer to strategies."""
+    table = _table("Evidence", "sites", "at the first", "deeper also", "adapters", narrow=3)
+    for names, sites, here, deeper in offers(registry):
+        table.add_row(cell(sites), cell("\n".join(here)), cell("\n".join(deeper)), cell(", ".join(names)))
+    return table
 
 
 def first_line(documented: object) -> str:
@@ -116,7 +140,8 @@ def _recipe(name: str, file: Traversable, registry: Registry) -> tuple[str, ...]
     )
 
 
-def _adapters(registry: Registry) -> Table:
+def families(registry: Registry) -> Table:
+    """Give a table of model families."""
     table = _table(f"Adapters ({len(registry.adapters)})", "name", "what it is for")
     for name, adapter in sorted(registry.adapters.items()):
         table.add_row(cell(name), cell(first_line(adapter)))

@@ -20,9 +20,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import tokensieve as ts
 from tokensieve.adapter import Adapter
+from tokensieve.measure.geometry import cost
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import Part, Prompts, Row, cache_name, lively
 from tokensieve.testing.reference import Masked, Short
@@ -323,6 +325,31 @@ class AdapterConformance:
         assert len(ids) == 6
         assert run.latest.visual == [len(kit.prompts.visual(row))]
         assert first > 3
+
+    @torch.no_grad()
+    def test_flops_are_those_that_torch_counts(self, kit: Kit) -> None:
+        """Counted FLOPs, unpruned and pruned, are those of torch's own counter on a run."""
+        row = kit.row(("image", 1))
+        inputs = kit.prompts.batch([row])
+        own = set(kit.prompts.decoder.layers)
+        names = {f"{type(kit.model).__name__}.{name}" for name, part in kit.model.named_modules() if part in own}
+
+        def counted() -> int:
+            counter = FlopCounterMode(display=False)
+            with counter:
+                kit.model(**inputs)
+            return sum(sum(flops.values()) for name, flops in counter.get_flop_counts().items() if name in names)
+
+        unpruned = counted()
+        assert unpruned
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe) as run:
+                pruned = counted()
+            assert run.flops(0) == (unpruned, pruned)
+            # And they are known before anything runs.
+            visual, text = run.latest.visual[0], run.latest.text[0]
+            assert cost(recipe, run.layers, [visual], text) == pruned
+        self._saw("counted FLOPs")
 
     @torch.no_grad()
     def test_merging(self, kit: Kit) -> None:

@@ -1,0 +1,95 @@
+"""Counting what a recipe costs on a model of real size, without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tokensieve.budget import count
+from tokensieve.errors import RefusedError
+from tokensieve.measure.cost import LayerCost, prefill_flops
+
+if TYPE_CHECKING:
+    from tokensieve.adapter import Adapter
+    from tokensieve.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of a released model.
+
+    Attributes:
+        name: what it is called.
+        visual: visual tokens of the picture that `of` describes.
+        of: which picture.
+        config: the model's config, with `model_type`.
+    """
+
+    name: str
+    visual: int
+    of: str
+    config: dict[str, Any]
+
+    @classmethod
+    def load(cls, file: Traversable) -> Geometry:
+        """Read a geometry from its JSON file."""
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return cls(file.name.removesuffix(".json"), content["visual"], content["of"], content["config"])
+
+    def model(self) -> nn.Module:
+        """Build the model on the meta device: its shapes, and no numbers."""
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        settings = dict(self.config)
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForImageTextToText.from_config(config)
+        return model
+
+
+def layer_costs(adapter: Adapter) -> tuple[LayerCost, ...]:
+    """Read off what each layer of a language model costs.
+
+    Raises:
+        RefusedError: if the model has none.
+    """
+    decoder = adapter.decoder
+    if decoder is None:
+        raise RefusedError(f"{type(adapter.model).__name__} has no language model whose cost could be counted")
+    return tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
+
+
+def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int) -> list[int]:
+    """Give how many visual tokens each layer processes, before anything runs.
+
+    Args:
+        recipe: with stages in the language model.
+        images: visual tokens of each image of a prompt.
+        layers: how many layers there are.
+
+    Raises:
+        RefusedError: if a stage's size depends on more than the number of tokens.
+    """
+    stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
+    groups, counts = list(images), []
+    for layer in range(layers):
+        if layer in stages:
+            stage = stages[layer]
+            if stage.keep.auto or stage.per not in ("image", "sample"):
+                said = "keep: auto" if stage.keep.auto else f"per: {stage.per}"
+                raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
+            groups = [sum(groups)] if stage.per == "sample" else groups
+            groups = [count(stage.keep, n) if n else 0 for n in groups]
+        counts.append(sum(groups))
+    return counts
+
+
+def cost(recipe: Recipe, layers: Sequence[LayerCost], images: Sequence[int], text: int) -> int:
+    """Count the FLOPs of a pruned prefill; see `prefill_flops` for what is in them."""
+    return prefill_flops(layers, [text + visual for visual in visual_per_layer(recipe, images, len(layers))])
