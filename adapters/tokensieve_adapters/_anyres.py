@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokensieve.adapter import Decoder, raster
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
+from tokensieve_adapters._tower import class_tokens, selected_attention
 
 
 def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[int]:
@@ -27,15 +28,36 @@ def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[in
 class AnyresDecoder(Decoder):
     """Tile 0 is the whole picture; the others follow row by row as one, each row with a newline at its end."""
 
+    @property
+    def vision_attention(self) -> nn.Module | None:
+        """That of the selected layer."""
+        return selected_attention(self.base.get_submodule("vision_tower"), self.config)
+
+    @property
+    def vision_prefix(self) -> int:
+        """One class token in CLIP, none in SigLIP."""
+        return class_tokens(self.config)
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay tiles out by packing their places as the model packs their features."""
+        tiles, sizes = self._tiles(request)
+        return [self._one(count, size) for count, size in zip(tiles, sizes, strict=True)]
+
+    def _tiles(self, request: Mapping[str, Any]) -> tuple[list[int], Tensor]:
+        """Give each picture's number of tiles, and its size."""
         sizes = request.get("image_sizes")
         if sizes is None:
             raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
         sizes = torch.as_tensor(sizes).cpu()
         whole = request.get("batch_num_images")
-        tiles = tiles_of(self.config, sizes, None if whole is None else torch.as_tensor(whole).tolist())
-        return [self._one(count, size) for count, size in zip(tiles, sizes, strict=True)]
+        return tiles_of(self.config, sizes, None if whole is None else torch.as_tensor(whole).tolist()), sizes
+
+    def spread(self, values: Tensor, request: Mapping[str, Any]) -> Tensor:
+        """Pack what is known of patches as the model packs their features; newlines get zeros."""
+        tiles, sizes = self._tiles(request)
+        newline = values.new_zeros(values.shape[-1])
+        pictures = zip(values.split(tiles), sizes, strict=True)
+        return torch.cat([self.pack([picture], size.unsqueeze(0), newline) for picture, size in pictures])
 
     def _one(self, tiles: int, size: Tensor) -> Tensor:
         vision = self.config.vision_config

@@ -13,12 +13,23 @@ from tokensieve.adapter import Adapter, Decoder, Partner, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters._example import save_example
 from tokensieve_adapters._partner import load_partner
+from tokensieve_adapters._tower import class_tokens, selected_attention
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 class LlavaDecoder(Decoder):
     """One square grid of patches per image, one placeholder per patch."""
+
+    @property
+    def vision_attention(self) -> nn.Module | None:
+        """That of the selected layer."""
+        return selected_attention(self.base.get_submodule("vision_tower"), self.config)
+
+    @property
+    def vision_prefix(self) -> int:
+        """One class token in CLIP, none in SigLIP."""
+        return class_tokens(self.config)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each image's patches out row by row."""

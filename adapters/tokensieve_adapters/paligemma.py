@@ -12,10 +12,21 @@ from tokensieve.adapter import Adapter, Decoder, Partner, raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._match import is_model_type
 from tokensieve_adapters._partner import load_partner
+from tokensieve_adapters._tower import class_tokens, selected_attention
 
 
 class PaliGemmaDecoder(Decoder):
     """Positions begin at one."""
+
+    @property
+    def vision_attention(self) -> nn.Module | None:
+        """That of the selected layer."""
+        return selected_attention(self.base.get_submodule("vision_tower"), self.config)
+
+    @property
+    def vision_prefix(self) -> int:
+        """One class token in CLIP, none in SigLIP."""
+        return class_tokens(self.config)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each picture out row by row."""

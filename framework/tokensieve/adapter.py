@@ -23,6 +23,7 @@ from tokensieve.sites import Site
 if TYPE_CHECKING:
     from tokensieve.recipe import Stage
 
+VISION_EVIDENCE = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_KEYS})
 ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES})
 
 
@@ -215,6 +216,20 @@ class Decoder(ABC):
             new.deepstack_features = [[layer[rows.to(layer.device)]] for layer in flat]
         return new
 
+    @property
+    def vision_attention(self) -> nn.Module | None:
+        """The attention module of the vision layer that the projector takes; none where tokens are no patches."""
+        return None
+
+    @property
+    def vision_prefix(self) -> int:
+        """How many class tokens stand before the tower's patches."""
+        return 0
+
+    def spread(self, values: Tensor, request: Mapping[str, Any]) -> Tensor:
+        """Give values of visual tokens `[tokens, c]` from those of patches `[pictures, patches, c]`."""
+        return values.flatten(0, 1)
+
     @abstractmethod
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Give where the tokens of each image or video are, int64 `[tokens, 4]`: tile, frame, row, column.
@@ -382,7 +397,10 @@ class Adapter(ABC):
 
     def offers(self, site: Site) -> frozenset[Evidence]:
         """Give the evidence there is at a site."""
-        return ENCODER_EVIDENCE if site.part == "encoder" else decoder_evidence(site.block)
+        if site.part == "encoder" or self.decoder is None:
+            return ENCODER_EVIDENCE
+        seen = VISION_EVIDENCE if self.decoder.vision_attention is not None else frozenset()
+        return decoder_evidence(site.block) | seen
 
     def refuses(self, stage: Stage) -> list[str]:
         """Say why this model cannot be pruned at the stage; nothing if it can."""

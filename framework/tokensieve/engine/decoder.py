@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder, Modality
+from tokensieve.adapter import VISION_EVIDENCE, Decoder, Modality
 from tokensieve.engine import cache as caches
+from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import by_id, deal_grid, of_id, places
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
@@ -25,7 +26,7 @@ from tokensieve.engine.layers import Layers, Prompt, Step
 from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
 from tokensieve.engine.selector import Asked, Selector, Settled
 from tokensieve.errors import RefusedError
-from tokensieve.evidence import Evidence
+from tokensieve.evidence import Evidence, Value
 from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
 
@@ -67,6 +68,8 @@ class DecoderEngine:
         self._layers = Layers(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
         self._generation: _Generation | None = None
+        needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
+        self._vision = taps.VisionTap(decoder.vision_prefix) if needs & VISION_EVIDENCE else None
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
@@ -77,6 +80,9 @@ class DecoderEngine:
         installation.hook(model.register_forward_hook(self._after, with_kwargs=True))
         if self._asked.partner is not None:
             installation.hook(self._decoder.projector.register_forward_pre_hook(self._selected))
+        if self._vision is not None and self._decoder.vision_attention is not None:
+            taps.install(installation, self._decoder.vision_attention, self._vision)
+            installation.later(self._vision.clear)
         self._layers.install(installation)
 
     # Generation
@@ -208,6 +214,27 @@ class DecoderEngine:
         self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))
         return new
 
+    def _seen(
+        self, request: Mapping[str, Any], outputs: Mapping[str, Any], ids: Tensor
+    ) -> dict[Evidence, Callable[[], Value]]:
+        """Give what the vision tower's attention saw, by token."""
+        tap = self._vision
+        if tap is None:
+            return {}
+        row, keys = tap.row, tap.keys
+        tap.clear()
+        if row is None or keys is None:
+            raise RefusedError(
+                "a strategy reads the vision tower's attention, but the images came already encoded; pass pixel_values"
+            )
+        if set(outputs) != {"image"}:
+            raise RefusedError("strategies that read the vision tower's attention take prompts of pictures alone")
+        spread = self._decoder.spread
+        return {
+            Evidence.VISION_ATTENTION: lambda: by_id(spread(row, request), ids),
+            Evidence.VISION_KEYS: lambda: by_id(spread(keys, request), ids),
+        }
+
     def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
         """Give the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
         order = kinds[kinds >= 0]
@@ -251,7 +278,8 @@ class DecoderEngine:
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
         grid = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
-        settled = self._selector.start(words, grid, features, ids, mask, expand)
+        vision = self._seen(given, outputs, ids[::expand])
+        settled = self._selector.start(words, grid, features, ids, mask, expand, vision)
         if 0 in self._selector.stages:
             self._selector.select(0, settled, {Evidence.FEATURES: lambda: features[::expand].detach()})
         if generation is not None:

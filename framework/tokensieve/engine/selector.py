@@ -82,7 +82,14 @@ class Selector:
         return stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
 
     def start(
-        self, words: Tensor | None, grid: Tensor, features: Tensor, ids: Tensor, mask: Tensor, expand: int
+        self,
+        words: Tensor | None,
+        grid: Tensor,
+        features: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        expand: int,
+        vision: Mapping[Evidence, Callable[[], Value]],
     ) -> Settled:
         """Open the ledger of a prompt batch and gather what is known before the language model.
 
@@ -93,6 +100,7 @@ class Selector:
             ids: int64 `[rows, n]`, which visual token stands where, or -1.
             mask: bool `[rows, n]`, which places are real.
             expand: rows per prompt, where beams or sampling expanded it.
+            vision: what the vision tower saw.
         """
         grid = grid.to(ids.device)
         ids, mask, features = ids[::expand], mask[::expand], features[::expand].detach()
@@ -101,9 +109,9 @@ class Selector:
         record = Prefill(keys, (mask & (ids < 0)).sum(dim=1).tolist(), counts.tolist())
         alive = torch.arange(grid.shape[1], device=ids.device) < counts.unsqueeze(1)
         wanted = frozenset().union(*(self.needs(block) for block in self.stages))
-        evidence: dict[Evidence, Callable[[], Value]] = {}
+        evidence = dict(vision)
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
-            evidence = self._textual(None if words is None else words[::expand], features, ids, mask, record)
+            evidence |= self._textual(None if words is None else words[::expand], features, ids, mask, record)
         self.patches = None
         self._run.prefills.append(record)
         key_row = torch.tensor(keys, dtype=torch.int64, device=ids.device)

@@ -58,6 +58,37 @@ class Tap:
         self.keys = key
 
 
+class VisionTap(Tap):
+    """What the last call of a vision layer's attention saw, of all pictures at once.
+
+    Attributes:
+        row: attention of the class token to each patch or, where there is none, the mean attention a
+            patch receives; float32 `[pictures, patches, heads]`.
+        keys: mean over heads, `[pictures, patches, d]`.
+    """
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.armed = True
+
+    def clear(self) -> None:
+        """Forget, and look again."""
+        self.row = self.keys = None
+
+    def look(self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
+        """Recompute softmaxed attention, picture by picture, and keep what tokens may be judged by."""
+        if mask is not None:
+            raise RefusedError("vision towers with a mask are not supported by strategies that read their attention")
+        rows = []
+        for queries, keys in zip(query, key, strict=True):
+            asking = queries[:, : 1 if self.prefix else None]
+            scores = (asking.float() @ keys.float().transpose(1, 2)) * scaling
+            rows.append(scores.softmax(dim=-1).mean(dim=1)[:, self.prefix :].transpose(0, 1))
+        self.row = torch.stack(rows)
+        self.keys = key[:, :, self.prefix :].mean(dim=1)
+
+
 def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:
     """Tap an attention module until the installation is removed.
 
