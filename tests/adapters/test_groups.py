@@ -1,0 +1,133 @@
+"""Budgets by image, tile, frame and sample, and what becomes of newline tokens, on real layouts."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+import tokensieve as ts
+from tokensieve.evidence import NEWLINE
+from tokensieve.testing.prompts import Prompts, lively
+from tokensieve_strategies import Norm
+
+
+def made(name, *parts):
+    """A model of a family, a prompt, and the grid of its tokens: one (picture, tile, frame, row, column) each."""
+    adapter_class = ts.default_registry().adapters[name]
+    model = lively(adapter_class.tiny()).eval()
+    prompts = Prompts(model, adapter_class(model))
+    row = prompts.row([2, *parts, 4])
+    inputs = prompts.batch([row])
+    grids = []
+    for modality, output in prompts.decoder.encode(inputs).items():
+        grids += prompts.decoder.layout(modality, output, inputs)
+    grid = [(picture, *place) for picture, own in enumerate(grids) for place in own.tolist()]
+    return model, inputs, grid
+
+
+@torch.no_grad()
+def kept(model, inputs, **stage):
+    settings = {"at": "decoder.0", "select": "norm"} | stage
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    with ts.prune(model, ts.Recipe.loads(f"stages: [{{{written}}}]")) as run:
+        model(**inputs)
+    return run.kept("decoder.0")[0].tolist()
+
+
+TILED = ("llava_next", ("image", 3), 1, ("image", 0))
+
+
+def test_by_image_tile_and_sample():
+    model, inputs, grid = made(*TILED)
+    size = Counter(place[0] for place in grid)
+    assert Counter(grid[i][0] for i in kept(model, inputs, keep=7)) == {0: 7, 1: 7}
+    assert Counter(grid[i][0] for i in kept(model, inputs, keep="1/4")) == {n: size[n] // 4 for n in size}
+    tiles = Counter(place[:2] for place in grid)
+    # One picture in 2 x 2 tiles, one in two; each as a whole, too.
+    assert len(tiles) == 8
+    assert Counter(grid[i][:2] for i in kept(model, inputs, keep=3, per="tile")) == dict.fromkeys(tiles, 3)
+    assert len(kept(model, inputs, keep=11, per="sample")) == 11
+
+
+def test_tiles_side_by_side_are_one_image():
+    model, inputs, grid = made("internvl", ("image", 1), ("image", 2), 1, ("image", 3))
+    # Two tiles without a word between them, then another picture.
+    image = {0: 0, 1: 0, 2: 1}
+    assert Counter(image[grid[i][0]] for i in kept(model, inputs, keep=5)) == {0: 5, 1: 5}
+    assert Counter(grid[i][0] for i in kept(model, inputs, keep=4, per="tile")) == {0: 4, 1: 4, 2: 4}
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "llava_next_video", "video_llava", "llava_onevision"])
+def test_by_frame(name):
+    model, inputs, grid = made(name, ("video", 2))
+    frames = Counter(place[2] for place in grid)
+    assert len(frames) == 2
+    assert Counter(grid[i][2] for i in kept(model, inputs, keep=2, per="frame")) == dict.fromkeys(frames, 2)
+    assert len(kept(model, inputs, keep=3)) == 3
+
+
+def test_a_picture_and_a_video():
+    """Pictures and videos stand in the order of the prompt, not in that of their kinds."""
+    model, inputs, grid = made("qwen2_vl", ("video", 2), 1, ("image", 1))
+    pictures = sum(place[0] == 0 for place in grid)
+    # `made` lists the picture first; in the prompt the video comes first.
+    video = len(grid) - pictures
+    ids = kept(model, inputs, keep=4)
+    assert [i < video for i in ids] == [True] * 4 + [False] * 4
+    frames = kept(model, inputs, keep=1, per="frame")
+    assert len(frames) == 3
+    assert frames[0] < video // 2 <= frames[1] < video <= frames[2]
+
+
+def newline_ids(grid):
+    return [i for i, place in enumerate(grid) if place[4] == NEWLINE]
+
+
+@pytest.mark.parametrize("per", ["image", "sample"])
+def test_newlines_that_are_kept(per):
+    model, inputs, grid = made(*TILED)
+    lines = newline_ids(grid)
+    assert len(lines) == 8 + 4
+    ids = kept(model, inputs, keep=20, newlines="keep", per=per)
+    assert set(lines) <= set(ids)
+    # They count against the budget, and the rest of it goes to the best of the others.
+    assert len(ids) == (40 if per == "image" else 20)
+    others = kept(model, inputs, keep=100_000, newlines="drop", per=per)
+    assert set(others) == set(range(len(grid))) - set(lines)
+    few = kept(model, inputs, keep=4, newlines="keep")
+    # Eight newlines in the first picture, of which four fit; four in the second.
+    assert [i for i in few if grid[i][0] == 0] == lines[:4]
+    assert [i for i in few if grid[i][0] == 1 and i in lines] == lines[8:]
+    assert len(few) == 8
+
+
+def test_newlines_that_are_dropped_or_judged():
+    model, inputs, grid = made(*TILED)
+    lines = set(newline_ids(grid))
+    assert not lines & set(kept(model, inputs, keep=30, newlines="drop"))
+    with ts.prune(model, Norm(), keep="100%") as run, torch.no_grad():
+        model(**inputs)
+    assert lines <= set(run.kept("decoder.0")[0].tolist())
+    assert len(kept(model, inputs, keep=30)) == 60
+
+
+def test_class_tokens_of_frames_are_marked_like_newlines():
+    model, inputs, grid = made("video_llava", ("video", 2))
+    lines = set(newline_ids(grid))
+    assert len(lines) == 2
+    assert not lines & set(kept(model, inputs, keep=30, newlines="drop"))
+    assert lines <= set(kept(model, inputs, keep=5, newlines="keep"))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("qwen2_vl", ("video", 1)), ("pixtral", ("image", 1)), ("gemma3", ("image", 1))],
+)
+def test_spatial_strategies_see_the_grid(name, part):
+    """A composer that shares the budget by rows gives every row of a picture its share."""
+    model, inputs, grid = made(name, part)
+    ids = kept(model, inputs, select="'per_group(norm, by=row)'", keep=12)
+    rows = Counter(place[3] for place in grid)
+    shares = Counter(grid[i][3] for i in ids)
+    fair = 12 / len(rows)
+    assert all(min(rows[row], int(fair)) <= shares[row] <= int(fair) + 1 for row in rows)
