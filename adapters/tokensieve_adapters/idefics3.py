@@ -69,6 +69,7 @@ class SmolVLMAdapter(Idefics3Adapter):
     """SmolVLMForConditionalGeneration."""
 
     name = "smolvlm"
+    oldest_transformers = (5, 21)
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:

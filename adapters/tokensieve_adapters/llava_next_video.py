@@ -35,6 +35,7 @@ class LlavaNextVideoAdapter(Adapter):
     """LlavaNextVideoForConditionalGeneration."""
 
     name = "llava_next_video"
+    oldest_transformers = (5, 21)
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:

@@ -35,6 +35,7 @@ class VideoLlavaAdapter(Adapter):
     """VideoLlavaForConditionalGeneration."""
 
     name = "video_llava"
+    oldest_transformers = (5, 21)
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:

@@ -316,6 +316,8 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     """What the family is called: a Python identifier."""
+    oldest_transformers: ClassVar[tuple[int, int]] = (5, 19)
+    """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
     frames_apart: ClassVar[bool] = False
     """Whether its processor puts text between the frames of a video."""
 

@@ -8,8 +8,14 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+import transformers
+
 import tokensieve as ts
+from tokensieve.errors import RefusedError
 from tokensieve.testing.conformance import AdapterConformance
+from tokensieve_adapters.idefics3 import SmolVLMAdapter
+from tokensieve_adapters.llava import LlavaAdapter
 
 FAMILIES = Path(__file__).parents[2] / "docs" / "families"
 
@@ -42,3 +48,14 @@ def test_every_family_has_a_whole_record():
     for name, row in rows.items():
         assert set(row) - {"video"} == every, name
         assert all(what == "yes" or what.startswith(("refused: ", "not ")) for what in row.values()), name
+
+
+def test_a_transformers_too_old_for_a_family(monkeypatch):
+    """SmolVLM took encoded pictures of whole tiles only, before."""
+    monkeypatch.setattr(transformers, "__version__", "5.20.2")
+    model = SmolVLMAdapter.tiny()
+    said = r"transformers 5\.20\.2 is too old to prune a SmolVLMForConditionalGeneration; it takes 5\.21"
+    with pytest.raises(RefusedError, match=said), ts.prune(model, "gsp"):
+        pytest.fail("it was let in")
+    with ts.prune(LlavaAdapter.tiny(), "gsp"):
+        pass

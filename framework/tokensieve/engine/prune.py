@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from tokensieve.adapter import Adapter
 from tokensieve.composers import Expression
 from tokensieve.engine.decoder import DecoderEngine
 from tokensieve.engine.encoder import EncoderEngine
@@ -21,8 +22,6 @@ from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry, default_registry
 from tokensieve.review import review
 from tokensieve.run import Run, StageRecord
-
-OLDEST_TRANSFORMERS = (5, 19)
 
 
 class _Session:
@@ -109,7 +108,7 @@ def prune(
     if encoder is not None and "encoder" in parts:
         engines.append(EncoderEngine(encoder, recipe, run, keys, settled))
     if decoder is not None and "decoder" in parts:
-        _check_transformers()
+        _check_transformers(adapter)
         if query is not None and processor is None and query_encoder is None:
             raise RefusedError("query= needs processor= to read it with the model's tokenizer, or a query_encoder")
         checkpointing = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
@@ -159,12 +158,12 @@ def _recipe(
     return recipe if positions is None else recipe.replace(positions=positions)
 
 
-def _check_transformers() -> None:
+def _check_transformers(adapter: Adapter) -> None:
     import transformers
 
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if version < OLDEST_TRANSFORMERS:
+    if version < adapter.oldest_transformers:
         raise RefusedError(
-            f"transformers {transformers.__version__} cannot take pre-encoded images; tokensieve needs "
-            f"{'.'.join(map(str, OLDEST_TRANSFORMERS))} or newer: pip install -U transformers"
+            f"transformers {transformers.__version__} is too old to prune a {type(adapter.model).__name__}; it takes "
+            f"{'.'.join(map(str, adapter.oldest_transformers))} or newer: pip install -U transformers"
         )
