@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 from tokensieve import Registry, hookimpl
+from tokensieve_adapters.cohere_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from tokensieve_adapters.gemma3 import Gemma3Adapter
 from tokensieve_adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
 from tokensieve_adapters.internvl import InternVLAdapter
@@ -35,6 +36,8 @@ ADAPTERS = (
     PaliGemmaAdapter,
     PaliGemma2Adapter,
     Gemma3Adapter,
+    AyaVisionAdapter,
+    Cohere2VisionAdapter,
     TimmVitAdapter,
 )
 

@@ -6,10 +6,10 @@ held against that record. `make families` records anew.
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
-import transformers
 
 import tokensieve as ts
 from tokensieve.errors import RefusedError
@@ -23,7 +23,8 @@ FAMILIES = Path(__file__).parents[2] / "docs" / "families"
 def recorded(self):
     """What this run saw is what the documentation says."""
     file = FAMILIES / f"{self.adapter.name}.json"
-    if os.environ.get("TOKENSIEVE_RECORD"):
+    # Half a run makes no record.
+    if os.environ.get("TOKENSIEVE_RECORD") and {"decoder.0", "from_pretrained"} <= set(self.found):
         file.write_text(json.dumps(self.found, indent=2) + "\n", encoding="utf-8")
     said = json.loads(file.read_text(encoding="utf-8"))
     assert {capability: said.get(capability) for capability in self.found} == self.found
@@ -52,10 +53,11 @@ def test_every_family_has_a_whole_record():
 
 def test_a_transformers_too_old_for_a_family(monkeypatch):
     """SmolVLM took encoded pictures of whole tiles only, before."""
-    monkeypatch.setattr(transformers, "__version__", "5.20.2")
-    model = SmolVLMAdapter.tiny()
+    model, other = SmolVLMAdapter.tiny(), LlavaAdapter.tiny()
+    # Once models are made: the library may put another module object in its place as it loads.
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.20.2")
     said = r"transformers 5\.20\.2 is too old to prune a SmolVLMForConditionalGeneration; it takes 5\.21"
     with pytest.raises(RefusedError, match=said), ts.prune(model, "gsp"):
         pytest.fail("it was let in")
-    with ts.prune(LlavaAdapter.tiny(), "gsp"):
+    with ts.prune(other, "gsp"):
         pass

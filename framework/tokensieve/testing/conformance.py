@@ -422,7 +422,7 @@ class AdapterConformance:
         with ts.prune(kit.model, recipe):
             eager = kit.generate([row])
         # The kit's own model shall not stay compiled.
-        model = self.build()
+        model: Any = self.build()
         model.load_state_dict(kit.model.state_dict())
         compiled = copy.copy(kit)
         compiled.model = model.eval()
@@ -568,13 +568,13 @@ class AdapterConformance:
         cache = cache_name(kit.model)
         for recipe in kit.recipes():
             with ts.prune(kit.model, recipe) as run:
-                for settings in (
-                    {"prefill_chunk_size": 4},
-                    {"cache_implementation": "quantized"},
-                    {"custom_generate": "somebody/something"},
+                for setting, value in (
+                    ("prefill_chunk_size", 4),
+                    ("cache_implementation", "quantized"),
+                    ("custom_generate", "somebody/something"),
                 ):
                     with pytest.raises(ts.TokensieveError):
-                        kit.generate([row], **settings)
+                        kit.model.generate(**inputs, **kit.settings(), **{setting: value})
                 with pytest.raises(ts.TokensieveError):
                     kit.model.generate_batch([row.words])
                 padded = kit.prompts.batch([row, kit.row(("image", 1), 9)], side="right")

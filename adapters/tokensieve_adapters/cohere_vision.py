@@ -1,0 +1,77 @@
+"""Aya Vision and Cohere 2 Vision: square tiles of a SigLIP tower, words between them, joined two by two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._match import is_model_type
+
+
+class CohereVisionDecoder(Decoder):
+    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay each tile out row by row."""
+        return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
+
+
+class AyaVisionAdapter(Adapter):
+    """AyaVisionForConditionalGeneration."""
+
+    name = "aya_vision"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "aya_vision")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return CohereVisionDecoder(self.model)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 tokens a tile."""
+        from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration
+
+        model: nn.Module = AyaVisionForConditionalGeneration(
+            AyaVisionConfig(**_settings(), image_token_index=_tiny.IMAGE)
+        )
+        return model.eval()
+
+
+class Cohere2VisionAdapter(AyaVisionAdapter):
+    """Cohere2VisionForConditionalGeneration."""
+
+    name = "cohere2_vision"
+
+    @classmethod
+    def matches(cls, model: nn.Module) -> bool:
+        """Match by the config's model type."""
+        return is_model_type(model, "cohere2_vision")
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 tokens a tile."""
+        from transformers import Cohere2VisionConfig, Cohere2VisionForConditionalGeneration
+
+        settings: dict[str, Any] = _settings() | {"image_token_id": _tiny.IMAGE, "alignment_intermediate_size": 64}
+        model: nn.Module = Cohere2VisionForConditionalGeneration(Cohere2VisionConfig(**settings))
+        return model.eval()
+
+
+def _settings() -> dict[str, Any]:
+    from transformers import Cohere2Config, SiglipVisionConfig
+
+    kinds = ["sliding_attention", "full_attention"] * 2
+    return {
+        "vision_config": SiglipVisionConfig(**_tiny.vision(image_size=64, vision_use_head=False)),
+        "text_config": Cohere2Config(**_tiny.text(sliding_window=24, layer_types=kinds, logit_scale=1.0)),
+    }
