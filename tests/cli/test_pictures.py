@@ -33,8 +33,8 @@ SIDE = 4
 def grid(tiles=1, side=SIDE, newlines=False):
     rows = []
     for tile in range(tiles):
-        rows += [(tile, 0, row, column) for row in range(side) for column in range(side)]
-        rows += [(tile, 0, 0, -1)] if newlines else []
+        rows += [(0, tile, 0, row, column) for row in range(side) for column in range(side)]
+        rows += [(0, tile, 0, 0, -1)] if newlines else []
     return torch.tensor(rows)
 
 
@@ -102,6 +102,22 @@ def test_tiles_are_views_of_their_own_and_newlines_no_patches():
     assert all(len(view.places) == 16 for view in views)
     result = sheet(views, bands_of([seen({"a": {0}, "b": {17}}, {0, 17, 84})]), "t", ["n"])
     assert len(set(result.panels[0].at)) == 5
+
+
+def test_tiles_of_one_grid_are_one_view():
+    """Tile 0 is the picture as a whole; the other four share one grid, so they are drawn on the photo together."""
+    whole = [(0, 0, 0, row, column) for row in range(2) for column in range(2)]
+    rest = [(0, 1 + row // 2 * 2 + column // 2, 0, row, column) for row in range(4) for column in range(4)]
+    views = views_of(grey(value=77), [grey()] * 5, torch.tensor(whole + rest))
+    assert [sorted(view.places) for view in views] == [list(range(4)), list(range(4, 20))]
+    assert views[1].places[4 + 7] == (1, 3)
+    assert {view.image.getpixel((0, 0))[0] for view in views} == {77}
+
+
+def test_tiles_of_equal_rank_are_views_of_their_own():
+    grids = [(part, 0, 0, row, column) for part in range(3) for row in range(2) for column in range(2)]
+    views = views_of(grey(), [grey(value=value) for value in (10, 20, 30)], torch.tensor(grids))
+    assert [view.image.getpixel((0, 0))[0] for view in views] == [10, 20, 30]
 
 
 def test_crops_that_do_not_fit_the_patches_give_way_to_the_photo():
@@ -203,7 +219,7 @@ def test_the_photo_is_shown_as_the_model_sees_it(ready, photo):
     )
     apart = np.abs(np.asarray(crop, dtype=float) - np.asarray(square, dtype=float))
     assert apart.mean() < 6
-    assert grid_of(ready, inputs).tolist()[25] == [0, 0, 1, 1]
+    assert grid_of(ready, inputs).tolist()[25] == [0, 0, 0, 1, 1]
     assert crops(ready, {"pixel_values": torch.zeros(576, 588)}) == []
     assert crops(ready, {}) == []
 

@@ -118,19 +118,30 @@ class Band:
 def views_of(photo: Image.Image, crops: Sequence[Image.Image], grid: Tensor) -> tuple[View, ...]:
     """Give the views of a prompt's one picture.
 
+    Tiles that have no place in common are parts of one view: those of a picture cut into a grid of
+    tiles, whose rows and columns run through all of them.
+
     Args:
         photo: as it was given, for models whose crops do not fit their patches.
         crops: what the processor made of it, one a view if it fits.
-        grid: int64 `[tokens, 4]`, tile, frame, row and column of each token; a negative column is
-            no patch.
+        grid: int64 `[tokens, 5]`, part, tile, frame, row and column of each token; a negative column
+            is no patch.
     """
-    members: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
-    for token, (tile, frame, row, column) in enumerate(grid.tolist()):
+    tiles: dict[tuple[int, int, int], dict[int, tuple[int, int]]] = {}
+    for token, (part, tile, frame, row, column) in enumerate(grid.tolist()):
         if column >= 0:
-            members.setdefault((tile, frame), {})[token] = row, column
+            tiles.setdefault((part, tile, frame), {})[token] = row, column
+    members: list[dict[int, tuple[int, int]]] = []
+    before: tuple[int, int] | None = None
+    for (part, _, frame), own in tiles.items():
+        if before == (part, frame) and not set(own.values()) & set(members[-1].values()):
+            members[-1] |= own
+        else:
+            members.append(own)
+        before = part, frame
     across = math.ceil(math.sqrt(len(members)))
     views = []
-    for number, places in enumerate(members.values()):
+    for number, places in enumerate(members):
         rows = 1 + max(row for row, _ in places.values())
         columns = 1 + max(column for _, column in places.values())
         cell = max(8, PANEL // (max(rows, columns) * across))

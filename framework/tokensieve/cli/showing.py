@@ -96,7 +96,9 @@ def picture(
 
 @torch.no_grad()
 def grid_of(ready: Ready, inputs: Mapping[str, Any]) -> Tensor:
-    """Give where the tokens of a prompt's one picture are, int64 `[tokens, 4]`: tile, frame, row, column.
+    """Give where the tokens of a prompt's one picture are, int64 `[tokens, 5]`: part, tile, frame, row, column.
+
+    A family whose tiles are of equal rank hands over each as a part.
 
     Raises:
         RefusedError: if the model carries no visual tokens in a language model.
@@ -105,7 +107,9 @@ def grid_of(ready: Ready, inputs: Mapping[str, Any]) -> Tensor:
     if decoder is None:
         raise RefusedError(f"{type(ready.model).__name__} has no language model that carries visual tokens")
     outputs = decoder.encode(inputs)
-    return torch.cat([grid for name, output in outputs.items() for grid in decoder.layout(name, output, inputs)]).cpu()
+    layouts = [layout.cpu() for name, output in outputs.items() for layout in decoder.layout(name, output, inputs)]
+    numbered = (torch.nn.functional.pad(layout, (1, 0), value=part) for part, layout in enumerate(layouts))
+    return torch.cat(list(numbered))
 
 
 def crops(ready: Ready, inputs: Mapping[str, Any]) -> list[Image.Image]:
