@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokensieve.adapter import Decoder, raster
+from tokensieve.adapter import raster
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
-from tokensieve_adapters._tower import class_tokens, selected_attention
+from tokensieve_adapters._tower import TowerDecoder
 
 
 def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[int]:
@@ -25,18 +25,8 @@ def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[in
     ]
 
 
-class AnyresDecoder(Decoder):
+class AnyresDecoder(TowerDecoder):
     """Tile 0 is the whole picture; the others follow row by row as one, each row with a newline at its end."""
-
-    @property
-    def vision_attention(self) -> nn.Module | None:
-        """That of the selected layer."""
-        return selected_attention(self.base.get_submodule("vision_tower"), self.config)
-
-    @property
-    def vision_prefix(self) -> int:
-        """One class token in CLIP, none in SigLIP."""
-        return class_tokens(self.config)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay tiles out by packing their places as the model packs their features."""

@@ -61,10 +61,7 @@ class MropeDecoder(Decoder):
 class MropeAdapter(Adapter):
     """Pictures as rows of patches, with their grids."""
 
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return MropeDecoder(self.model)
+    decoder_type = MropeDecoder
 
     @classmethod
     def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:

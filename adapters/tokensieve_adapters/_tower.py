@@ -1,32 +1,40 @@
-"""Vision towers of CLIP's and SigLIP's build: where their layers are, and which of them is selected."""
+"""Vision towers of CLIP's and SigLIP's build, whose patches are the tokens."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-KNOWN = ("clip_vision_model", "siglip_vision_model")
+from tokensieve.adapter import Decoder, Partner
+from tokensieve_adapters._partner import load_partner
+
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""How many class tokens stand before the patches, by the tower's model type."""
 
 
-def selected_attention(tower: nn.Module, config: Any) -> nn.Module | None:
-    """Give the attention module of the tower's layer whose output the projector takes; none of other towers.
+class TowerDecoder(Decoder):
+    """Tokens are patches of a tower that may share a space with a text tower."""
 
-    Args:
-        tower: with `encoder.layers`.
-        config: of the whole model; `vision_feature_layer` counts the embeddings as 0, -1 is the last
-            layer; of several, the deepest counts, and without it the last layer is taken.
-    """
-    if config.vision_config.model_type not in KNOWN:
-        return None
-    layers = tower.get_submodule("encoder.layers")
-    depth = len(list(layers.children()))
-    chosen = getattr(config, "vision_feature_layer", None)
-    places = [-1 if chosen is None else chosen] if not isinstance(chosen, (list, tuple)) else list(chosen)
-    deepest = max(depth + place if place < 0 else place - 1 for place in places)
-    return layers.get_submodule(f"{deepest}.self_attn")
+    @property
+    def vision_attention(self) -> nn.Module | None:
+        """That of the layer whose output the projector takes; of several layers, the deepest.
 
+        `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also
+        taken where the config says nothing.
+        """
+        if self.config.vision_config.model_type not in CLASS_TOKENS:
+            return None
+        layers = self.base.get_submodule("vision_tower.encoder.layers")
+        depth = len(list(layers.children()))
+        chosen = getattr(self.config, "vision_feature_layer", None)
+        places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
+        deepest = max(depth + place if place < 0 else place - 1 for place in places)
+        return layers.get_submodule(f"{deepest}.self_attn")
 
-def class_tokens(config: Any) -> int:
-    """Give how many class tokens stand before the patches: CLIP has one, SigLIP none."""
-    return int(config.vision_config.model_type == "clip_vision_model")
+    @property
+    def vision_prefix(self) -> int:
+        """One class token in CLIP, none in SigLIP."""
+        return CLASS_TOKENS.get(self.config.vision_config.model_type, 0)
+
+    def partner(self, query_encoder: object) -> Partner:
+        """Load the CLIP or SigLIP model whose vision tower this is."""
+        return load_partner(query_encoder, self.config.vision_config)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 
 
 class CohereVisionDecoder(Decoder):
@@ -25,16 +24,8 @@ class AyaVisionAdapter(Adapter):
     """AyaVisionForConditionalGeneration."""
 
     name = "aya_vision"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "aya_vision")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return CohereVisionDecoder(self.model)
+    model_types = ("aya_vision",)
+    decoder_type = CohereVisionDecoder
 
     @classmethod
     def tiny(cls) -> nn.Module:
@@ -51,11 +42,7 @@ class Cohere2VisionAdapter(AyaVisionAdapter):
     """Cohere2VisionForConditionalGeneration."""
 
     name = "cohere2_vision"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "cohere2_vision")
+    model_types = ("cohere2_vision",)
 
     @classmethod
     def tiny(cls) -> nn.Module:

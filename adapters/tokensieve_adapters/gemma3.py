@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, Decoder, Partner, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 from tokensieve_adapters._partner import load_partner
 
 
@@ -31,16 +30,8 @@ class Gemma3Adapter(Adapter):
     """Gemma3ForConditionalGeneration."""
 
     name = "gemma3"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "gemma3")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return Gemma3Decoder(self.model)
+    model_types = ("gemma3",)
+    decoder_type = Gemma3Decoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 
 
 class Idefics3Decoder(Decoder):
@@ -31,16 +30,8 @@ class Idefics3Adapter(Adapter):
     """Idefics3ForConditionalGeneration."""
 
     name = "idefics3"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "idefics3")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return Idefics3Decoder(self.model)
+    model_types = ("idefics3",)
+    decoder_type = Idefics3Decoder
 
     @classmethod
     def tiny(cls) -> nn.Module:
@@ -69,12 +60,8 @@ class SmolVLMAdapter(Idefics3Adapter):
     """SmolVLMForConditionalGeneration."""
 
     name = "smolvlm"
+    model_types = ("smolvlm",)
     oldest_transformers = (5, 21)
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "smolvlm")
 
     @classmethod
     def tiny(cls) -> nn.Module:

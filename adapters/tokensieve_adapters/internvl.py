@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 
 
 class InternVLDecoder(Decoder):
@@ -27,16 +26,8 @@ class InternVLAdapter(Adapter):
     """InternVLForConditionalGeneration."""
 
     name = "internvl"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "internvl")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return InternVLDecoder(self.model)
+    model_types = ("internvl",)
+    decoder_type = InternVLDecoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

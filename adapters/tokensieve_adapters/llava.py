@@ -9,27 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters._example import save_example
-from tokensieve_adapters._partner import load_partner
-from tokensieve_adapters._tower import class_tokens, selected_attention
-
-TOWERS = ("clip_vision_model", "siglip_vision_model")
+from tokensieve_adapters._tower import CLASS_TOKENS, TowerDecoder
 
 
-class LlavaDecoder(Decoder):
+class LlavaDecoder(TowerDecoder):
     """One square grid of patches per image, one placeholder per patch."""
-
-    @property
-    def vision_attention(self) -> nn.Module | None:
-        """That of the selected layer."""
-        return selected_attention(self.base.get_submodule("vision_tower"), self.config)
-
-    @property
-    def vision_prefix(self) -> int:
-        """One class token in CLIP, none in SigLIP."""
-        return class_tokens(self.config)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each image's patches out row by row."""
@@ -45,29 +32,19 @@ class LlavaDecoder(Decoder):
             grids.append(raster(side, side))
         return grids
 
-    def partner(self, query_encoder: object) -> Partner:
-        """Load the CLIP or SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
-
 
 class LlavaAdapter(Adapter):
     """LlavaForConditionalGeneration with a CLIP or SigLIP tower (not Pixtral, whose grids vary)."""
 
     name = "llava"
+    model_types = ("llava",)
+    decoder_type = LlavaDecoder
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
         """Match by config: the model type and that of the tower."""
-        config = getattr(model, "config", None)
-        return (
-            getattr(config, "model_type", None) == "llava"
-            and getattr(getattr(config, "vision_config", None), "model_type", None) in TOWERS
-        )
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return LlavaDecoder(self.model)
+        config: Any = model.config if super().matches(model) else None
+        return config is not None and config.vision_config.model_type in CLASS_TOKENS
 
     @classmethod
     def tiny(cls) -> nn.Module:

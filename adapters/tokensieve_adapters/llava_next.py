@@ -6,35 +6,17 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner
+from tokensieve.adapter import Adapter
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
-from tokensieve_adapters._match import is_model_type
-from tokensieve_adapters._partner import load_partner
-
-
-class LlavaNextDecoder(AnyresDecoder):
-    """Tiles of a CLIP tower."""
-
-    def partner(self, query_encoder: object) -> Partner:
-        """Load the CLIP or SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
 
 
 class LlavaNextAdapter(Adapter):
     """LlavaNextForConditionalGeneration."""
 
     name = "llava_next"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "llava_next")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return LlavaNextDecoder(self.model)
+    model_types = ("llava_next",)
+    decoder_type = AnyresDecoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

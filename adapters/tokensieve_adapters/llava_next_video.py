@@ -8,11 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
-from tokensieve_adapters._match import is_model_type
-from tokensieve_adapters._partner import load_partner
 
 
 class LlavaNextVideoDecoder(AnyresDecoder):
@@ -26,26 +24,14 @@ class LlavaNextVideoDecoder(AnyresDecoder):
         side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
         return [raster(side, side, math.prod(video.shape[:-1]) // side**2) for video in output.pooler_output]
 
-    def partner(self, query_encoder: object) -> Partner:
-        """Load the CLIP or SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
-
 
 class LlavaNextVideoAdapter(Adapter):
     """LlavaNextVideoForConditionalGeneration."""
 
     name = "llava_next_video"
+    model_types = ("llava_next_video",)
+    decoder_type = LlavaNextVideoDecoder
     oldest_transformers = (5, 21)
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "llava_next_video")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return LlavaNextVideoDecoder(self.model)
 
     @classmethod
     def tiny(cls) -> nn.Module:

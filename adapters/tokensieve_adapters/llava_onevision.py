@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
-from tokensieve_adapters._match import is_model_type
-from tokensieve_adapters._partner import load_partner
 
 
 class LlavaOnevisionDecoder(AnyresDecoder):
@@ -42,25 +40,13 @@ class LlavaOnevisionDecoder(AnyresDecoder):
         result: Tensor = packed[0]
         return result
 
-    def partner(self, query_encoder: object) -> Partner:
-        """Load the CLIP or SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
-
 
 class LlavaOnevisionAdapter(Adapter):
     """LlavaOnevisionForConditionalGeneration."""
 
     name = "llava_onevision"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "llava_onevision")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return LlavaOnevisionDecoder(self.model)
+    model_types = ("llava_onevision",)
+    decoder_type = LlavaOnevisionDecoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -8,25 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
-from tokensieve_adapters._partner import load_partner
-from tokensieve_adapters._tower import class_tokens, selected_attention
+from tokensieve_adapters._tower import TowerDecoder
 
 
-class PaliGemmaDecoder(Decoder):
+class PaliGemmaDecoder(TowerDecoder):
     """Positions begin at one."""
-
-    @property
-    def vision_attention(self) -> nn.Module | None:
-        """That of the selected layer."""
-        return selected_attention(self.base.get_submodule("vision_tower"), self.config)
-
-    @property
-    def vision_prefix(self) -> int:
-        """One class token in CLIP, none in SigLIP."""
-        return class_tokens(self.config)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each picture out row by row."""
@@ -38,28 +26,20 @@ class PaliGemmaDecoder(Decoder):
         """Give positions from one on."""
         return super().positions(request, mask, start, steps) + 1
 
-    def partner(self, query_encoder: object) -> Partner:
-        """Load the SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
-
 
 class PaliGemmaAdapter(Adapter):
     """PaliGemmaForConditionalGeneration with a Gemma language model."""
 
     name = "paligemma"
+    model_types = ("paligemma",)
+    decoder_type = PaliGemmaDecoder
     text = "gemma"
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
         """Match by config: the model type and that of the language model."""
-        config = getattr(model, "config", None)
-        kind = getattr(getattr(config, "text_config", None), "model_type", None)
-        return is_model_type(model, "paligemma") and kind == cls.text
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return PaliGemmaDecoder(self.model)
+        config: Any = model.config if super().matches(model) else None
+        return config is not None and config.text_config.model_type == cls.text
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 
 
 class PixtralDecoder(Decoder):
@@ -30,17 +29,14 @@ class PixtralAdapter(Adapter):
     """LlavaForConditionalGeneration with a Pixtral tower."""
 
     name = "pixtral"
+    model_types = ("llava",)
+    decoder_type = PixtralDecoder
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
         """Match by config: the model type and that of the tower."""
-        vision = getattr(getattr(model, "config", None), "vision_config", None)
-        return is_model_type(model, "llava") and getattr(vision, "model_type", None) == "pixtral"
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return PixtralDecoder(self.model)
+        config: Any = model.config if super().matches(model) else None
+        return config is not None and config.vision_config.model_type == "pixtral"
 
     @classmethod
     def tiny(cls) -> nn.Module:
@@ -78,11 +74,7 @@ class Mistral3Adapter(PixtralAdapter):
     """Mistral3ForConditionalGeneration."""
 
     name = "mistral3"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "mistral3")
+    model_types = ("mistral3",)
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
 
 
@@ -13,11 +12,7 @@ class Qwen2VLAdapter(MropeAdapter):
     """Qwen2VLForConditionalGeneration."""
 
     name = "qwen2_vl"
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "qwen2_vl")
+    model_types = ("qwen2_vl",)
 
     @classmethod
     def tiny(cls) -> nn.Module:

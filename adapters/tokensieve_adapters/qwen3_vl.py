@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tokensieve.adapter import Decoder
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
 
 
@@ -23,17 +21,9 @@ class Qwen3VLAdapter(MropeAdapter):
     """Qwen3VLForConditionalGeneration."""
 
     name = "qwen3_vl"
+    model_types = ("qwen3_vl",)
+    decoder_type = Qwen3VLDecoder
     frames_apart = True
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "qwen3_vl")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return Qwen3VLDecoder(self.model)
 
     @classmethod
     def tiny(cls) -> nn.Module:

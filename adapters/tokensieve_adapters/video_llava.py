@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._match import is_model_type
 
 
 class VideoLlavaDecoder(Decoder):
@@ -35,17 +34,9 @@ class VideoLlavaAdapter(Adapter):
     """VideoLlavaForConditionalGeneration."""
 
     name = "video_llava"
+    model_types = ("video_llava",)
+    decoder_type = VideoLlavaDecoder
     oldest_transformers = (5, 21)
-
-    @classmethod
-    def matches(cls, model: nn.Module) -> bool:
-        """Match by the config's model type."""
-        return is_model_type(model, "video_llava")
-
-    @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return VideoLlavaDecoder(self.model)
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -316,6 +316,10 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     """What the family is called: a Python identifier."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """The model types, of the config, that it is for. Where these do not decide, override `matches`."""
+    decoder_type: ClassVar[type[Decoder] | None] = None
+    """How its language model carries tokens, if it has one."""
     oldest_transformers: ClassVar[tuple[int, int]] = (5, 19)
     """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
     frames_apart: ClassVar[bool] = False
@@ -325,9 +329,13 @@ class Adapter(ABC):
         self.model = model
 
     @classmethod
-    @abstractmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Tell whether this adapter is for the model, from its class and config alone."""
+        """Tell whether this adapter is for the model, from its class and config alone.
+
+        By default, whether the model answers in words and its type is among `model_types`.
+        """
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        return kind in cls.model_types and hasattr(model, "generate")
 
     @classmethod
     @abstractmethod
@@ -384,7 +392,7 @@ class Adapter(ABC):
     @property
     def decoder(self) -> Decoder | None:
         """The language model, if there is one."""
-        return None
+        return None if self.decoder_type is None else self.decoder_type(self.model)
 
     @property
     def encoder(self) -> Encoder | None:
