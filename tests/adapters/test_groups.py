@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_strategies import Norm
@@ -131,3 +132,30 @@ def test_spatial_strategies_see_the_grid(name, part):
     shares = Counter(grid[i][3] for i in ids)
     fair = 12 / len(rows)
     assert all(min(rows[row], int(fair)) <= shares[row] <= int(fair) + 1 for row in rows)
+
+
+@torch.no_grad()
+def test_encoded_pictures_in_any_order():
+    """What was encoded by the caller is taken by its name, in whatever order it comes."""
+    model, inputs, _ = made("qwen2_vl", ("video", 2), 1, ("image", 1))
+    right = kept(model, inputs, keep=4)
+    with ts.prune(model, Norm(), keep=4):
+        logits = model(**inputs).logits
+    base = model.model
+    encoded = {
+        "video": base.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True),
+        "image": base.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True),
+    }
+    rest = {name: value for name, value in inputs.items() if not name.startswith("pixel_values")}
+    with ts.prune(model, Norm(), keep=4) as run:
+        again = model(**rest, mm_encoder_outputs=encoded).logits
+    assert run.kept("decoder.0")[0].tolist() == right
+    assert torch.equal(logits, again)
+
+
+@torch.no_grad()
+def test_encoded_input_of_an_unknown_kind():
+    model, inputs, _ = made("llava", ("image", 1))
+    encoded = model.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
+    with ts.prune(model, Norm(), keep=4), pytest.raises(RefusedError, match="audio"):
+        model(**inputs, mm_encoder_outputs={"image": encoded, "audio": encoded})

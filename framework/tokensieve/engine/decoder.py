@@ -25,7 +25,7 @@ from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
 from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
 from tokensieve.engine.selector import Asked, Selector, Settled
-from tokensieve.errors import RefusedError
+from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
 from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
@@ -188,6 +188,10 @@ class DecoderEngine:
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
         self._asked.check(rows // expand)
         outputs = self._decoder.encode(request)
+        unknown = set(outputs) - {modality.name for modality in present}
+        if unknown:
+            raise RefusedError(f"mm_encoder_outputs has {listing(unknown)}, of which the adapter knows nothing")
+        outputs = {modality.name: outputs[modality.name] for modality in present}
         flat = self._flat(outputs, present, kinds)
         ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
         features = by_id(flat, ids)
