@@ -63,6 +63,8 @@ class DecoderEngine:
         self._policy: Positions = recipe.positions
         self._asked = asked
         self._model = decoder.model
+        # Asked at every step, and read off configs.
+        self._modalities = decoder.modalities
         self._forward = inspect.signature(type(self._model).forward)
         self._selector = Selector(decoder, recipe, run, asked, settled)
         self._layers = Layers(decoder, self._selector, recipe.positions)
@@ -140,7 +142,7 @@ class DecoderEngine:
         request = {name: value for name, value in named.items() if name != "self"} | kwargs
         past = caches.given(request)
         state = caches.state_of(past)
-        if has_images(request, self._decoder):
+        if has_images(request, self._modalities):
             length = caches.held(past) if past is not None else 0
             if length:
                 raise RefusedError(
@@ -171,7 +173,7 @@ class DecoderEngine:
         # Only kinds that come with pictures: a text may hold the other's placeholder as a word.
         present = [
             modality
-            for modality in self._decoder.modalities
+            for modality in self._modalities
             if request.get(modality.pixels) is not None or (request.get("mm_encoder_outputs") or {}).get(modality.name)
         ]
         kinds = visual_kinds(request, [modality.placeholder for modality in present], self._decoder)

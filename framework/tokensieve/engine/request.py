@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import Decoder
+from tokensieve.adapter import Decoder, Modality
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import close_up
 from tokensieve.engine.frame import Frame
@@ -16,11 +16,11 @@ from tokensieve.errors import RefusedError
 from tokensieve.recipe import Positions
 
 
-def has_images(request: Mapping[str, Any], decoder: Decoder) -> bool:
+def has_images(request: Mapping[str, Any], modalities: Sequence[Modality]) -> bool:
     """Tell whether a call brings images or videos, raw or encoded."""
     encoded = request.get("mm_encoder_outputs") or {}
     return any(output is not None for output in encoded.values()) or any(
-        request.get(modality.pixels) is not None for modality in decoder.modalities
+        request.get(modality.pixels) is not None for modality in modalities
     )
 
 
@@ -126,7 +126,8 @@ def continued(
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
         positions = decoder.positions(request, state.mask, length + state.dropped, steps)
-    since_prompt = torch.arange(length - state.mask.shape[1], since, device=tokens.device)
-    positions = decoder.complete(positions, state.end.unsqueeze(1) + since_prompt)
+    if positions.ndim == 3:
+        since_prompt = torch.arange(length - state.mask.shape[1], since, device=tokens.device)
+        positions = decoder.complete(positions, state.end.unsqueeze(1) + since_prompt)
     new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(-1)
     return new, length
