@@ -6,7 +6,7 @@ from tokensieve.chain import Chain
 from tokensieve.composers import Composer, Expression, select
 from tokensieve.engine import prune
 from tokensieve.errors import TokensieveError
-from tokensieve.evidence import Evidence, Query, Text, Tokens
+from tokensieve.evidence import Evidence, Query, Text, Tokens, Words
 from tokensieve.hookspecs import hookimpl
 from tokensieve.recipe import Recipe, Stage, schema
 from tokensieve.reduction import Reduction
@@ -45,6 +45,7 @@ __all__ = [
     "Tokens",
     "TokensieveError",
     "Universe",
+    "Words",
     "default_registry",
     "hookimpl",
     "prune",

@@ -20,16 +20,27 @@ class Evidence(StrEnum):
     """The vectors entering the stage's own site, `[rows, n, d]`."""
     VISION_ATTENTION = "vision_attention"
     """Attention of the vision encoder's CLS row, or attention received, `[rows, n, heads]`."""
+    VISION_RECEIVED = "vision_received"
+    """Mean attention that a patch receives from all tokens of its picture, whether or not there is a CLS, in the
+    layer of VISION_ATTENTION, `[rows, n, heads]`."""
+    VISION_MIDDLE = "vision_middle"
+    """Likewise, in a middle layer that the adapter names, `[rows, n, heads]`."""
     VISION_KEYS = "vision_keys"
     """Keys of the vision encoder, averaged over heads, `[rows, n, d]`."""
+    VISION_FEATURES = "vision_features"
+    """The vision encoder's selected layer, before the projector, `[rows, n, d]`."""
     QUERY = "query"
     """The question and the tokens in one space: a `Query`."""
     TEXT_FEATURES = "text_features"
     """The language model's own embeddings of the question: a `Text`."""
     DECODER_ATTENTION = "decoder_attention"
     """Softmaxed attention of the prompt's last token in the layer before, `[rows, n, heads]`."""
+    DECODER_CONTENT = "decoder_content"
+    """Like DECODER_ATTENTION, of queries and keys without rotary positions, `[rows, n, heads]`."""
     DECODER_KEYS = "decoder_keys"
     """Keys of the layer before, heads side by side, `[rows, n, d]`."""
+    DECODER_WORDS = "decoder_words"
+    """The prompt's text beside its visual tokens, in the layer before: `Words`."""
     GRID = "grid"
     """Where a token was, int64 `[rows, n, 5]`: image, tile, frame, row, column."""
     SIZES = "sizes"
@@ -56,6 +67,10 @@ class Text:
     features: Tensor
     mask: Tensor
 
+    def take(self, rows: Tensor, places: Tensor) -> Text:
+        """Give the question of each of `rows` `[new rows]`."""
+        return Text(self.features[rows], self.mask[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
@@ -76,8 +91,52 @@ class Query:
     space: str
     sign: int = 1
 
+    def take(self, rows: Tensor, places: Tensor) -> Query:
+        """Give the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' questions."""
+        patch = self.patch[rows.unsqueeze(1), places]
+        return replace(self, patch=patch, text=self.text[rows], mask=self.mask[rows])
 
-Value = Tensor | Query | Text
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The text tokens of a prompt beside its visual tokens, at a layer of the decoder.
+
+    Attributes:
+        attention: `[rows, n, m]`, softmaxed attention of each text token to each visual one in the
+            layer before the cut, averaged over heads; zero from text before the picture.
+        keys: `[rows, m, d]`, keys of the text tokens in that layer, heads side by side, as DECODER_KEYS.
+        features: `[rows, m, d]`, the text tokens entering the site.
+        embeddings: `[rows, m, d]`, the text tokens as they entered the language model.
+        patch: `[rows, n, d]`, the visual tokens as they entered the language model.
+        mask: bool `[rows, m]`; a row may have no text at all.
+    """
+
+    attention: Tensor
+    keys: Tensor
+    features: Tensor
+    embeddings: Tensor
+    patch: Tensor
+    mask: Tensor
+
+    def take(self, rows: Tensor, places: Tensor) -> Words:
+        """Give the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' text."""
+        at = rows.unsqueeze(1)
+        return Words(
+            self.attention[at, places],
+            self.keys[rows],
+            self.features[rows],
+            self.embeddings[rows],
+            self.patch[at, places],
+            self.mask[rows],
+        )
+
+
+Value = Tensor | Query | Text | Words
+
+
+def taken(value: Value, rows: Tensor, places: Tensor) -> Value:
+    """Give what is known of the tokens at `places` `[new rows, m]` of `rows` `[new rows]`."""
+    return value[rows.unsqueeze(1), places] if isinstance(value, Tensor) else value.take(rows, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +164,7 @@ class Tokens:
         object.__setattr__(self, "keys", rows if self.keys is _ZEROS else self.keys)
         object.__setattr__(self, "samples", rows if self.samples is _ZEROS else self.samples)
         for kind, value in self.evidence.items():
-            per_token = value.patch if isinstance(value, Query) else value
+            per_token = value.patch if isinstance(value, (Query, Words)) else value
             if isinstance(per_token, Tensor) and per_token.shape[:2] != self.universe.valid.shape:
                 raise AlgebraError(
                     f"{kind} has the shape {list(per_token.shape)}, which does not begin with "
@@ -155,9 +214,24 @@ class Tokens:
         return self._tensor(Evidence.VISION_ATTENTION)
 
     @property
+    def vision_received(self) -> Tensor:
+        """`[rows, n, heads]`."""
+        return self._tensor(Evidence.VISION_RECEIVED)
+
+    @property
+    def vision_middle(self) -> Tensor:
+        """`[rows, n, heads]`."""
+        return self._tensor(Evidence.VISION_MIDDLE)
+
+    @property
     def vision_keys(self) -> Tensor:
         """`[rows, n, d]`."""
         return self._tensor(Evidence.VISION_KEYS)
+
+    @property
+    def vision_features(self) -> Tensor:
+        """`[rows, n, d]`."""
+        return self._tensor(Evidence.VISION_FEATURES)
 
     @property
     def query(self) -> Query:
@@ -181,9 +255,22 @@ class Tokens:
         return self._tensor(Evidence.DECODER_ATTENTION)
 
     @property
+    def decoder_content(self) -> Tensor:
+        """`[rows, n, heads]`."""
+        return self._tensor(Evidence.DECODER_CONTENT)
+
+    @property
     def decoder_keys(self) -> Tensor:
         """`[rows, n, d]`."""
         return self._tensor(Evidence.DECODER_KEYS)
+
+    @property
+    def decoder_words(self) -> Words:
+        """The prompt's text beside its visual tokens."""
+        value = self._get(Evidence.DECODER_WORDS)
+        if not isinstance(value, Words):
+            raise MissingEvidenceError(f"decoder_words are given as a {type(value).__name__}, not Words")
+        return value
 
     @property
     def grid(self) -> Tensor:
@@ -212,16 +299,7 @@ class Tokens:
         """
         source = torch.arange(self.universe.rows, device=places.device) if rows is None else rows
         at = source.unsqueeze(1)
-        evidence: dict[Evidence, Value] = {}
-        for kind, value in self.evidence.items():
-            if isinstance(value, Tensor):
-                evidence[kind] = value[at, places]
-            elif isinstance(value, Query):
-                evidence[kind] = replace(
-                    value, patch=value.patch[at, places], text=value.text[source], mask=value.mask[source]
-                )
-            else:
-                evidence[kind] = Text(value.features[source], value.mask[source])
+        evidence = {kind: taken(value, source, places) for kind, value in self.evidence.items()}
         universe = Universe(valid & self.valid[at, places], self.ids[at, places])
         return Tokens(universe, evidence, self.keys[source], self.samples[source])
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from tokensieve import Evidence, Query, Tokens, Universe
+from tokensieve import Evidence, Query, Tokens, Universe, Words
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
 
@@ -43,7 +43,11 @@ def sample(counts, kind="normal", seed=0, d=6, text=(2,), sign=1, width=4):
         Evidence.FEATURES: vectors(kind, (rows, n, d), g),
         Evidence.VISION_KEYS: vectors(kind, (rows, n, 4), g),
         Evidence.VISION_ATTENTION: torch.rand(rows, n, 3, generator=g),
+        Evidence.VISION_RECEIVED: torch.rand(rows, n, 3, generator=g),
+        Evidence.VISION_MIDDLE: torch.rand(rows, n, 3, generator=g),
+        Evidence.VISION_FEATURES: vectors(kind, (rows, n, 5), g),
         Evidence.DECODER_ATTENTION: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
+        Evidence.DECODER_CONTENT: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
         Evidence.DECODER_KEYS: vectors(kind, (rows, n, 4), g),
         Evidence.QUERY: Query(
             vectors(kind, (rows, n, 5), g),
@@ -51,6 +55,14 @@ def sample(counts, kind="normal", seed=0, d=6, text=(2,), sign=1, width=4):
             torch.arange(m) < lengths,
             "test",
             sign,
+        ),
+        Evidence.DECODER_WORDS: Words(
+            torch.randint(0, 4, (rows, n, m), generator=g).float(),
+            vectors(kind, (rows, m, 4), g),
+            vectors(kind, (rows, m, d), g),
+            vectors(kind, (rows, m, d), g),
+            vectors(kind, (rows, n, d), g),
+            torch.arange(m) < lengths,
         ),
         Evidence.GRID: torch.stack([flat, flat, flat, place // width, place % width], dim=-1),
         Evidence.SIZES: torch.randint(1, 4, (rows, n), generator=g).float(),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tokensieve.budget import counts
 from tokensieve.composers import Selection, select
-from tokensieve.evidence import NEWLINE, Evidence, Query, Text, Tokens, Value
+from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, taken
 from tokensieve.recipe import Recipe, Stage
 from tokensieve.reduction import Reduction, nearest
 from tokensieve.run import SampleRecord, StageRecord, as_ids
@@ -142,15 +142,7 @@ def _nothing(recipe: Recipe, stage: Stage, pool: Pool) -> tuple[Outcome, StageRe
 
 def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: Tensor, keys: Tensor) -> Tokens:
     """Give the groups as tokens, with the evidence of each."""
-    at = samples.unsqueeze(1)
-    rows: dict[Evidence, Value] = {}
-    for kind, value in evidence.items():
-        if isinstance(value, Tensor):
-            rows[kind] = value[at, ids]
-        elif isinstance(value, Query):
-            rows[kind] = replace(value, patch=value.patch[at, ids], text=value.text[samples], mask=value.mask[samples])
-        else:
-            rows[kind] = Text(value.features[samples], value.mask[samples])
+    rows = {kind: taken(value, samples, ids) for kind, value in evidence.items()}
     return Tokens(Universe(valid, ids), rows, keys[samples], samples)
 
 

@@ -19,7 +19,7 @@ from tokensieve.budget import deal
 from tokensieve.chain import Chain
 from tokensieve.composers import AtLeast, Expression, Intersection, Reading, Union, select
 from tokensieve.errors import ScoreError
-from tokensieve.evidence import Query, Text, Tokens, Value
+from tokensieve.evidence import Query, Text, Tokens, Value, Words
 from tokensieve.reduction import Reduction
 from tokensieve.universe import Universe
 
@@ -479,6 +479,8 @@ def _padded(tokens: Tokens, extra: int, filler: int) -> Tokens:
     def padded(value: Value) -> Value:
         if isinstance(value, Query):
             return replace(value, patch=wider(value.patch, filler))
+        if isinstance(value, Words):
+            return replace(value, patch=wider(value.patch, filler), attention=wider(value.attention, filler))
         return value if isinstance(value, Text) else wider(value, filler)
 
     universe = Universe(wider(tokens.valid, 0), wider(tokens.ids, filler))
