@@ -33,6 +33,12 @@ class AnyresDecoder(TowerDecoder):
         tiles, sizes = self._tiles(request)
         return [self._one(count, size) for count, size in zip(tiles, sizes, strict=True)]
 
+    def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Count tiles, and frames of a video."""
+        if modality == "image":
+            return self._tiles(request)[0]
+        return [int(layout[:, 1].max()) + 1 for layout in layouts]
+
     def _tiles(self, request: Mapping[str, Any]) -> tuple[list[int], Tensor]:
         """Give each picture's number of tiles, and its size."""
         sizes = request.get("image_sizes")

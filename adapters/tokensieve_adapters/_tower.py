@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from torch import nn
+import math
+from collections.abc import Sequence
+from typing import Any
 
-from tokensieve.adapter import Decoder, Partner
+from torch import Tensor, nn
+
+from tokensieve.adapter import Decoder, Encoder, Partner, raster
+from tokensieve.recipe import Stage
 from tokensieve_adapters._partner import load_partner
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """How many class tokens stand before the patches, by the tower's model type."""
+
+
+def selected(config: Any, layers: nn.Module) -> list[int]:
+    """Give the layers, counted from 0, whose output the projector takes.
+
+    `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also taken where the config
+    says nothing.
+    """
+    depth = len(list(layers.children()))
+    chosen = getattr(config, "vision_feature_layer", None)
+    places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
+    return [depth + place if place < 0 else place - 1 for place in places]
 
 
 class TowerDecoder(Decoder):
@@ -16,19 +33,11 @@ class TowerDecoder(Decoder):
 
     @property
     def vision_attention(self) -> nn.Module | None:
-        """That of the layer whose output the projector takes; of several layers, the deepest.
-
-        `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also
-        taken where the config says nothing.
-        """
+        """That of the layer whose output the projector takes; of several layers, the deepest."""
         if self.config.vision_config.model_type not in CLASS_TOKENS:
             return None
         layers = self.base.get_submodule("vision_tower.encoder.layers")
-        depth = len(list(layers.children()))
-        chosen = getattr(self.config, "vision_feature_layer", None)
-        places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
-        deepest = max(depth + place if place < 0 else place - 1 for place in places)
-        return layers.get_submodule(f"{deepest}.self_attn")
+        return layers.get_submodule(f"{max(selected(self.config, layers))}.self_attn")
 
     @property
     def vision_prefix(self) -> int:
@@ -38,3 +47,95 @@ class TowerDecoder(Decoder):
     def partner(self, query_encoder: object) -> Partner:
         """Load the CLIP or SigLIP model whose vision tower this is."""
         return load_partner(query_encoder, self.config.vision_config)
+
+
+class TowerEncoder(Encoder):
+    """Layers of a CLIP or SigLIP tower of a model that answers in words.
+
+    Where tokens are patches, those that leave the tower leave the prompt with it. Everywhere else the tower's output
+    must be a whole grid, so tokens can only be merged: every patch then has the vector of the token it is part of,
+    and the tower alone computes on fewer.
+    """
+
+    shortens = False
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower of pictures."""
+        return self.model.get_submodule("model.vision_tower")
+
+    @property
+    def _layers(self) -> nn.Module:
+        return self.tower.get_submodule("encoder.layers")
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers."""
+        return list(self._layers.children())
+
+    @property
+    def depth(self) -> int:
+        """All up to the first layer that the projector takes: what left after it would still be there."""
+        return min(selected(self.model.config, self._layers)) + 1
+
+    @property
+    def prefix(self) -> int:
+        """One class token in CLIP, none in SigLIP."""
+        config: Any = self.tower.config
+        return CLASS_TOKENS[config.model_type]
+
+    def layout(self, n: int) -> Tensor:
+        """Lay a square of patches out row by row."""
+        return raster(side := math.isqrt(n), side)
+
+    def normed(self, block: int, x: Tensor) -> Tensor:
+        """Give the layer's first norm."""
+        result: Tensor = self._part(block, "layer_norm1")(x)
+        return result
+
+    def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Give the first half of a layer."""
+        attention = self._part(block, "self_attn")
+        added: Tensor = attention(hidden_states=self.normed(block, x), **kwargs | {"attention_mask": bias})[0]
+        return x + added
+
+    def feed(self, block: int, x: Tensor) -> Tensor:
+        """Give the second half."""
+        added: Tensor = self._part(block, "mlp")(self._part(block, "layer_norm2")(x))
+        return x + added
+
+    def key_projection(self, block: int) -> nn.Module:
+        """The projection to keys."""
+        return self._part(block, "self_attn.k_proj")
+
+    def keys(self, block: int, projected: Tensor) -> Tensor:
+        """Average over heads."""
+        heads: Any = self._part(block, "self_attn").num_heads
+        return projected.unflatten(-1, (heads, -1)).mean(dim=-2)
+
+    def _part(self, block: int, name: str) -> nn.Module:
+        return self._layers.get_submodule(f"{block}.{name}")
+
+    def refuses(self, stage: Stage) -> list[str]:
+        """Refuse what the base class does, and what this tower cannot be given."""
+        reasons = super().refuses(stage)
+        if stage.rest == "drop" and not self.reduces:
+            reasons.append(
+                "what follows its tower needs every patch of the grid, so tokens cannot be dropped inside it; say "
+                "rest: merge, which saves the tower's own work, or prune at decoder.0"
+            )
+        implementation = getattr(self.tower.config, "_attn_implementation", None)
+        if stage.rest == "merge" and implementation not in ("sdpa", "eager"):
+            reasons.append(
+                f"the attention implementation of its tower is {implementation}, which takes no weights of merged "
+                "tokens; load it with attn_implementation='sdpa'"
+            )
+        if any(getattr(part, "gradient_checkpointing", False) for part in self.tower.modules()):
+            reasons.append("gradient checkpointing runs the tower's layers twice; turn it off")
+        return reasons
+
+
+class PatchEncoder(TowerEncoder):
+    """A tower of which every patch is one token of the prompt."""
+
+    reduces = True

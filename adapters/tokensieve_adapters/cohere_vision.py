@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve_adapters import _tiny
+from tokensieve_adapters._tower import TowerEncoder
 
 
 class CohereVisionDecoder(Decoder):
@@ -26,6 +27,7 @@ class AyaVisionAdapter(Adapter):
     name = "aya_vision"
     model_types = ("aya_vision",)
     decoder_type = CohereVisionDecoder
+    encoder_type = TowerEncoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, Partner, raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._partner import load_partner
+from tokensieve_adapters._tower import TowerEncoder
 
 
 class Gemma3Decoder(Decoder):
@@ -32,6 +33,7 @@ class Gemma3Adapter(Adapter):
     name = "gemma3"
     model_types = ("gemma3",)
     decoder_type = Gemma3Decoder
+    encoder_type = TowerEncoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters._example import save_example
-from tokensieve_adapters._tower import CLASS_TOKENS, TowerDecoder
+from tokensieve_adapters._tower import CLASS_TOKENS, PatchEncoder, TowerDecoder
 
 
 class LlavaDecoder(TowerDecoder):
@@ -39,6 +39,7 @@ class LlavaAdapter(Adapter):
     name = "llava"
     model_types = ("llava",)
     decoder_type = LlavaDecoder
+    encoder_type = PatchEncoder
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:

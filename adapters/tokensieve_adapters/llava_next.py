@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._tower import TowerEncoder
 
 
 class LlavaNextAdapter(Adapter):
@@ -17,6 +18,7 @@ class LlavaNextAdapter(Adapter):
     name = "llava_next"
     model_types = ("llava_next",)
     decoder_type = AnyresDecoder
+    encoder_type = TowerEncoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

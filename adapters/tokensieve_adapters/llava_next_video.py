@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._tower import TowerEncoder
 
 
 class LlavaNextVideoDecoder(AnyresDecoder):
@@ -31,6 +32,7 @@ class LlavaNextVideoAdapter(Adapter):
     name = "llava_next_video"
     model_types = ("llava_next_video",)
     decoder_type = LlavaNextVideoDecoder
+    encoder_type = TowerEncoder
     oldest_transformers = (5, 21)
 
     @classmethod

@@ -13,6 +13,7 @@ from tokensieve.adapter import Adapter, raster
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._tower import TowerEncoder
 
 
 class LlavaOnevisionDecoder(AnyresDecoder):
@@ -47,6 +48,7 @@ class LlavaOnevisionAdapter(Adapter):
     name = "llava_onevision"
     model_types = ("llava_onevision",)
     decoder_type = LlavaOnevisionDecoder
+    encoder_type = TowerEncoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

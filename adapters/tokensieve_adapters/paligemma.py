@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import TowerDecoder
+from tokensieve_adapters._tower import PatchEncoder, TowerDecoder
 
 
 class PaliGemmaDecoder(TowerDecoder):
@@ -33,6 +33,7 @@ class PaliGemmaAdapter(Adapter):
     name = "paligemma"
     model_types = ("paligemma",)
     decoder_type = PaliGemmaDecoder
+    encoder_type = PatchEncoder
     text = "gemma"
 
     @classmethod

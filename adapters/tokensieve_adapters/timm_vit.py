@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, Encoder
 from tokensieve.errors import RefusedError
+from tokensieve.evidence import Evidence
 from tokensieve.recipe import Stage
 
 HOME = "timm.models.vision_transformer"
@@ -33,9 +35,46 @@ class TimmVitEncoder(Encoder):
         """These reshape tokens to a full grid."""
         return ("forward_intermediates", "get_intermediate_layers")
 
+    def normed(self, block: int, x: Tensor) -> Tensor:
+        """Give the block's first norm."""
+        result: Tensor = self._part(block, "norm1")(x)
+        return result
+
+    def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Give the first half of timm's Block, scaled and dropped as it does."""
+        seen = self._part(block, "attn")(self.normed(block, x), attn_mask=bias)
+        added: Tensor = self._part(block, "drop_path1")(self._part(block, "ls1")(seen))
+        return x + added
+
+    def feed(self, block: int, x: Tensor) -> Tensor:
+        """Give the second half."""
+        made = self._part(block, "mlp")(self._part(block, "norm2")(x))
+        added: Tensor = self._part(block, "drop_path2")(self._part(block, "ls2")(made))
+        return x + added
+
+    def key_projection(self, block: int) -> nn.Module:
+        """The projection to queries, keys and values."""
+        return self._part(block, "attn.qkv")
+
+    def keys(self, block: int, projected: Tensor) -> Tensor:
+        """Take the second third, by heads."""
+        attention = self._part(block, "attn")
+        heads = projected.chunk(3, dim=-1)[1].unflatten(-1, (attention.num_heads, -1))  # type: ignore[arg-type]
+        normed: Tensor = self._part(block, "attn.k_norm")(heads)
+        return normed.mean(dim=-2)
+
+    def _part(self, block: int, name: str) -> nn.Module:
+        return self.blocks[block].get_submodule(name)
+
     def refuses(self, stage: Stage) -> list[str]:
-        """Refuse what the base class does, and blocks that run twice."""
+        """Refuse what the base class does, blocks that run twice, and blocks that have no two parts."""
         reasons = super().refuses(stage)
+        kinds = {type(block).__name__ for block in self.blocks[stage.at.block :]} - {"Block"}
+        if kinds and (stage.rest == "merge" or Evidence.VISION_KEYS in stage.needs):
+            reasons.append(
+                f"its blocks are of timm's {', '.join(sorted(kinds))}; merging, and keys as evidence, are supported "
+                "for timm's Block. Say rest: drop, and judge by features"
+            )
         if getattr(self.model, "grad_checkpointing", False):
             reasons.append("gradient checkpointing runs blocks twice; call model.set_grad_checkpointing(False)")
         return reasons
@@ -57,16 +96,12 @@ class TimmVitAdapter(Adapter):
     """timm's VisionTransformer and its subclasses."""
 
     name = "timm_vit"
+    encoder_type = TimmVitEncoder
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
         """Match by class, without importing timm."""
         return any(c.__module__ == HOME and c.__name__ == "VisionTransformer" for c in type(model).__mro__)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The whole model."""
-        return TimmVitEncoder(self.model)
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters import _tiny
+from tokensieve_adapters._tower import PatchEncoder
 
 
 class VideoLlavaDecoder(Decoder):
@@ -29,6 +30,19 @@ class VideoLlavaDecoder(Decoder):
         video = torch.cat([classes, patches], dim=1).reshape(-1, 4)
         return [video] * (len(output.pooler_output) // frames)
 
+    def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Videos have a tower of their own, in which no token leaves."""
+        return [int(modality == "image")] * len(layouts)
+
+
+class VideoLlavaEncoder(PatchEncoder):
+    """The tower of pictures."""
+
+    @property
+    def tower(self) -> nn.Module:
+        """The one that takes no videos."""
+        return self.model.get_submodule("model.image_tower")
+
 
 class VideoLlavaAdapter(Adapter):
     """VideoLlavaForConditionalGeneration."""
@@ -36,6 +50,7 @@ class VideoLlavaAdapter(Adapter):
     name = "video_llava"
     model_types = ("video_llava",)
     decoder_type = VideoLlavaDecoder
+    encoder_type = VideoLlavaEncoder
     oldest_transformers = (5, 21)
 
     @classmethod

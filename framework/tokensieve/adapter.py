@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokensieve.recipe import Stage
 
 VISION_EVIDENCE = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_KEYS})
-ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES})
+ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES, Evidence.VISION_KEYS})
 
 
 def decoder_evidence(block: int) -> frozenset[Evidence]:
@@ -230,6 +230,16 @@ class Decoder(ABC):
         """Give values of visual tokens `[tokens, c]` from those of patches `[pictures, patches, c]`."""
         return values.flatten(0, 1)
 
+    def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Give how many pictures the vision encoder took for each image or video: tiles and frames count.
+
+        Args:
+            modality: its name; none of what does not pass through the encoder at all.
+            layouts: what `layout` gave.
+            request: the caller's arguments: sizes and grids.
+        """
+        return [1] * len(layouts)
+
     @abstractmethod
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Give where the tokens of each image or video are, int64 `[tokens, 4]`: tile, frame, row, column.
@@ -278,13 +288,24 @@ class Decoder(ABC):
 class Encoder(ABC):
     """A vision encoder whose blocks can carry fewer tokens."""
 
+    shortens: ClassVar[bool] = True
+    """Whether the model goes on with a shorter sequence, and gives fewer tokens in the end. Where what follows needs
+    every patch, blocks compute on fewer and hand on all."""
+    reduces: ClassVar[bool] = False
+    """Whether a language model follows of which every patch is one token, and leaves with it."""
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks; their first argument is the tokens, `[batch, prefix + n, d]`."""
+        """All blocks; their first argument is the tokens, `[batch, prefix + n, d]`."""
+
+    @property
+    def depth(self) -> int:
+        """How many of the blocks tokens can leave at: those before what is read of the encoder."""
+        return len(self.blocks)
 
     @property
     @abstractmethod
@@ -300,11 +321,46 @@ class Encoder(ABC):
         """Methods of the model that assume a full grid and are refused while tokens are dropped."""
         return ()
 
+    # A block in two parts, between which tokens are merged
+
+    @abstractmethod
+    def normed(self, block: int, x: Tensor) -> Tensor:
+        """Give what a block's attention takes of the tokens `x` `[batch, n, d]` that enter it."""
+
+    @abstractmethod
+    def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Give tokens plus their attention.
+
+        Args:
+            block: the number of the block.
+            x: `[batch, n, d]`, as they enter the block.
+            bias: added to the logits of attention, `[batch, 1, n, n]`, or none.
+            kwargs: with which the block was called.
+        """
+
+    @abstractmethod
+    def feed(self, block: int, x: Tensor) -> Tensor:
+        """Give tokens plus what the block's MLP makes of them, `[batch, n, d]`."""
+
+    @abstractmethod
+    def key_projection(self, block: int) -> nn.Module:
+        """The module of a block that computes keys, perhaps among other things."""
+
+    @abstractmethod
+    def keys(self, block: int, projected: Tensor) -> Tensor:
+        """Give the mean of all heads' keys `[batch, n, d]` from what the projection gave."""
+
     def refuses(self, stage: Stage) -> list[str]:
         """Say why this model cannot be pruned at the stage; nothing if it can."""
-        if stage.rest == "merge":
-            return ["inside a vision encoder tokens can only be dropped; say rest: drop"]
-        return []
+        reasons = []
+        if stage.keep.auto:
+            reasons.append("inside a vision encoder all images keep equally many tokens; give a budget, not auto")
+        if stage.per != "image":
+            reasons.append(
+                f"inside a vision encoder budgets are counted for each picture or tile that it takes; leave out per: "
+                f"{stage.per}"
+            )
+        return reasons
 
 
 class Adapter(ABC):
@@ -320,6 +376,8 @@ class Adapter(ABC):
     """The model types, of the config, that it is for. Where these do not decide, override `matches`."""
     decoder_type: ClassVar[type[Decoder] | None] = None
     """How its language model carries tokens, if it has one."""
+    encoder_type: ClassVar[type[Encoder] | None] = None
+    """How its vision encoder carries tokens, if they can leave in it."""
     oldest_transformers: ClassVar[tuple[int, int]] = (5, 19)
     """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
     frames_apart: ClassVar[bool] = False
@@ -397,11 +455,11 @@ class Adapter(ABC):
     @property
     def encoder(self) -> Encoder | None:
         """The vision encoder, if tokens can leave in it."""
-        return None
+        return None if self.encoder_type is None else self.encoder_type(self.model)
 
     def sites(self) -> tuple[Site, ...]:
         """Give every site there is, in the order data passes them."""
-        encoder = range(len(self.encoder.blocks)) if self.encoder is not None else ()
+        encoder = range(self.encoder.depth) if self.encoder is not None else ()
         decoder = range(len(self.decoder.layers)) if self.decoder is not None else ()
         return (*(Site("encoder", k) for k in encoder), *(Site("decoder", k) for k in decoder))
 

@@ -27,19 +27,23 @@ _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%")
 
 @dataclass(frozen=True)
 class Keep:
-    """How many tokens of a group stay: a count, an exact fraction, or `auto`.
+    """How many tokens of a group stay: a count, an exact fraction, all but a few, or `auto`.
 
-    A fraction is of the group's tokens entering the stage, rounded down, at least one. `auto` is
+    A fraction is of the group's tokens entering the stage, rounded down, at least one. All but
+    `less` of them, which recipes write as `r:`, never takes more than half of the group. `auto` is
     the set's own size and legal for one Chooser alone. Exactly one of the fields is set; `auto` is
-    both unset.
+    none of them.
     """
 
     count: int | None = None
     fraction: Fraction | None = None
+    less: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.fraction is not None:
-            raise BudgetError("a budget is a count or a fraction, not both")
+        if sum(field is not None for field in (self.count, self.fraction, self.less)) > 1:
+            raise BudgetError("a budget is one of a count, a fraction and all but a few")
+        if self.less is not None and not 0 <= self.less <= _MOST:
+            raise BudgetError(f"r {self.less} is not between 0 and {_MOST}: it is how many tokens a stage takes away")
         if self.count is not None and not 1 <= self.count <= _MOST:
             raise BudgetError(f"keep {self.count} is not between 1 and {_MOST}: {_HELP}")
         if self.fraction is not None and not 0 < self.fraction <= 1:
@@ -48,7 +52,7 @@ class Keep:
     @property
     def auto(self) -> bool:
         """Whether the set's own size is the budget."""
-        return self.count is None and self.fraction is None
+        return self.count is None and self.fraction is None and self.less is None
 
     @classmethod
     def of(cls, value: object) -> Keep:
@@ -94,9 +98,11 @@ class Keep:
         raise BudgetError(f"keep {text!r} cannot be read: {_HELP}")
 
     def written(self) -> int | str:
-        """Give the form in which a recipe writes it."""
+        """Give the form in which a recipe writes it; all but a few are said so, and written as a stage's `r`."""
         if self.count is not None:
             return self.count
+        if self.less is not None:
+            return f"all but {self.less}"
         if self.fraction is None:
             return "auto"
         return "100%" if self.fraction == 1 else _written(self.fraction)
@@ -136,6 +142,8 @@ def count(keep: Keep, n: int) -> int:
     """
     if keep.count is not None:
         return min(keep.count, n)
+    if keep.less is not None:
+        return n - min(keep.less, n // 2)
     if keep.fraction is None:
         raise BudgetError("keep: auto is a set's own size; here a number of tokens is needed")
     return min(n, max(1, math.floor(keep.fraction * n)))
@@ -145,6 +153,8 @@ def counts(keep: Keep, ns: Tensor) -> Tensor:
     """Give `count(keep, n)` for every n of `ns` `[rows]`, on its device."""
     if keep.count is not None:
         return ns.clamp(max=keep.count)
+    if keep.less is not None:
+        return ns - (ns // 2).clamp(max=keep.less)
     sizes = [count(keep, int(n)) for n in ns.tolist()]
     return torch.tensor(sizes, dtype=torch.int64, device=ns.device)
 

@@ -24,6 +24,7 @@ from tokensieve.errors import (
     did_you_mean,
     listing,
 )
+from tokensieve.evidence import Evidence
 from tokensieve.formula import LONGEST as LONGEST_FORMULA
 from tokensieve.formula import parse
 from tokensieve.registry import Registry, broken, default_registry, usable
@@ -40,7 +41,8 @@ class Stage(BaseModel):
     Attributes:
         at: the site.
         select: the composition.
-        keep: how many tokens of each group stay.
+        keep: how many tokens of each group stay. Written as `r` instead, all but so many, and at most half of
+            the group go.
         per: what a group is.
         rest: whether the other tokens vanish or are folded into their most similar kept token.
         by: whose order breaks ties, instead of the composition's own (see `Chain.cut`).
@@ -57,6 +59,48 @@ class Stage(BaseModel):
     rest: Literal["drop", "merge"] = "drop"
     by: Expression | None = None
     newlines: Literal["judge", "keep", "drop"] = "judge"
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """The evidence that selecting reads."""
+        return self.select.needs | (self.by.needs if self.by is not None else frozenset())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _taken(cls, data: object) -> object:
+        """Read `r` as a budget."""
+        if not isinstance(data, dict) or "r" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "r"}
+        if rest.get("keep") is not None:
+            raise ValueError("a stage has keep, how many tokens stay, or r, how many go; not both")
+        if isinstance(data["r"], bool) or not isinstance(data["r"], int):
+            raise ValueError(f"r is how many tokens go, a whole number, not {data['r']!r}")
+        return {**rest, "keep": Keep(less=data["r"])}
+
+    @classmethod
+    def each(cls, **settings: Any) -> tuple[Stage, ...]:
+        """Give the stages of a range of sites, `at="encoder.0..11"`; one stage for one site.
+
+        Args:
+            settings: those of a stage; `keep` and `r` may be lists, with one entry for each site.
+
+        Raises:
+            RecipeError: if `at` is no site and no range, or a list has another length.
+        """
+        sites = Site.each(settings.get("at"))
+        ranged = ".." in str(settings["at"])
+        lists = {key: settings[key] for key in ("keep", "r") if ranged and isinstance(settings.get(key), (list, tuple))}
+        for key, values in lists.items():
+            if len(values) != len(sites):
+                raise RecipeError(
+                    f"{key} lists {len(values)} numbers for {len(sites)} sites ({settings['at']}); give one for each, "
+                    "or one for all"
+                )
+        return tuple(
+            cls(**settings | {"at": site} | {key: values[i] for key, values in lists.items()})
+            for i, site in enumerate(sites)
+        )
 
     @field_validator("at", mode="before")
     @classmethod
@@ -165,17 +209,17 @@ class Recipe(BaseModel):
     def of(
         cls,
         select: Expression,
-        keep: object,
+        keep: object = None,
         *,
         at: str = "decoder.0",
         name: str = "unnamed",
         positions: Positions = "original",
         **stage: Any,
     ) -> Recipe:
-        """Give the one-stage recipe of a bare expression with a budget."""
+        """Give the recipe of a bare expression with a budget (`keep` or `r`), at one site or a range of them."""
+        budget = {"r": stage.pop("r")} if keep is None and "r" in stage else {"keep": keep}
         try:
-            one = Stage(at=Site.of(at), select=select, keep=Keep.of(keep), **stage)
-            return cls(name=name, positions=positions, stages=(one,))
+            return cls(name=name, positions=positions, stages=Stage.each(at=at, select=select, **budget, **stage))
         except ValidationError as error:
             raise RecipeError(_first(error)) from None
 
@@ -236,7 +280,7 @@ class Recipe(BaseModel):
             entry: dict[str, Any] = {
                 "at": str(stage.at),
                 "select": _bare(self.formula(stage.select)),
-                "keep": stage.keep.written(),
+                **({"keep": stage.keep.written()} if stage.keep.less is None else {"r": stage.keep.less}),
             }
             for field in ("per", "rest", "newlines"):
                 if getattr(stage, field) != Stage.model_fields[field].default:
@@ -302,10 +346,15 @@ class _Reader:
         entries = data["stages"]
         if not isinstance(entries, list) or not entries:
             raise self._error(RecipeError, "stages is a list with at least one stage", ("stages",))
-        stages = tuple(self._stage(entry, i, operands) for i, entry in enumerate(entries))
+        expanded = [(i, stage) for i, entry in enumerate(entries) for stage in self._stages(entry, i, operands)]
+        stages = tuple(stage for _, stage in expanded)
         problem = _problem(operands, stages)
         if problem is not None:
-            raise self._error(RecipeError, problem[1], problem[0])
+            path, said = problem
+            if path[0] == "stages" and len(path) > 1:
+                # A range of sites is one entry of the file.
+                path = ("stages", expanded[int(path[1])][0], *path[2:])
+            raise self._error(RecipeError, said, path)
         try:
             return Recipe.model_validate({**data, "strategies": operands, "stages": stages})
         except ValidationError as error:
@@ -350,9 +399,10 @@ class _Reader:
                 raise self._error(RecipeError, message, at) from None
             raise self._error(RecipeError, f"{strategy.name}: {_first(error)}", at) from None
 
-    def _stage(self, entry: object, index: int, operands: dict[str, Strategy]) -> Stage:
+    def _stages(self, entry: object, index: int, operands: dict[str, Strategy]) -> tuple[Stage, ...]:
         path: marked.Path = ("stages", index)
-        data = dict(self._mapping(entry, path, Stage, required=("at", "select", "keep")))
+        budget = "r" if isinstance(entry, dict) and entry.get("r") is not None else "keep"
+        data = dict(self._mapping(entry, path, Stage, required=("at", "select", budget)))
         for key in ("select", "by"):
             if data.get(key) is None:
                 continue
@@ -363,9 +413,16 @@ class _Reader:
             except TokensieveError as error:
                 raise self._error(type(error), str(error), (*path, key)) from None
         try:
-            return Stage.model_validate(data)
+            Site.each(data["at"])
+        except RecipeError as error:
+            raise self._error(RecipeError, str(error), (*path, "at")) from None
+        try:
+            return Stage.each(**data)
+        except RecipeError as error:
+            raise self._error(RecipeError, str(error), (*path, budget)) from None
         except ValidationError as error:
-            raise self._error(_kind(error), _first(error), (*path, *error.errors()[0]["loc"][:1])) from None
+            at = error.errors()[0]["loc"][:1] or (budget,)
+            raise self._error(_kind(error), _first(error), (*path, *at)) from None
 
     def _named(self, name: str, operands: dict[str, Strategy]) -> Strategy:
         if name in operands:
@@ -393,6 +450,8 @@ class _Reader:
     ) -> dict[str, Any]:
         what = model.__name__.lower()
         keys = list(model.model_fields)
+        if model is Stage:
+            keys.insert(keys.index("keep") + 1, "r")
         if not isinstance(data, dict):
             raise self._error(RecipeError, f"a {what} is a mapping with the keys {', '.join(keys)}", path)
         for key in data:
@@ -540,16 +599,29 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
         field: {"enum": list(Stage.model_fields[field].annotation.__args__)}  # type: ignore[union-attr]
         for field in ("per", "rest", "newlines")
     }
+    fewer = {"type": "integer", "minimum": 0}
     stage = {
         "type": "object",
         "properties": {
-            "at": {"type": "string", "pattern": r"^(encoder|decoder)\.(0|[1-9][0-9]{0,3})$"},
+            "at": {
+                "description": "a site, or a range of them",
+                "type": "string",
+                "pattern": r"^(encoder|decoder)\.(0|[1-9][0-9]{0,3})(\.\.(0|[1-9][0-9]{0,3}))?$",
+            },
             "select": formula,
-            "keep": budget,
+            "keep": {"oneOf": [budget, {"type": "array", "items": budget}]},
+            "r": {
+                "description": "how many tokens go, at most half of them, instead of how many stay",
+                "oneOf": [fewer, {"type": "array", "items": fewer}],
+            },
             "by": formula,
             **choices,
         },
-        "required": ["at", "select", "keep"],
+        "required": ["at", "select"],
+        "oneOf": [{"required": ["keep"]}, {"required": ["r"]}],
+        # Lists are for ranges, with one entry for each site.
+        "if": {"properties": {"at": {"pattern": r"\.\."}}},
+        "else": {"properties": {"keep": {"not": {"type": "array"}}, "r": {"not": {"type": "array"}}}},
         "additionalProperties": False,
     }
     return {

@@ -84,12 +84,11 @@ def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Fin
                 where = _where(kind, adapter)
                 said = f"'{who}' needs {kind}, which {at} does not offer; {where}"
                 findings.append(Finding("error", at, said, missing=True))
-    needs = stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
-    if adapter is None and Evidence.QUERY in needs:
+    if adapter is None and Evidence.QUERY in stage.needs:
         findings.append(
             Finding("note", at, "relevance is judged in a query encoder's space if one is given, else by text vectors")
         )
-    if adapter is None and needs & {Evidence.VISION_KEYS, Evidence.VISION_ATTENTION}:
+    if adapter is None and stage.needs & {Evidence.VISION_KEYS, Evidence.VISION_ATTENTION}:
         findings.append(Finding("note", at, "whether the vision tower's keys or attention can be had: say --model"))
     return findings
 
@@ -125,7 +124,7 @@ def _ranges(adapter: Adapter) -> str:
 
 def _budget(recipe: Recipe, stage: Stage) -> list[Finding]:
     at = str(stage.at)
-    if stage.keep == Keep.of(1.0):
+    if stage.keep in (Keep.of(1.0), Keep(less=0)):
         return [Finding("note", at, "keeps all tokens, so it changes nothing")]
     for before in recipe.stages[: recipe.stages.index(stage)]:
         alike = (before.at.part, before.per, before.newlines) == (stage.at.part, stage.per, stage.newlines)
@@ -139,7 +138,7 @@ def _formula(recipe: Recipe, stage: Stage) -> list[Finding]:
     """Run the algebra on random orders: an operand whose order never matters has no effect."""
     alone = isinstance(stage.select, Strategy)
     sizes = _sizes(stage)
-    if stage.keep.auto or stage.keep == Keep.of(1.0) or (alone and stage.by is None) or not sizes:
+    if stage.keep.auto or stage.keep in (Keep.of(1.0), Keep(less=0)) or (alone and stage.by is None) or not sizes:
         return []
     tokens = _random_tokens(sizes)
     leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]

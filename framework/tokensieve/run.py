@@ -70,6 +70,8 @@ class Prefill:
         keys: sample keys.
         text: text tokens of each sample.
         visual: visual tokens of each sample before any stage.
+        entering: visual tokens of each sample that reach the language model: fewer where some left in the vision
+            encoder, with which they leave the prompt.
         stages: what each stage did, in order.
         questions: what query-aware strategies read, where they did.
         notes: how relevance was judged, and the like.
@@ -78,6 +80,7 @@ class Prefill:
     keys: list[int]
     text: list[int]
     visual: list[int]
+    entering: list[int]
     stages: list[StageRecord] = field(default_factory=list)
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)
@@ -129,7 +132,7 @@ class Run:
     def visual_per_layer(self, sample: int) -> list[int]:
         """Give how many visual tokens each decoder layer processed in the latest prefill."""
         prefill = self.latest
-        now = prefill.visual[sample]
+        now = prefill.entering[sample]
         counts = []
         for layer in range(len(self.layers)):
             for stage in prefill.stages:

@@ -10,6 +10,7 @@ from typing import Literal
 from tokensieve.errors import RecipeError, did_you_mean
 
 _FORM = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
+_RANGE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})\.\.(0|[1-9][0-9]{0,3})")
 
 
 @total_ordering
@@ -42,6 +43,21 @@ class Site:
                 f"the language model), decoder.2 or encoder.4.{hint}"
             )
         return cls("encoder" if match[1] == "encoder" else "decoder", int(match[2]))
+
+    @classmethod
+    def each(cls, value: object) -> tuple[Site, ...]:
+        """Read one site, or a range of them such as `encoder.0..11`, both ends included.
+
+        Raises:
+            RecipeError: if it is neither, or a range that runs backwards.
+        """
+        match = _RANGE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return (cls.of(value),)
+        first, last = cls.of(f"{match[1]}.{match[2]}"), int(match[3])
+        if last < first.block:
+            raise RecipeError(f"{value!r} runs backwards; write the first site before the last")
+        return tuple(cls(first.part, block) for block in range(first.block, last + 1))
 
     def __str__(self) -> str:
         return f"{self.part}.{self.block}"

@@ -87,17 +87,21 @@ def hide(mask: Tensor, gone: Tensor) -> Tensor:
     return mask.masked_fill(gone, torch.finfo(mask.dtype).min)
 
 
-def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> Tensor:
-    """Give the grid `[rows, most tokens, 5]` of pictures dealt to prompts in order.
+def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> tuple[Tensor, list[list[int]]]:
+    """Deal pictures to prompts in order.
 
     Args:
         layouts: by modality, the layout `[tokens, 4]` of every picture.
         kinds: int64 `[rows, n]`, the modality of the visual token at each place, or -1.
         tiled: whether pictures that stand side by side are tiles of one image.
+
+    Returns:
+        The grid `[rows, most tokens, 5]`; and by modality, the prompt that each picture went to.
     """
     kinds = kinds.cpu()
     out = torch.zeros(len(kinds), int((kinds >= 0).sum(dim=1).max()) if kinds.numel() else 0, 5, dtype=torch.int64)
     queues = [iter(layout) for layout in layouts]
+    dealt: list[list[int]] = [[] for _ in layouts]
     for row, kind in enumerate(kinds):
         own = torch.nonzero(kind >= 0).flatten()
         pictures = []
@@ -112,6 +116,7 @@ def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -
                     )
                 at = places[begin : begin + len(layout)]
                 pictures.append((int(at[0]), int(at[-1]), modality, at, layout))
+                dealt[modality].append(row)
                 begin += len(layout)
         image, tile, beside = -1, 0, None
         for first, end, modality, at, layout in sorted(pictures, key=lambda picture: picture[0]):
@@ -122,7 +127,7 @@ def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -
             if tiled:
                 out[row, turn, 1] = tile
             beside = (modality, end + 1)
-    return out
+    return out, dealt
 
 
 def padded(rows: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:

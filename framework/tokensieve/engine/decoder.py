@@ -20,11 +20,12 @@ from tokensieve.adapter import VISION_EVIDENCE, Decoder, Modality
 from tokensieve.engine import cache as caches
 from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import by_id, deal_grid, of_id, places
+from tokensieve.engine.encoder import EncoderEngine, by_prompt
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
 from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
-from tokensieve.engine.selector import Asked, Selector, Settled
+from tokensieve.engine.selector import Asked, Selector, Settled, Towered
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
 from tokensieve.recipe import Positions, Recipe
@@ -57,9 +58,16 @@ class DecoderEngine:
     """Hooks of one `prune` on a language model."""
 
     def __init__(
-        self, decoder: Decoder, recipe: Recipe, run: Run, asked: Asked, settled: Callable[[StageRecord], None]
+        self,
+        decoder: Decoder,
+        recipe: Recipe,
+        run: Run,
+        asked: Asked,
+        settled: Callable[[StageRecord], None],
+        tower: EncoderEngine | None = None,
     ) -> None:
         self._decoder = decoder
+        self._tower = tower
         self._policy: Positions = recipe.positions
         self._asked = asked
         self._model = decoder.model
@@ -95,6 +103,7 @@ class DecoderEngine:
             given = given | given.get("kwargs", {})
             self._refuse_generation(given)
             before = self._generation
+            self._forget_pictures()
             first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
             self._generation = _Generation(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
             try:
@@ -138,6 +147,8 @@ class DecoderEngine:
         """Rewrite a request before the model sees it."""
         # What a call that failed left behind means nothing to this one.
         self._layers.idle()
+        if self._generation is None:
+            self._forget_pictures()
         named = self._forward.bind_partial(model, *args).arguments if args else {}
         request = {name: value for name, value in named.items() if name != "self"} | kwargs
         past = caches.given(request)
@@ -199,7 +210,7 @@ class DecoderEngine:
         features = by_id(flat, ids)
         drafted = self._drafted(length)
         settled = self._settle(request, outputs, features, ids, kinds, mask, expand, drafted)
-        keep = torch.ones_like(visual)
+        keep = ~visual | of_id(settled.entering.repeat_interleave(expand, dim=0), ids)
         if 0 in settled.outcomes:
             outcome = settled.outcomes[0].expanded(expand)
             keep = ~visual | of_id(outcome.keep, ids)
@@ -241,6 +252,58 @@ class DecoderEngine:
             Evidence.VISION_KEYS: lambda: by_id(spread(keys, request), ids),
         }
 
+    def _towered(
+        self,
+        names: Sequence[str],
+        layouts: Sequence[Sequence[Tensor]],
+        dealt: Sequence[Sequence[int]],
+        request: Mapping[str, Any],
+        kinds: Tensor,
+    ) -> Towered | None:
+        """Give what left in the vision tower, by prompt.
+
+        Args:
+            names: of the modalities there are.
+            layouts: by modality, where the tokens of each picture are.
+            dealt: by modality, the prompt that each picture went to.
+            request: the caller's arguments.
+            kinds: int64 `[prompts, n]`, the modality of the visual token at each place, or -1.
+        """
+        if self._tower is None:
+            return None
+        passages = self._tower.passages
+        self._tower.forget()
+        # Beams bring copies of layouts, of which prompts took only the first.
+        layouts = [own[: len(to)] for own, to in zip(layouts, dealt, strict=True)]
+        shots = [self._decoder.shots(name, own, request) for name, own in zip(names, layouts, strict=True)]
+        rows = torch.tensor([row for own in dealt for row in own], dtype=torch.int64)
+        rows = rows.repeat_interleave(torch.tensor([n for own in shots for n in own], dtype=torch.int64))
+        taken = sum(len(passage.owner) for passage in passages)
+        if taken != len(rows):
+            raise RefusedError(
+                f"the recipe has stages in the vision tower, which took {taken} pictures inside this call, but the "
+                f"prompts have {len(rows)}; pass pixel_values, not pictures that are already encoded"
+            )
+        sizes = None
+        if self._tower.reduces:
+            left = iter(torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in passages)
+            # What does not pass through this tower stays as it is.
+            known = [
+                next(left) if sum(own) else torch.ones(sum(map(len, places)), 1, device=kinds.device).double()
+                for own, places in zip(shots, layouts, strict=True)
+            ]
+            spread = [
+                self._decoder.spread(own.unsqueeze(-1), request) if sum(count) else own
+                for own, count in zip(known, shots, strict=True)
+            ]
+            ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
+            sizes = by_id(_interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
+        return Towered(by_prompt(passages, rows, len(kinds)), sizes)
+
+    def _forget_pictures(self) -> None:
+        if self._tower is not None:
+            self._tower.forget()
+
     def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
         """Give the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
         order = kinds[kinds >= 0]
@@ -252,12 +315,7 @@ class DecoderEngine:
                     f"the prompts have {wanted} {modality.name} placeholders, the {modality.name}s {len(features)} "
                     "visual tokens; build prompts with the model's own processor"
                 )
-        if len(found) == 1:
-            return found[0]
-        flat = found[0].new_empty(len(order), found[0].shape[-1])
-        for number, features in enumerate(found):
-            flat[order == number] = features
-        return flat
+        return _interleaved(found, order)
 
     def _drafted(self, length: int) -> int:
         """Give how many words at the end of a call are no prompt: candidates of an assistant, say."""
@@ -283,9 +341,10 @@ class DecoderEngine:
         ids, kinds, mask = ids[:, :prompt], kinds[:, :prompt], mask[:, :prompt]
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
-        grid = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
+        grid, dealt = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
         vision = self._seen(given, outputs, ids[::expand])
-        settled = self._selector.start(words, grid, features, ids, mask, expand, vision)
+        tower = self._towered(list(outputs), layouts, dealt, given, kinds[::expand])
+        settled = self._selector.start(words, grid, features, ids, mask, expand, vision, tower)
         if 0 in self._selector.stages:
             self._selector.select(0, settled, {Evidence.FEATURES: lambda: features[::expand].detach()})
         if generation is not None:
@@ -308,7 +367,8 @@ class DecoderEngine:
 
     def _refuse_request(self, request: Mapping[str, Any]) -> None:
         caches.refuse_unknown(caches.given(request))
-        if 0 in self._selector.stages and isinstance(request.get("logits_to_keep"), Tensor):
+        shorter = 0 in self._selector.stages or (self._tower is not None and self._tower.reduces)
+        if shorter and isinstance(request.get("logits_to_keep"), Tensor):
             raise RefusedError("a tensor logits_to_keep names places that pruning moves; pass a number")
         mask = request.get("attention_mask")
         # Generation code prepares a mask for each kind of layer, where there are several.
@@ -322,6 +382,16 @@ class DecoderEngine:
     def _selected(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Remember the vision tower's selected layer as the projector takes it."""
         self._selector.patches = args[0].detach()
+
+
+def _interleaved(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+    """Put vectors `[tokens, d]` of each modality in the `order` `[all tokens]` of their placeholders."""
+    if len(parts) == 1:
+        return parts[0]
+    flat = parts[0].new_empty(len(order), parts[0].shape[-1])
+    for number, part in enumerate(parts):
+        flat[order == number] = part
+    return flat
 
 
 def _refuse_batch(*args: Any, **kwargs: Any) -> Any:

@@ -1,25 +1,71 @@
-"""Pruning in a vision encoder: tokens leave as they enter a block."""
+"""Pruning in a vision encoder.
+
+From the first stage on, every block's `forward` is replaced on its instance. Tokens that are dropped leave
+as they enter a block; tokens that are merged are folded between a block's attention and its MLP, and later
+attention weighs a token by how many it stands for (log(size) on the logits of its key).
+
+Where a model goes on with fewer tokens, blocks hand on what stays. Everywhere else the sequence keeps its
+length for everyone outside a block: a block gathers what stays, computes on that, and gives every patch the
+vector of the token that stands for it. So whatever reads the tower's layers finds them as they always are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokensieve.adapter import Encoder
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.settle import Pool, settle
+from tokensieve.engine.settle import Outcome, Pool, settle
 from tokensieve.errors import RefusedError
-from tokensieve.evidence import Evidence
-from tokensieve.recipe import Recipe
-from tokensieve.run import Prefill, Run, StageRecord
+from tokensieve.evidence import Evidence, Value
+from tokensieve.recipe import Recipe, Stage
+from tokensieve.run import Prefill, Run, SampleRecord, StageRecord
+
+
+@dataclass(eq=False)
+class Passage:
+    """A batch of pictures on its way through the blocks.
+
+    Attributes:
+        pool: their patches, by place.
+        owner: int64 `[pictures, patches]`, the place of the token that stands for each patch, -1 where none does.
+        records: what each stage did, one sample a picture.
+        whole: whether no patch has left.
+        weighs: whether any token stands for more than one patch.
+    """
+
+    pool: Pool
+    owner: Tensor
+    records: list[StageRecord] = field(default_factory=list)
+    whole: bool = True
+    weighs: bool = False
+
+    @property
+    def places(self) -> Tensor:
+        """int64 `[pictures, tokens]`, the places of the tokens that stay; every picture has equally many."""
+        return torch.nonzero(self.pool.alive)[:, 1].reshape(len(self.owner), -1)
+
+    def follow(self, outcome: Outcome) -> None:
+        """Take note of what a stage decided."""
+        owner = outcome.target.gather(1, self.owner.clamp(min=0))
+        self.owner = torch.where(self.owner < 0, -1, owner)
+        # Once a stage, so that blocks need not wait for the device to be told.
+        self.whole = bool(self.pool.alive.all())
+        self.weighs = bool((self.pool.sizes[self.pool.alive] != 1).any())
 
 
 class EncoderEngine:
-    """Hooks of one `prune` on a vision encoder."""
+    """Instance-level forwards of one `prune` on a vision encoder.
+
+    Attributes:
+        passages: what went through the tower since it was last asked, where a language model follows.
+    """
 
     def __init__(
         self,
@@ -34,61 +80,192 @@ class EncoderEngine:
         self._run = run
         self._keys = keys
         self._stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "encoder"}
-        self._pool: Pool | None = None
+        self._first = min(self._stages)
+        self._now: Passage | None = None
         self._settled = settled
+        self.passages: list[Passage] = []
+
+    @property
+    def reduces(self) -> bool:
+        """Whether tokens leave the prompt with the patches."""
+        return self._encoder.reduces
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
         for name in self._encoder.forbidden:
             if hasattr(self._encoder.model, name):
                 installation.override(self._encoder.model, name, partial(_refuse, name))
-        blocks = self._encoder.blocks
-        for block in self._stages:
-            hook = partial(self._enter, block)
-            installation.hook(blocks[block].register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
-        installation.later(self._forget)
+        for number, block in enumerate(self._encoder.blocks):
+            if number >= self._first:
+                installation.override(block, "forward", partial(self._forward, number, block.forward))
+        installation.later(self.forget)
 
-    def _forget(self) -> None:
-        self._pool = None
+    def forget(self) -> None:
+        """Forget what went through."""
+        self._now = None
+        self.passages = []
 
-    def _start(self, x: Tensor) -> Pool:
-        """Open the ledger of a batch of images."""
-        rows, n = x.shape[0], x.shape[1] - self._encoder.prefix
-        keys = [0] * rows if self._keys is None else [int(key) for key in self._keys]
-        if len(keys) != rows:
-            raise RefusedError(f"keys has {len(keys)} sample keys for a batch of {rows} images")
-        self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows))
-        grid = torch.zeros(rows, n, 5, dtype=torch.int64, device=x.device)
-        grid[..., 1:] = self._encoder.layout(n).to(x.device)
-        alive = torch.ones(rows, n, dtype=torch.bool, device=x.device)
-        return Pool(alive, grid, alive.double(), torch.tensor(keys, device=x.device), {})
-
-    def _enter(
-        self, block: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Drop tokens as they enter a block; every image of a batch has and keeps equally many."""
-        x: Tensor = args[0]
-        if kwargs.get("attn_mask") is not None or len(args) > 1:
-            raise RefusedError("an attention mask is not supported while an encoder's tokens are dropped")
-        if block == min(self._stages):
-            self._pool = self._start(x)
-        pool = self._pool
-        if pool is None:
+    def _forward(self, block: int, real: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a block on the tokens that stay."""
+        if any(isinstance(mask, Tensor) for mask in (*args, kwargs.get("attn_mask"), kwargs.get("attention_mask"))):
+            raise RefusedError("an attention mask is not supported while tokens leave inside a vision encoder")
+        passage = self._start(hidden) if block == self._first else self._now
+        if passage is None:
             raise RefusedError("blocks were called out of order; call the model as a whole")
-        prefix = self._encoder.prefix
-        ids = torch.nonzero(pool.alive)[:, 1].reshape(x.shape[0], -1)
-        patches = x[:, prefix:]
-        index = ids.unsqueeze(-1).expand(-1, -1, x.shape[2])
-        by_id = x.new_zeros(*pool.alive.shape, x.shape[2]).scatter(1, index, patches)
-        outcome, record = settle(self._recipe, self._stages[block], pool, {Evidence.FEATURES: lambda: by_id.detach()})
-        self._run.latest.stages.append(record)
-        self._settled(record)
-        kept = outcome.keep.gather(1, ids)
+        stage = self._stages.get(block)
+        x = hidden if self._encoder.shortens else self._inside(hidden, passage)
+        if stage is not None and stage.rest == "drop":
+            x = self._cut(stage, passage, x, partial(self._keys_of, block, x))
+        bias = self._bias(passage, x)
+        if bias is None and (stage is None or stage.rest == "drop"):
+            out: Tensor = real(x, *args, **kwargs)
+        else:
+            out = self._apart(block, stage, passage, x, bias, kwargs)
+        return out if self._encoder.shortens or passage.whole else self._outside(hidden, out, passage)
+
+    def _apart(
+        self,
+        block: int,
+        stage: Stage | None,
+        passage: Passage,
+        x: Tensor,
+        bias: Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """Run a block's attention and MLP one after the other, and merge between them."""
+        seen: list[Tensor] = []
+        merging = stage is not None and stage.rest == "merge"
+        reads = stage is not None and merging and Evidence.VISION_KEYS in stage.needs
+        handle = None
+        if reads:
+            handle = self._encoder.key_projection(block).register_forward_hook(lambda _, __, out: seen.append(out))
+        try:
+            x = self._encoder.attend(block, x, bias, kwargs)
+        finally:
+            if handle is not None:
+                handle.remove()
+        if stage is not None and merging:
+            x = self._cut(stage, passage, x, lambda: self._encoder.keys(block, seen[0]))
+        return self._encoder.feed(block, x)
+
+    def _cut(self, stage: Stage, passage: Passage, x: Tensor, keys: Callable[[], Tensor]) -> Tensor:
+        """Select among the tokens `x` `[pictures, prefix + tokens, d]`, and give those that stay."""
+        prefix, pool, places = self._encoder.prefix, passage.pool, passage.places
+        vectors = _by_place(x[:, prefix:], places, pool)
+        fresh: dict[Evidence, Callable[[], Value]] = {
+            Evidence.FEATURES: lambda: vectors.detach(),
+            Evidence.VISION_KEYS: lambda: _by_place(keys().detach()[:, prefix:], places, pool),
+        }
+        outcome, record = settle(self._recipe, stage, pool, fresh)
+        passage.follow(outcome)
+        passage.records.append(record)
+        if not self.passages:
+            self._run.latest.stages.append(record)
+            self._settled(record)
+        kept = outcome.keep.gather(1, places)
         if bool(kept.all()):
             # Gathering would keep every number, but not how they lie in memory, on which rounding depends.
-            return args, kwargs
-        survivors = patches[kept].reshape(x.shape[0], -1, x.shape[2])
-        return (torch.cat([x[:, :prefix], survivors], dim=1), *args[1:]), kwargs
+            return x
+        survivors = outcome.apply(vectors)[outcome.keep].reshape(x.shape[0], -1, x.shape[2])
+        return torch.cat([x[:, :prefix], survivors], dim=1)
+
+    def _start(self, hidden: Tensor) -> Passage:
+        """Begin with a batch of pictures."""
+        rows, n = hidden.shape[0], hidden.shape[1] - self._encoder.prefix
+        keys = [0] * rows if self._keys is None else [int(key) for key in self._keys]
+        if len(keys) != rows:
+            raise RefusedError(
+                f"keys has {len(keys)} sample keys for a batch of {rows} images; inside a vision encoder every image "
+                "takes one"
+            )
+        device = hidden.device
+        grid = torch.zeros(rows, n, 5, dtype=torch.int64, device=device)
+        grid[..., 1:] = self._encoder.layout(n).to(device)
+        alive = torch.ones(rows, n, dtype=torch.bool, device=device)
+        owner = torch.arange(n, device=device).expand(rows, n)
+        self._now = Passage(Pool(alive, grid, alive.double(), torch.tensor(keys, device=device), {}), owner)
+        if self._encoder.shortens:
+            # No language model follows, to whose prompts this would belong.
+            self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows))
+        else:
+            self.passages.append(self._now)
+        return self._now
+
+    def _keys_of(self, block: int, x: Tensor) -> Tensor:
+        """Give the keys that a block will give tokens which are about to enter it."""
+        projection = self._encoder.key_projection(block)
+        return self._encoder.keys(block, projection(self._encoder.normed(block, x)))
+
+    def _bias(self, passage: Passage, x: Tensor) -> Tensor | None:
+        """Give log(size) of every key, `[pictures, 1, tokens, tokens]`; none while all tokens stand for themselves."""
+        if not passage.weighs:
+            return None
+        own = passage.pool.sizes.gather(1, passage.places).log().to(x.dtype)
+        line = torch.nn.functional.pad(own, (self._encoder.prefix, 0))
+        return line[:, None, None, :].expand(-1, -1, x.shape[1], -1)
+
+    def _inside(self, hidden: Tensor, passage: Passage) -> Tensor:
+        """Gather class tokens and the tokens that stay."""
+        if passage.whole:
+            return hidden
+        prefix = self._encoder.prefix
+        index = passage.places.unsqueeze(-1).expand(-1, -1, hidden.shape[2])
+        return torch.cat([hidden[:, :prefix], hidden[:, prefix:].gather(1, index)], dim=1)
+
+    def _outside(self, hidden: Tensor, out: Tensor, passage: Passage) -> Tensor:
+        """Give every patch the vector of the token that stands for it; those without one stay as they were."""
+        prefix, owner = self._encoder.prefix, passage.owner
+        whole = _by_place(out[:, prefix:], passage.places, passage.pool)
+        index = owner.clamp(min=0).unsqueeze(-1).expand_as(whole)
+        patches = torch.where(owner.unsqueeze(-1) < 0, hidden[:, prefix:], whole.gather(1, index))
+        return torch.cat([out[:, :prefix], patches], dim=1)
+
+
+def by_prompt(passages: Sequence[Passage], rows: Tensor, prompts: int) -> list[StageRecord]:
+    """Give what stages did, one sample a prompt instead of one a picture.
+
+    Ids are places of patches; those of a prompt's second picture go on where the first one's end.
+
+    Args:
+        passages: of the same stages.
+        rows: int64 `[pictures]`, the prompt of each picture.
+        prompts: how many there are.
+    """
+    joined = []
+    for records in zip(*(passage.records for passage in passages), strict=True):
+        pictures = [sample for record in records for sample in record.samples]
+        patches = [passage.owner.shape[1] for passage in passages for _ in range(len(passage.owner))]
+        samples = []
+        for prompt in range(prompts):
+            own = torch.nonzero(rows == prompt).flatten().tolist()
+            starts = [sum(patches[one] for one in own[:i]) for i in range(len(own))]
+            kept = [pictures[one].kept + start for one, start in zip(own, starts, strict=True)]
+            samples.append(
+                SampleRecord(
+                    sum(pictures[one].entered for one in own),
+                    torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64),
+                    _shares([pictures[one] for one in own]),
+                    max((pictures[one].depth for one in own), default=0),
+                )
+            )
+        first = records[0]
+        notes = tuple(dict.fromkeys(note for record in records for note in record.notes))
+        ms = sum(record.ms for record in records)
+        joined.append(StageRecord(first.site, first.formula, first.keep, tuple(samples), ms, notes))
+    return joined
+
+
+def _shares(pictures: Sequence[SampleRecord]) -> dict[str, float]:
+    """Give the shares of operands in all pictures together, by the tokens that each keeps."""
+    total = sum(len(picture.kept) for picture in pictures)
+    names = pictures[0].shares if pictures else {}
+    return {name: sum(one.shares[name] * len(one.kept) for one in pictures) / max(total, 1) for name in names}
+
+
+def _by_place(x: Tensor, places: Tensor, pool: Pool) -> Tensor:
+    """Spread `x` `[pictures, tokens, d]` to `[pictures, patches, d]`; zero where none stays."""
+    index = places.unsqueeze(-1).expand(-1, -1, x.shape[2])
+    return x.new_zeros(*pool.alive.shape, x.shape[2]).scatter(1, index, x)
 
 
 def _refuse(name: str, *args: Any, **kwargs: Any) -> Any:

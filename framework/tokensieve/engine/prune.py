@@ -105,21 +105,23 @@ def prune(
     def settled(stage: StageRecord) -> None:
         registry.hook.stage_settled(run=run, stage=stage)
 
+    tower = None
     if encoder is not None and "encoder" in parts:
-        engines.append(EncoderEngine(encoder, recipe, run, keys, settled))
-    if decoder is not None and "decoder" in parts:
+        tower = EncoderEngine(encoder, recipe, run, keys, settled)
+        engines.append(tower)
+    if decoder is not None:
         _check_transformers(adapter)
         if query is not None and processor is None and query_encoder is None:
             raise RefusedError("query= needs processor= to read it with the model's tokenizer, or a query_encoder")
         checkpointing = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
-        if checkpointing and any(stage.at.block for stage in recipe.stages):
+        if checkpointing and any(stage.at.part == "decoder" and stage.at.block for stage in recipe.stages):
             raise RefusedError(
                 "gradient checkpointing runs layers twice, which pruning inside the language model does not "
                 "support; turn gradient checkpointing off, or prune at decoder.0"
             )
         partner = decoder.partner(query_encoder) if query_encoder is not None else None
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        engines.append(DecoderEngine(decoder, recipe, run, Asked(processor, partner, query, keys), settled))
+        engines.append(DecoderEngine(decoder, recipe, run, Asked(processor, partner, query, keys), settled, tower))
     session = _Session(engines)
     stack = _sessions.setdefault(model, [])
     if stack:

@@ -42,6 +42,20 @@ class Asked:
                 raise RefusedError(f"{name} has {len(said)} {what} for a batch of {rows} prompts")
 
 
+@dataclass(frozen=True, eq=False)
+class Towered:
+    """What left in the vision tower.
+
+    Attributes:
+        records: what its stages did, by prompt.
+        sizes: float64 `[prompts, tokens]`, how many patches each visual token stands for, 0 where it left; none where
+            the tower hands on all of them.
+    """
+
+    records: Sequence[StageRecord]
+    sizes: Tensor | None
+
+
 @dataclass(eq=False)
 class Settled:
     """What was selected for a prompt batch.
@@ -49,11 +63,13 @@ class Settled:
     Attributes:
         pool: its visual tokens.
         record: its part of the ledger.
+        entering: bool `[prompts, tokens]`, those that reach the language model.
         outcomes: by block, what a stage decided.
     """
 
     pool: Pool
     record: Prefill
+    entering: Tensor
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
 
@@ -78,8 +94,7 @@ class Selector:
 
     def needs(self, block: int) -> frozenset[Evidence]:
         """Give the evidence that the stage at a block reads."""
-        stage = self.stages[block]
-        return stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
+        return self.stages[block].needs
 
     def start(
         self,
@@ -90,6 +105,7 @@ class Selector:
         mask: Tensor,
         expand: int,
         vision: Mapping[Evidence, Callable[[], Value]],
+        tower: Towered | None,
     ) -> Settled:
         """Open the ledger of a prompt batch and gather what is known before the language model.
 
@@ -101,32 +117,46 @@ class Selector:
             mask: bool `[rows, n]`, which places are real.
             expand: rows per prompt, where beams or sampling expanded it.
             vision: what the vision tower saw.
+            tower: what left in it, where the recipe has stages there.
         """
         grid = grid.to(ids.device)
         ids, mask, features = ids[::expand], mask[::expand], features[::expand].detach()
         counts = (ids >= 0).sum(dim=1)
         keys = self._keys(len(ids))
-        record = Prefill(keys, (mask & (ids < 0)).sum(dim=1).tolist(), counts.tolist())
         alive = torch.arange(grid.shape[1], device=ids.device) < counts.unsqueeze(1)
+        sizes = alive.double()
+        if tower is not None and tower.sizes is not None:
+            sizes = tower.sizes
+            alive = alive & (sizes > 0)
+        text = (mask & (ids < 0)).sum(dim=1).tolist()
+        record = Prefill(keys, text, counts.tolist(), alive.sum(dim=1).tolist())
         wanted = frozenset().union(*(self.needs(block) for block in self.stages))
         evidence = dict(vision)
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
             evidence |= self._textual(None if words is None else words[::expand], features, ids, mask, record)
         self.patches = None
         self._run.prefills.append(record)
+        for done in tower.records if tower is not None else ():
+            record.stages.append(done)
+            self._tell(done)
         key_row = torch.tensor(keys, dtype=torch.int64, device=ids.device)
-        return Settled(Pool(alive, grid, alive.double(), key_row, evidence), record)
+        return Settled(Pool(alive, grid, sizes, key_row, evidence), record, alive)
 
     def start_empty(self, mask: Tensor) -> Settled:
         """Open the ledger of prompts `[rows, n]` without any image; every stage keeps nothing."""
         rows = len(mask)
         empty = torch.zeros(rows, 0, dtype=torch.int64, device=mask.device)
-        record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows)
+        record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows, [0] * rows)
         self._run.prefills.append(record)
         key_row = torch.tensor(record.keys, dtype=torch.int64, device=mask.device)
-        settled = Settled(Pool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {}), record)
-        for block in self.stages:
-            self.select(block, settled, {})
+        pool = Pool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {})
+        settled = Settled(pool, record, pool.alive)
+        for stage in self._recipe.stages:
+            if stage.at.part == "decoder":
+                self.select(stage.at.block, settled, {})
+            else:
+                record.stages.append(settle(self._recipe, stage, pool, {})[1])
+                self._tell(record.stages[-1])
         return settled
 
     def select(self, block: int, settled: Settled, fresh: Mapping[Evidence, Callable[[], Value]]) -> None:

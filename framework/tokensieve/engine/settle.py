@@ -115,8 +115,7 @@ def settle(
     if not bool(judged.any()):
         return _nothing(recipe, stage, pool)
     ids, valid, samples = _groups(pool, stage.per, judged)
-    needs = stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
-    wanted = needs | ({Evidence.FEATURES} if stage.rest == "merge" else set())
+    wanted = stage.needs | ({Evidence.FEATURES} if stage.rest == "merge" else set())
     evidence = pool.take(frozenset(wanted), fresh)
     tokens = _rows(evidence, ids, valid, samples, pool.keys)
     pinned = torch.zeros_like(pool.alive)
