@@ -147,7 +147,7 @@ def test_a_refused_text_is_quoted_and_shortened():
         Keep.of("64 tokens")
 
 
-def test_auto_is_both_unset_and_no_count():
+def test_auto_is_all_unset_and_no_count():
     auto = Keep.of("auto")
     assert auto == Keep()
     assert auto.auto
@@ -155,8 +155,27 @@ def test_auto_is_both_unset_and_no_count():
     assert auto.written() == "auto"
     with pytest.raises(BudgetError, match="own size"):
         count(auto, 5)
-    with pytest.raises(BudgetError, match="not both"):
-        Keep(3, Fraction(1, 2))
+    for both in (
+        {"count": 3, "fraction": Fraction(1, 2)},
+        {"count": 3, "less": 2},
+        {"fraction": Fraction(1), "less": 0},
+    ):
+        with pytest.raises(BudgetError, match="one of"):
+            Keep(**both)
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1), st.integers(0, 4000))
+def test_all_but_a_few_takes_at_most_half(ns, r):
+    keep = Keep(less=r)
+    assert not keep.auto
+    found = [count(keep, n) for n in ns]
+    assert counts(keep, torch.tensor(ns)).tolist() == found
+    for n, k in zip(ns, found, strict=True):
+        assert n - k == (r if 2 * r <= n else n // 2)
+        # As nested as any budget: one more to go never keeps more.
+        assert count(Keep(less=r + 1), n) <= k
+    with pytest.raises(BudgetError, match="r -1"):
+        Keep(less=-1)
 
 
 @given(st.integers(0, 3000), st.integers(1, 10_000), st.integers(1, 10_000))

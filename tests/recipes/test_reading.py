@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 import tokensieve as ts
-from tokensieve import Recipe
+from tokensieve import Keep, Recipe
 from tokensieve.budget import count
 from tokensieve.errors import (
     BudgetError,
@@ -50,6 +50,8 @@ def test_a_good_recipe_is_what_it_says():
 
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nstages: *b\n"
+RANGE = "stages:\n  - at: encoder.1..3\n    select: norm\n    keep: 8\n"
+
 REFUSED = [
     # what, text, kind of error, line, part of the message
     ("an alias bomb", BOMB, RecipeError, 1, "anchors and aliases"),
@@ -86,6 +88,15 @@ REFUSED = [
     ("a negative site", GOOD.replace("decoder.0", "decoder.-1"), RecipeError, 7, "is no site"),
     ("a site between layers", GOOD.replace("decoder.0", "decoder.1.5"), RecipeError, 7, "is no site"),
     ("a site with a zero", GOOD.replace("decoder.0", "decoder.02"), RecipeError, 7, "is no site"),
+    ("a range that runs backwards", GOOD.replace("decoder.0", "decoder.4..2"), RecipeError, 7, "runs backwards"),
+    ("a range over both parts", GOOD.replace("decoder.0", "encoder.4..decoder.2"), RecipeError, 7, "is no site"),
+    ("too short a list", RANGE.replace("keep: 8", "keep: [8, 4]"), RecipeError, 4, "lists 2 numbers for 3 sites"),
+    ("a bad entry of a list", RANGE.replace("keep: 8", "keep: [8, 4, 0]"), BudgetError, 4, "keep 0 is not between"),
+    ("keep and r", RANGE + "    r: 2\n", RecipeError, 5, "not both"),
+    ("a fraction for r", RANGE.replace("keep: 8", "r: 0.5"), RecipeError, 4, "r is how many tokens go"),
+    ("a negative r", RANGE.replace("keep: 8", "r: -1"), BudgetError, 4, "r -1 is not between 0"),
+    ("a list for one r", GOOD.replace("keep: 64", "r: [1]"), RecipeError, 9, "r is how many tokens go"),
+    ("a site of a range twice", RANGE + "  - {at: encoder.3, select: norm, keep: 2}\n", RecipeError, 5, "stands twice"),
     ("an unknown group", GOOD.replace("keep: 64", "keep: 64\n    per: imag"), RecipeError, 10, "per is 'imag'"),
     ("an unknown rest", GOOD.replace("keep: 64", "keep: 64\n    rest: fold"), RecipeError, 10, "rest is 'fold'"),
     ("unknown positions", GOOD.replace("original", "kept"), RecipeError, 2, "positions is 'kept'"),
@@ -134,6 +145,23 @@ def test_what_is_refused_says_what_and_where(text, kind, line, part):
     assert message.endswith(f"(dir/r.yaml:{line})")
     assert len(message) < 2_000
     assert "\n" not in message
+
+
+def test_a_range_is_a_stage_at_each_site():
+    one = load(RANGE)
+    assert [(str(stage.at), str(stage.keep)) for stage in one.stages] == [(f"encoder.{k}", "8") for k in (1, 2, 3)]
+    lists = load(RANGE.replace("keep: 8", "keep: [1/2, 9, 50%]"))
+    assert [str(stage.keep) for stage in lists.stages] == ["1/2", "9", "1/2"]
+    fewer = load(RANGE.replace("keep: 8", "r: [4, 0, 2]"))
+    assert [stage.keep for stage in fewer.stages] == [Keep(less=r) for r in (4, 0, 2)]
+    assert "r: 4" in fewer.dump()
+    for recipe in (one, lists, fewer):
+        assert load(recipe.dump()) == recipe
+    norm = one.stages[0].select
+    assert Recipe.of(norm, at="encoder.1..3", r=[4, 0, 2], name="x").stages == fewer.stages
+    assert fewer.hash() != one.hash()
+    with pytest.raises(RecipeError, match="lists 1 numbers for 3 sites"):
+        Recipe.of(norm, [3], at="encoder.1..3")
 
 
 ORDER = GOOD + "  - at: decoder.0\n    select: b\n    keep: 8\n"

@@ -40,15 +40,16 @@ def test_evidence_and_sites_of_a_model():
         )
     ]
     assert found("norm", at="decoder.9", adapter=llava) == [
-        ("error", "llava has no decoder.9; it offers decoder.0 ... decoder.3")
+        ("error", "llava has no decoder.9; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.1")
     ]
-    assert found("norm", at="encoder.0", adapter=llava) == [
-        ("error", "llava has no encoder.0; it offers decoder.0 ... decoder.3")
+    assert found("norm", at="encoder.2", adapter=llava) == [
+        ("error", "llava has no encoder.2; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.1")
     ]
     assert found("norm", at="encoder.3", adapter=vit) == []
-    ((level, message),) = found("norm", at="encoder.3", rest="merge", adapter=vit)
+    assert found("norm", at="encoder.3", rest="merge", adapter=vit) == []
+    ((level, message),) = found("norm", at="encoder.3", per="frame", adapter=vit)
     assert level == "error"
-    assert "only be dropped" in message
+    assert "leave out per: frame" in message
 
 
 def test_what_needs_a_model_is_a_note():

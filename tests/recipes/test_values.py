@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import tokensieve as ts
-from tokensieve import Recipe, Stage
+from tokensieve import Keep, Recipe, Stage
 from tokensieve.errors import BudgetError, RecipeError
 from tokensieve.sites import Site
 
@@ -23,7 +23,7 @@ LEAVES = st.one_of(
     st.builds(RANDOM, seed=st.integers(0, 3)),
     st.just(QCSP()),
 )
-KEEPS = st.sampled_from([1, 7, 64, "1/3", "0.4", "25%", "100%", 0.2])
+KEEPS = st.sampled_from([1, 7, 64, "1/3", "0.4", "25%", "100%", 0.2, Keep(less=8), Keep(less=0)])
 EXPRESSIONS = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -140,6 +140,22 @@ def test_the_schema_knows_every_strategy_and_refuses_what_the_reader_refuses():
         assert set(titles[name]["properties"]) == {"use", *strategy.model_fields}
     good = {"stages": [{"at": "decoder.0", "select": "gsp", "keep": 64}], "strategies": {"a": {"use": "gsp"}}}
     jsonschema.validate(good, schema)
+    for stage in (
+        {"at": "encoder.0..3", "keep": 8},
+        {"at": "encoder.0..3", "keep": [8, "1/2", 4, 2]},
+        {"at": "encoder.0..3", "r": [8, 0, 4, 2]},
+        {"at": "encoder.4", "r": 8},
+    ):
+        jsonschema.validate({"stages": [stage | {"select": "norm"}]}, schema)
+    for stage in (
+        {"at": "encoder.4", "keep": [8]},
+        {"at": "encoder.4", "r": [8]},
+        {"at": "encoder.4", "r": 8, "keep": 8},
+        {"at": "encoder.0..3", "r": -1},
+        {"at": "encoder.0...3", "r": 1},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"stages": [stage | {"select": "norm"}]}, schema)
     for change in (
         {"stage": []},
         {"strategies": {"a": {"use": "gps"}}},
