@@ -95,8 +95,9 @@ class TowerEncoder(Encoder):
 
     def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Give the first half of a layer."""
-        attention = self._part(block, "self_attn")
-        added: Tensor = attention(hidden_states=self.normed(block, x), **kwargs | {"attention_mask": bias})[0]
+        added: Tensor = self.attention(block)(hidden_states=self.normed(block, x), **kwargs | {"attention_mask": bias})[
+            0
+        ]
         return x + added
 
     def feed(self, block: int, x: Tensor) -> Tensor:
@@ -104,13 +105,22 @@ class TowerEncoder(Encoder):
         added: Tensor = self._part(block, "mlp")(self._part(block, "layer_norm2")(x))
         return x + added
 
+    def attention(self, block: int) -> nn.Module:
+        """Give a layer's attention."""
+        return self._part(block, "self_attn")
+
+    def width(self, block: int) -> int:
+        """Give the width of its heads."""
+        config: Any = self.tower.config
+        return int(config.hidden_size)
+
     def key_projection(self, block: int) -> nn.Module:
         """The projection to keys."""
         return self._part(block, "self_attn.k_proj")
 
     def keys(self, block: int, projected: Tensor) -> Tensor:
         """Average over heads."""
-        heads: Any = self._part(block, "self_attn").num_heads
+        heads: Any = self.attention(block).num_heads
         return projected.unflatten(-1, (heads, -1)).mean(dim=-2)
 
     def _part(self, block: int, name: str) -> nn.Module:

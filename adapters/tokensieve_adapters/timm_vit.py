@@ -42,7 +42,7 @@ class TimmVitEncoder(Encoder):
 
     def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Give the first half of timm's Block, scaled and dropped as it does."""
-        seen = self._part(block, "attn")(self.normed(block, x), attn_mask=bias)
+        seen = self.attention(block)(self.normed(block, x), attn_mask=bias)
         added: Tensor = self._part(block, "drop_path1")(self._part(block, "ls1")(seen))
         return x + added
 
@@ -52,14 +52,23 @@ class TimmVitEncoder(Encoder):
         added: Tensor = self._part(block, "drop_path2")(self._part(block, "ls2")(made))
         return x + added
 
+    def attention(self, block: int) -> nn.Module:
+        """Give a block's attention."""
+        return self._part(block, "attn")
+
+    def width(self, block: int) -> int:
+        """Give the width of its heads."""
+        attention: Any = self.attention(block)
+        return int(attention.num_heads * attention.head_dim)
+
     def key_projection(self, block: int) -> nn.Module:
         """The projection to queries, keys and values."""
         return self._part(block, "attn.qkv")
 
     def keys(self, block: int, projected: Tensor) -> Tensor:
         """Take the second third, by heads."""
-        attention = self._part(block, "attn")
-        heads = projected.chunk(3, dim=-1)[1].unflatten(-1, (attention.num_heads, -1))  # type: ignore[arg-type]
+        attention: Any = self.attention(block)
+        heads = projected.chunk(3, dim=-1)[1].unflatten(-1, (attention.num_heads, -1))
         normed: Tensor = self._part(block, "attn.k_norm")(heads)
         return normed.mean(dim=-2)
 

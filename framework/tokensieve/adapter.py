@@ -343,6 +343,14 @@ class Encoder(ABC):
         """Give tokens plus what the block's MLP makes of them, `[batch, n, d]`."""
 
     @abstractmethod
+    def attention(self, block: int) -> nn.Module:
+        """Give the attention module of a block."""
+
+    @abstractmethod
+    def width(self, block: int) -> int:
+        """Give the width of all heads of a block together."""
+
+    @abstractmethod
     def key_projection(self, block: int) -> nn.Module:
         """The module of a block that computes keys, perhaps among other things."""
 

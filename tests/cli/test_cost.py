@@ -6,6 +6,7 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.measure.geometry import Geometry, cost, layer_costs, visual_per_layer
+from tokensieve.measure.vision import VisionCost
 
 REGISTRY = ts.default_registry()
 
@@ -48,6 +49,64 @@ def test_published_counts(cli, geometry, keep, tera):
     assert result.exit_code == 0, result.output
     [row] = re.findall(r"script.*", result.stdout)
     assert tera in row
+
+
+def vit(d, inner, layers, n, gated=False):
+    """A tower's layers: four projections and an MLP of two maps (three where gated), scores and values."""
+    weights = 4 * d * d + (3 if gated else 2) * d * inner
+    return layers * (2 * n * weights + 4 * n * n * d)
+
+
+def two(n, a, b, c):
+    """A projector of two linear maps on `n` tokens."""
+    return 2 * n * (a * b + b * c)
+
+
+VISION = {
+    # Patch embedding, layers (all are run, also those after the one that is read), projector; tiles.
+    "llava-1_5-7b": 2 * 576 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 577) + two(576, 1024, 4096, 4096),
+    "llava-next-7b": 5 * (2 * 576 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 577) + two(576, 1024, 4096, 4096)),
+    "llava-onevision-7b": 5 * (2 * 729 * 3 * 14**2 * 1152 + vit(1152, 4304, 26, 729) + two(729, 1152, 3584, 3584)),
+    "internvl3-8b": 7 * (2 * 1024 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 1025) + two(256, 4096, 3584, 3584)),
+    # Windows of 64 patches in 28 of 32 layers, the whole picture in four.
+    "qwen2_5-vl-7b": 2 * 5184 * 1176 * 1280
+    + 28 * (2 * 5184 * (4 * 1280**2 + 3 * 1280 * 3420) + 81 * 4 * 64**2 * 1280)
+    + vit(1280, 3420, 4, 5184, gated=True)
+    + two(1296, 5120, 5120, 3584),
+    # Four mergers: one at the end, three for the layers of deepstack.
+    "qwen3-vl-8b": 2 * 4096 * 1536 * 1152 + vit(1152, 4304, 27, 4096) + 4 * two(1024, 4608, 4608, 4096),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY.geometries))
+def test_encoding_a_picture_is_counted_as_by_hand(name):
+    geometry = Geometry.load(REGISTRY.geometry(name))
+    adapter = REGISTRY.adapter_for(geometry.model())
+    vision = VisionCost.of(adapter, geometry.inputs())
+    assert vision.whole == VISION[name]
+    assert vision.flops(ts.Recipe.load("script", REGISTRY)) == vision.whole
+
+
+def test_merging_in_the_tower_is_counted_as_by_hand():
+    """ToMe in all layers of LLaVA-1.5's tower that are read, 16 tokens fewer in each."""
+    recipe = ts.Recipe.loads(
+        "strategies: {merging: {use: tome, metric: keys}}\n"
+        "stages: [{at: encoder.0..22, select: merging, r: 16, rest: merge}, {at: decoder.2, select: norm, keep: 64}]",
+        REGISTRY,
+    )
+    geometry = Geometry.load(REGISTRY.geometry("llava-1_5-7b"))
+    adapter = REGISTRY.adapter_for(geometry.model())
+    vision = VisionCost.of(adapter, geometry.inputs())
+    d, inner, total, n = 1024, 4096, 2 * 576 * 3 * 14**2 * 1024 + two(576, 1024, 4096, 4096), 577
+    for layer in range(24):
+        left = n - 16 if layer < 23 else n
+        total += 2 * n * 4 * d * d + 4 * n * n * d + 2 * left * 2 * d * inner
+        n = left
+    assert n == 1 + 576 - 23 * 16
+    assert vision.flops(recipe) == total
+    layers = layer_costs(adapter)
+    lengths = [64 + (208 if layer < 2 else 64) for layer in range(32)]
+    assert cost(recipe, layers, [576], 64, reduces=True) == by_hand(geometry.config, lengths)
 
 
 def test_a_budget_for_each_image():

@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import tokensieve as ts
-from tokensieve.measure.cost import LayerCost, prefill_flops
+from tokensieve.measure.cost import LayerCost, flop_counter, prefill_flops
 from tokensieve_strategies import Norm
 
 from .models import ONE, RAGGED, SEVERAL, batch, generate, prompts, shared
@@ -36,7 +35,7 @@ def test_flops_are_those_torch_counts(variant, plan, layouts):
     inputs = batch(prompts(model, layouts))
 
     def counted():
-        counter = FlopCounterMode(display=False)
+        counter = flop_counter()
         with counter:
             model(**inputs)
         own = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}

@@ -176,15 +176,20 @@ def cost(
         console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
         raise typer.Exit(2)
     from tokensieve.cli.costing import costs
-    from tokensieve.measure.geometry import Geometry, layer_costs
+    from tokensieve.measure.geometry import Geometry
+    from tokensieve.measure.vision import VisionCost
 
+    vision = None
     if model is not None:
         from tokensieve.cli.models import adapter_of
 
         adapter, title = adapter_of(model, registry), str(model)
     else:
         shape = Geometry.load(registry.geometry(str(geometry)))
-        adapter, title = registry.adapter_for(shape.model()), f"{shape.name}, {shape.of}"
+        with console.working("building the model without its weights, and counting what a picture costs"):
+            adapter, title = registry.adapter_for(shape.model()), f"{shape.name}, {shape.of}"
+            # Another number of tokens is another picture.
+            vision = VisionCost.of(adapter, shape.inputs()) if visual is None else None
         visual = visual or shape.visual
     from tokensieve.review import review
 
@@ -192,7 +197,7 @@ def cost(
         for finding in review(recipe, adapter):
             if finding.level == "error":
                 raise RefusedError(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
-    console.show(costs(title, loaded, layer_costs(adapter), int(visual or 0), text))
+    console.show(costs(title, loaded, adapter, int(visual or 0), text, vision))
 
 
 @app.command()

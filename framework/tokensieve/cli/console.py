@@ -9,6 +9,7 @@ import unicodedata
 
 import typer
 from rich.console import Console, RenderableType
+from rich.status import Status
 from rich.text import Text
 
 LONGEST = 2_000
@@ -18,6 +19,11 @@ _TAIL = 500
 def show(renderable: RenderableType) -> None:
     """Print a table or the like to stdout."""
     Console().print(renderable)
+
+
+def working(what: str) -> Status:
+    """Show on stderr that something takes a while."""
+    return Console(stderr=True).status(f"{what} ...")
 
 
 def say(text: str = "") -> None:

@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from rich.table import Table
 
+from tokensieve.adapter import Adapter
 from tokensieve.cli.console import cell
-from tokensieve.measure.cost import LayerCost, prefill_flops
-from tokensieve.measure.geometry import cost, visual_per_layer
+from tokensieve.measure.cost import prefill_flops
+from tokensieve.measure.geometry import cost, layer_costs, visual_per_layer
+from tokensieve.measure.vision import VisionCost
 from tokensieve.recipe import Recipe
 
 
-def costs(title: str, recipes: Sequence[Recipe], layers: Sequence[LayerCost], visual: int, text: int) -> Table:
-    """Give a table of counted FLOPs: the unpruned prefill, then every recipe's."""
+def costs(
+    title: str,
+    recipes: Sequence[Recipe],
+    adapter: Adapter,
+    visual: int,
+    text: int,
+    vision: VisionCost | None = None,
+) -> Table:
+    """Give a table of counted FLOPs: the unpruned prefill, then every recipe's.
+
+    Args:
+        title: of the table.
+        recipes: what to count.
+        adapter: of the model.
+        visual: visual tokens of the picture.
+        text: text tokens of the prompt.
+        vision: what encoding the picture costs, where the picture is known.
+    """
+    layers, reduces = layer_costs(adapter), adapter.encoder is not None and adapter.encoder.reduces
+    parts = "the language model's layers" + (
+        ", and of everything that encodes the picture" if vision is not None else "; the picture is not known"
+    )
     table = Table(
         title=title,
         title_justify="left",
-        caption=f"A prompt of {visual} visual and {text} text tokens. per layer: mean visual tokens per layer. FLOPs: "
-        "counted, of the language model's layers; a multiply-add is two, attention is counted in full. The vision "
-        "tower, the head and the selection are not in them.",
+        caption=f"A prompt of {visual} visual and {text} text tokens. per layer: mean visual tokens per layer of the "
+        f"language model (LM). TFLOPs: counted, of {parts}. A multiply-add is two, attention is counted in full. The "
+        "head and the selection are not in them.",
         caption_justify="left",
     )
     table.add_column("recipe", overflow="fold")
-    for column in ("keep", "per layer", "LM TFLOPs", "of unpruned"):
+    table.add_column("keep", justify="right", overflow="fold")
+    for column in ("per layer", *(("vision",) if vision is not None else ()), "LM", "of unpruned"):
         table.add_column(column, justify="right", no_wrap=True)
     whole = prefill_flops(layers, [text + visual] * len(layers))
-    table.add_row("unpruned", "", str(visual), f"{whole / 1e12:.3f}", "100.0%")
+
+    def row(name: str, keep: str, per_layer: str, seen: int, spoken: int) -> None:
+        tower = (f"{seen / 1e12:.3f}",) if vision is not None else ()
+        share = (seen + spoken) / ((vision.whole if vision is not None else 0) + whole)
+        table.add_row(cell(name), keep, per_layer, *tower, f"{spoken / 1e12:.3f}", f"{share:.1%}")
+
+    row("unpruned", "", str(visual), vision.whole if vision is not None else 0, whole)
     for recipe in recipes:
-        counts = visual_per_layer(recipe, [visual], len(layers))
-        flops = cost(recipe, layers, [visual], text)
-        table.add_row(
-            cell(recipe.name),
-            ", ".join(str(stage.keep) for stage in recipe.stages),
-            f"{sum(counts) / len(counts):.1f}",
-            f"{flops / 1e12:.3f}",
-            f"{flops / whole:.1%}",
-        )
+        counts = visual_per_layer(recipe, [visual], len(layers), reduces)
+        keeps = [str(keep) for keep, _ in itertools.groupby(stage.keep for stage in recipe.stages)]
+        seen = vision.flops(recipe) if vision is not None else 0
+        spoken = cost(recipe, layers, [visual], text, reduces)
+        row(recipe.name, ", ".join(keeps), f"{sum(counts) / len(counts):.1f}", seen, spoken)
     return table

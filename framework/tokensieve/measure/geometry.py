@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tokensieve.budget import count
 from tokensieve.errors import RefusedError
@@ -29,18 +29,29 @@ class Geometry:
         visual: visual tokens of the picture that `of` describes.
         of: which picture.
         config: the model's config, with `model_type`.
+        pixels: the shape of the picture as the model's processor hands it over.
+        sizes: what the processor says of it besides, by argument.
     """
 
     name: str
     visual: int
     of: str
     config: dict[str, Any]
+    pixels: tuple[int, ...]
+    sizes: dict[str, list[Any]]
 
     @classmethod
     def load(cls, file: Traversable) -> Geometry:
         """Read a geometry from its JSON file."""
         content = json.loads(file.read_text(encoding="utf-8"))
-        return cls(file.name.removesuffix(".json"), content["visual"], content["of"], content["config"])
+        name = file.name.removesuffix(".json")
+        pixels, sizes = tuple(content["pixels"]), content.get("sizes", {})
+        return cls(name, content["visual"], content["of"], content["config"], pixels, sizes)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Give the picture as arguments of the model: pixels on the meta device."""
+        sizes = {name: torch.tensor(values) for name, values in self.sizes.items()}
+        return {"pixel_values": torch.empty(self.pixels, device="meta")} | sizes
 
     def model(self) -> nn.Module:
         """Build the model on the meta device: its shapes, and no numbers."""
@@ -65,19 +76,23 @@ def layer_costs(adapter: Adapter) -> tuple[LayerCost, ...]:
     return tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
 
 
-def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int) -> list[int]:
+def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int, reduces: bool = False) -> list[int]:
     """Give how many visual tokens each layer processes, before anything runs.
 
     Args:
         recipe: with stages in the language model.
         images: visual tokens of each image of a prompt.
         layers: how many layers there are.
+        reduces: whether tokens that leave in the vision encoder leave the prompt (see `Encoder.reduces`).
 
     Raises:
         RefusedError: if a stage's size depends on more than the number of tokens.
     """
     stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
     groups, counts = list(images), []
+    for stage in recipe.stages if reduces else ():
+        if stage.at.part == "encoder":
+            groups = [count(stage.keep, n) for n in groups]
     for layer in range(layers):
         if layer in stages:
             stage = stages[layer]
@@ -90,6 +105,6 @@ def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int) -> list
     return counts
 
 
-def cost(recipe: Recipe, layers: Sequence[LayerCost], images: Sequence[int], text: int) -> int:
+def cost(recipe: Recipe, layers: Sequence[LayerCost], images: Sequence[int], text: int, reduces: bool = False) -> int:
     """Count the FLOPs of a pruned prefill; see `prefill_flops` for what is in them."""
-    return prefill_flops(layers, [text + visual for visual in visual_per_layer(recipe, images, len(layers))])
+    return prefill_flops(layers, [text + n for n in visual_per_layer(recipe, images, len(layers), reduces)])

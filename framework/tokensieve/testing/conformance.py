@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import tokensieve as ts
 from tokensieve.adapter import Adapter
+from tokensieve.measure.cost import flop_counter
 from tokensieve.measure.geometry import cost
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import Part, Prompts, Row, cache_name, lively
@@ -335,7 +335,7 @@ class AdapterConformance:
         names = {f"{type(kit.model).__name__}.{name}" for name, part in kit.model.named_modules() if part in own}
 
         def counted() -> int:
-            counter = FlopCounterMode(display=False)
+            counter = flop_counter()
             with counter:
                 kit.model(**inputs)
             return sum(sum(flops.values()) for name, flops in counter.get_flop_counts().items() if name in names)
