@@ -35,6 +35,14 @@ class TimmVitEncoder(Encoder):
         """These reshape tokens to a full grid."""
         return ("forward_intermediates", "get_intermediate_layers")
 
+    @property
+    def splits(self) -> bool:
+        """Whether all blocks are timm's Block."""
+        return not self._others()
+
+    def _others(self) -> set[str]:
+        return {type(block).__name__ for block in self.blocks} - {"Block"}
+
     def normed(self, block: int, x: Tensor) -> Tensor:
         """Give the block's first norm."""
         result: Tensor = self._part(block, "norm1")(x)
@@ -78,11 +86,11 @@ class TimmVitEncoder(Encoder):
     def refuses(self, stage: Stage) -> list[str]:
         """Refuse what the base class does, blocks that run twice, and blocks that have no two parts."""
         reasons = super().refuses(stage)
-        kinds = {type(block).__name__ for block in self.blocks[stage.at.block :]} - {"Block"}
-        if kinds and (stage.rest == "merge" or Evidence.VISION_KEYS in stage.needs):
+        if not self.splits and (stage.rest == "merge" or Evidence.VISION_KEYS in stage.needs):
+            others = ", ".join(sorted(self._others()))
             reasons.append(
-                f"its blocks are of timm's {', '.join(sorted(kinds))}; merging, and keys as evidence, are supported "
-                "for timm's Block. Say rest: drop, and judge by features"
+                f"its blocks are of timm's {others}; merging, and keys as evidence, are supported for timm's Block. "
+                "Say rest: drop, and judge by features"
             )
         if getattr(self.model, "grad_checkpointing", False):
             reasons.append("gradient checkpointing runs blocks twice; call model.set_grad_checkpointing(False)")

@@ -323,6 +323,11 @@ class Encoder(ABC):
 
     # A block in two parts, between which tokens are merged
 
+    @property
+    def splits(self) -> bool:
+        """Whether every block is an attention and then an MLP, each added to its input, as what follows here says."""
+        return True
+
     @abstractmethod
     def normed(self, block: int, x: Tensor) -> Tensor:
         """Give what a block's attention takes of the tokens `x` `[batch, n, d]` that enter it."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import TokensieveError, listing
 from tokensieve.measure.cost import LayerCost, prefill_flops
+from tokensieve.measure.vision import TowerCost, planned_stages
 from tokensieve.recipe import Recipe
 from tokensieve.sites import Site
 
@@ -72,6 +73,8 @@ class Prefill:
         visual: visual tokens of each sample before any stage.
         entering: visual tokens of each sample that reach the language model: fewer where some left in the vision
             encoder, with which they leave the prompt.
+        pictures: how many pictures of each sample a vision encoder with stages took; tiles count.
+        patches: of each of them.
         stages: what each stage did, in order.
         questions: what query-aware strategies read, where they did.
         notes: how relevance was judged, and the like.
@@ -81,6 +84,8 @@ class Prefill:
     text: list[int]
     visual: list[int]
     entering: list[int]
+    pictures: list[int] = field(default_factory=list)
+    patches: int = 0
     stages: list[StageRecord] = field(default_factory=list)
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)
@@ -93,13 +98,17 @@ class Run:
         recipe: what was asked.
         adapter: the adapter's name.
         layers: the cost of each decoder layer; empty for a vision encoder alone.
+        tower: the cost of the vision encoder, where the recipe has stages in it.
         prefills: every prompt batch, the latest last.
     """
 
-    def __init__(self, recipe: Recipe, adapter: str, layers: Sequence[LayerCost] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, adapter: str, layers: Sequence[LayerCost] = (), tower: TowerCost | None = None
+    ) -> None:
         self.recipe = recipe
         self.adapter = adapter
         self.layers = tuple(layers)
+        self.tower = tower
         self.prefills: list[Prefill] = []
 
     @property
@@ -160,12 +169,24 @@ class Run:
         after = prefill_flops(self.layers, [text + visual for visual in self.visual_per_layer(sample)])
         return before, after
 
+    def tower_flops(self, sample: int) -> tuple[int, int] | None:
+        """Give counted FLOPs of the vision encoder's blocks, unpruned and pruned.
+
+        Counted as `flops` are. None where the recipe has no stage in the encoder.
+        """
+        prefill = self.latest
+        if self.tower is None or not prefill.patches:
+            return None
+        planned = planned_stages(self.recipe, prefill.patches)
+        one = self.tower.flops(prefill.patches, {}), self.tower.flops(prefill.patches, planned)
+        return prefill.pictures[sample] * one[0], prefill.pictures[sample] * one[1]
+
     def to_dict(self) -> dict[str, Any]:
         """Give the latest prefill's ledger as plain data, ready for JSON."""
         prefill = self.latest
         samples = []
         for i, key in enumerate(prefill.keys):
-            flops = self.flops(i)
+            flops, tower = self.flops(i), self.tower_flops(i)
             samples.append(
                 {
                     "key": key,
@@ -176,6 +197,8 @@ class Run:
                     "mean_visual_per_layer": self.mean_visual(i),
                     "flops_unpruned": flops[0] if flops else None,
                     "flops_pruned": flops[1] if flops else None,
+                    "tower_flops_unpruned": tower[0] if tower else None,
+                    "tower_flops_pruned": tower[1] if tower else None,
                 }
             )
         stages = [
@@ -251,6 +274,10 @@ class Run:
         said = [*prefill.notes, *(note for stage in prefill.stages for note in stage.notes)]
         if prefill.questions:
             said += [f"question {i}: {text!r}" for i, text in enumerate(prefill.questions)]
+        towers = [self.tower_flops(i) for i in range(len(prefill.keys))]
+        if whole := sum(tower[0] for tower in towers if tower):
+            spent = sum(tower[1] for tower in towers if tower)
+            said.append(f"blocks of the vision encoder: {whole / 1e9:.3f} -> {spent / 1e9:.3f} GFLOPs, all samples")
         if any(len(sample.shares) > 1 for stage in prefill.stages for sample in stage.samples):
             said.append("own best: the part of the kept tokens that the operand had among its own best")
         table.caption = Text("\n".join(said))

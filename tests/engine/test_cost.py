@@ -85,3 +85,44 @@ def test_a_head_width_of_its_own_counts():
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     assert cost.weights == 48 * 20 * (2 * heads + 2 * kv) + 3 * 48 * 96
     assert cost.flops(7) == 2 * 7 * cost.weights + 4 * 49 * 80
+
+
+TOWER = {
+    "drop": (ts.Stage(at="encoder.1", select=Norm(), keep=7),),
+    "merge": ts.Stage.each(at="encoder.0..1", select=Norm(), r=4, rest="merge"),
+    "both": (
+        ts.Stage(at="encoder.0", select=Norm(), keep=9, rest="merge"),
+        ts.Stage(at="encoder.1", select=Norm(), keep=6),
+        ts.Stage(at="decoder.1", select=Norm(), keep=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", TOWER)
+@pytest.mark.parametrize("layouts", [ONE, SEVERAL], ids=["one", "several"])
+@pytest.mark.parametrize("variant", ["sdpa", "eager", "siglip"])
+@torch.no_grad()
+def test_flops_of_the_tower_are_those_torch_counts(variant, plan, layouts):
+    model = shared(variant)
+    inputs = batch(prompts(model, layouts))
+
+    def counted():
+        counter = flop_counter()
+        with counter:
+            model(**inputs)
+        own = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
+        # What is counted between a layer's parts is selection.
+        tower = sum(
+            n for name, n in own.items() if ".encoder.layers." in name and name.split(".")[-1] in ("self_attn", "mlp")
+        )
+        return tower, sum(n for name, n in own.items() if name.rpartition(".")[0].endswith("language_model.layers"))
+
+    unpruned = counted()
+    with ts.prune(model, ts.Recipe(stages=TOWER[plan])) as run:
+        pruned = counted()
+        assert (run.tower_flops(0), run.flops(0)) == tuple(zip(unpruned, pruned, strict=True))
+        generate(model, prompts(model, RAGGED))
+        ragged = [run.tower_flops(i) for i in range(3)]
+    one = run.tower_flops(2)[1] // 2
+    assert [flops[1] for flops in ragged] == [one, 0, 2 * one]
+    assert run.to_dict()["samples"][2]["tower_flops_pruned"] == 2 * one

@@ -298,7 +298,9 @@ class DecoderEngine:
             ]
             ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
             sizes = by_id(_interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
-        return Towered(by_prompt(passages, rows, len(kinds)), sizes)
+        pictures = rows.bincount(minlength=len(kinds)).tolist()
+        patches = passages[0].owner.shape[1] if passages else 0
+        return Towered(by_prompt(passages, rows, len(kinds)), pictures, patches, sizes)
 
     def _forget_pictures(self) -> None:
         if self._tower is not None:

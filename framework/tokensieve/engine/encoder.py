@@ -186,7 +186,7 @@ class EncoderEngine:
         self._now = Passage(Pool(alive, grid, alive.double(), torch.tensor(keys, device=device), {}), owner)
         if self._encoder.shortens:
             # No language model follows, to whose prompts this would belong.
-            self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows))
+            self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows, [1] * rows, n))
         else:
             self.passages.append(self._now)
         return self._now

@@ -18,6 +18,7 @@ from tokensieve.engine.installation import Installation
 from tokensieve.engine.selector import Asked
 from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
 from tokensieve.measure.cost import LayerCost
+from tokensieve.measure.vision import TowerCost
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry, default_registry
 from tokensieve.review import review
@@ -109,6 +110,7 @@ def prune(
     if encoder is not None and "encoder" in parts:
         tower = EncoderEngine(encoder, recipe, run, keys, settled)
         engines.append(tower)
+        run.tower = TowerCost.of(encoder) if encoder.splits else None
     if decoder is not None:
         _check_transformers(adapter)
         if query is not None and processor is None and query_encoder is None:

@@ -48,11 +48,15 @@ class Towered:
 
     Attributes:
         records: what its stages did, by prompt.
+        pictures: how many pictures of each prompt it took.
+        patches: of each of them.
         sizes: float64 `[prompts, tokens]`, how many patches each visual token stands for, 0 where it left; none where
             the tower hands on all of them.
     """
 
     records: Sequence[StageRecord]
+    pictures: list[int]
+    patches: int
     sizes: Tensor | None
 
 
@@ -136,9 +140,11 @@ class Selector:
             evidence |= self._textual(None if words is None else words[::expand], features, ids, mask, record)
         self.patches = None
         self._run.prefills.append(record)
-        for done in tower.records if tower is not None else ():
-            record.stages.append(done)
-            self._tell(done)
+        if tower is not None:
+            record.pictures, record.patches = tower.pictures, tower.patches
+            for done in tower.records:
+                record.stages.append(done)
+                self._tell(done)
         key_row = torch.tensor(keys, dtype=torch.int64, device=ids.device)
         return Settled(Pool(alive, grid, sizes, key_row, evidence), record, alive)
 

@@ -115,7 +115,8 @@ class VisionCost:
                 hook.remove()
         pictures = sum(shape[0] for shape in shapes)
         patches = shapes[0][1] - encoder.prefix if encoder is not None else 0
-        return cls(counter.get_total_flops(), pictures, patches, TowerCost.of(encoder) if encoder is not None else None)
+        tower = TowerCost.of(encoder) if encoder is not None and encoder.splits else None
+        return cls(counter.get_total_flops(), pictures, patches, tower)
 
     def flops(self, recipe: Recipe) -> int:
         """Count the FLOPs under a recipe; a multiply-add is two, attention is counted in full."""

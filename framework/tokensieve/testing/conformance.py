@@ -74,6 +74,11 @@ def near(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, atol=5e-4, rtol=1e-3)
 
 
+def _patches(run: ts.Run) -> list[int]:
+    """Give how many patches of each prompt entered the vision encoder."""
+    return [pictures * run.latest.patches for pictures in run.latest.pictures]
+
+
 def stage(block: int, select: ts.Strategy, keep: int, rest: Any = "drop") -> ts.Stage:
     """Make a stage in the language model."""
     return ts.Stage(at=ts.Site("decoder", block), select=select, keep=ts.Keep.of(keep), rest=rest)
@@ -93,6 +98,7 @@ class Kit:
     def __init__(self, model: Any, adapter: Adapter) -> None:
         lively(model).eval()
         self.model = model
+        self.adapter = adapter
         # Nothing but its length shall end a generation.
         self.model.generation_config.eos_token_id = None
         self.prompts = Prompts(self.model, adapter)
@@ -366,6 +372,55 @@ class AdapterConformance:
             ]
             assert not torch.equal(torch.stack(out.logits), torch.stack(plain.logits))
         self._saw("merging")
+
+    @torch.no_grad()
+    def test_stages_in_the_tower(self, kit: Kit) -> None:
+        """Tokens leave inside the vision encoder, or that is refused on entry."""
+        encoder = kit.adapter.encoder
+        for capability, rest in (("encoder.K", "drop"), ("encoder.K, merging", "merge")):
+            # Fewer in its last layer.
+            last = 0 if encoder is None else encoder.depth - 1
+            cut = ts.Stage(at=ts.Site("encoder", last), select=Largest(), keep=ts.Keep.of("1/2"), rest=rest)
+            found = [found for found in ts.review(ts.Recipe(stages=(cut,)), kit.adapter) if found.level == "error"]
+            if found:
+                with pytest.raises(ts.TokensieveError), ts.prune(kit.model, ts.Recipe(stages=(cut,))):
+                    pytest.fail("it was let in")
+                self._saw(capability, "refused: " + "; ".join(one.message for one in found))
+            else:
+                self._tower(kit, cut)
+                self._saw(capability)
+
+    def _tower(self, kit: Kit, cut: ts.Stage) -> None:
+        """Hold stages in the vision encoder against the plain model, single runs and the ledger."""
+        encoder, rows, before = kit.adapter.encoder, kit.ragged(), footprint(kit.model)
+        every = ts.Stage.each(at=f"encoder.0..{cut.at.block}", select=Largest(), r=0, rest=cut.rest)
+        plain = kit.generate(rows)
+        with ts.prune(kit.model, ts.Recipe(stages=every)):
+            assert torch.equal(torch.stack(kit.generate(rows).logits), torch.stack(plain.logits))
+        deeper = () if kit.inside is None else (stage(kit.inside, Largest(), 2),)
+        for more in ((), (stage(0, Largest(), 3),), deeper):
+            recipe = ts.Recipe(stages=(cut, *more))
+            sites = [one.at for one in recipe.stages]
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows)
+                together = [[ids.tolist() for ids in run.kept(site)] for site in sites]
+                visual = [run.visual_per_layer(number) for number in range(len(rows))]
+                assert [len(ids) for ids in together[0]] == [sample // 2 for sample in _patches(run)]
+                if encoder is not None and encoder.reduces:
+                    whole = [len(kit.prompts.visual(row)) for row in rows]
+                    assert all(own[0] < n for own, n in zip(visual, whole, strict=True) if n)
+                for layer, cache in enumerate(out[cache_name(kit.model)].layers):
+                    sizes = zip(run.latest.text, visual, strict=True)
+                    longest = max(text + own[layer] for text, own in sizes) + STEPS - 1
+                    window = getattr(cache, "sliding_window", None)
+                    assert cache.keys.shape[2] == (longest if window is None else min(longest, window - 1))
+                for number, row in enumerate(rows):
+                    alone = kit.generate([row])
+                    assert [run.kept(site)[0].tolist() for site in sites] == [kept[number] for kept in together]
+                    near(torch.stack(out.logits)[:, number], torch.stack(alone.logits)[:, 0])
+                    near(kit.model(**kit.prompts.batch([row])).logits[0, -1], alone.logits[0][0])
+            assert not torch.equal(torch.stack(out.logits), torch.stack(plain.logits))
+            assert footprint(kit.model) == before
 
     # Ways to generate
 
