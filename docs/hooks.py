@@ -14,6 +14,7 @@ from typing import Any
 
 import tokensieve as ts
 from tokensieve.cli.catalogue import offers
+from tokensieve.recipe import budget_of
 
 DOCS = Path(__file__).parent
 KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
@@ -68,7 +69,7 @@ def recipes() -> str:
                 f"`{name}`",
                 "<br>".join(f"`{stage['at']}`" for stage in data["stages"]),
                 "<br>".join(f"`{stage['select']}`" for stage in data["stages"]),
-                "<br>".join(f"{stage['keep']}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]),
+                "<br>".join(f"{budget_of(stage)}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]),
                 ", ".join(f"{operand} is `{one.name}`" for operand, one in recipe.strategies.items()),
                 _paper(recipe),
             )

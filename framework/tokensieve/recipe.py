@@ -263,25 +263,35 @@ class Recipe(BaseModel):
         """Give the name of every strategy: its own under `strategies`, or one made up."""
         return _names(self.strategies, self.stages)
 
+    def ranges(self) -> list[tuple[str, Stage]]:
+        """Give the stages with their sites as they are written, those alike at one site after the other as one."""
+        found: list[tuple[str, Stage]] = []
+        first = last = self.stages[0].at
+        for stage in self.stages:
+            if found and stage.model_copy(update={"at": first}) == found[-1][1] and stage.at == last.next:
+                found[-1] = (f"{first}..{stage.at.block}", found[-1][1])
+            else:
+                found.append((str(stage.at), stage))
+                first = stage.at
+            last = stage.at
+        return found
+
     def formula(self, expression: Expression) -> str:
         """Give the formula of an expression of this recipe."""
         names = self.names()
         return expression.written(lambda leaf: names.get(leaf, repr(leaf)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the recipe as plain data, as YAML holds it; defaults are left out."""
+        """Give the recipe as plain data, as YAML holds it; defaults are left out, and stages alike are a range."""
         strategies = {}
         for name, leaf in self.strategies.items():
             settings = leaf.model_dump(mode="json", exclude_defaults=True)
             if settings or name != leaf.name:
                 strategies[name] = {"use": leaf.name, **settings}
         stages = []
-        for stage in self.stages:
-            entry: dict[str, Any] = {
-                "at": str(stage.at),
-                "select": _bare(self.formula(stage.select)),
-                **({"keep": stage.keep.written()} if stage.keep.less is None else {"r": stage.keep.less}),
-            }
+        for at, stage in self.ranges():
+            entry: dict[str, Any] = {"at": at, "select": _bare(self.formula(stage.select))}
+            entry |= {"keep": stage.keep.written()} if stage.keep.less is None else {"r": stage.keep.less}
             for field in ("per", "rest", "newlines"):
                 if getattr(stage, field) != Stage.model_fields[field].default:
                     entry[field] = getattr(stage, field)
@@ -543,6 +553,11 @@ def _kind(error: ValidationError) -> type[TokensieveError]:
     """Give the kind of our own error inside pydantic's, if there is one."""
     cause = error.errors()[0].get("ctx", {}).get("error")
     return type(cause) if isinstance(cause, BudgetError) else RecipeError
+
+
+def budget_of(entry: Mapping[str, Any]) -> str:
+    """Say the budget of a stage of `to_dict`."""
+    return f"r {entry['r']}" if "r" in entry else str(entry["keep"])
 
 
 def _bare(formula: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tokensieve.errors import TokensieveError, listing
 from tokensieve.measure.cost import LayerCost, prefill_flops
 from tokensieve.measure.vision import TowerCost, planned_stages
-from tokensieve.recipe import Recipe
+from tokensieve.recipe import Recipe, budget_of
 from tokensieve.sites import Site
 
 KEPT_FORMAT = "tokensieve.kept/1"
@@ -235,9 +235,11 @@ class Run:
     def table(self) -> Table:
         """Give the latest prefill's ledger as a rich table: a row per stage and sample, within 80 columns."""
         prefill = self.latest
-        formulas = {entry["at"]: entry["select"] for entry in self.recipe.to_dict()["stages"]}
         head = [f"{self.recipe.name} on {self.adapter}  (recipe {self.recipe.hash()})"]
-        head += [f"{stage.site}: {formulas[stage.site]}, keep {stage.keep}" for stage in prefill.stages]
+        head += [
+            f"{entry['at']}: {entry['select']}, {'' if 'r' in entry else 'keep '}{budget_of(entry)}"
+            for entry in self.recipe.to_dict()["stages"]
+        ]
         title = Text("\n".join(head))
         # Without frames, so that a row fits 80 columns; numbers are never broken.
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -59,6 +59,11 @@ class Site:
             raise RecipeError(f"{value!r} runs backwards; write the first site before the last")
         return tuple(cls(first.part, block) for block in range(first.block, last + 1))
 
+    @property
+    def next(self) -> Site:
+        """The site one block deeper."""
+        return Site(self.part, self.block + 1)
+
     def __str__(self) -> str:
         return f"{self.part}.{self.block}"
 

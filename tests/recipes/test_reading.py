@@ -155,6 +155,11 @@ def test_a_range_is_a_stage_at_each_site():
     fewer = load(RANGE.replace("keep: 8", "r: [4, 0, 2]"))
     assert [stage.keep for stage in fewer.stages] == [Keep(less=r) for r in (4, 0, 2)]
     assert "r: 4" in fewer.dump()
+    # Stages alike are written as one.
+    assert "at: encoder.1..3\n" in one.dump()
+    assert load(RANGE + "  - {at: encoder.4, select: norm, keep: 8}\n").dump().count("at:") == 1
+    assert load(RANGE + "  - {at: encoder.4, select: norm, keep: 8, rest: merge}\n").dump().count("at:") == 2
+    assert load(RANGE + "  - {at: encoder.5, select: norm, keep: 8}\n").dump().count("at:") == 2
     for recipe in (one, lists, fewer):
         assert load(recipe.dump()) == recipe
     norm = one.stages[0].select

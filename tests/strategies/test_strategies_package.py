@@ -21,7 +21,7 @@ FOLDER = Path(tokensieve_strategies.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]) if not m.name.startswith("_"))
 RECIPES = sorted(FOLDER.joinpath("recipes").iterdir())
 KEYS = {"name", "paper", "positions", "strategies", "stages"}
-STAGE_KEYS = {"at", "select", "keep", "per", "rest", "by", "newlines"}
+STAGE_KEYS = {"at", "select", "keep", "r", "per", "rest", "by", "newlines"}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tokensieve.cli.console import cell
 from tokensieve.errors import TokensieveError
-from tokensieve.recipe import Recipe
+from tokensieve.recipe import Recipe, budget_of
 from tokensieve.registry import Plugin, Registry
 from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
 
@@ -135,7 +135,7 @@ def _recipe(name: str, file: Traversable, registry: Registry) -> tuple[str, ...]
     select = [str(entry["select"]) for entry in entries]
     return (
         "\n".join(entry["at"] for entry in entries),
-        "\n".join(str(entry["keep"]) for entry in entries),
+        "\n".join(budget_of(entry) for entry in entries),
         "\n".join([*select, recipe.paper] if recipe.paper else select),
     )
 

@@ -48,12 +48,10 @@ def _stages(recipe: Recipe) -> Table:
     table = Table()
     for number, column in enumerate(("at", "select", "keep", "needs")):
         table.add_column(column, no_wrap=number in (0, 3), overflow="fold")
-    for stage, entry in zip(recipe.stages, recipe.to_dict()["stages"], strict=True):
+    for (at, stage), entry in zip(recipe.ranges(), recipe.to_dict()["stages"], strict=True):
         select = str(entry["select"]) + (f"\nties by {entry['by']}" if "by" in entry else "")
-        needs = stage.select.needs | (stage.by.needs if stage.by is not None else frozenset())
-        table.add_row(
-            cell(str(stage.at)), cell(select), cell(_budget(stage)), cell("\n".join(sorted(needs)) or "nothing")
-        )
+        needs = "\n".join(sorted(stage.needs)) or "nothing"
+        table.add_row(cell(at), cell(select), cell(_budget(stage)), cell(needs))
     return table
 
 
