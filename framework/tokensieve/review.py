@@ -88,7 +88,8 @@ def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Fin
         findings.append(
             Finding("note", at, "relevance is judged in a query encoder's space if one is given, else by text vectors")
         )
-    if adapter is None and stage.at.part == "decoder" and stage.needs & {Evidence.VISION_KEYS, Evidence.VISION_ATTENTION}:
+    seen = stage.needs & {Evidence.VISION_KEYS, Evidence.VISION_ATTENTION}
+    if adapter is None and stage.at.part == "decoder" and seen:
         findings.append(Finding("note", at, "whether the vision tower's keys or attention can be had: say --model"))
     return findings
 

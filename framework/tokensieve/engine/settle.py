@@ -115,7 +115,9 @@ def settle(
     if not bool(judged.any()):
         return _nothing(recipe, stage, pool)
     ids, valid, samples = _groups(pool, stage.per, judged)
-    wanted = stage.needs | ({Evidence.FEATURES} if stage.rest == "merge" else set())
+    # A merger knows who joins whom; everything else joins what it resembles.
+    resembles = stage.rest == "merge" and not isinstance(stage.select, Merger)
+    wanted = stage.needs | ({Evidence.FEATURES} if resembles else set())
     evidence = pool.take(frozenset(wanted), fresh)
     tokens = _rows(evidence, ids, valid, samples, pool.keys)
     pinned = torch.zeros_like(pool.alive)
