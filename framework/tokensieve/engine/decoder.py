@@ -279,8 +279,10 @@ class DecoderEngine:
         return Towered(by_prompt(passages, rows, len(kinds)), sizes)
 
     def _forget_pictures(self) -> None:
-        if self._tower is not None:
-            self._tower.forget()
+        """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
+        for watcher in (self._tower, self._vision):
+            if watcher is not None:
+                watcher.forget()
 
     def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
         """Give the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""

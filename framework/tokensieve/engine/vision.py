@@ -53,7 +53,11 @@ class Vision:
         for modality in decoder.modalities:
             name = f"get_{modality.name}_features"
             installation.override(decoder.base, name, self._encode(modality.name, getattr(decoder.base, name)))
-        installation.later(self._seen.clear)
+        installation.later(self.forget)
+
+    def forget(self) -> None:
+        """Forget what was seen."""
+        self._seen.clear()
 
     @property
     def watching(self) -> bool:
@@ -83,7 +87,7 @@ class Vision:
             ids: int64 `[prompts, n]`, which visual token stands there, or -1.
         """
         seen = dict(self._seen)
-        self._seen.clear()
+        self.forget()
         if not set(names) <= self._decoder.vision_modalities:
             able = listing(f"{name}s" for name in sorted(self._decoder.vision_modalities))
             raise RefusedError(
