@@ -29,7 +29,8 @@ class InternVLDecoder(SquaresDecoder):
     @property
     def factor(self) -> int:
         """How many patches a token has on each side."""
-        return round(1 / self.config.downsample_ratio)
+        ratio: float = self.config.downsample_ratio
+        return round(1 / ratio)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each tile out row by row."""

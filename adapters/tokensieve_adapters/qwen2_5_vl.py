@@ -18,13 +18,13 @@ class Qwen25VLDecoder(MropeDecoder):
     @property
     def vision_layer(self) -> int:
         """The deepest layer that sees whole pictures; in all releases that is the last."""
-        return max(self.config.vision_config.fullatt_block_indexes)
+        return int(max(self.config.vision_config.fullatt_block_indexes))
 
     @property
     def vision_middle(self) -> int:
         """Of the layers that see whole pictures, the one nearest to the usual one: 15 of 32."""
         usual = super().vision_middle
-        return min(self.config.vision_config.fullatt_block_indexes, key=lambda layer: abs(int(layer) - usual))
+        return int(min(self.config.vision_config.fullatt_block_indexes, key=lambda layer: abs(layer - usual)))
 
     def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
         """Give the mean over each square; the tower has them window by window, and row by row in each."""
@@ -36,7 +36,7 @@ class Qwen25VLDecoder(MropeDecoder):
             window = torch.stack([frame, row // side, column // side], dim=1)
             # Squares of a window stay row by row.
             _, number = window.unique(dim=0, return_inverse=True)
-            order.append(begin + number.argsort(stable=True))
+            order.append(begin + number.sort(stable=True).indices)
             begin += len(grid)
         squares = super().spread(values, request, modality)
         dealt = torch.empty_like(squares)

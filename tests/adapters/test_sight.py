@@ -130,7 +130,11 @@ def attended(queries, keys, hidden=None):
 def squares(h, w, size):
     """Places of patches as Qwen's processor lays them: square by square, row by row in each."""
     return [
-        (r + dr, c + dc) for r in range(0, h, size) for c in range(0, w, size) for dr in range(size) for dc in range(size)
+        (r + dr, c + dc)
+        for r in range(0, h, size)
+        for c in range(0, w, size)
+        for dr in range(size)
+        for dc in range(size)
     ]
 
 
@@ -367,7 +371,7 @@ def test_a_tower_that_is_not_known():
     """Class tokens and the order of patches are known of the towers that a family was released with."""
     model = ts.default_registry().adapters["aya_vision"].tiny()
     model.config.vision_config.model_type = "clip_vision_model"
-    with pytest.raises(MissingEvidenceError, match="vision_keys, .* aya_vision offers it nowhere"):
+    with pytest.raises(MissingEvidenceError, match=r"vision_keys, .* aya_vision offers it nowhere"):
         watch(model, None, [], {Evidence.VISION_KEYS})
 
 
@@ -380,15 +384,19 @@ def test_pictures_of_another_size_than_the_towers():
     inputs["input_ids"], inputs["attention_mask"] = (
         torch.cat([inputs[k][:, :3], inputs[k][:, 15:]], dim=1) for k in ("input_ids", "attention_mask")
     )
-    with ts.prune(model, Watching(kinds=frozenset({Evidence.VISION_KEYS})), keep=3):
-        with pytest.raises(RefusedError, match="no whole pictures of 8 x 8"):
-            model(**inputs)
+    with (
+        ts.prune(model, Watching(kinds=frozenset({Evidence.VISION_KEYS})), keep=3),
+        pytest.raises(RefusedError, match="no whole pictures of 8 x 8"),
+    ):
+        model(**inputs)
 
 
 @torch.no_grad()
 def test_videos_of_families_that_pool_them():
     model, prompts = made("video_llava")
     rows = [prompts.row([2, ("video", 1), 4])]
-    with ts.prune(model, Watching(kinds=frozenset({Evidence.VISION_KEYS})), keep=3):
-        with pytest.raises(RefusedError, match="prompts of images alone"):
-            model(**prompts.batch(rows))
+    with (
+        ts.prune(model, Watching(kinds=frozenset({Evidence.VISION_KEYS})), keep=3),
+        pytest.raises(RefusedError, match="prompts of images alone"),
+    ):
+        model(**prompts.batch(rows))

@@ -11,6 +11,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PhiConfig
 
 import tokensieve as ts
 from tokensieve import Evidence, Tokens
+from tokensieve.adapter import VISION_EVIDENCE
 from tokensieve.engine import tap as taps
 from tokensieve.errors import MissingEvidenceError, RefusedError
 from tokensieve.testing.prompts import Prompts, lively
@@ -21,7 +22,7 @@ from tokensieve_adapters.qwen2_vl import Qwen2VLAdapter
 from tokensieve_adapters.qwen3_vl import Qwen3VLAdapter
 from tokensieve_strategies import Norm
 
-from .models import ONE, RAGGED, SEVERAL, batch, generate, prompts, shared
+from .models import ONE, RAGGED, SEVERAL, batch, generate, llava, prompts, shared
 from .reference import Cut, Written, norms
 
 ALL = {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_WORDS}
@@ -183,6 +184,45 @@ def test_a_forward_sees_anew():
             model(**batch(rows))
             check(model, rows, cuts, given, Seeing.seen[-1])
     assert len(Seeing.seen) == 2
+
+
+@pytest.mark.parametrize("variant", ["bfloat16", "float16", "bfloat16 eager"])
+@torch.no_grad()
+def test_in_half_precision(variant):
+    """Attention is softmaxed in float32, of the very queries and keys; nothing is lost or made up."""
+    model = shared(variant)
+    rows = prompts(model, RAGGED)
+    kinds = frozenset(ALL | VISION_EVIDENCE)
+    stage = ts.Stage(at="decoder.2", select=Seeing(kinds=kinds), keep=4, per="sample")
+    with ts.prune(model, ts.Recipe(stages=(stage,))):
+        generate(model, rows, 1)
+    [tokens] = Seeing.seen
+    for kind in kinds - {Evidence.DECODER_WORDS}:
+        values = tokens.evidence[kind]
+        assert values.isfinite().all()
+        weights = "key" not in kind and "features" not in kind
+        assert values.dtype == (torch.float32 if weights else model.dtype)
+    for value in vars(tokens.decoder_words).values():
+        assert value.isfinite().all()
+
+
+# Dynamo says of the clock that it breaks the graph there.
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+@torch.no_grad()
+def test_in_compiled_layers():
+    """Hooks and taps break graphs and see the same."""
+    model = llava(seed=5)
+    rows = prompts(model, RAGGED)
+    recipe, cuts, given = both(PLANS["0+2 merge"])
+    for layer in model.model.language_model.layers:
+        layer.compile(backend="eager")
+    try:
+        with ts.prune(model, recipe):
+            generate(model, rows, 2)
+    finally:
+        torch.compiler.reset()
+    [tokens] = Seeing.seen
+    check(model, rows, cuts, given, tokens)
 
 
 # What is computed
@@ -372,6 +412,13 @@ class Bare(torch.nn.Module):
         return hidden_states, None
 
 
+class Turned(torch.nn.Module):
+    """Attention that takes positions, and looks at nothing."""
+
+    def forward(self, hidden_states, position_embeddings):
+        return hidden_states, None
+
+
 class BareDecoder(LlavaDecoder):
     def attention(self, block):
         return Bare()
@@ -388,19 +435,24 @@ def test_attention_that_takes_no_positions():
     model = shared("sdpa")
     recipe = both(PLANS["2"])[0]
     with (
-        pytest.raises(MissingEvidenceError, match="needs decoder_content, .* bare offers it nowhere"),
+        pytest.raises(MissingEvidenceError, match=r"needs decoder_content, .* bare offers it nowhere"),
         ts.prune(model, recipe, registry=registry),
     ):
         pytest.fail("it was let in")
     offered = BareAdapter(model).offers(ts.Site("decoder", 2))
     assert offered & ALL == ALL - {Evidence.DECODER_CONTENT}
+    tap = taps.PromptTap()
     with pytest.raises(RefusedError, match="without position_embeddings"):
-        taps.PromptTap().content(Bare())
+        tap.content(Bare())
+    tap.given = (torch.zeros(1, 2, 4),), {"position_embeddings": (torch.ones(1), torch.zeros(1))}
+    with pytest.raises(RefusedError, match="computes no attention"):
+        tap.content(Turned())
+    assert not tap.mute
 
 
 def test_nothing_of_it_before_the_language_model():
     for kind in ALL:
-        with pytest.raises(MissingEvidenceError, match=rf"needs {kind}, which decoder\.0"):
-            recipe = ts.Recipe.of(Seeing(kinds=frozenset({kind})), 4)
-            with ts.prune(shared("sdpa"), recipe):
-                pytest.fail("it was let in")
+        recipe = ts.Recipe.of(Seeing(kinds=frozenset({kind})), 4)
+        said = rf"needs {kind}, which decoder\.0"
+        with pytest.raises(MissingEvidenceError, match=said), ts.prune(shared("sdpa"), recipe):
+            pytest.fail("it was let in")

@@ -37,7 +37,7 @@ def interleaved(found: Sequence[Tensor], order: Tensor) -> Tensor:
         return found[0]
     flat = found[0].new_empty(len(order), found[0].shape[-1])
     for number, values in enumerate(found):
-        flat[order == number] = values.to(flat)
+        flat[(order == number).to(flat.device)] = values.to(flat)
     return flat
 
 

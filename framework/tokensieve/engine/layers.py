@@ -229,7 +229,9 @@ class Layers:
         fresh[Evidence.DECODER_ATTENTION] = lambda: last(seen)
         fresh[Evidence.DECODER_CONTENT] = lambda: last(tap.content(attention).part(step, length))
         fresh[Evidence.DECODER_KEYS] = lambda: from_sequence(_keys(seen), ids, width)
-        fresh[Evidence.DECODER_WORDS] = lambda: _words(prompt, seen, hidden[::step, :length].detach(), width)
+        entered, entering = prompt.entered, hidden[::step, :length].detach()
+        if entered is not None:
+            fresh[Evidence.DECODER_WORDS] = lambda: _words(prompt, seen, entered, entering, width)
         return fresh
 
     def _enter_step(self, block: int, step: Step, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -264,12 +266,13 @@ def _keys(call: taps.Call) -> Tensor:
     return call.key.transpose(1, 2).flatten(2)
 
 
-def _words(prompt: Prompt, call: taps.Call, hidden: Tensor, width: int) -> Words:
+def _words(prompt: Prompt, call: taps.Call, whole: Tensor, hidden: Tensor, width: int) -> Words:
     """Give the text of prompts beside their `width` visual tokens.
 
     Args:
         prompt: whose rows may be expanded.
         call: what the layer before handed to its attention, one row per prompt.
+        whole: `[rows, layer-0 length, d]`, what entered the language model.
         hidden: `[prompts, n, d]`, what of them enters the site, without what was drafted.
         width: how many visual tokens there are at most.
     """
@@ -284,9 +287,8 @@ def _words(prompt: Prompt, call: taps.Call, hidden: Tensor, width: int) -> Words
         at = places.to(x.device).unsqueeze(-1).expand(-1, -1, x.shape[-1])
         return x.gather(1, at).masked_fill(~mask.to(x.device).unsqueeze(-1), 0)
 
-    assert prompt.entered is not None
-    at = index.to(prompt.entered.device).unsqueeze(-1)
-    entered = prompt.entered[::step].gather(1, at.expand(-1, -1, prompt.entered.shape[-1]))
+    at = index.to(whole.device).unsqueeze(-1)
+    entered = whole[::step].gather(1, at.expand(-1, -1, whole.shape[-1]))
     # Where a row has less text than others, what stands there may look nowhere.
     rows = call.mean(places.to(call.query.device)).transpose(1, 2)
     attention = rows.masked_fill(~mask.to(rows.device).unsqueeze(1), 0)

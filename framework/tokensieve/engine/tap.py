@@ -66,10 +66,10 @@ class Call:
         # Heads that share a key stand side by side.
         shared = query.reshape(batch, self.key.shape[1], -1, width)
         scores = (shared @ self.key.float().transpose(2, 3)).reshape(batch, heads, -1, n) * self.scaling
-        if self.mask is None:
+        line = self._seen(lines)
+        if line is None:
             late = torch.arange(n, device=places.device) > lines
             return (scores.masked_fill(late, -torch.inf) if self.causal else scores).softmax(dim=-1)
-        line = self._seen(lines)
         scores = scores.masked_fill(~line, -torch.inf) if line.dtype == torch.bool else scores + line.float()
         return scores.softmax(dim=-1)
 
@@ -89,20 +89,22 @@ class Call:
         lookers = total.new_zeros(batch, 1, n)
         for places in torch.arange(n, device=total.device).expand(batch, -1).split(self._block(), dim=1):
             weights = self.rows(places)
-            if self.mask is None:
+            line = self._seen(places[:, None, :, None])
+            if line is None:
                 total, lookers = total + weights.sum(dim=2), lookers + weights.shape[2]
                 continue
-            line = self._seen(places[:, None, :, None])[:, :1]
+            line = line[:, :1]
             seen = line if line.dtype == torch.bool else line > torch.finfo(line.dtype).min / 2
             own = seen.gather(3, places[:, None, :, None]).float()
             total, lookers = total + (weights * own).sum(dim=2), lookers + (seen * own).sum(dim=2)
         return total / lookers.clamp(min=1)
 
-    def _seen(self, lines: Tensor) -> Tensor:
-        """Give the mask's rows at `lines` `[batch, 1, c, 1]`."""
-        mask, n = self.mask, self.query.shape[2]
-        assert mask is not None
-        mask = mask[..., :n].expand(len(lines), -1, -1, -1)
+    def _seen(self, lines: Tensor) -> Tensor | None:
+        """Give the mask's rows at `lines` `[batch, 1, c, 1]`, if there is one."""
+        if self.mask is None:
+            return None
+        n = self.query.shape[2]
+        mask = self.mask[..., :n].expand(len(lines), -1, -1, -1)
         return mask.gather(2, lines.expand(-1, mask.shape[1], -1, n))
 
     def _block(self) -> int:
@@ -160,6 +162,9 @@ class PromptTap(Tap):
         """Give queries and keys before rotary positions, by calling the module once more.
 
         It is called with positions that turn nothing, without the cache, and computes no attention.
+
+        Raises:
+            RefusedError: if it takes no rotary positions, or does not get as far as attention.
         """
         if self.given is None or "position_embeddings" not in self.given[1]:
             raise RefusedError(
@@ -169,15 +174,19 @@ class PromptTap(Tap):
         args, kwargs = self.given
         cos, sin = kwargs["position_embeddings"]
         still = {"position_embeddings": (torch.ones_like(cos), torch.zeros_like(sin))}
-        seen, self.mute = self.call, True
+        seen, self.call, self.mute = self.call, None, True
         try:
             # Not by calling the module: hooks that record attention must not see this.
             attention.forward(*args, **caches.withheld(kwargs | still))
-            call, self.call = self.call, seen
+            call = self._called(attention)
         finally:
-            self.mute = False
-        assert call is not None
+            self.call, self.mute = seen, False
         return call
+
+    def _called(self, attention: nn.Module) -> Call:
+        if self.call is None:
+            raise RefusedError(f"{type(attention).__name__} computes no attention when called again")
+        return self.call
 
 
 def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:

@@ -70,10 +70,10 @@ class Vision:
         return self._decoder.vision_prefix
 
     def keep(self, kind: Evidence, values: Tensor) -> None:
-        """Keep what was seen of patches, `[..., prefix + patches, c]`, without the class tokens."""
-        assert self._encoding is not None
-        patches = values[..., self.prefix :, :].flatten(0, -2)
-        self._seen[self._encoding].setdefault(kind, []).append(patches)
+        """Keep what was seen of a prompt's patches, `[..., prefix + patches, c]`, without the class tokens."""
+        if self._encoding is not None:
+            patches = values[..., self.prefix :, :].flatten(0, -2)
+            self._seen[self._encoding].setdefault(kind, []).append(patches)
 
     def read(
         self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
@@ -129,8 +129,7 @@ class Vision:
         return encode
 
     def _left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.watching:
-            self.keep(Evidence.VISION_FEATURES, (output[0] if isinstance(output, tuple) else output).detach())
+        self.keep(Evidence.VISION_FEATURES, (output[0] if isinstance(output, tuple) else output).detach())
 
 
 class _LayerTap(taps.Tap):

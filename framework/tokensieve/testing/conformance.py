@@ -68,7 +68,7 @@ class Watching(ts.Scorer):
     """
 
     name = "kit_watching"
-    kinds: frozenset[ts.Evidence]
+    kinds: frozenset[ts.Evidence] = frozenset({ts.Evidence.FEATURES})
     seen: ClassVar[list[ts.Tokens]] = []
 
     @property
@@ -446,7 +446,7 @@ class AdapterConformance:
                 # Grids of one row, and sizes before anything is merged, are alike everywhere.
                 assert every.std() > 0 or name in ("grid", "sizes"), name
                 if "attention" in name or name in ("vision_received", "vision_middle", "decoder_content"):
-                    assert every.min() >= 0 and every.max() <= 1, name
+                    assert 0 <= float(every.min()) <= float(every.max()) <= 1, name
         self._saw("evidence")
 
     # Ways to generate
