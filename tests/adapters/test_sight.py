@@ -371,8 +371,8 @@ def test_a_tower_that_is_not_known():
     """Class tokens and the order of patches are known of the towers that a family was released with."""
     model = ts.default_registry().adapters["aya_vision"].tiny()
     model.config.vision_config.model_type = "clip_vision_model"
-    with pytest.raises(MissingEvidenceError, match=r"vision_keys, .* aya_vision offers it nowhere"):
-        watch(model, None, [], {Evidence.VISION_KEYS})
+    with pytest.raises(MissingEvidenceError, match=r"vision_middle, .* aya_vision offers it nowhere"):
+        watch(model, None, [], {Evidence.VISION_MIDDLE})
 
 
 @torch.no_grad()

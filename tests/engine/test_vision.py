@@ -42,8 +42,11 @@ def at(block, keep=5):
     return ts.Recipe(stages=(ts.Stage(at=f"decoder.{block}", select=Watching(), keep=keep),))
 
 
-def attended(layer, hidden):
-    """Attention `[heads, n, n]` and keys `[heads, n, width]` of a picture's `hidden`, from raw weights in float64."""
+def attended(layer, hidden, bias=0):
+    """Attention `[heads, n, n]` and keys `[heads, n, width]` of a picture's `hidden`, from raw weights in float64.
+
+    `bias` `[n]` is added to every row of scores.
+    """
     x = torch.nn.functional.layer_norm(
         hidden.double(),
         hidden.shape[-1:],
@@ -57,7 +60,7 @@ def attended(layer, hidden):
     heads = layer.self_attn.num_heads
     width = q.shape[-1] // heads
     q, k = ([part[:, h * width : (h + 1) * width] for h in range(heads)] for part in (q, k))
-    return torch.stack([(q[h] @ k[h].T / width**0.5).softmax(dim=-1) for h in range(heads)]), torch.stack(k)
+    return torch.stack([(q[h] @ k[h].T / width**0.5 + bias).softmax(dim=-1) for h in range(heads)]), torch.stack(k)
 
 
 @torch.no_grad()
@@ -158,6 +161,50 @@ def test_of_those_that_stay():
     for number, (picture, ids) in enumerate(zip(pictures, stayed, strict=True)):
         for kind, values in picture.items():
             torch.testing.assert_close(tokens.evidence[kind][number].double(), values[ids], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rest", ["drop", "merge"])
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("tower", ["sdpa", "siglip"])
+@torch.no_grad()
+def test_where_tokens_leave_inside_the_tower(tower, number, rest):
+    """Attention is among those that stay, weighed by how many each stands for; their patches all have what they have.
+
+    Tokens leave in layer 1: as they enter it where they are dropped, after its attention where they are merged. What a
+    later layer holds tells which patches are one token: they are alike to the bit.
+    """
+    config = copy.deepcopy(shared(tower).config)
+    config.vision_config.num_hidden_layers, config.vision_feature_layer = 5, number + 1
+    model = lively(LlavaForConditionalGeneration(config)).eval()
+    rows = prompts(model, SEVERAL)
+    prefix = int(config.vision_config.model_type == "clip_vision_model")
+    first = ts.Stage(at="encoder.1", select=Norm(), keep=9, rest=rest)
+    entering = []
+    layer = model.model.vision_tower.encoder.layers[number]
+    with ts.prune(model, ts.Recipe(stages=(first, *at(0).stages))) as run:
+        handle = layer.register_forward_pre_hook(lambda module, args: entering.append(args[0]))
+        model(**batch(rows))
+        handle.remove()
+    tokens, kept, [hidden] = SEEN[-1], run.kept("encoder.1")[0], entering
+    for picture, x in enumerate(hidden):
+        stays = (kept[kept // 16 == picture] % 16).tolist()
+        assert (tokens.ids[picture] % 16).tolist() == stays
+        members = {i: [i] for i in (range(16) if rest == "merge" and number == 1 else stays)}
+        if rest == "merge" and number == 2:
+            members = {i: [p for p in range(16) if torch.equal(x[prefix + p], x[prefix + i])] for i in stays}
+            assert sum(map(len, members.values())) == 16
+        sizes = torch.tensor([1.0] * prefix + [float(len(own)) for own in members.values()]).double()
+        weights, keys = attended(layer, x[[*range(prefix), *(prefix + i for i in members)]], sizes.log())
+        received = weights.mean(dim=1)[:, prefix:].T
+        right = {
+            Evidence.VISION_ATTENTION: weights[:, 0, 1:].T if prefix else received,
+            Evidence.VISION_RECEIVED: received,
+            Evidence.VISION_KEYS: keys.mean(dim=0)[prefix:],
+        }
+        places = [list(members).index(i) for i in stays]
+        for kind, values in right.items():
+            seen = tokens.evidence[kind][picture].double()
+            torch.testing.assert_close(seen, values[places], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ class DecoderEngine:
         self._deep = any(block > 0 for block in self._selector.stages)
         self._generation: _Generation | None = None
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
-        self._vision = Vision(decoder, needs & VISION_EVIDENCE) if needs & VISION_EVIDENCE else None
+        self._vision = Vision(decoder, needs & VISION_EVIDENCE, tower) if needs & VISION_EVIDENCE else None
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Decoder
 from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import by_id, interleaved
+from tokensieve.engine.encoder import EncoderEngine
 from tokensieve.engine.installation import Installation
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
@@ -29,10 +30,12 @@ class Vision:
     Args:
         decoder: whose tower it is.
         wanted: the evidence to collect; nothing else is computed.
+        tower: what lets tokens leave inside the tower, if anything does: attention then sees fewer.
     """
 
-    def __init__(self, decoder: Decoder, wanted: frozenset[Evidence]) -> None:
+    def __init__(self, decoder: Decoder, wanted: frozenset[Evidence], tower: EncoderEngine | None = None) -> None:
         self._decoder = decoder
+        self._tower = tower
         self._wanted = wanted
         self._encoding: str | None = None
         self._seen: dict[str, dict[Evidence, list[Tensor]]] = {}
@@ -70,8 +73,9 @@ class Vision:
         return self._decoder.vision_prefix
 
     def keep(self, kind: Evidence, values: Tensor) -> None:
-        """Keep what was seen of a prompt's patches, `[..., prefix + patches, c]`, without the class tokens."""
+        """Keep what was seen, `[pictures, prefix + tokens, c]` or `[patches, c]`, of patches alone."""
         if self._encoding is not None:
+            values = values if self._tower is None else self._tower.whole(values)
             patches = values[..., self.prefix :, :].flatten(0, -2)
             self._seen[self._encoding].setdefault(kind, []).append(patches)
 
