@@ -48,11 +48,11 @@ class AnyresDecoder(TowerDecoder):
         whole = request.get("batch_num_images")
         return tiles_of(self.config, sizes, None if whole is None else torch.as_tensor(whole).tolist()), sizes
 
-    def spread(self, values: Tensor, request: Mapping[str, Any]) -> Tensor:
+    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
         """Pack what is known of patches as the model packs their features; newlines get zeros."""
         tiles, sizes = self._tiles(request)
         newline = values.new_zeros(values.shape[-1])
-        pictures = zip(values.split(tiles), sizes, strict=True)
+        pictures = zip(values.reshape(sum(tiles), -1, values.shape[-1]).split(tiles), sizes, strict=True)
         return torch.cat([self.pack([picture], size.unsqueeze(0), newline) for picture, size in pictures])
 
     def _one(self, tiles: int, size: Tensor) -> Tensor:

@@ -25,6 +25,14 @@ class MropeDecoder(Decoder):
     """Squares of patches are joined; positions have an axis of text and three of vision."""
 
     projector_name = "visual"
+    vision_path = "visual.blocks"
+    vision_attention_name = "attn"
+    vision_modalities = frozenset({"image", "video"})
+
+    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Give the mean over the patches of each square, which stand one behind the other."""
+        merge = self.config.vision_config.spatial_merge_size
+        return values.reshape(-1, merge**2, values.shape[-1]).mean(dim=1)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay pictures and videos out frame by frame, row by row."""

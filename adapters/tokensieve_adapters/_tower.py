@@ -1,14 +1,15 @@
-"""Vision towers of CLIP's and SigLIP's build, whose patches are the tokens."""
+"""Vision towers of CLIP's and SigLIP's build, and what becomes of their patches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from tokensieve.adapter import Decoder, Encoder, Partner, raster
+from tokensieve.errors import RefusedError
 from tokensieve.recipe import Stage
 from tokensieve_adapters._partner import load_partner
 
@@ -16,28 +17,45 @@ CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """How many class tokens stand before the patches, by the tower's model type."""
 
 
-def selected(config: Any, layers: nn.Module) -> list[int]:
-    """Give the layers, counted from 0, whose output the projector takes.
+def selected(config: Any, depth: int) -> list[int]:
+    """Give which of a tower's layers, counted from 0, the projector takes.
 
     `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also taken where the config
     says nothing.
     """
-    depth = len(list(layers.children()))
     chosen = getattr(config, "vision_feature_layer", None)
     places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
     return [depth + place if place < 0 else place - 1 for place in places]
 
 
+def joined(values: Tensor, rows: int, columns: int, factor: int) -> Tensor:
+    """Give the mean over squares of `factor` x `factor` patches, `[tokens, c]`, row by row.
+
+    Args:
+        values: `[patches, c]` of pictures of one size, each row by row.
+        rows: how many a picture has, of patches.
+        columns: likewise.
+        factor: how many patches a square has on each side.
+    """
+    if len(values) % (rows * columns):
+        raise RefusedError(
+            f"the vision tower saw {len(values)} patches, which are no whole pictures of {rows} x {columns}; "
+            "pass pictures as the model's own processor makes them"
+        )
+    squares = values.reshape(-1, rows // factor, factor, columns // factor, factor, values.shape[-1])
+    return squares.mean(dim=(2, 4)).flatten(0, -2)
+
+
 class TowerDecoder(Decoder):
     """Tokens are patches of a tower that may share a space with a text tower."""
 
+    vision_path = "vision_tower.encoder.layers"
+    vision_types = frozenset(CLASS_TOKENS)
+
     @property
-    def vision_attention(self) -> nn.Module | None:
-        """That of the layer whose output the projector takes; of several layers, the deepest."""
-        if self.config.vision_config.model_type not in CLASS_TOKENS:
-            return None
-        layers = self.base.get_submodule("vision_tower.encoder.layers")
-        return layers.get_submodule(f"{max(selected(self.config, layers))}.self_attn")
+    def vision_layer(self) -> int:
+        """The layer that the config names; of several, the deepest."""
+        return max(selected(self.config, len(self.vision_layers)))
 
     @property
     def vision_prefix(self) -> int:
@@ -47,6 +65,31 @@ class TowerDecoder(Decoder):
     def partner(self, query_encoder: object) -> Partner:
         """Load the CLIP or SigLIP model whose vision tower this is."""
         return load_partner(query_encoder, self.config.vision_config)
+
+
+class SquaresDecoder(Decoder):
+    """Square pictures of one size, of whose patches squares are joined in tokens."""
+
+    vision_path = "vision_tower.encoder.layers"
+    vision_types = frozenset({"siglip_vision_model"})
+
+    @property
+    def factor(self) -> int:
+        """How many patches a token has on each side."""
+        return int(self.config.downsample_factor)
+
+    @property
+    def vision_layer(self) -> int:
+        """The layer that the config names; of several, the deepest."""
+        return max(selected(self.config, len(self.vision_layers)))
+
+    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Give the mean over the patches of each token."""
+        vision = self.config.vision_config
+        (height, width), (tall, wide) = (
+            size if isinstance(size, (list, tuple)) else (size, size) for size in (vision.image_size, vision.patch_size)
+        )
+        return joined(values.flatten(0, -2), height // tall, width // wide, self.factor)
 
 
 class TowerEncoder(Encoder):
@@ -76,7 +119,7 @@ class TowerEncoder(Encoder):
     @property
     def depth(self) -> int:
         """All up to the first layer that the projector takes: what left after it would still be there."""
-        return min(selected(self.model.config, self._layers)) + 1
+        return min(selected(self.model.config, len(self.blocks))) + 1
 
     @property
     def prefix(self) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import TowerEncoder
+from tokensieve_adapters._tower import SquaresDecoder, TowerEncoder
 
 
-class CohereVisionDecoder(Decoder):
+class CohereVisionDecoder(SquaresDecoder):
     """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:

@@ -8,14 +8,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Partner, raster
+from tokensieve.adapter import Adapter, Partner, raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._partner import load_partner
-from tokensieve_adapters._tower import TowerEncoder
+from tokensieve_adapters._tower import SquaresDecoder, TowerEncoder
 
 
-class Gemma3Decoder(Decoder):
+class Gemma3Decoder(SquaresDecoder):
     """A grid a picture."""
+
+    @property
+    def factor(self) -> int:
+        """How many patches a token has on each side."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size // math.isqrt(self.config.mm_tokens_per_image))
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each picture out row by row."""

@@ -8,15 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
+from tokensieve_adapters._tower import SquaresDecoder
 
 
-class Idefics3Decoder(Decoder):
+class Idefics3Decoder(SquaresDecoder):
     """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
 
     projector_name = "connector"
     language_name = "text_model"
+    vision_path = "vision_model.encoder.layers"
+    vision_types = frozenset({"idefics3_vision", "smolvlm_vision"})
+
+    @property
+    def factor(self) -> int:
+        """How many patches a token has on each side."""
+        return int(self.config.scale_factor)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each tile out row by row."""

@@ -8,14 +8,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.adapter import Adapter, raster
 from tokensieve_adapters import _tiny
+from tokensieve_adapters._tower import SquaresDecoder
 
 
-class InternVLDecoder(Decoder):
+class InternVLDecoder(SquaresDecoder):
     """A grid a tile."""
 
     tiled = True
+    vision_path = "vision_tower.encoder.layer"
+    vision_types = frozenset({"internvl_vision"})
+    vision_attention_name = "attention"
+
+    @property
+    def vision_prefix(self) -> int:
+        """One class token."""
+        return 1
+
+    @property
+    def factor(self) -> int:
+        """How many patches a token has on each side."""
+        ratio: float = self.config.downsample_ratio
+        return round(1 / ratio)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each tile out row by row."""

@@ -11,18 +11,43 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters import _tiny
+from tokensieve_adapters._tower import joined, selected
 
 
 class PixtralDecoder(Decoder):
     """Patches row by row; Mistral 3 joins squares of them."""
 
+    vision_path = "vision_tower.transformer.layers"
+    vision_types = frozenset({"pixtral"})
+    vision_attention_name = "attention"
+
+    @property
+    def vision_layer(self) -> int:
+        """The layer that the config names; of several, the deepest."""
+        return max(selected(self.config, len(self.vision_layers)))
+
+    @property
+    def factor(self) -> int:
+        """How many patches a token has on each side."""
+        return int(getattr(self.config, "spatial_merge_size", 1))
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each picture's patches out row by row."""
+        return [raster(rows // self.factor, columns // self.factor) for rows, columns in self._grids(request)]
+
+    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Give the mean over the patches of each token, picture by picture."""
+        grids = self._grids(request)
+        pictures = values.split([rows * columns for rows, columns in grids])
+        return torch.cat([joined(own, *grid, self.factor) for own, grid in zip(pictures, grids, strict=True)])
+
+    def _grids(self, request: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Give how many rows and columns of patches each picture has."""
         sizes = request.get("image_sizes")
         if sizes is None:
             raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
-        patch = self.config.vision_config.patch_size * getattr(self.config, "spatial_merge_size", 1)
-        return [raster(height // patch, width // patch) for height, width in torch.as_tensor(sizes).tolist()]
+        patch = self.config.vision_config.patch_size
+        return [(height // patch, width // patch) for height, width in torch.as_tensor(sizes).tolist()]
 
 
 class PixtralAdapter(Adapter):

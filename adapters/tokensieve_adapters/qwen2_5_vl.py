@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
+from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
+
+
+class Qwen25VLDecoder(MropeDecoder):
+    """A tower that sees windows in most of its layers, whole pictures (or frames) in some."""
+
+    @property
+    def vision_layer(self) -> int:
+        """The deepest layer that sees whole pictures; in all releases that is the last."""
+        return int(max(self.config.vision_config.fullatt_block_indexes))
+
+    @property
+    def vision_middle(self) -> int:
+        """Of the layers that see whole pictures, the one nearest to the usual one: 15 of 32."""
+        usual = super().vision_middle
+        return int(min(self.config.vision_config.fullatt_block_indexes, key=lambda layer: abs(layer - usual)))
+
+    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Give the mean over each square; the tower has them window by window, and row by row in each."""
+        vision = self.config.vision_config
+        side = vision.window_size // vision.spatial_merge_size // vision.patch_size
+        order, begin = [], 0
+        for grid in self.layout(modality, None, request):
+            _, frame, row, column = grid.T
+            window = torch.stack([frame, row // side, column // side], dim=1)
+            # Squares of a window stay row by row.
+            _, number = window.unique(dim=0, return_inverse=True)
+            order.append(begin + number.sort(stable=True).indices)
+            begin += len(grid)
+        squares = super().spread(values, request, modality)
+        dealt = torch.empty_like(squares)
+        dealt[torch.cat(order).to(squares.device)] = squares
+        return dealt
 
 
 class Qwen25VLAdapter(MropeAdapter):
@@ -13,6 +49,7 @@ class Qwen25VLAdapter(MropeAdapter):
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
+    decoder_type = Qwen25VLDecoder
 
     @classmethod
     def tiny(cls) -> nn.Module:

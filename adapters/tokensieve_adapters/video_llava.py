@@ -11,11 +11,24 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import PatchEncoder
+from tokensieve_adapters._tower import PatchEncoder, selected
 
 
 class VideoLlavaDecoder(Decoder):
     """Eight frames a video, each with its class token in front, which stands in the grid like a newline."""
+
+    vision_path = "image_tower.encoder.layers"
+    vision_types = frozenset({"clip_vision_model"})
+
+    @property
+    def vision_layer(self) -> int:
+        """The layer that the config names; of several, the deepest."""
+        return max(selected(self.config, len(self.vision_layers)))
+
+    @property
+    def vision_prefix(self) -> int:
+        """One class token."""
+        return 1
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay out pictures row by row, and videos frame by frame."""

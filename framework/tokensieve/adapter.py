@@ -23,14 +23,25 @@ from tokensieve.sites import Site
 if TYPE_CHECKING:
     from tokensieve.recipe import Stage
 
-VISION_EVIDENCE = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_KEYS})
+VISION_EVIDENCE = frozenset(
+    {
+        Evidence.VISION_ATTENTION,
+        Evidence.VISION_RECEIVED,
+        Evidence.VISION_MIDDLE,
+        Evidence.VISION_KEYS,
+        Evidence.VISION_FEATURES,
+    }
+)
+DECODER_EVIDENCE = frozenset(
+    {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_WORDS}
+)
 ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES, Evidence.VISION_KEYS})
 
 
 def decoder_evidence(block: int) -> frozenset[Evidence]:
     """Give what the engine itself can collect at `decoder.block`."""
     always = {Evidence.FEATURES, Evidence.QUERY, Evidence.TEXT_FEATURES, Evidence.GRID, Evidence.SIZES}
-    return frozenset(always | ({Evidence.DECODER_ATTENTION, Evidence.DECODER_KEYS} if block else set()))
+    return frozenset(always | (DECODER_EVIDENCE if block else set()))
 
 
 def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
@@ -84,6 +95,14 @@ class Decoder(ABC):
     """The base model's module that takes the vision tower's selected layer."""
     language_name: ClassVar[str] = "language_model"
     """The base model's text model."""
+    vision_path: ClassVar[str | None] = None
+    """Where the base model has the vision tower's layers; none where what they see cannot be dealt to tokens."""
+    vision_types: ClassVar[frozenset[str]] = frozenset()
+    """The types, in the config, of towers that this holds for; all where none is named."""
+    vision_attention_name: ClassVar[str] = "self_attn"
+    """What those layers call their attention."""
+    vision_modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    """The modalities whose patches `spread` can deal to tokens."""
     tiled: ClassVar[bool] = False
     """Whether pictures come as tiles of equal rank: those that stand side by side in a prompt are one image."""
 
@@ -129,6 +148,10 @@ class Decoder(ABC):
     def attention(self, block: int) -> nn.Module:
         """Give the attention module of a layer."""
         return _module(self.layers[block], "self_attn")
+
+    def turns(self, block: int) -> bool:
+        """Tell whether a layer's attention takes its rotary positions as an argument, so that it can do without."""
+        return "position_embeddings" in inspect.signature(self.attention(block).forward).parameters
 
     def embed(self, ids: Tensor) -> Tensor:
         """Give the text model's own embeddings `[..., d]` of token ids."""
@@ -217,18 +240,38 @@ class Decoder(ABC):
         return new
 
     @property
-    def vision_attention(self) -> nn.Module | None:
-        """The attention module of the vision layer that the projector takes; none where tokens are no patches."""
-        return None
+    def vision_layers(self) -> Sequence[nn.Module]:
+        """The vision tower's layers; none where what they see cannot be dealt to tokens."""
+        known = not self.vision_types or self.config.vision_config.model_type in self.vision_types
+        return list(self.base.get_submodule(self.vision_path).children()) if self.vision_path and known else ()
+
+    @property
+    def vision_layer(self) -> int:
+        """Which of them the projector takes, or is the last before it that sees whole pictures."""
+        return len(self.vision_layers) - 1
+
+    @property
+    def vision_middle(self) -> int:
+        """Which of them, counted from 0, VISION_MIDDLE looks at: 9 of CLIP-L's 24, and likewise in others."""
+        return round(len(self.vision_layers) * 3 / 8)
 
     @property
     def vision_prefix(self) -> int:
         """How many class tokens stand before the tower's patches."""
         return 0
 
-    def spread(self, values: Tensor, request: Mapping[str, Any]) -> Tensor:
-        """Give values of visual tokens `[tokens, c]` from those of patches `[pictures, patches, c]`."""
-        return values.flatten(0, 1)
+    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Give values of visual tokens `[tokens, c]`, in the order of their placeholders.
+
+        The default is for patches that are the tokens. Where several are joined in a token, it has
+        their mean.
+
+        Args:
+            values: of patches `[..., c]`, in the order in which the tower's layers hold them.
+            request: the caller's arguments: sizes and grids.
+            modality: which kind of pictures they are of.
+        """
+        return values.flatten(0, -2)
 
     def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
         """Give how many pictures the vision encoder took for each image or video: tiles and frames count.
@@ -480,8 +523,10 @@ class Adapter(ABC):
         """Give the evidence there is at a site."""
         if site.part == "encoder" or self.decoder is None:
             return ENCODER_EVIDENCE
-        seen = VISION_EVIDENCE if self.decoder.vision_attention is not None else frozenset()
-        return decoder_evidence(site.block) | seen
+        offered = decoder_evidence(site.block) | (VISION_EVIDENCE if self.decoder.vision_layers else frozenset())
+        if site.block and not self.decoder.turns(site.block - 1):
+            offered -= {Evidence.DECODER_CONTENT}
+        return offered
 
     def refuses(self, stage: Stage) -> list[str]:
         """Say why this model cannot be pruned at the stage; nothing if it can."""

@@ -14,7 +14,10 @@ from tokensieve.universe import Universe
 
 
 class Evidence(StrEnum):
-    """The kinds of evidence. Shapes are those of `Tokens`."""
+    """The kinds of evidence. Shapes are those of `Tokens`.
+
+    What the vision encoder saw is known of patches; a token in which several are joined has their mean.
+    """
 
     FEATURES = "features"
     """The vectors entering the stage's own site, `[rows, n, d]`."""

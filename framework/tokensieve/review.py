@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import ENCODER_EVIDENCE, Adapter, decoder_evidence
+from tokensieve.adapter import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, Adapter, decoder_evidence
 from tokensieve.budget import Keep
 from tokensieve.chain import Chain
 from tokensieve.composers import Best, Expression, Reading, select
@@ -88,9 +88,8 @@ def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Fin
         findings.append(
             Finding("note", at, "relevance is judged in a query encoder's space if one is given, else by text vectors")
         )
-    seen = stage.needs & {Evidence.VISION_KEYS, Evidence.VISION_ATTENTION}
-    if adapter is None and stage.at.part == "decoder" and seen:
-        findings.append(Finding("note", at, "whether the vision tower's keys or attention can be had: say --model"))
+    if adapter is None and stage.at.part == "decoder" and stage.needs & VISION_EVIDENCE:
+        findings.append(Finding("note", at, "whether what the vision tower saw can be had: say --model"))
     return findings
 
 
@@ -98,16 +97,12 @@ def _at_most(site: Site) -> frozenset[Evidence]:
     """Give what any model could offer at a site."""
     if site.part == "encoder":
         return ENCODER_EVIDENCE
-    return decoder_evidence(site.block) | {Evidence.VISION_ATTENTION, Evidence.VISION_KEYS}
+    return decoder_evidence(site.block) | VISION_EVIDENCE
 
 
 def _where(kind: Evidence, adapter: Adapter | None) -> str:
     if adapter is None:
-        places = {
-            Evidence.DECODER_ATTENTION: "decoder.1 and deeper do",
-            Evidence.DECODER_KEYS: "decoder.1 and deeper do",
-        }
-        return places.get(kind, "decoder sites do")
+        return "decoder.1 and deeper do" if kind in DECODER_EVIDENCE else "decoder sites do"
     sites = [site for site in adapter.sites() if kind in adapter.offers(site)]
     if not sites:
         return f"{adapter.name} offers it nowhere"

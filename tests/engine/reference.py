@@ -124,7 +124,8 @@ class Cut:
 
     Attributes:
         k: how many stay of each image.
-        judge: gives scores by id from the evidence: a dict of `features` and, past layer 0, `attention` and `keys`.
+        judge: gives scores by id from the evidence: a dict of `features` and, past layer 0, `attention`, `content` and
+            `keys` by id, and `words`, a dict like the fields of `Words`.
         kept: the set, where it is given.
         merge: whether the others are folded into their most similar kept token.
     """
@@ -183,7 +184,8 @@ class Written:
         return torch.cat([a * turn.cos() - b * turn.sin(), b * turn.cos() + a * turn.sin()], dim=1)
 
     def layer(self, number, x, positions):
-        """Give the layer's output `[n, d]`, its attention `[heads, n, n]` and its keys `[n, kv_heads * width]`."""
+        """Give the layer's output `[n, d]`, its attention `[heads, n, n]`, its keys `[n, kv_heads * width]`, and what
+        attention would be without positions."""
         w = {name.split(".", 2)[2]: v for name, v in self.weights.items() if name.startswith(f"layers.{number}.")}
         n, own = len(x), f"layers.{number}."
         y = self.norm(x, own + "input_layernorm.weight")
@@ -192,9 +194,11 @@ class Written:
         keys = [self.rotated(k[:, h * self.width :][:, : self.width], positions) for h in range(self.kv_heads)]
         values = [v[:, h * self.width :][:, : self.width] for h in range(self.kv_heads)]
         future = torch.ones(n, n, dtype=torch.bool).triu(1)
-        rows, mixed = [], []
+        rows, mixed, content = [], [], []
         for h in range(self.heads):
             shared = h // (self.heads // self.kv_heads)
+            plain = q[:, h * self.width :][:, : self.width] @ k[:, shared * self.width :][:, : self.width].T
+            content.append((plain / math.sqrt(self.width)).masked_fill(future, -torch.inf).softmax(dim=-1))
             scores = (queries[h] @ keys[shared].T / math.sqrt(self.width)).masked_fill(future, -torch.inf)
             rows.append(scores.softmax(dim=-1))
             mixed.append(rows[-1] @ values[shared])
@@ -202,7 +206,7 @@ class Written:
         y = self.norm(x, own + "post_attention_layernorm.weight")
         gate, up = y @ w["mlp.gate_proj.weight"].T, y @ w["mlp.up_proj.weight"].T
         x = x + (gate / (1 + torch.exp(-gate)) * up) @ w["mlp.down_proj.weight"].T
-        return x, torch.stack(rows), torch.cat(keys, dim=1)
+        return x, torch.stack(rows), torch.cat(keys, dim=1), torch.stack(content)
 
     @torch.no_grad()
     def forward(self, row, cuts, new=()):
@@ -215,7 +219,7 @@ class Written:
         positions = list(places)
         left = x.clone()
         trace = Trace()
-        attention = keys = mass = None
+        attention = keys = content = mass = entered = None
         for number in range(self.depth):
             if number in cuts:
                 cut = cuts[number]
@@ -226,6 +230,15 @@ class Written:
                     last = places.index(prompt - 1)
                     evidence["attention"] = {i: attention[:, last, at] for i, at in by_id.items()}
                     evidence["keys"] = {i: keys[at] for i, at in by_id.items()}
+                    evidence["content"] = {i: content[:, last, at] for i, at in by_id.items()}
+                    words = [at for at, i in enumerate(ids) if i is None and places[at] < prompt]
+                    evidence["words"] = {
+                        "attention": {i: attention[:, words, at].mean(dim=0) for i, at in by_id.items()},
+                        "keys": keys[words],
+                        "features": x[words],
+                        "embeddings": torch.stack([entered[places[at]] for at in words]),
+                        "patch": {i: entered[places[at]] for i, at in by_id.items()},
+                    }
                 kept = set(by_id) & cut.kept if cut.kept is not None else best(cut.judge(evidence), cut.k, self.size)
                 trace.kept[number] = sorted(kept)
                 x = x.clone()
@@ -241,7 +254,9 @@ class Written:
                 if self.positions == "compact":
                     positions = list(range(len(positions)))
             trace.lengths.append(len(x))
-            x, attention, keys = self.layer(number, x, positions)
+            if number == 0:
+                entered = dict(zip(places, x, strict=True))
+            x, attention, keys, content = self.layer(number, x, positions)
             trace.attention.append(attention)
         for at, place in enumerate(places):
             left[place] = x[at]

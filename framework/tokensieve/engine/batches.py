@@ -26,6 +26,21 @@ def by_id(features: Tensor, ids: Tensor) -> Tensor:
     return out.index_put((rows, ids[visual]), features.to(ids.device))
 
 
+def interleaved(found: Sequence[Tensor], order: Tensor) -> Tensor:
+    """Give values of visual tokens `[tokens, c]` in prompt order from those of each modality.
+
+    Args:
+        found: `[tokens of it, c]` by modality.
+        order: int64 `[tokens]`, the modality of every token.
+    """
+    if len(found) == 1:
+        return found[0]
+    flat = found[0].new_empty(len(order), found[0].shape[-1])
+    for number, values in enumerate(found):
+        flat[(order == number).to(flat.device)] = values.to(flat)
+    return flat
+
+
 def places(ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Give the (row, id) of wanted places, in order."""
     return torch.nonzero(wanted)[:, 0], ids[wanted]

@@ -120,6 +120,11 @@ def given(arguments: Mapping[str, Any]) -> Any:
     return next((arguments[name] for name in _NAMES if arguments.get(name) is not None), None)
 
 
+def withheld(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a call's arguments without its cache."""
+    return {name: None if name in _NAMES else value for name, value in arguments.items()}
+
+
 def returned(output: Any) -> Any:
     """Give the cache in a model's output, or none."""
     if isinstance(output, tuple):

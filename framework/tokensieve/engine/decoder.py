@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import VISION_EVIDENCE, Decoder, Modality
 from tokensieve.engine import cache as caches
-from tokensieve.engine import tap as taps
-from tokensieve.engine.batches import by_id, deal_grid, of_id, places
+from tokensieve.engine.batches import by_id, deal_grid, interleaved, of_id, places
 from tokensieve.engine.encoder import EncoderEngine, by_prompt
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
 from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
 from tokensieve.engine.selector import Asked, Selector, Settled, Towered
+from tokensieve.engine.vision import Vision
 from tokensieve.errors import RefusedError, listing
-from tokensieve.evidence import Evidence, Value
+from tokensieve.evidence import Evidence
 from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
 
@@ -79,7 +79,7 @@ class DecoderEngine:
         self._deep = any(block > 0 for block in self._selector.stages)
         self._generation: _Generation | None = None
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
-        self._vision = taps.VisionTap(decoder.vision_prefix) if needs & VISION_EVIDENCE else None
+        self._vision = Vision(decoder, needs & VISION_EVIDENCE, tower) if needs & VISION_EVIDENCE else None
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
@@ -90,9 +90,8 @@ class DecoderEngine:
         installation.hook(model.register_forward_hook(self._after, with_kwargs=True))
         if self._asked.partner is not None:
             installation.hook(self._decoder.projector.register_forward_pre_hook(self._selected))
-        if self._vision is not None and self._decoder.vision_attention is not None:
-            taps.install(installation, self._decoder.vision_attention, self._vision)
-            installation.later(self._vision.clear)
+        if self._vision is not None:
+            self._vision.install(installation)
         self._layers.install(installation)
 
     # Generation
@@ -231,27 +230,6 @@ class DecoderEngine:
         self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))
         return new
 
-    def _seen(
-        self, request: Mapping[str, Any], outputs: Mapping[str, Any], ids: Tensor
-    ) -> dict[Evidence, Callable[[], Value]]:
-        """Give what the vision tower's attention saw, by token."""
-        tap = self._vision
-        if tap is None:
-            return {}
-        row, keys = tap.row, tap.keys
-        tap.clear()
-        if row is None or keys is None:
-            raise RefusedError(
-                "a strategy reads the vision tower's attention, but the images came already encoded; pass pixel_values"
-            )
-        if set(outputs) != {"image"}:
-            raise RefusedError("strategies that read the vision tower's attention take prompts of pictures alone")
-        spread = self._decoder.spread
-        return {
-            Evidence.VISION_ATTENTION: lambda: by_id(spread(row, request), ids),
-            Evidence.VISION_KEYS: lambda: by_id(spread(keys, request), ids),
-        }
-
     def _towered(
         self,
         names: Sequence[str],
@@ -297,14 +275,16 @@ class DecoderEngine:
                 for own, count in zip(known, shots, strict=True)
             ]
             ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
-            sizes = by_id(_interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
+            sizes = by_id(interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
         pictures = rows.bincount(minlength=len(kinds)).tolist()
         patches = passages[0].owner.shape[1] if passages else 0
         return Towered(by_prompt(passages, rows, len(kinds)), pictures, patches, sizes)
 
     def _forget_pictures(self) -> None:
-        if self._tower is not None:
-            self._tower.forget()
+        """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
+        for watcher in (self._tower, self._vision):
+            if watcher is not None:
+                watcher.forget()
 
     def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
         """Give the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
@@ -317,7 +297,7 @@ class DecoderEngine:
                     f"the prompts have {wanted} {modality.name} placeholders, the {modality.name}s {len(features)} "
                     "visual tokens; build prompts with the model's own processor"
                 )
-        return _interleaved(found, order)
+        return interleaved(found, order)
 
     def _drafted(self, length: int) -> int:
         """Give how many words at the end of a call are no prompt: candidates of an assistant, say."""
@@ -344,7 +324,7 @@ class DecoderEngine:
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
         grid, dealt = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
-        vision = self._seen(given, outputs, ids[::expand])
+        vision = {} if self._vision is None else self._vision.read(given, list(outputs), kinds[::expand], ids[::expand])
         tower = self._towered(list(outputs), layouts, dealt, given, kinds[::expand])
         settled = self._selector.start(words, grid, features, ids, mask, expand, vision, tower)
         if 0 in self._selector.stages:
@@ -384,16 +364,6 @@ class DecoderEngine:
     def _selected(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Remember the vision tower's selected layer as the projector takes it."""
         self._selector.patches = args[0].detach()
-
-
-def _interleaved(parts: Sequence[Tensor], order: Tensor) -> Tensor:
-    """Put vectors `[tokens, d]` of each modality in the `order` `[all tokens]` of their placeholders."""
-    if len(parts) == 1:
-        return parts[0]
-    flat = parts[0].new_empty(len(order), parts[0].shape[-1])
-    for number, part in enumerate(parts):
-        flat[order == number] = part
-    return flat
 
 
 def _refuse_batch(*args: Any, **kwargs: Any) -> Any:

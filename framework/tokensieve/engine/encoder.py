@@ -51,6 +51,11 @@ class Passage:
         """int64 `[pictures, tokens]`, the places of the tokens that stay; every picture has equally many."""
         return torch.nonzero(self.pool.alive)[:, 1].reshape(len(self.owner), -1)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens of each picture stay."""
+        return self.places.shape[1]
+
     def follow(self, outcome: Outcome) -> None:
         """Take note of what a stage decided."""
         owner = outcome.target.gather(1, self.owner.clamp(min=0))
@@ -104,6 +109,19 @@ class EncoderEngine:
         """Forget what went through."""
         self._now = None
         self.passages = []
+
+    def whole(self, values: Tensor) -> Tensor:
+        """Give what is known of all patches, from what a block knows of the tokens that it computes on now.
+
+        Args:
+            values: `[pictures, prefix + tokens, c]`. A patch takes those of the token that stands for it, and zeros
+                where none does.
+        """
+        passage, prefix = self._now, self._encoder.prefix
+        if passage is None or passage.whole or values.shape[:2] != (len(passage.owner), prefix + passage.tokens):
+            return values
+        nothing = values.new_zeros(len(values), prefix + passage.owner.shape[1], values.shape[2])
+        return self._outside(nothing, values, passage)
 
     def _forward(self, block: int, real: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run a block on the tokens that stay."""

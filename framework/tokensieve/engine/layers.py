@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder
+from tokensieve.adapter import DECODER_EVIDENCE, Decoder
 from tokensieve.engine import cache as caches
 from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import close_up, from_sequence, hide, of_id, put_back
@@ -23,7 +23,7 @@ from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.selector import Selector, Settled
 from tokensieve.errors import RefusedError
-from tokensieve.evidence import Evidence, Value
+from tokensieve.evidence import Evidence, Value, Words
 from tokensieve.recipe import Positions
 
 
@@ -42,6 +42,7 @@ class Prompt:
         rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
         positions: position ids of what stays, once a layer was pruned.
         rotary: their embeddings, likewise.
+        entered: vectors `[rows, layer-0 length, d]` as they entered the language model, where a stage asks for them.
     """
 
     settled: Settled
@@ -54,6 +55,12 @@ class Prompt:
     rest: Tensor | None = None
     positions: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
+    entered: Tensor | None = None
+
+    @property
+    def text(self) -> Tensor:
+        """Bool `[rows, n]`: which places hold words."""
+        return self.mask & (self.ids < 0)
 
     @property
     def filler(self) -> Tensor:
@@ -88,7 +95,7 @@ class Layers:
         self._selector = selector
         self._policy: Positions = policy
         self._blocks = sorted(block for block in selector.stages if block > 0)
-        self._taps: dict[int, taps.Tap] = {}
+        self._taps: dict[int, taps.PromptTap] = {}
         self.call: Prompt | Step | None = None
 
     def install(self, installation: Installation) -> None:
@@ -97,9 +104,16 @@ class Layers:
         if not self._blocks:
             return
         for block in self._blocks:
-            if self._selector.needs(block) & {Evidence.DECODER_ATTENTION, Evidence.DECODER_KEYS}:
-                self._taps[block] = taps.Tap()
-                taps.install(installation, self._decoder.attention(block - 1), self._taps[block])
+            needs = self._selector.needs(block)
+            if needs & DECODER_EVIDENCE:
+                attention, tap = self._decoder.attention(block - 1), taps.PromptTap()
+                self._taps[block] = tap
+                taps.install(installation, attention, tap)
+                if Evidence.DECODER_CONTENT in needs:
+                    installation.hook(attention.register_forward_pre_hook(tap.remember, with_kwargs=True))
+        if any(Evidence.DECODER_WORDS in self._selector.needs(block) for block in self._blocks):
+            language = self._decoder.language_model
+            installation.hook(language.register_forward_pre_hook(self._entering, with_kwargs=True))
         layers = self._decoder.layers
         for block in range(self._blocks[0], len(layers)):
             hook = partial(self._enter, block)
@@ -120,9 +134,8 @@ class Layers:
         self.call = call
         if isinstance(call, Step):
             call.state.minded = True
-        for tap in self._taps.values():
-            tap.armed = isinstance(call, Prompt)
-            tap.last = -1 - call.drafted if isinstance(call, Prompt) else -1
+        for block, tap in self._taps.items():
+            tap.armed = isinstance(call, Prompt) and block not in call.settled.outcomes
 
     def idle(self) -> None:
         """Forget the call."""
@@ -131,6 +144,11 @@ class Layers:
         self.call = None
         for tap in self._taps.values():
             tap.clear()
+
+    def _entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remember what enters the language model."""
+        if isinstance(self.call, Prompt):
+            self.call.entered = kwargs["inputs_embeds"].detach()
 
     def _enter(
         self, block: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -161,7 +179,9 @@ class Layers:
         ids, settled = prompt.ids, prompt.settled
         tokens = from_sequence(hidden, ids, settled.pool.alive.shape[1])
         if block not in settled.outcomes:
-            self._selector.select(block, settled, self._evidence(block, prompt, tokens))
+            self._selector.select(block, settled, self._evidence(block, prompt, hidden, tokens))
+            if block in self._taps:
+                self._taps[block].clear()
         outcome = settled.outcomes[block].expanded(prompt.expand)
         if outcome.merges:
             hidden = torch.where((ids >= 0).unsqueeze(-1), of_id(outcome.apply(tokens), ids), hidden)
@@ -188,16 +208,30 @@ class Layers:
         prompt.state.layers.append(caches.LayerState(block, prompt.index, frame.mask, padded, shift))
         return frame.take(hidden)
 
-    def _evidence(self, block: int, prompt: Prompt, tokens: Tensor) -> dict[Evidence, Callable[[], Value]]:
+    def _evidence(
+        self, block: int, prompt: Prompt, hidden: Tensor, tokens: Tensor
+    ) -> dict[Evidence, Callable[[], Value]]:
         """Give what a layer's own site offers, one row per prompt."""
         step, width = prompt.expand, tokens.shape[1]
-        ids = prompt.ids[::step]
         fresh: dict[Evidence, Callable[[], Value]] = {Evidence.FEATURES: lambda: tokens[::step].detach()}
         tap = self._taps.get(block)
-        if tap is not None and tap.row is not None and tap.keys is not None:
-            row, keys = tap.row[::step].transpose(1, 2), tap.keys[::step].transpose(1, 2).flatten(2)
-            fresh[Evidence.DECODER_ATTENTION] = lambda: from_sequence(row, ids, width)
-            fresh[Evidence.DECODER_KEYS] = lambda: from_sequence(keys, ids, width)
+        if tap is None or tap.call is None:
+            return fresh
+        # What was drafted is no part of the prompt.
+        length = hidden.shape[1] - prompt.drafted
+        ids, attention = prompt.ids[::step, :length], self._decoder.attention(block - 1)
+        seen = tap.call.part(step, length)
+
+        def last(call: taps.Call) -> Tensor:
+            place = torch.full((len(ids), 1), length - 1, device=call.query.device)
+            return from_sequence(call.rows(place)[:, :, 0].transpose(1, 2), ids, width)
+
+        fresh[Evidence.DECODER_ATTENTION] = lambda: last(seen)
+        fresh[Evidence.DECODER_CONTENT] = lambda: last(tap.content(attention).part(step, length))
+        fresh[Evidence.DECODER_KEYS] = lambda: from_sequence(_keys(seen), ids, width)
+        entered, entering = prompt.entered, hidden[::step, :length].detach()
+        if entered is not None:
+            fresh[Evidence.DECODER_WORDS] = lambda: _words(prompt, seen, entered, entering, width)
         return fresh
 
     def _enter_step(self, block: int, step: Step, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -225,6 +259,47 @@ class Layers:
         hidden = output[0] if isinstance(output, tuple) else output
         whole = put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+def _keys(call: taps.Call) -> Tensor:
+    """Give keys `[rows, n, d]`, heads side by side."""
+    return call.key.transpose(1, 2).flatten(2)
+
+
+def _words(prompt: Prompt, call: taps.Call, whole: Tensor, hidden: Tensor, width: int) -> Words:
+    """Give the text of prompts beside their `width` visual tokens.
+
+    Args:
+        prompt: whose rows may be expanded.
+        call: what the layer before handed to its attention, one row per prompt.
+        whole: `[rows, layer-0 length, d]`, what entered the language model.
+        hidden: `[prompts, n, d]`, what of them enters the site, without what was drafted.
+        width: how many visual tokens there are at most.
+    """
+    step, length = prompt.expand, hidden.shape[1]
+    ids, text, index = (x[::step, :length] for x in (prompt.ids, prompt.text, prompt.index))
+    most = int(text.sum(dim=1).max())
+    # Stable, so that text stays in the prompt's order.
+    places = (~text).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
+    mask = text.gather(1, places)
+
+    def taken(x: Tensor) -> Tensor:
+        at = places.to(x.device).unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        return x.gather(1, at).masked_fill(~mask.to(x.device).unsqueeze(-1), 0)
+
+    at = index.to(whole.device).unsqueeze(-1)
+    entered = whole[::step].gather(1, at.expand(-1, -1, whole.shape[-1]))
+    # Where a row has less text than others, what stands there may look nowhere.
+    rows = call.mean(places.to(call.query.device)).transpose(1, 2)
+    attention = rows.masked_fill(~mask.to(rows.device).unsqueeze(1), 0)
+    return Words(
+        from_sequence(attention, ids, width),
+        taken(_keys(call)),
+        taken(hidden),
+        taken(entered),
+        from_sequence(entered, ids, width),
+        mask,
+    )
 
 
 def _prompt_mask(prompt: Prompt, mask: Tensor | None, hidden: Tensor, width: int) -> Tensor | None:

@@ -10,83 +10,183 @@ from __future__ import annotations
 
 import copy
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tokensieve.engine import cache as caches
 from tokensieve.engine.installation import Installation
 from tokensieve.errors import RefusedError
 
+_WEIGHTS = 2**24
+"""No more attention weights than this are held at once, where many rows are recomputed."""
 
-class Tap:
-    """What the last call of an attention module saw.
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What an attention module hands to its implementation.
+
+    Attributes:
+        query: `[batch, heads, n, d]`.
+        key: `[batch, key heads, n, d]`.
+        mask: `[batch or 1, heads or 1, at least n, at least n]`, bool or added to scores, or none.
+        scaling: what scores are multiplied by.
+        causal: whether, where there is no mask, a place sees none after it.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scaling: float
+    causal: bool = False
+
+    def part(self, step: int, length: int) -> Call:
+        """Give one row of every `step`, as far as its first `length` places."""
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[::step]
+        query, key = self.query[::step, :, :length], self.key[::step, :, :length]
+        return Call(query, key, mask, self.scaling, self.causal)
+
+    def pieces(self, bounds: Tensor | None) -> list[Call]:
+        """Give the sequences that stand one behind the other, from bound to bound `[sequences + 1]`."""
+        if bounds is None:
+            return [self]
+        sizes = bounds.diff().tolist()
+        parts = zip(self.query.split(sizes, dim=2), self.key.split(sizes, dim=2), strict=True)
+        return [Call(query, key, None, self.scaling, self.causal) for query, key in parts]
+
+    def rows(self, places: Tensor) -> Tensor:
+        """Give softmaxed attention, float32 `[batch, heads, c, n]`, of the queries at `places` `[batch, c]`."""
+        batch, heads, n, width = self.query.shape
+        lines = places[:, None, :, None]
+        query = self.query.gather(2, lines.expand(-1, heads, -1, width)).float()
+        # Heads that share a key stand side by side.
+        shared = query.reshape(batch, self.key.shape[1], -1, width)
+        scores = (shared @ self.key.float().transpose(2, 3)).reshape(batch, heads, -1, n) * self.scaling
+        line = self._seen(lines)
+        if line is None:
+            late = torch.arange(n, device=places.device) > lines
+            return (scores.masked_fill(late, -torch.inf) if self.causal else scores).softmax(dim=-1)
+        scores = scores.masked_fill(~line, -torch.inf) if line.dtype == torch.bool else scores + line.float()
+        return scores.softmax(dim=-1)
+
+    def mean(self, places: Tensor) -> Tensor:
+        """Give the mean over heads of the rows at `places` `[batch, c]`, `[batch, c, n]`."""
+        parts = places.split(self._block(), dim=1)
+        return torch.cat([self.rows(part).mean(dim=1) for part in parts], dim=1)
+
+    def received(self) -> Tensor:
+        """Give the mean attention that each place receives, float32 `[batch, heads, n]`.
+
+        With a mask, the mean is over the places that may look at it, without those that may not
+        even look at themselves: they are padding. What nobody may look at receives nothing.
+        """
+        batch, heads, n, _ = self.query.shape
+        total = self.query.new_zeros(batch, heads, n, dtype=torch.float32)
+        lookers = total.new_zeros(batch, 1, n)
+        for places in torch.arange(n, device=total.device).expand(batch, -1).split(self._block(), dim=1):
+            weights = self.rows(places)
+            line = self._seen(places[:, None, :, None])
+            if line is None:
+                total, lookers = total + weights.sum(dim=2), lookers + weights.shape[2]
+                continue
+            line = line[:, :1]
+            seen = line if line.dtype == torch.bool else line > torch.finfo(line.dtype).min / 2
+            own = seen.gather(3, places[:, None, :, None]).float()
+            total, lookers = total + (weights * own).sum(dim=2), lookers + (seen * own).sum(dim=2)
+        return total / lookers.clamp(min=1)
+
+    def _seen(self, lines: Tensor) -> Tensor | None:
+        """Give the mask's rows at `lines` `[batch, 1, c, 1]`, if there is one."""
+        if self.mask is None:
+            return None
+        n = self.query.shape[2]
+        mask = self.mask[..., :n].expand(len(lines), -1, -1, -1)
+        return mask.gather(2, lines.expand(-1, mask.shape[1], -1, n))
+
+    def _block(self) -> int:
+        batch, heads, n, _ = self.query.shape
+        return max(1, _WEIGHTS // max(1, batch * heads * n))
+
+
+class Tap(ABC):
+    """What looks at the calls of an attention module.
 
     Attributes:
         armed: whether to look.
-        last: the place of the prompt's last query, counted from the end.
-        row: softmaxed attention of that query, float32 `[batch, heads, keys]`.
-        keys: `[batch, key heads, keys, d]`.
+        mute: whether looking is all, and attention itself is not computed.
+    """
+
+    armed: bool = True
+    mute: bool = False
+
+    @abstractmethod
+    def look(self, call: Call, bounds: Tensor | None) -> None:
+        """Look at a call; `bounds` are those of sequences that stand one behind the other, or none."""
+
+
+class PromptTap(Tap):
+    """What the last call of a text layer's attention saw, of prompts: keys end where queries do.
+
+    Attributes:
+        call: what was handed over.
+        given: the arguments of the attention module itself.
     """
 
     def __init__(self) -> None:
         self.armed = False
-        self.last = -1
-        self.row: Tensor | None = None
-        self.keys: Tensor | None = None
+        self.call: Call | None = None
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def clear(self) -> None:
         """Forget, and do not look until armed again."""
         self.armed = False
-        self.row = self.keys = None
+        self.call = self.given = None
 
-    def look(self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
-        """Recompute the one row that is needed. Taps look at prompts only, so keys end where queries do."""
+    def look(self, call: Call, bounds: Tensor | None) -> None:
+        """Remember the call."""
         # A static cache hands over its whole length.
-        key = key[:, :, : query.shape[2]]
-        groups = query.shape[1] // key.shape[1]
-        repeated = key.repeat_interleave(groups, dim=1) if groups > 1 else key
-        at = query.shape[2] + self.last
-        scores = (query[:, :, at : at + 1].float() @ repeated.float().transpose(2, 3)) * scaling
-        if mask is not None:
-            line = mask[:, :, at : at + 1, : key.shape[2]]
-            scores = scores.masked_fill(~line, -torch.inf) if line.dtype == torch.bool else scores + line.float()
-        elif self.last != -1:
-            scores[..., at + 1 :] = -torch.inf
-        self.row = scores.softmax(dim=-1)[:, :, 0]
-        self.keys = key
+        key = call.key[:, :, : call.query.shape[2]].detach()
+        self.call = Call(call.query.detach(), key, call.mask, call.scaling, call.causal)
 
+    def remember(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remember what the module is called with."""
+        if self.armed and not self.mute:
+            self.given = args, kwargs
 
-class VisionTap(Tap):
-    """What the last call of a vision layer's attention saw, of all pictures at once.
+    @torch.no_grad()
+    def content(self, attention: nn.Module) -> Call:
+        """Give queries and keys before rotary positions, by calling the module once more.
 
-    Attributes:
-        row: attention of the class token to each patch or, where there is none, the mean attention a
-            patch receives; float32 `[pictures, patches, heads]`.
-        keys: mean over heads, `[pictures, patches, d]`.
-    """
+        It is called with positions that turn nothing, without the cache, and computes no attention.
 
-    def __init__(self, prefix: int) -> None:
-        super().__init__()
-        self.prefix = prefix
-        self.armed = True
+        Raises:
+            RefusedError: if it takes no rotary positions, or does not get as far as attention.
+        """
+        if self.given is None or "position_embeddings" not in self.given[1]:
+            raise RefusedError(
+                f"{type(attention).__name__} is called without position_embeddings, so what it is without them "
+                "cannot be had; use decoder_attention instead of decoder_content"
+            )
+        args, kwargs = self.given
+        cos, sin = kwargs["position_embeddings"]
+        still = {"position_embeddings": (torch.ones_like(cos), torch.zeros_like(sin))}
+        seen, self.call, self.mute = self.call, None, True
+        try:
+            # Not by calling the module: hooks that record attention must not see this.
+            attention.forward(*args, **caches.withheld(kwargs | still))
+            call = self._called(attention)
+        finally:
+            self.call, self.mute = seen, False
+        return call
 
-    def clear(self) -> None:
-        """Forget, and look again."""
-        self.row = self.keys = None
-
-    def look(self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
-        """Recompute softmaxed attention, picture by picture, and keep what tokens may be judged by."""
-        if mask is not None:
-            raise RefusedError("vision towers with a mask are not supported by strategies that read their attention")
-        rows = []
-        for queries, keys in zip(query, key, strict=True):
-            asking = queries[:, : 1 if self.prefix else None]
-            scores = (asking.float() @ keys.float().transpose(1, 2)) * scaling
-            rows.append(scores.softmax(dim=-1).mean(dim=1)[:, self.prefix :].transpose(0, 1))
-        self.row = torch.stack(rows)
-        self.keys = key[:, :, self.prefix :].mean(dim=1)
+    def _called(self, attention: nn.Module) -> Call:
+        if self.call is None:
+            raise RefusedError(f"{type(attention).__name__} computes no attention when called again")
+        return self.call
 
 
 def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:
@@ -106,15 +206,21 @@ def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:
     real: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
 
     @torch.no_grad()
-    def glance(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
-        tap.look(module, query, key, mask, scaling)
+    def glance(call: Call, bounds: Tensor | None) -> None:
+        tap.look(call, bounds)
 
     def tapped(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Any:
         if tap.armed:
-            scaling = kwargs.get("scaling")
-            glance(module, query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
+            scaling, causal = kwargs.get("scaling"), kwargs.get("is_causal")
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            causal = getattr(module, "is_causal", True) if causal is None else causal
+            # Flash kernels take sequences that stand one behind the other at once, without a mask.
+            bounds = kwargs.get("cu_seq_lens_q")
+            glance(Call(query, key, attention_mask, scaling, bool(causal)), bounds)
+        if tap.mute:
+            return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
         return real(module, query, key, value, attention_mask, **kwargs)
 
     # One name per tap; registering a function is the library's own extension point.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import tokensieve as ts
-from tokensieve.adapter import Adapter
+from tokensieve.adapter import VISION_EVIDENCE, Adapter
 from tokensieve.measure.cost import flop_counter
 from tokensieve.measure.geometry import cost
 from tokensieve.testing.footprint import footprint
@@ -57,6 +57,49 @@ class Attended(ts.Scorer):
     def score(self, tokens: ts.Tokens) -> Tensor:
         """Give the mean over heads, `[rows, n]`."""
         return tokens.decoder_attention.double().mean(dim=-1)
+
+
+class Watching(ts.Scorer):
+    """Keeps the first tokens, and remembers all that it saw.
+
+    Attributes:
+        kinds: what it asks for.
+        seen: what it was given, latest last.
+    """
+
+    name = "kit_watching"
+    kinds: frozenset[ts.Evidence] = frozenset({ts.Evidence.FEATURES})
+    seen: ClassVar[list[ts.Tokens]] = []
+
+    @property
+    def needs(self) -> frozenset[ts.Evidence]:
+        """What it was told to ask for."""
+        return self.kinds
+
+    def score(self, tokens: ts.Tokens) -> Tensor:
+        """Give the earlier token the higher score, `[rows, n]`."""
+        self.seen.append(tokens)
+        return -tokens.ids.double()
+
+
+def parts(tokens: ts.Tokens, row: int) -> dict[str, Tensor]:
+    """Give all that is known of a row of tokens, without padding, by kind and field."""
+    found: dict[str, Tensor] = {}
+    real = tokens.valid[row]
+    for kind, value in tokens.evidence.items():
+        if isinstance(value, Tensor):
+            found[str(kind)] = value[row][real]
+            continue
+        text = value.mask[row]
+        for field, part in vars(value).items():
+            if not isinstance(part, Tensor) or field == "mask":
+                continue
+            own = part[row]
+            if field == "attention":
+                found[f"{kind}.{field}"] = own[real][:, text]
+            else:
+                found[f"{kind}.{field}"] = own[real if field == "patch" else text]
+    return found
 
 
 class Failing(ts.Scorer):
@@ -98,7 +141,6 @@ class Kit:
     def __init__(self, model: Any, adapter: Adapter) -> None:
         lively(model).eval()
         self.model = model
-        self.adapter = adapter
         # Nothing but its length shall end a generation.
         self.model.generation_config.eos_token_id = None
         self.prompts = Prompts(self.model, adapter)
@@ -153,6 +195,21 @@ class Kit:
     def generate(self, rows: Sequence[Row], steps: int = STEPS, **settings: Any) -> Any:
         """Generate from prompts."""
         return self.model.generate(**self.prompts.batch(rows), **self.settings(steps) | settings)
+
+    def watch(
+        self, rows: Sequence[Row], block: int, kinds: frozenset[ts.Evidence], beams: int = 1
+    ) -> dict[int, dict[str, Tensor]]:
+        """Give what a strategy sees of every prompt that has visual tokens, by its number."""
+        at = ts.Stage(at=ts.Site("decoder", block), select=Watching(kinds=kinds), keep=ts.Keep.of(3), per="sample")
+        Watching.seen.clear()
+        with ts.prune(self.model, ts.Recipe(stages=(at,))):
+            # Not a bare forward, for which padding moves positions, and with them keys.
+            self.generate(rows, steps=1, num_beams=beams)
+        if not Watching.seen:
+            return {}
+        [tokens] = Watching.seen
+        assert set(tokens.evidence) == kinds
+        return {sample: parts(tokens, row) for row, sample in enumerate(tokens.samples.tolist())}
 
     def settings(self, steps: int = STEPS) -> dict[str, Any]:
         """Give what makes a generation comparable."""
@@ -376,12 +433,14 @@ class AdapterConformance:
     @torch.no_grad()
     def test_stages_in_the_tower(self, kit: Kit) -> None:
         """Tokens leave inside the vision encoder, or that is refused on entry."""
-        encoder = kit.adapter.encoder
+        encoder = kit.prompts.adapter.encoder
         for capability, rest in (("encoder.K", "drop"), ("encoder.K, merging", "merge")):
             # Fewer in its last layer.
             last = 0 if encoder is None else encoder.depth - 1
             cut = ts.Stage(at=ts.Site("encoder", last), select=Largest(), keep=ts.Keep.of("1/2"), rest=rest)
-            found = [found for found in ts.review(ts.Recipe(stages=(cut,)), kit.adapter) if found.level == "error"]
+            found = [
+                found for found in ts.review(ts.Recipe(stages=(cut,)), kit.prompts.adapter) if found.level == "error"
+            ]
             if found:
                 with pytest.raises(ts.TokensieveError), ts.prune(kit.model, ts.Recipe(stages=(cut,))):
                     pytest.fail("it was let in")
@@ -392,7 +451,7 @@ class AdapterConformance:
 
     def _tower(self, kit: Kit, cut: ts.Stage) -> None:
         """Hold stages in the vision encoder against the plain model, single runs and the ledger."""
-        encoder, rows, before = kit.adapter.encoder, kit.ragged(), footprint(kit.model)
+        encoder, rows, before = kit.prompts.adapter.encoder, kit.ragged(), footprint(kit.model)
         every = ts.Stage.each(at=f"encoder.0..{cut.at.block}", select=Largest(), r=0, rest=cut.rest)
         plain = kit.generate(rows)
         with ts.prune(kit.model, ts.Recipe(stages=every)):
@@ -421,6 +480,30 @@ class AdapterConformance:
                     near(kit.model(**kit.prompts.batch([row])).logits[0, -1], alone.logits[0][0])
             assert not torch.equal(torch.stack(out.logits), torch.stack(plain.logits))
             assert footprint(kit.model) == before
+
+    @torch.no_grad()
+    def test_evidence(self, kit: Kit) -> None:
+        """Every kind of evidence that is offered can be had, and a row gets what it gets alone, beams or not."""
+        for block in [0] if kit.inside is None else [0, kit.inside]:
+            kinds = kit.prompts.adapter.offers(ts.Site("decoder", block))
+            able = kit.prompts.decoder.vision_modalities if kinds & VISION_EVIDENCE else {"image", "video"}
+            rows = [row for row in kit.ragged() if all(name in able for name, own in row.pictures.items() if own)]
+            together = kit.watch(rows, block, kinds)
+            for number, row in enumerate(rows):
+                assert (number in together) == bool(kit.prompts.visual(row))
+                for beams in (1, 2):
+                    for alone in kit.watch([row], block, kinds, beams).values():
+                        assert set(alone) == set(together[number])
+                        for name, value in alone.items():
+                            near(together[number][name], value)
+            for name in {name for row in together.values() for name in row}:
+                every = torch.cat([row[name].flatten() for row in together.values()]).double()
+                assert every.isfinite().all(), name
+                # Grids of one row, and sizes before anything is merged, are alike everywhere.
+                assert every.std() > 0 or name in ("grid", "sizes"), name
+                if "attention" in name or name in ("vision_received", "vision_middle", "decoder_content"):
+                    assert 0 <= float(every.min()) <= float(every.max()) <= 1, name
+        self._saw("evidence")
 
     # Ways to generate
 

@@ -1,0 +1,162 @@
+"""What the vision tower saw of a prompt's pictures.
+
+Towers run when pictures are encoded, which `generate` does before the model's forward. What their
+layers saw is kept, modality by modality, until tokens are judged by it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Decoder
+from tokensieve.engine import tap as taps
+from tokensieve.engine.batches import by_id, interleaved
+from tokensieve.engine.encoder import EncoderEngine
+from tokensieve.engine.installation import Installation
+from tokensieve.errors import RefusedError, listing
+from tokensieve.evidence import Evidence, Value
+
+_ATTENTION = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_RECEIVED, Evidence.VISION_KEYS})
+
+
+class Vision:
+    """Watches the vision tower for what strategies need.
+
+    Args:
+        decoder: whose tower it is.
+        wanted: the evidence to collect; nothing else is computed.
+        tower: what lets tokens leave inside the tower, if anything does: attention then sees fewer.
+    """
+
+    def __init__(self, decoder: Decoder, wanted: frozenset[Evidence], tower: EncoderEngine | None = None) -> None:
+        self._decoder = decoder
+        self._tower = tower
+        self._wanted = wanted
+        self._encoding: str | None = None
+        self._seen: dict[str, dict[Evidence, list[Tensor]]] = {}
+
+    def install(self, installation: Installation) -> None:
+        """Put taps and hooks into the tower."""
+        decoder = self._decoder
+        layers, attention = decoder.vision_layers, decoder.vision_attention_name
+        chosen = layers[decoder.vision_layer]
+        for layer, kinds in (
+            (chosen, self._wanted & _ATTENTION),
+            (layers[decoder.vision_middle], self._wanted & {Evidence.VISION_MIDDLE}),
+        ):
+            if kinds:
+                taps.install(installation, layer.get_submodule(attention), _LayerTap(self, kinds))
+        if Evidence.VISION_FEATURES in self._wanted:
+            installation.hook(chosen.register_forward_hook(self._left, prepend=True))
+        for modality in decoder.modalities:
+            name = f"get_{modality.name}_features"
+            installation.override(decoder.base, name, self._encode(modality.name, getattr(decoder.base, name)))
+        installation.later(self.forget)
+
+    def forget(self) -> None:
+        """Forget what was seen."""
+        self._seen.clear()
+
+    @property
+    def watching(self) -> bool:
+        """Whether the tower is encoding a prompt's pictures."""
+        return self._encoding is not None
+
+    @property
+    def prefix(self) -> int:
+        """How many class tokens stand before the patches."""
+        return self._decoder.vision_prefix
+
+    def keep(self, kind: Evidence, values: Tensor) -> None:
+        """Keep what was seen, `[pictures, prefix + tokens, c]` or `[patches, c]`, of patches alone."""
+        if self._encoding is not None:
+            values = values if self._tower is None else self._tower.whole(values)
+            patches = values[..., self.prefix :, :].flatten(0, -2)
+            self._seen[self._encoding].setdefault(kind, []).append(patches)
+
+    def read(
+        self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
+    ) -> dict[Evidence, Callable[[], Value]]:
+        """Give what was seen, by token, and forget it.
+
+        Args:
+            request: the caller's arguments.
+            names: the modalities that the prompts have.
+            kinds: int64 `[prompts, n]`, which of them stands at a place, or -1.
+            ids: int64 `[prompts, n]`, which visual token stands there, or -1.
+        """
+        seen = dict(self._seen)
+        self.forget()
+        if not set(names) <= self._decoder.vision_modalities:
+            able = listing(f"{name}s" for name in sorted(self._decoder.vision_modalities))
+            raise RefusedError(
+                f"strategies that read the vision tower's attention take prompts of {able} alone in this family"
+            )
+        if not all(seen.get(name) for name in names):
+            raise RefusedError(
+                "a strategy reads the vision tower's attention, but the images came already encoded; pass pixel_values"
+            )
+
+        def dealt(kind: Evidence) -> Value:
+            found = []
+            for number, name in enumerate(names):
+                patches = torch.cat(seen[name][kind])
+                found.append(self._decoder.spread(patches, request, name))
+                wanted = int((kinds == number).sum())
+                if len(found[-1]) != wanted:
+                    raise RefusedError(
+                        f"the vision tower saw {len(patches)} patches, which make {len(found[-1])} tokens, but the "
+                        f"prompts have {wanted}; {kind} cannot be dealt to them"
+                    )
+            return by_id(interleaved(found, kinds[kinds >= 0]), ids)
+
+        return {kind: functools.partial(dealt, kind) for kind in self._wanted}
+
+    def _encode(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        # Wrapped, because the library reads the signature.
+        @functools.wraps(real)
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            if self._encoding is not None:
+                # A family may encode videos as pictures.
+                return real(*args, **kwargs)
+            self._encoding, self._seen[name] = name, {}
+            try:
+                return real(*args, **kwargs)
+            finally:
+                self._encoding = None
+
+        return encode
+
+    def _left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.keep(Evidence.VISION_FEATURES, (output[0] if isinstance(output, tuple) else output).detach())
+
+
+class _LayerTap(taps.Tap):
+    """Sees what patches are looked at in a layer, picture by picture."""
+
+    def __init__(self, vision: Vision, kinds: frozenset[Evidence]) -> None:
+        self._vision = vision
+        self._kinds = kinds
+
+    def look(self, call: taps.Call, bounds: Tensor | None) -> None:
+        """Recompute softmaxed attention, and keep what tokens may be judged by."""
+        vision = self._vision
+        if not vision.watching:
+            return
+        for piece in call.pieces(bounds):
+            received = [kind for kind in self._kinds if kind is not Evidence.VISION_KEYS]
+            if vision.prefix and Evidence.VISION_ATTENTION in self._kinds:
+                received.remove(Evidence.VISION_ATTENTION)
+                first = torch.zeros(len(piece.query), 1, dtype=torch.int64, device=piece.query.device)
+                vision.keep(Evidence.VISION_ATTENTION, piece.rows(first)[:, :, 0].transpose(1, 2))
+            if received:
+                mean = piece.received().transpose(1, 2)
+                for kind in received:
+                    vision.keep(kind, mean)
+            if Evidence.VISION_KEYS in self._kinds:
+                vision.keep(Evidence.VISION_KEYS, piece.key.detach().mean(dim=1))
