@@ -23,8 +23,8 @@ class Qwen25VLDecoder(MropeDecoder):
     @property
     def vision_middle(self) -> int:
         """Of the layers that see whole pictures, the one nearest to the usual one: 15 of 32."""
-        usual = super().vision_middle
-        return int(min(self.config.vision_config.fullatt_block_indexes, key=lambda layer: abs(layer - usual)))
+        usual, whole = super().vision_middle, [int(layer) for layer in self.config.vision_config.fullatt_block_indexes]
+        return min(whole, key=lambda layer: abs(layer - usual))
 
     def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
         """Give the mean over each square; the tower has them window by window, and row by row in each."""
