@@ -164,7 +164,8 @@ class TowerEncoder(Encoder):
     def keys(self, block: int, projected: Tensor) -> Tensor:
         """Average over heads."""
         heads: Any = self.attention(block).num_heads
-        return projected.unflatten(-1, (heads, -1)).mean(dim=-2)
+        mean: Tensor = projected.unflatten(-1, (heads, -1)).mean(dim=-2)
+        return mean
 
     def _part(self, block: int, name: str) -> nn.Module:
         return self._layers.get_submodule(f"{block}.{name}")

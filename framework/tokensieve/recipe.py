@@ -98,7 +98,7 @@ class Stage(BaseModel):
                     "or one for all"
                 )
         return tuple(
-            cls(**settings | {"at": site} | {key: values[i] for key, values in lists.items()})
+            cls.model_validate(settings | {"at": site} | {key: values[i] for key, values in lists.items()})
             for i, site in enumerate(sites)
         )
 

@@ -173,7 +173,8 @@ def test_check_with_a_model_knows_its_sites(cli, checkpoint, recipe):
     result = cli("check", "gsp-fastv", "--model", checkpoint)
     assert result.exit_code == 0, result.output
     assert "LlavaForConditionalGeneration" in result.stdout
-    assert "decoder.0 ... decoder.3" in result.stdout
+    for sites in ("encoder.0..2", "decoder.0", "decoder.1..3"):
+        assert f"│ {sites} " in result.stdout
     result = cli("check", recipe(at="decoder.9"), "--model", checkpoint)
     assert result.exit_code == 1
     assert "error at decoder.9: llava has no decoder.9; it offers decoder.0 ... decoder.3" in result.stdout

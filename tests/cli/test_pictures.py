@@ -26,6 +26,7 @@ from tokensieve.cli.picture import (
 )
 from tokensieve.cli.showing import crops, draw, grid_of, names
 from tokensieve.cli.watching import Seen
+from tokensieve_strategies import Norm, ToMe
 
 SIDE = 4
 
@@ -279,3 +280,14 @@ def test_no_example_at_all(cli, monkeypatch):
     result = cli("show", "random", "--image", PHOTO)
     assert result.exit_code == 1
     assert result.stderr == "TokensieveError: no adapter brings an example checkpoint (none); give --model DIR\n"
+
+
+def test_a_range_of_sites_inside_the_encoder_is_one_panel(ready, photo):
+    """Where patches are the tokens, what merging in the tower leaves is drawn once, as its last layer leaves it."""
+    merging, registry = ToMe(metric="keys"), ts.default_registry()
+    stages = (
+        *ts.Stage.each(at="encoder.0..2", select=merging, r=100, rest="merge"),
+        ts.Stage(at="decoder.0", select=Norm(), keep=64),
+    )
+    result = draw(ready, [ts.Recipe(stages=stages)], photo, "p.jpg", QUESTION, None, registry, None)
+    assert [(panel.site, len(panel.tokens)) for panel in result.panels] == [("encoder.2", 276), ("decoder.0", 64)]

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import PHOTO
 
+import tokensieve as ts
 from tokensieve.cli import app, console
+from tokensieve.cli.showing import require_places
 from tokensieve.errors import RecipeError, RefusedError
+from tokensieve_adapters.llava import LlavaAdapter
+from tokensieve_adapters.llava_next import LlavaNextAdapter
 
 ASK = ("--image", PHOTO, "--prompt", "Why?")
 
@@ -163,9 +167,20 @@ def test_evidence_that_the_model_lacks(cli, recipe, checkpoint):
 
 
 @pytest.mark.parametrize("command", ["show", "demo"])
-def test_a_picture_of_an_encoder_stage(cli, recipe, command):
+def test_a_picture_of_an_encoder_stage_that_is_not_there(cli, recipe, command):
     options = ("--image", PHOTO) if command == "show" else ()
-    assert said(cli(command, recipe(at="encoder.2"), *options)).startswith("RefusedError: 'written' cuts at encoder.2;")
+    result = cli(command, recipe(at="encoder.3"), *options)
+    assert result.exit_code == 1
+    assert "llava has no encoder.3; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.2" in result.stderr
+
+
+def test_a_picture_of_patches_that_are_no_tokens(recipe):
+    adapter = LlavaNextAdapter(LlavaNextAdapter.tiny())
+    inside = ts.Recipe.load(recipe(at="encoder.0"))
+    with pytest.raises(RefusedError, match=r"'written' cuts at encoder\.0; .* show recipes of decoder sites"):
+        require_places([inside], adapter)
+    require_places([ts.Recipe.load("script")], adapter)
+    require_places([inside], LlavaAdapter(LlavaAdapter.tiny()))
 
 
 def test_a_device_that_is_not_there(cli):

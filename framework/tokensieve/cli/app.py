@@ -268,10 +268,8 @@ def show(
 
     pictures = [(file, photo(file)) for file in image]
     folder(out)
-    from tokensieve.cli.showing import draw, names, require_decoder_stages
-
-    require_decoder_stages(loaded)
     from tokensieve.cli.models import example_or, load
+    from tokensieve.cli.showing import draw, names
 
     with example_or(model, registry) as (directory, description):
         ready = load(directory, registry, loaded, device)
@@ -325,11 +323,9 @@ def demo(
     budgets = _budgets(keep)
     loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes or DEMO]
     from tokensieve.cli.files import folder, photo, shipped_photo
-    from tokensieve.cli.showing import require_decoder_stages
 
     file = image if image is not None else shipped_photo()
     picture = photo(file)
-    require_decoder_stages(loaded)
     folder(out)
     from tokensieve.cli.demo import demonstrate
 

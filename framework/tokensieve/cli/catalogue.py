@@ -31,16 +31,19 @@ def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str
     """Give what adapters offer to strategies, those alike together.
 
     Returns:
-        Names of adapters, the kind of their sites, the evidence at the first one, and what deeper ones add.
+        Names of adapters, the kind of sites, the evidence at the first one, and what deeper ones add.
     """
     groups: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for name, cls in sorted(registry.adapters.items()):
         adapter = cls(cls.tiny())
-        first, *_, last = adapter.sites()
-        here = adapter.offers(first)
-        key = (f"{first.part}.K", tuple(sorted(here)), tuple(sorted(adapter.offers(last) - here)))
-        groups.setdefault(key, []).append(name)
-    return [(names, sites, list(here), list(deeper)) for (sites, here, deeper), names in groups.items()]
+        for part in ("encoder", "decoder"):
+            sites = [site for site in adapter.sites() if site.part == part]
+            if sites:
+                here, deepest = adapter.offers(sites[0]), adapter.offers(sites[-1])
+                key = (f"{part}.K", tuple(sorted(here)), tuple(sorted(deepest - here)))
+                groups.setdefault(key, []).append(name)
+    found = [(names, sites, list(here), list(deeper)) for (sites, here, deeper), names in groups.items()]
+    return sorted(found, key=lambda group: (group[1] != "encoder.K", -len(group[0])))
 
 
 def offered(registry: Registry) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
@@ -26,22 +27,23 @@ def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
         facts.insert(1, ("paper", recipe.paper))
     if adapter is not None:
         facts.append(("model", f"{type(adapter.model).__name__}, adapter {adapter.name}"))
-        facts.append(("sites", _sites(adapter)))
     for fact in facts:
         head.add_row(*map(cell, fact))
     yield head
     yield _stages(recipe)
     yield _operands(recipe)
+    if adapter is not None:
+        yield _offered(adapter)
 
 
-def _sites(adapter: Adapter) -> str:
-    sites = [str(site) for site in adapter.sites()]
-    ranges = []
-    for part in ("encoder", "decoder"):
-        own = [site for site in sites if site.startswith(part)]
-        if own:
-            ranges.append(own[0] if len(own) == 1 else f"{own[0]} ... {own[-1]}")
-    return ", ".join(ranges) or "none"
+def _offered(adapter: Adapter) -> Table:
+    """Give what the model offers to strategies at its sites, those alike together."""
+    table = Table("sites of the model", "evidence")
+    for (_, kinds), sites in itertools.groupby(adapter.sites(), lambda site: (site.part, adapter.offers(site))):
+        first, *rest = sites
+        at = f"{first}..{rest[-1].block}" if rest else str(first)
+        table.add_row(cell(at), cell(", ".join(sorted(kinds))))
+    return table
 
 
 def _stages(recipe: Recipe) -> Table:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.models import Ready, load, pruned, save_example
-from tokensieve.cli.showing import names, picture
+from tokensieve.cli.showing import ends, names, picture, require_places
 from tokensieve.cli.watching import Seen, jaccard, watch
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
@@ -81,6 +81,7 @@ def demonstrate(
         progress.update(task, advance=1, description="loading it")
         # On the CPU, so that it keeps the same tokens everywhere.
         ready = load(checkpoint, registry, recipes, "cpu")
+        require_places(recipes, ready.adapter)
         inputs = ready.inputs(image, prompt)
         progress.update(task, advance=1, description="selecting")
         trials = []
@@ -93,7 +94,7 @@ def demonstrate(
             measure(ready, trial, inputs, registry, count=turn > 0)
             progress.update(task, advance=1, description=f"timing: {console.plain(trial.recipe.name)}")
         progress.update(task, advance=1, description="drawing")
-        seen = [one for trial in trials for one in trial.seen]
+        seen = [one for trial in trials for one in ends(trial.recipe, trial.seen)]
         drawn = picture(ready, inputs, seen, image, name, prompt, description)
         picture_file = out / names([Path(name)])[0]
         drawn.image.save(picture_file)

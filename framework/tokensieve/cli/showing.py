@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,30 +11,39 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tokensieve.adapter import Adapter
 from tokensieve.cli.models import Ready
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.cli.watching import Seen, watch
 from tokensieve.errors import RefusedError
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
+from tokensieve.sites import Site
 
 LONGEST = 300
 """How much of a question fits beside a photo."""
 
 
-def require_decoder_stages(recipes: Sequence[Recipe]) -> None:
-    """Refuse recipes that cut inside a vision encoder, where tokens have no place in a picture yet.
+def require_places(recipes: Sequence[Recipe], adapter: Adapter) -> None:
+    """Refuse recipes that cut where tokens have no place in the picture of the prompt's tokens.
 
     Raises:
         RefusedError: if there is one.
     """
+    encoder = adapter.encoder
     for recipe in recipes:
-        for stage in recipe.stages:
-            if stage.at.part != "decoder":
-                raise RefusedError(
-                    f"'{recipe.name}' cuts at {stage.at}; pictures show what enters the language model, so "
-                    "show recipes of decoder sites"
-                )
+        inside = [stage.at for stage in recipe.stages if stage.at.part == "encoder"]
+        if inside and not (encoder is not None and encoder.reduces):
+            raise RefusedError(
+                f"'{recipe.name}' cuts at {inside[0]}; pictures show what enters the language model, and here the "
+                "patches of the encoder are not its tokens, so show recipes of decoder sites"
+            )
+
+
+def ends(recipe: Recipe, seen: Sequence[Seen]) -> list[Seen]:
+    """Give what was seen at the end of each range of sites alike: a panel for every layer would show little."""
+    sizes = [len(Site.each(at)) for at, _ in recipe.ranges()]
+    return [seen[end - 1] for end in itertools.accumulate(sizes)]
 
 
 def names(images: Sequence[Path]) -> list[str]:
@@ -60,7 +70,8 @@ def draw(
 ) -> Sheet:
     """Run every recipe on a picture, and draw what it keeps."""
     inputs = ready.inputs(image, prompt)
-    seen = [one for recipe in recipes for one in watch(ready, recipe, inputs, query_encoder, registry)[1]]
+    require_places(recipes, ready.adapter)
+    seen = [one for recipe in recipes for one in ends(recipe, watch(ready, recipe, inputs, query_encoder, registry)[1])]
     return picture(ready, inputs, seen, image, name, prompt, description)
 
 

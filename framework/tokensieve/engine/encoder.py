@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokensieve.adapter import Encoder
 from tokensieve.engine.installation import Installation
@@ -152,11 +152,14 @@ class EncoderEngine:
     ) -> Tensor:
         """Run a block's attention and MLP one after the other, and merge between them."""
         seen: list[Tensor] = []
+
+        def look(module: nn.Module, args: Any, output: Tensor) -> None:
+            seen.append(output)
+
         merging = stage is not None and stage.rest == "merge"
-        reads = stage is not None and merging and Evidence.VISION_KEYS in stage.needs
         handle = None
-        if reads:
-            handle = self._encoder.key_projection(block).register_forward_hook(lambda _, __, out: seen.append(out))
+        if stage is not None and merging and Evidence.VISION_KEYS in stage.needs:
+            handle = self._encoder.key_projection(block).register_forward_hook(look)
         try:
             x = self._encoder.attend(block, x, bias, kwargs)
         finally:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+
+def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a hook out of the graphs that torch.compile makes: selecting looks at values and at the clock."""
+    dynamo = sys.modules.get("torch._dynamo")
+    # Where nothing was compiled yet, loading the compiler would cost more than it saves.
+    return hook if dynamo is None else dynamo.disable(hook)
 
 
 class Installation:

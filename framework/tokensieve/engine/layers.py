@@ -20,7 +20,7 @@ from tokensieve.engine import cache as caches
 from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import close_up, from_sequence, hide, of_id, put_back
 from tokensieve.engine.frame import shorten
-from tokensieve.engine.installation import Installation
+from tokensieve.engine.installation import Installation, untraced
 from tokensieve.engine.selector import Selector, Settled
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value, Words
@@ -116,10 +116,10 @@ class Layers:
             installation.hook(language.register_forward_pre_hook(self._entering, with_kwargs=True))
         layers = self._decoder.layers
         for block in range(self._blocks[0], len(layers)):
-            hook = partial(self._enter, block)
+            hook = untraced(partial(self._enter, block))
             installation.hook(layers[block].register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
         # In front of hooks that record hidden states, which then see the sequence's own length.
-        installation.hook(layers[-1].register_forward_hook(self._leave, prepend=True))
+        installation.hook(layers[-1].register_forward_hook(untraced(self._leave), prepend=True))
 
     def refuse_foreign(self, state: caches.CacheState) -> None:
         """Refuse a cache with shorter layers than these hooks would serve."""

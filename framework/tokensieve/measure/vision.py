@@ -108,7 +108,8 @@ class VisionCost:
             hook = encoder.blocks[0].register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
         counter = flop_counter()
         try:
-            with torch.no_grad(), counter, _OnMeta():
+            # Types of torch leave out that a mode is made without arguments.
+            with torch.no_grad(), counter, _OnMeta():  # type: ignore[no-untyped-call]
                 decoder.encode(inputs)
         finally:
             if hook is not None:

@@ -15,7 +15,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -434,7 +434,11 @@ class AdapterConformance:
     def test_stages_in_the_tower(self, kit: Kit) -> None:
         """Tokens leave inside the vision encoder, or that is refused on entry."""
         encoder = kit.prompts.adapter.encoder
-        for capability, rest in (("encoder.K", "drop"), ("encoder.K, merging", "merge")):
+        ways: tuple[tuple[str, Literal["drop", "merge"]], ...] = (
+            ("encoder.K", "drop"),
+            ("encoder.K, merging", "merge"),
+        )
+        for capability, rest in ways:
             # Fewer in its last layer.
             last = 0 if encoder is None else encoder.depth - 1
             cut = ts.Stage(at=ts.Site("encoder", last), select=Largest(), keep=ts.Keep.of("1/2"), rest=rest)
