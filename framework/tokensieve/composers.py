@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from itertools import islice
 from typing import ClassVar, Self
 
 import torch
@@ -20,6 +21,7 @@ from tokensieve.budget import LONGEST, Keep, counts, deal, simplest
 from tokensieve.chain import Chain, at_least, fuse, interleave, noted
 from tokensieve.errors import AlgebraError, FormulaError
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
+from tokensieve.universe import Universe
 
 Number = int | float | Fraction
 
@@ -45,6 +47,13 @@ class Expression(ABC):
     @abstractmethod
     def read(self, reading: Reading, depth: int) -> Chain:
         """Give the chain over `reading.tokens`, right to at least `depth`."""
+
+    def read_at(self, reading: Reading, k: Tensor) -> Chain:
+        """Give a chain whose cut to k, int64 `[rows]`, is the selection at k.
+
+        Only what is not nested is asked this way: another k may give another chain.
+        """
+        return reading.deepened(self, k)
 
     @abstractmethod
     def written(self, name: Callable[[Expression], str]) -> str:
@@ -76,10 +85,10 @@ class Expression(ABC):
         return _joined(Then, self, other)
 
     def __invert__(self) -> Expression:
-        return Complement((self,))
+        return Complement.of(self)
 
     def __getitem__(self, m: Number | str | Keep) -> Expression:
-        return Best((self,), Keep.of(m))
+        return Best.of(self, m=Keep.of(m))
 
 
 class Reading:
@@ -94,9 +103,17 @@ class Reading:
         self._source = source
         # Each chain with the depth to which it was asked for.
         self._known: dict[Expression, tuple[Chain, int]] = {}
+        # Chains of what is not nested, by the sizes for which they hold.
+        self._at: dict[tuple[Expression, tuple[int, ...]], Chain] = {}
 
     def of(self, expression: Expression, depth: int) -> Chain:
-        """Give the expression's chain, its strategies right to at least `depth`."""
+        """Give the expression's chain, its strategies right to at least `depth`.
+
+        Raises:
+            AlgebraError: for a strategy that is not nested: it has a set for every size, but no chain.
+        """
+        if not expression.parts and not expression.is_nested:
+            raise AlgebraError(_no_order(expression))
         asked = min(depth, self.tokens.universe.n)
         chain, known = self._known.get(expression, (None, 0))
         if chain is None or (max(known, chain.reach) < asked and not chain.complete):
@@ -107,11 +124,41 @@ class Reading:
             self._known[expression] = chain, asked
         return chain
 
-    def known(self, expression: Expression) -> Chain | None:
-        """Give the chain read so far, or none."""
+    def known(self, expression: Expression, k: Tensor) -> Chain | None:
+        """Give the chain read so far that holds for a cut to k, int64 `[rows]`, or none."""
+        if not expression.is_nested:
+            return self._at.get((expression, tuple(k.tolist())))
         return self._known[expression][0] if expression in self._known else None
 
     def settled(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
+        """Give a chain that can be cut to k: read deep enough, or, where it is not nested, asked at exactly k."""
+        if expression.is_nested:
+            return self.deepened(expression, k, depth)
+        counts = self.tokens.universe.counts
+        sizes = counts.clamp(max=k) if isinstance(k, int) else torch.minimum(k, counts)
+        key = expression, tuple(sizes.tolist())
+        if key not in self._at:
+            self._at[key] = expression.read_at(self, sizes)
+        return self._at[key]
+
+    def asked(self, strategy: Expression, k: Tensor) -> Chain:
+        """Ask a strategy at exactly k, int64 `[rows]`: rows of one size together, with the size as the depth.
+
+        What comes after the first k places of a row follows as the strategy has it.
+        """
+        universe = self.tokens.universe
+        picks = universe.order()
+        notes: list[str] = []
+        for size in k[k > 0].unique().tolist():
+            rows = (k == size).nonzero().flatten()
+            places = torch.arange(universe.n, device=rows.device).expand(len(rows), -1)
+            some = self.within(self.tokens.take(places, torch.ones_like(places, dtype=torch.bool), rows))
+            chain = strategy.read(some, size) if self._source is None else self._source(strategy, some, size)
+            picks[rows] = chain.queue()
+            notes += chain.notes
+        return Chain.from_picks(universe, picks, strategy, tuple(dict.fromkeys(notes)))
+
+    def deepened(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
         """Give the expression's chain, read deep enough to be cut to k: the depth doubles."""
         n = self.tokens.universe.n
         first = int(k.max()) if isinstance(k, Tensor) and k.numel() else (k if isinstance(k, int) else 0)
@@ -146,6 +193,8 @@ class Composer(Expression):
     """Whether nested operands make a nested result."""
     whole: ClassVar[bool] = False
     """Whether it needs all places of its operands."""
+    sized: ClassVar[bool] = False
+    """Whether it knows how many tokens it takes of its operands, so that these need not be nested."""
 
     def __post_init__(self) -> None:
         """Check the parameters. Declared here, or a subclass that adds no fields would not be checked."""
@@ -165,6 +214,9 @@ class Composer(Expression):
         for parameter in parameters:
             if parameter not in known:
                 raise FormulaError(f"{cls.name} has no parameter '{parameter}'; it has {', '.join(known) or 'none'}")
+        for operand in operands:
+            if not cls.sized and not operand.is_nested:
+                raise FormulaError(f"{cls.name} joins orders: {_no_order(operand)}")
         return cls(operands, **parameters)
 
     @classmethod
@@ -307,11 +359,17 @@ class Best(Composer):
 
     name = "best"
     arity = (1, 1)
+    sized = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "m", Keep.of(self.m))
         if self.m.auto:
             raise FormulaError("best takes a count or a fraction, not auto")
+
+    @property
+    def is_nested(self) -> bool:
+        """Always: it is one set, whatever the budget."""
+        return True
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the operand until its m best are settled."""
@@ -336,6 +394,7 @@ class Then(Composer):
     name = "then"
     symbol = ">>"
     arity = (2, 2)
+    sized = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.operands[0], Best):
@@ -343,11 +402,26 @@ class Then(Composer):
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Order what the first kept by the second, then the rest."""
-        best, judge = self.operands
+        return self._order(
+            reading, depth, lambda inner, size: inner.of(self.operands[1], min(depth, inner.tokens.universe.n))
+        )
+
+    def read_at(self, reading: Reading, k: Tensor) -> Chain:
+        """Let the second choose its k of what the first kept."""
+        # Where the first kept fewer than k, all of its order may be asked for.
+        depth = reading.tokens.universe.n if bool((k > self._size(reading)).any()) else 0
+        return self._order(reading, depth, lambda inner, size: inner.settled(self.operands[1], torch.minimum(k, size)))
+
+    def _size(self, reading: Reading) -> Tensor:
+        best = self.operands[0]
         assert isinstance(best, Best)  # noqa: S101 - established in __post_init__
+        return counts(best.m, reading.tokens.universe.counts)
+
+    def _order(self, reading: Reading, depth: int, judged: Callable[[Reading, Tensor], Chain]) -> Chain:
+        best, judge = self.operands
         universe = reading.tokens.universe
-        size = counts(best.m, universe.counts)
-        first = reading.settled(best.operands[0], size, depth).ordered(best)
+        size = self._size(reading)
+        first = reading.settled(best.parts[0], size, depth).ordered(best)
         queue = first.queue()
         inside = torch.arange(universe.n, device=universe.device) < size.unsqueeze(1)
         width = int(size.max()) if universe.rows else 0
@@ -355,7 +429,7 @@ class Then(Composer):
         kept = torch.zeros_like(universe.valid).scatter_(1, queue, inside) & universe.valid
         places = (~kept).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         survivors = reading.tokens.take(places, kept.gather(1, places))
-        second = reading.within(survivors).of(judge, min(depth, width)).ordered(judge)
+        second = judged(reading.within(survivors), size).ordered(judge)
         picks = queue.clone()
         head = places.gather(1, second.queue())
         picks[:, :width] = torch.where(inside[:, :width], head, queue[:, :width])
@@ -425,23 +499,34 @@ class PerGroup(Composer):
 
     `by` is a grid column: image, tile, frame, row or column. Grids are numbered from the outside
     in, so tokens of one group agree on the image too, and on the tile, as far as these are outside
-    of `by`. `share` is `equal`, or `proportional` to the groups' sizes; what a saturated group
-    cannot use goes to the others.
+    of `by`. Or it is `window`: squares of `size` rows and columns of one picture. Places are dealt
+    by Sainte-Laguë, and what a saturated group cannot use goes to the others. `share` says in
+    which proportion: `equal`; `proportional` to the groups' sizes; or `ranked`, by how the operand
+    ranks the row as a whole, where the token at place p of n adds n - p to its group's weight.
     """
 
     by: str = "frame"
     share: str = "equal"
+    size: int = 0
 
     name = "per_group"
     arity = (1, 1)
+    sized = True
 
     def __post_init__(self) -> None:
         for parameter, value, known in (
-            ("by", self.by, GRID_COLUMNS),
-            ("share", self.share, ("equal", "proportional")),
+            ("by", self.by, (*GRID_COLUMNS, "window")),
+            ("share", self.share, ("equal", "proportional", "ranked")),
         ):
             if value not in known:
                 raise FormulaError(f"per_group's {parameter} is one of {', '.join(known)}, not '{value}'")
+        # A formula or a caller without type checks can bring anything.
+        if type(self.size) is not int or (self.by == "window") != (self.size > 0) or self.size < 0:
+            raise FormulaError(
+                f"per_group takes a size of 1 or more by=window, such as size=6, and none otherwise; not {self.size!r}"
+            )
+        if self.share == "ranked" and not self.operands[0].is_nested:
+            raise FormulaError(f"share=ranked weighs groups by an order: {_no_order(self.operands[0])}")
 
     @property
     def needs(self) -> frozenset[Evidence]:
@@ -450,40 +535,84 @@ class PerGroup(Composer):
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the groups as rows of their own, then deal places to them."""
+        groups = self._groups(reading, depth)
+        inner = groups.within(reading).of(self.operands[0], depth)
+        return groups.dealt(inner.ordered(self), reading.tokens.universe, depth, self)
+
+    def read_at(self, reading: Reading, k: Tensor) -> Chain:
+        """Ask every group for as many tokens as places are dealt to it."""
+        universe = reading.tokens.universe
+        groups = self._groups(reading, universe.n)
+        dealt = [turns[:size] for turns, size in zip(groups.turns, k.tolist(), strict=True)]
+        seats = [own.count(g) for own, row in zip(dealt, groups.rows, strict=True) for g in range(len(row))]
+        inner = groups.within(reading).settled(
+            self.operands[0], torch.tensor(seats, dtype=torch.int64, device=k.device)
+        )
+        return groups.dealt(inner.ordered(self), universe, universe.n, self)
+
+    def written(self, name: Callable[[Expression], str]) -> str:
+        """Give the formula; a size is there for windows only."""
+        return super().written(name).replace(", size=0)", ")")
+
+    def _groups(self, reading: Reading, depth: int) -> _Groups:
         tokens = reading.tokens
-        universe = tokens.universe
-        column = GRID_COLUMNS.index(self.by)
-        # A column of the grid crosses its rows, so image, tile and frame alone can be around it.
-        group = tokens.grid[..., [*range(min(column, 3)), column]]
-        of_row: list[list[list[int]]] = []
-        for row in range(universe.rows):
+        cells = tokens.grid
+        if self.by == "window":
+            window = cells[..., 3:].div(self.size, rounding_mode="floor")
+            cells = torch.cat([cells[..., :3], window], dim=-1)
+        else:
+            column = GRID_COLUMNS.index(self.by)
+            # A column of the grid crosses its rows, so image, tile and frame alone can be around it.
+            cells = cells[..., [*range(min(column, 3)), column]]
+        points: list[list[int]] | None = None
+        if self.share == "ranked":
+            level = reading.of(self.operands[0], tokens.universe.n).ordered(self).level
+            points = (tokens.universe.counts.unsqueeze(1) - level).tolist()
+        rows, turns = [], []
+        for row, (numbers, valid) in enumerate(zip(cells.tolist(), tokens.valid.tolist(), strict=True)):
             members: dict[tuple[int, ...], list[int]] = {}
-            for place, (number, valid) in enumerate(
-                zip(group[row].tolist(), universe.valid[row].tolist(), strict=True)
-            ):
-                if valid:
-                    members.setdefault(tuple(number), []).append(place)
-            of_row.append([members[number] for number in sorted(members)])
-        flat = [(row, places) for row, groups in enumerate(of_row) for places in groups]
+            for place in range(tokens.universe.n):
+                if valid[place]:
+                    members.setdefault(tuple(numbers[place]), []).append(place)
+            groups = [members[number] for number in sorted(members)]
+            capacity = [len(group) for group in groups]
+            weights = [1] * len(groups) if self.share == "equal" else capacity
+            if points is not None:
+                weights = [sum(points[row][place] for place in group) for group in groups]
+            rows.append(groups)
+            turns.append([*islice(deal([Fraction(weight) for weight in weights], capacity), depth)])
+        return _Groups(rows, turns)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of each row, as memory places in id order, and whose turn it is at each of the row's places."""
+
+    rows: list[list[list[int]]]
+    turns: list[list[int]]
+
+    def within(self, reading: Reading) -> Reading:
+        """Give a reading of every group as a row of its own."""
+        device = reading.tokens.universe.device
+        flat = [(row, places) for row, groups in enumerate(self.rows) for places in groups]
         width = max((len(places) for _, places in flat), default=0)
         padded = [places + [0] * (width - len(places)) for _, places in flat]
-        places = torch.tensor(padded, dtype=torch.int64, device=universe.device).reshape(len(flat), width)
-        sizes = torch.tensor([len(p) for _, p in flat], dtype=torch.int64, device=universe.device)
-        rows = torch.tensor([row for row, _ in flat], dtype=torch.int64, device=universe.device)
-        valid = torch.arange(width, device=universe.device) < sizes.unsqueeze(1)
-        inner = reading.within(tokens.take(places, valid, rows)).of(self.operands[0], depth).ordered(self)
-        queues = places.gather(1, inner.queue()).tolist()
-        deep = min(depth, inner.depth) if not inner.complete else universe.n
-        picks = torch.full((universe.rows, min(deep, universe.n)), -1, dtype=torch.int64)
-        start = 0
-        for row, groups in enumerate(of_row):
-            capacity = [len(g) for g in groups]
-            weights = [Fraction(c if self.share == "proportional" else 1) for c in capacity]
-            heads = [iter(queues[start + g]) for g in range(len(groups))]
-            for turn, party in zip(range(picks.shape[1]), deal(weights, capacity), strict=False):
+        places = torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(flat), width)
+        sizes = torch.tensor([len(p) for _, p in flat], dtype=torch.int64, device=device)
+        rows = torch.tensor([row for row, _ in flat], dtype=torch.int64, device=device)
+        valid = torch.arange(width, device=device) < sizes.unsqueeze(1)
+        return Reading(reading.tokens.take(places, valid, rows), reading._source)
+
+    def dealt(self, inner: Chain, universe: Universe, depth: int, key: Expression) -> Chain:
+        """Order each row's tokens by dealing its places to its groups, whose own orders are `inner`."""
+        deep = universe.n if inner.complete else inner.depth
+        picks = torch.full((universe.rows, min(depth, deep, universe.n)), -1, dtype=torch.int64)
+        queues = iter(inner.queue().tolist())
+        for row, (groups, turns) in enumerate(zip(self.rows, self.turns, strict=True)):
+            heads = [iter([group[i] for i in next(queues)[: len(group)]]) for group in groups]
+            for turn, party in zip(range(picks.shape[1]), turns, strict=False):
                 picks[row, turn] = next(heads[party])
-            start += len(groups)
-        return Chain.from_picks(universe, picks.to(universe.device), self, inner.notes)
+        return Chain.from_picks(universe, picks.to(universe.device), key, inner.notes)
 
 
 COMPOSERS: tuple[type[Composer], ...] = (
@@ -561,7 +690,7 @@ def select(
         deepest = torch.where(mask, chain.level + 1, 0).amax(dim=1).clamp(max=universe.n)
     shares = {}
     for strategy in expression.strategies():
-        own = reading.known(strategy)
+        own = reading.known(strategy, k)
         if own is not None:
             agreed = (mask & own.members(k)).sum(dim=1)
             shares[strategy] = agreed.double() / k.clamp(min=1)
@@ -574,6 +703,13 @@ def _joined(composer: type[Composer], left: Expression, right: Expression) -> Ex
     if not isinstance(right, Expression):
         return NotImplemented
     return composer.of(left, right)
+
+
+def _no_order(expression: Expression) -> str:
+    name = getattr(expression, "name", "it")
+    return (
+        f"'{name}' chooses another set for every budget, which is no order; say how many it takes, such as {name}[64]"
+    )
 
 
 def _flat(composer: Composer) -> tuple[Expression, ...]:

@@ -500,6 +500,11 @@ def _problem(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) -> tup
         if names[strategy] != name:
             return path, f"'{name}' is the same strategy with the same settings as '{names[strategy]}'; use one of them"
     for i, stage in enumerate(stages):
+        if stage.by is not None and not stage.by.is_nested:
+            formula = stage.by.written(lambda leaf: names.get(leaf, repr(leaf)))
+            return ("stages", i, "by"), (
+                f"by: '{_bare(formula)}' chooses another set for every budget, which is no order to break ties by"
+            )
         if stage.keep.auto and not isinstance(stage.select, Chooser):
             formula = stage.select.written(lambda leaf: names.get(leaf, repr(leaf)))
             return ("stages", i, "keep"), (

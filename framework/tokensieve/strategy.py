@@ -28,7 +28,7 @@ class Strategy(Expression, BaseModel):
     name: ClassVar[str]
     """What recipes call it: a Python identifier."""
     nested: ClassVar[bool] = True
-    """Whether its choice at k always holds its choice at k - 1."""
+    """Whether its choice at k always holds its choice at k - 1; see `Ranker` for those of which it does not."""
     paper: ClassVar[str | None] = None
     """Where it was published."""
     examples: ClassVar[tuple[dict[str, object], ...]] = ({},)
@@ -52,6 +52,10 @@ class Strategy(Expression, BaseModel):
     def is_nested(self) -> bool:
         """Whether it is declared nested."""
         return self.nested
+
+    def read_at(self, reading: Reading, k: Tensor) -> Chain:
+        """Judge once for every size in k."""
+        return super().read_at(reading, k) if self.nested else reading.asked(self, k)
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Judge the tokens with the declared evidence alone."""
@@ -79,7 +83,13 @@ class Scorer(Strategy):
 
 
 class Ranker(Strategy):
-    """A strategy that orders tokens, such as a greedy method by its order of picking."""
+    """A strategy that orders tokens, such as a greedy method by its order of picking.
+
+    If its set depends on the budget in another way, it says `nested = False`. Then it is asked for
+    no depth but the budget itself, the same for all rows it sees, and its first `depth` places are
+    the set. It can stand alone, under `[m]`, right of `>>` and in `per_group`, which know how many
+    tokens they take of it; other composers refuse it.
+    """
 
     @abstractmethod
     def rank(self, tokens: Tokens, depth: int) -> Chain:

@@ -105,13 +105,25 @@ def total(e, row: list[Token]) -> list[Token]:
         case PerGroup():
             groups: dict[tuple[int, ...], list[Token]] = {}
             for token in row:
-                groups.setdefault(tuple(token.grid[c] for c in OUTER[e.by]), []).append(token)
+                groups.setdefault(group_of(e, token), []).append(token)
             orders = [total(e.operands[0], groups[number]) for number in sorted(groups)]
-            weights = [Fraction(len(o)) if e.share == "proportional" else Fraction(1) for o in orders]
+            weights = [Fraction(1)] * len(orders)
+            if e.share == "proportional":
+                weights = [Fraction(len(o)) for o in orders]
+            if e.share == "ranked":
+                # The first of n tokens has n points, the last one.
+                last_first = total(e.operands[0], row)[::-1]
+                weights = [Fraction(sum(1 + last_first.index(t) for t in o)) for o in orders]
             heads = [iter(o) for o in orders]
             return [next(heads[party]) for party in dealt(weights, [len(o) for o in orders])]
         case _:
             return cut(e, row, len(row))
+
+
+def group_of(e: PerGroup, token: Token) -> tuple[int, ...]:
+    if e.by == "window":
+        return *token.grid[:3], math.floor(token.grid[3] / e.size), math.floor(token.grid[4] / e.size)
+    return tuple(token.grid[c] for c in OUTER[e.by])
 
 
 def dealt(weights: list[Fraction], capacity: list[int]) -> list[int]:

@@ -8,6 +8,7 @@ Features are small integers, on which every law is exact.
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -66,6 +67,25 @@ class PickedByFeature(Ranker):
         beyond = depth + (true.level * 7919) % (true.level - depth + 1).clamp(min=1)
         place = torch.where(true.level < depth, true.level, beyond)
         return Chain(tokens.universe, place, depth, (Leaf(self, place, depth),))
+
+
+class SpreadByFeature(Ranker):
+    """Chooses k tokens at even distances in the order of one feature: another set for every k."""
+
+    name: ClassVar[str] = "spread_by_feature"
+    nested: ClassVar[bool] = False
+
+    column: int = 0
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the places i * n / k of the order, for i < k, in id order."""
+        order = Chain.from_scores(tokens.universe, tokens.features[..., self.column], self)
+        n = tokens.universe.counts.unsqueeze(1)
+        size = n.clamp(max=depth)
+        # The last i with i * n / k up to the token's place lies there exactly.
+        i = (order.level * size + size - 1) // n.clamp(min=1)
+        chosen = (i * n // size.clamp(min=1) == order.level) & (i < size)
+        return replace(Chain.from_scores(tokens.universe, chosen.double(), self), depth=tokens.universe.n)
 
 
 class AtLeastFeature(Chooser):
@@ -181,10 +201,10 @@ def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 
             st.builds(Then.of, best, inner),
             st.builds(_shared, inner, inner, st.integers(1, 6), st.integers(1, 6)),
             st.builds(
-                lambda operand, by, share: PerGroup((operand,), by, share),
+                lambda operand, by, share: PerGroup((operand,), by[0], share, by[1]),
                 inner,
-                st.sampled_from(GRID_COLUMNS),
-                st.sampled_from(["equal", "proportional"]),
+                st.sampled_from([*((column, 0) for column in GRID_COLUMNS), ("window", 2), ("window", 3)]),
+                st.sampled_from(["equal", "proportional", "ranked"]),
             ),
             several.map(lambda operands: Borda.of(*operands)),
             several.flatmap(_weighted),

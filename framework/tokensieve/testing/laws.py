@@ -94,7 +94,9 @@ def nested(expression: Expression, tokens: Tokens) -> None:
 
 
 def set_by_set(expression: Expression, tokens: Tokens) -> None:
-    """Wherever the expression's own set E_m has k members, the cut to k is E_m."""
+    """Wherever the expression's own set E_m has k members, the cut to k is E_m; what is not nested has no E_m."""
+    if not expression.is_nested:
+        return
     canonical, _ = tokens.canonical()
     # A complete reading gives the sets; the cuts are asked anew, and read no deeper than they must.
     chain = _chain(expression, canonical)
