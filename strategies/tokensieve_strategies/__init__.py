@@ -9,11 +9,19 @@ import tokensieve
 from tokensieve import Registry, Strategy, hookimpl
 from tokensieve_strategies.fastv import FastV as FastV
 from tokensieve_strategies.gsp import GSP as GSP
+from tokensieve_strategies.hiprune import HiPrune as HiPrune
+from tokensieve_strategies.holov import HoloV as HoloV
+from tokensieve_strategies.mmtok import MMTok as MMTok
 from tokensieve_strategies.norm import Norm as Norm
+from tokensieve_strategies.pool import Pool as Pool
+from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.qcsp import QCSP as QCSP
 from tokensieve_strategies.random import Random as Random
+from tokensieve_strategies.temporal import Temporal as Temporal
 from tokensieve_strategies.tome import ToMe as ToMe
 from tokensieve_strategies.uniform import Uniform as Uniform
+from tokensieve_strategies.visionzip import VisionZip as VisionZip
+from tokensieve_strategies.vispruner import VisPruner as VisPruner
 
 STRATEGIES: tuple[type[Strategy], ...] = tuple(
     value

@@ -51,3 +51,19 @@ def quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
         counted += place.flatten().bincount(minlength=BINS)
     rank = torch.tensor(int(q * (total - 1)), device=left.device)
     return torch.searchsorted(counted.cumsum(0), rank, right=True).double() * (2 / BINS) - 1
+
+
+def pairs(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Give the cosine of `x[left]` and `x[right]`, pair by pair, float64 `[p]`.
+
+    Args:
+        x: `[n, d]`.
+        left: int64 `[p]`, places.
+        right: int64 `[p]`, places.
+    """
+    block = max(1, _VALUES // max(1, x.shape[1]))
+    found = [
+        (unit(x[left[start : start + block]]) * unit(x[right[start : start + block]])).sum(dim=-1)
+        for start in range(0, len(left), block)
+    ]
+    return torch.cat(found) if found else x.new_empty(0, dtype=torch.float64)

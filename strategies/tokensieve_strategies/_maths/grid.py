@@ -1,0 +1,43 @@
+"""Who lies beside whom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokensieve.evidence import NEWLINE
+
+_STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
+
+
+def neighbours(grid: Tensor) -> Tensor:
+    """Give each token's neighbours to the left, right, above and below in its own picture, -1 where there is none.
+
+    Rows do not run on into the next: the last token of one is no neighbour of the first of the next.
+    Newline tokens have no neighbours and are nobody's. Memory is O(n).
+
+    Args:
+        grid: int64 `[n, 5]`: image, tile, frame, row, column. Of several tokens in one cell the first is meant.
+
+    Returns:
+        int64 `[n, 4]`, places.
+    """
+    n = len(grid)
+    if not n:
+        return grid.new_empty(0, 4)
+    # A margin on every side, so that a step never leads into another row.
+    low = grid.amin(dim=0) - 1
+    extent = (grid.amax(dim=0) + 2 - low).tolist()
+    strides = [1]
+    for side in reversed(extent[1:]):
+        strides.insert(0, strides[0] * side)
+    code = ((grid - low) * torch.tensor(strides, device=grid.device)).sum(dim=1)
+    real = grid[:, 4] != NEWLINE
+    # Newlines are where no step leads.
+    cells, order = code.where(real, -1).sort(stable=True)
+    found = []
+    for down, across in _STEPS:
+        wanted = code + down * strides[3] + across * strides[4]
+        at = torch.searchsorted(cells, wanted).clamp(max=n - 1)
+        found.append(torch.where((cells[at] == wanted) & real, order[at], -1))
+    return torch.stack(found, dim=1)

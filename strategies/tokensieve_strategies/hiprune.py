@@ -1,0 +1,69 @@
+"""HiPrune: what the middle of the vision encoder looks at, what lies around it, and what the end looks at."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokensieve import Chain, Evidence, Ranker, Tokens
+from tokensieve.budget import simplest
+from tokensieve_strategies._maths.grid import neighbours
+from tokensieve_strategies._maths.order import falling, over_heads, stacked
+
+
+class HiPrune(Ranker):
+    """Keeps anchors, their neighbours, and registers, by the attention that tokens receive.
+
+    With m_i and r_i, the attention received in a middle and in the selected layer of the vision
+    encoder, averaged over heads, and a budget of k tokens:
+
+        anchors    the a = floor(share k / 5 + 1/2) tokens with the largest m_i;
+        buffers    their neighbours on the grid: left, right, above and below;
+        registers  the other tokens by falling r_i, until k tokens are in.
+
+    Anchors come first, then buffers by falling m_i, should k not hold all of them. Another k has
+    other anchors, so the sets are not nested, and the method knows its budget.
+
+    Paper: Liu et al., HiPrune, 2025. How ours differs from the released code: an anchor at the end
+    of a row has no neighbour at the beginning of the next, and one at the border no neighbour in
+    the corner; newline tokens are nobody's neighbours; budgets are per group, not divided over tiles.
+
+    Attributes:
+        share: which part of the budget anchors and buffers take, if none coincide.
+    """
+
+    name = "hiprune"
+    nested = False
+    paper = "https://arxiv.org/abs/2508.00553"
+    examples = ({}, {"share": 0.9})
+
+    share: float = Field(default=0.1, ge=0, le=1)
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """Attention received in both layers, and who lies beside whom."""
+        return frozenset({Evidence.VISION_MIDDLE, Evidence.VISION_RECEIVED, Evidence.GRID})
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the set of `depth` tokens."""
+        middle = over_heads(tokens.vision_middle, tokens.valid, "hiprune: the middle layer's attention")
+        last = over_heads(tokens.vision_received, tokens.valid, "hiprune: the attention received")
+        orders = [
+            self._order(middle[row, :n], last[row, :n], tokens.grid[row, :n], depth)
+            for row, n in enumerate(tokens.universe.counts.tolist())
+        ]
+        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+
+    def _order(self, middle: Tensor, last: Tensor, grid: Tensor, k: int) -> Tensor:
+        tier = torch.full_like(grid[:, 0], 2)
+        by_middle, by_last = falling(middle), falling(last)
+        anchors = by_middle[: math.floor(simplest(self.share) * k / 5 + simplest(0.5))]
+        around = neighbours(grid)[anchors].flatten()
+        tier[around[around >= 0]] = 1
+        tier[anchors] = 0
+        return torch.cat(
+            [by_middle[tier[by_middle] == 0], by_middle[tier[by_middle] == 1], by_last[tier[by_last] == 2]]
+        )

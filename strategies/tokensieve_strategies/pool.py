@@ -1,0 +1,118 @@
+"""Pool: average pooling, the control that every merging method must beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
+from tokensieve.budget import deal
+from tokensieve.evidence import NEWLINE
+from tokensieve_strategies._maths.order import stacked
+
+Grid = list[list[int]]
+Cell = list[int]
+T = TypeVar("T")
+
+
+class Pool(Merger):
+    """Averages neighbouring tokens, in as many cells as there are places.
+
+    A picture of h rows and w columns, n tokens, that gets k cells is cut into b bands of rows,
+    b = sqrt(k h / w) rounded, at least 1 and at most h and k: its r-th row is in band
+    floor(r b / h). The k cells are dealt to the bands by their numbers of tokens (Sainte-Laguë, after
+    one for each). A band with m tokens and c cells is read column by column, and its i-th token is in
+    cell floor(i c / m). So 24 x 24 tokens in 64 cells are averages of 3 x 3, and any other number
+    gives cells that are as square and as equal as the grid allows.
+
+    Several pictures, tiles or frames are dealt cells in the same way; where there are more of them
+    than cells, neighbouring ones share a cell. A cell is the mean of its tokens, weighted by size, and
+    stands in the place of the token nearest to its middle, the first of several. Another k has other
+    cells, so the sets are not nested, and the method knows its budget.
+
+    A control without a paper. A newline token is taken as the last of its row.
+    """
+
+    name = "pool"
+    nested = False
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """Where the tokens are, and how much each weighs."""
+        return frozenset({Evidence.GRID, Evidence.SIZES})
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the token in the middle of each of `depth` cells."""
+        orders = [
+            torch.tensor([_middle(grid, cell) for cell in _cells(grid, depth)], dtype=torch.int64)
+            for grid in _grids(tokens)
+        ]
+        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+
+    def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
+        """Fold every cell into the token in its middle."""
+        kept = torch.zeros_like(tokens.valid)
+        owner = torch.zeros_like(tokens.ids)
+        for row, (grid, k) in enumerate(zip(_grids(tokens), keep.tolist(), strict=True)):
+            for cell in _cells(grid, k):
+                middle = _middle(grid, cell)
+                kept[row, middle] = True
+                owner[row, cell] = middle
+        return Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
+
+
+def _grids(tokens: Tokens) -> list[Grid]:
+    return [tokens.grid[row, :n].tolist() for row, n in enumerate(tokens.universe.counts.tolist())]
+
+
+def _cells(grid: Grid, k: int) -> list[Cell]:
+    """Give min(k, n) cells, lists of places that hold every place once."""
+    pictures: dict[tuple[int, ...], Cell] = {}
+    for place, at in enumerate(grid):
+        pictures.setdefault(tuple(at[:3]), []).append(place)
+    several = [pictures[number] for number in sorted(pictures)]
+    k = min(k, len(grid))
+    if k < len(several):
+        return [[place for picture in run for place in picture] for run in _runs(several, k)]
+    return [cell for own, c in zip(several, _share(k, several), strict=True) for cell in _bands(grid, own, c)]
+
+
+def _bands(grid: Grid, picture: Cell, k: int) -> list[Cell]:
+    """Cut one picture into k cells, band by band."""
+    last = max(grid[place][4] for place in picture) + 1
+    at = {place: (last if grid[place][4] == NEWLINE else grid[place][4], grid[place][3]) for place in picture}
+    rows, columns = (sorted({cell[axis] for cell in at.values()}) for axis in (1, 0))
+    number = min(len(rows), k, max(1, math.floor(math.sqrt(k * len(rows) / len(columns)) + 0.5)))
+    band_of = {row: band for band, own in enumerate(_runs(rows, number)) for row in own}
+    bands: list[Cell] = [[] for _ in range(number)]
+    for place in sorted(picture, key=lambda place: at[place]):
+        bands[band_of[at[place][1]]].append(place)
+    return [cell for band, c in zip(bands, _share(k, bands), strict=True) for cell in _runs(band, c)]
+
+
+def _runs(items: Sequence[T], number: int) -> list[Sequence[T]]:
+    """Cut a list of m into runs of near-equal length: the i-th item is in run floor(i number / m)."""
+    m = len(items)
+    return [items[-(-run * m // number) : -(-(run + 1) * m // number)] for run in range(number)]
+
+
+def _share(k: int, parts: Sequence[Cell]) -> list[int]:
+    """Deal k cells to the parts, one to each and the others by their sizes."""
+    weights = [Fraction(len(part)) for part in parts]
+    dealt = [*range(len(parts)), *islice(deal(weights, [len(part) - 1 for part in parts]), k - len(parts))]
+    return [dealt.count(part) for part in range(len(parts))]
+
+
+def _middle(grid: Grid, cell: Cell) -> int:
+    """Give the place nearest to the mean of the cell's places on the grid, in whole numbers."""
+    sums = [sum(grid[place][axis] for place in cell) for axis in range(5)]
+    apart = {
+        place: sum((len(cell) * grid[place][axis] - total) ** 2 for axis, total in enumerate(sums)) for place in cell
+    }
+    return min(cell, key=lambda place: (apart[place], place))

@@ -1,0 +1,74 @@
+"""VisPruner: tokens that attention singles out, and others that repeat each other least."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokensieve import Chain, Evidence, Ranker, Tokens
+from tokensieve.budget import simplest
+from tokensieve_strategies._maths.order import falling, over_heads, stacked
+from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+
+
+class VisPruner(Ranker):
+    """Keeps important tokens by attention, and thins out the rest until it fits.
+
+    Of k places, floor(rho k) go to the tokens with the largest attention, averaged over heads. The
+    others, by falling attention, are thinned out round by round: they alternate between two sides a
+    and b by their place in the list, s_i = max over j in b of cos(f_i, f_j) for i in a, with f the
+    vision encoder's features; the `step` tokens of a with the largest s_i go, or as few as must; and
+    the rest of a, then b, is the next list, until k - floor(rho k) remain. Another k has another
+    list, so the sets are not nested, and the method knows its budget.
+
+    Paper: Zhang et al., VisPruner, ICCV 2025. How ours differs from the released code: any number of
+    remaining tokens works, where the code fails on odd ones; the rest of a keeps its order; budgets
+    are per group, not per tile. Memory is O(n²) a group, its similarities, computed once.
+
+    Attributes:
+        rho: which part of the places goes to important tokens.
+        step: how many tokens a round drops at most.
+    """
+
+    name = "vispruner"
+    nested = False
+    paper = "https://arxiv.org/abs/2412.01818"
+    examples = ({}, {"rho": 0.75, "step": 3}, {"rho": 0.0, "step": 1})
+
+    rho: float = Field(default=0.5, ge=0, le=1)
+    step: int = Field(default=8, ge=1)
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """Attention, and what is compared."""
+        return frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_FEATURES})
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Give the set of `depth` tokens, important ones first."""
+        require_finite(tokens.vision_features, tokens.valid, "vispruner: the vision features")
+        attention = over_heads(tokens.vision_attention, tokens.valid, "vispruner: the vision attention")
+        orders = [
+            self._order(tokens.vision_features[row, :n], attention[row, :n], depth)
+            for row, n in enumerate(tokens.universe.counts.tolist())
+        ]
+        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+
+    def _order(self, x: Tensor, attention: Tensor, k: int) -> Tensor:
+        by_attention = falling(attention)
+        k = min(k, len(x))
+        important = math.floor(simplest(self.rho) * k)
+        rest = by_attention[important:]
+        direction = unit(x[rest])
+        similar = settle(direction @ direction.T)
+        left = torch.arange(len(rest), device=rest.device)
+        while len(left) > k - important:
+            a, b = left[0::2], left[1::2]
+            # One token alone has nobody to repeat, and goes if it must.
+            best = similar[a.unsqueeze(1), b].amax(dim=1) if len(b) else similar.new_zeros(1)
+            gone = falling(best)[: min(self.step, len(left) - (k - important))]
+            stays = torch.ones_like(a, dtype=torch.bool).index_fill(0, gone, False)
+            left = torch.cat([a[stays], b])
+        return torch.cat([by_attention[:important], rest[left.sort().values]])
