@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import torch
 from pydantic import Field
@@ -60,7 +61,7 @@ class HiPrune(Ranker):
     def _order(self, middle: Tensor, last: Tensor, grid: Tensor, k: int) -> Tensor:
         tier = torch.full_like(grid[:, 0], 2)
         by_middle, by_last = falling(middle), falling(last)
-        anchors = by_middle[: math.floor(simplest(self.share) * k / 5 + simplest(0.5))]
+        anchors = by_middle[: math.floor(simplest(self.share) * k / 5 + Fraction(1, 2))]
         around = neighbours(grid)[anchors].flatten()
         tier[around[around >= 0]] = 1
         tier[anchors] = 0

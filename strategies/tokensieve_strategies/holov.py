@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve.budget import deal
-from tokensieve_strategies._maths.order import falling, over_heads, stacked
+from tokensieve_strategies._maths.order import falling, over_heads, runs, stacked
 from tokensieve_strategies._maths.vectors import require_finite, settle, unit
 
 
@@ -63,9 +63,7 @@ class HoloV(Ranker):
 
     def _order(self, x: Tensor, attention: Tensor, depth: int) -> Tensor:
         n = len(x)
-        runs = min(self.runs, n)
-        places = torch.arange(n, device=x.device)
-        members = [places[-(-run * n // runs) : -(-(run + 1) * n // runs)] for run in range(runs)]
+        members = runs(n, min(self.runs, n))
         score = attention.double()
         variance = torch.cat([_variance(x[own]) for own in members]) if n else score
         if n and bool(variance.mean() > 0):
@@ -73,9 +71,9 @@ class HoloV(Ranker):
         # In float32: what float64 leaves to rounding is a tie.
         weights = [Fraction(score[own].mean().float().item()) for own in members]
         if not any(weights):
-            weights = [Fraction(1)] * runs
-        heads = [iter(own[falling(attention[own])].tolist()) for own in members]
-        dealt = [next(heads[run]) for run in islice(deal(weights, [len(own) for own in members]), depth)]
+            weights = [Fraction(1)] * len(members)
+        heads = [iter((own.start + falling(attention[own])).tolist()) for own in members]
+        dealt = [next(heads[run]) for run in islice(deal(weights, [own.stop - own.start for own in members]), depth)]
         return torch.tensor(dealt, dtype=torch.int64, device=x.device)
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +13,10 @@ from torch import Tensor
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
 from tokensieve.budget import deal
 from tokensieve.evidence import NEWLINE
-from tokensieve_strategies._maths.order import stacked
+from tokensieve_strategies._maths.order import runs, stacked
 
 Grid = list[list[int]]
 Cell = list[int]
-T = TypeVar("T")
 
 
 class Pool(Merger):
@@ -79,7 +77,7 @@ def _cells(grid: Grid, k: int) -> list[Cell]:
     several = [pictures[number] for number in sorted(pictures)]
     k = min(k, len(grid))
     if k < len(several):
-        return [[place for picture in run for place in picture] for run in _runs(several, k)]
+        return [[place for picture in several[run] for place in picture] for run in runs(len(several), k)]
     return [cell for own, c in zip(several, _share(k, several), strict=True) for cell in _bands(grid, own, c)]
 
 
@@ -89,17 +87,11 @@ def _bands(grid: Grid, picture: Cell, k: int) -> list[Cell]:
     at = {place: (last if grid[place][4] == NEWLINE else grid[place][4], grid[place][3]) for place in picture}
     rows, columns = (sorted({cell[axis] for cell in at.values()}) for axis in (1, 0))
     number = min(len(rows), k, max(1, math.floor(math.sqrt(k * len(rows) / len(columns)) + 0.5)))
-    band_of = {row: band for band, own in enumerate(_runs(rows, number)) for row in own}
+    band_of = {row: band for band, own in enumerate(runs(len(rows), number)) for row in rows[own]}
     bands: list[Cell] = [[] for _ in range(number)]
     for place in sorted(picture, key=lambda place: at[place]):
         bands[band_of[at[place][1]]].append(place)
-    return [cell for band, c in zip(bands, _share(k, bands), strict=True) for cell in _runs(band, c)]
-
-
-def _runs(items: Sequence[T], number: int) -> list[Sequence[T]]:
-    """Cut a list of m into runs of near-equal length: the i-th item is in run floor(i number / m)."""
-    m = len(items)
-    return [items[-(-run * m // number) : -(-(run + 1) * m // number)] for run in range(number)]
+    return [band[cell] for band, c in zip(bands, _share(k, bands), strict=True) for cell in runs(len(band), c)]
 
 
 def _share(k: int, parts: Sequence[Cell]) -> list[int]:

@@ -332,6 +332,26 @@ def test_equal_shares_differ_by_one_at_most_unless_a_group_is_used_up(tokens, ex
         assert max(taken.values(), default=0) <= min(open_groups, default=10**9) + 1
 
 
+def test_shares_by_rank_follow_the_order_of_the_whole():
+    # Two frames of four; the first has places 0, 1, 2 and 7 of the order, so 8 + 7 + 6 + 1 of 36 points.
+    grid = torch.zeros(1, 8, 5, dtype=torch.int64)
+    grid[0, 4:, 2] = 1
+    places = torch.tensor([0.0, 1, 2, 7, 3, 4, 5, 6])
+    tokens = Tokens.of(-places.reshape(1, 8, 1), grid=grid)
+    for k, first in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4), (7, 4)):
+        mask = select(PerGroup.of(A, share="ranked"), tokens, Keep.of(k)).mask[0]
+        assert int(mask[:4].sum()) == first, k
+        assert int(mask.sum()) == k
+
+
+def test_windows_are_squares_of_one_picture():
+    # Two tiles of 3 x 3, in windows of 2 x 2, cut off at the border.
+    cells = [(0, tile, 0, r, c) for tile in range(2) for r in range(3) for c in range(3)]
+    tokens = Tokens.of(-torch.arange(18.0).reshape(1, 18, 1), grid=torch.tensor([cells]))
+    mask = select(PerGroup.of(A, by="window", size=2), tokens, Keep.of(8)).mask[0].reshape(2, 3, 3)
+    assert mask.tolist() == [[[True, False, True], [False] * 3, [True, False, True]]] * 2
+
+
 # Apportionment
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,6 +31,12 @@ def over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
 def falling(x: Tensor) -> Tensor:
     """Give the places of `x` `[n]` by falling value, int64 `[n]`."""
     return x.argsort(descending=True, stable=True)
+
+
+def runs(n: int, number: int) -> list[slice]:
+    """Cut n places into `number` runs of near-equal length: place i is in run floor(i number / n)."""
+    ends = [-(-run * n // number) for run in range(number + 1)] if number else []
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def stacked(orders: Sequence[Tensor], depth: int, like: Tensor) -> Tensor:
