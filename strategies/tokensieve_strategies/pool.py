@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import islice
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class Pool(Merger):
 
     name = "pool"
     nested = False
+    known_failures: ClassVar = {"ties_by_id": "tokens that are alike are spread over cells, and each keeps its middle"}
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -37,6 +38,9 @@ class VisPruner(Ranker):
     nested = False
     paper = "https://arxiv.org/abs/2412.01818"
     examples = ({}, {"rho": 0.75, "step": 3}, {"rho": 0.0, "step": 1})
+    known_failures: ClassVar = {
+        "ties_by_id": "which side a token is on, and so what it is compared with, goes by its place"
+    }
 
     rho: float = Field(default=0.5, ge=0, le=1)
     step: int = Field(default=8, ge=1)
