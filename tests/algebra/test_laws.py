@@ -333,12 +333,12 @@ def test_equal_shares_differ_by_one_at_most_unless_a_group_is_used_up(tokens, ex
 
 
 def test_shares_by_rank_follow_the_order_of_the_whole():
-    # Two frames of four; the first has places 0, 1, 2 and 7 of the order, so 8 + 7 + 6 + 1 of 36 points.
+    # Two frames of four; the first has places 0, 7, 6 and 5 of the order, so 8 + 1 + 2 + 3 of 36 points.
     grid = torch.zeros(1, 8, 5, dtype=torch.int64)
     grid[0, 4:, 2] = 1
-    places = torch.tensor([0.0, 1, 2, 7, 3, 4, 5, 6])
+    places = torch.tensor([0.0, 7, 6, 5, 1, 2, 3, 4])
     tokens = Tokens.of(-places.reshape(1, 8, 1), grid=grid)
-    for k, first in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4), (7, 4)):
+    for k, first in ((1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2), (7, 3)):
         mask = select(PerGroup.of(A, share="ranked"), tokens, Keep.of(k)).mask[0]
         assert int(mask[:4].sum()) == first, k
         assert int(mask.sum()) == k

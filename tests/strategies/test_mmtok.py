@@ -14,6 +14,7 @@ from tokensieve import Evidence, Keep, Text, select
 from tokensieve.errors import ScoreError
 from tokensieve.testing import laws
 from tokensieve_strategies import MMTok
+from tokensieve_strategies._maths import coverage
 from tokensieve_strategies._maths.coverage import greedy_cover
 
 SETTINGS = st.sampled_from([{}, {"text_temperature": 0.5, "alpha": 0.0}, {"vision_temperature": 1.0, "alpha": 2.0}])
@@ -109,6 +110,15 @@ def test_where_no_gain_is_left_the_lowest_id_follows():
     picks = order(MMTok(alpha=0.0), tokens, 0)
     assert picks[1:] == sorted(picks[1:])
     assert order(MMTok(alpha=0.0), sample([5], text=(0,)), 0) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("block", [1, 30, 100])
+def test_blocks_change_nothing(monkeypatch, block):
+    rows = torch.rand(25, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plain = greedy_cover(rows, 15).tolist()
+    assert plain == greedy(rows.tolist(), 15)
+    monkeypatch.setattr(coverage, "_BLOCK", block)
+    assert greedy_cover(rows, 15).tolist() == plain
 
 
 def test_memory_is_that_of_the_matrix():

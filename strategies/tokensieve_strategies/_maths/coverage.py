@@ -7,6 +7,8 @@ from torch import Tensor
 
 _SLACK = 1e-9
 """Two gains this close, relatively, are one."""
+_BLOCK = 2**17
+"""How many values of `cover` are looked at at once: 1 MB."""
 
 
 def greedy_cover(cover: Tensor, depth: int) -> Tensor:
@@ -14,7 +16,7 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
 
     F(S) = sum over r of max over j in S of cover_rj, and 0 for no pick. Every prefix of the picks is
     the answer for its size. The lowest column wins ties, also where no gain is left. The host never
-    waits for the device; memory is that of `cover` once more.
+    waits for the device, and what a step needs beside `cover` stays in a processor's cache.
 
     Args:
         cover: float64 `[rows, n]`, not negative.
@@ -26,12 +28,18 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
     picks = torch.zeros(depth, dtype=torch.int64, device=cover.device)
     best = cover.new_zeros(cover.shape[0], 1)
     left = torch.ones(cover.shape[1], dtype=torch.bool, device=cover.device)
+    height = max(1, _BLOCK // max(1, cover.shape[1]))
+    # Views, which see `best` as it grows.
+    blocks = [*zip(cover.split(height), best.split(height), strict=True)]
     for turn in range(depth):
-        gain = (cover - best).clamp_(min=0).sum(dim=0).masked_fill(~left, -1.0)
+        gain = torch.zeros_like(cover[0])
+        for part, so_far in blocks:
+            gain += (part - so_far).clamp_(min=0).sum(dim=0)
+        gain = gain.masked_fill(~left, -1.0)
         tied = left & (gain >= gain.max() * (1 - _SLACK))
         # The first of those that are one.
         pick = tied.to(torch.uint8).argmax()
         picks[turn] = pick
         left = left & (torch.arange(len(left), device=left.device) != pick)
-        best = torch.maximum(best, cover.index_select(1, pick.reshape(1)))
+        torch.maximum(best, cover.index_select(1, pick.reshape(1)), out=best)
     return picks
