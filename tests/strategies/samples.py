@@ -2,7 +2,7 @@
 
 import torch
 
-from tokensieve import Evidence, Query, Tokens, Universe, Words
+from tokensieve import Evidence, Query, Text, Tokens, Universe, Words
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
 
@@ -25,6 +25,15 @@ def vectors(kind, shape, generator):
     return torch.randn(shape, generator=generator) * (torch.rand((*outer, n, 1), generator=generator) < 0.5)
 
 
+def attention(kind, shape, generator):
+    """Attention `[..., n, heads]`: equal, or with many ties, where the kind of vectors is."""
+    if kind == "equal":
+        return torch.full(shape, 0.25)
+    if kind in ("integers", "duplicates"):
+        return torch.randint(0, 3, shape, generator=generator) / 8
+    return torch.rand(shape, generator=generator)
+
+
 def sample(counts, kind="normal", seed=0, d=6, text=(2,), sign=1, width=4):
     """Canonical tokens: `counts` per row, with every kind of evidence.
 
@@ -42,12 +51,12 @@ def sample(counts, kind="normal", seed=0, d=6, text=(2,), sign=1, width=4):
     evidence = {
         Evidence.FEATURES: vectors(kind, (rows, n, d), g),
         Evidence.VISION_KEYS: vectors(kind, (rows, n, 4), g),
-        Evidence.VISION_ATTENTION: torch.rand(rows, n, 3, generator=g),
-        Evidence.VISION_RECEIVED: torch.rand(rows, n, 3, generator=g),
-        Evidence.VISION_MIDDLE: torch.rand(rows, n, 3, generator=g),
+        Evidence.VISION_ATTENTION: attention(kind, (rows, n, 3), g),
+        Evidence.VISION_RECEIVED: attention(kind, (rows, n, 3), g),
+        Evidence.VISION_MIDDLE: attention(kind, (rows, n, 3), g),
         Evidence.VISION_FEATURES: vectors(kind, (rows, n, 5), g),
         Evidence.DECODER_ATTENTION: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
-        Evidence.DECODER_CONTENT: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
+        Evidence.DECODER_CONTENT: attention(kind, (rows, n, 2), g),
         Evidence.DECODER_KEYS: vectors(kind, (rows, n, 4), g),
         Evidence.QUERY: Query(
             vectors(kind, (rows, n, 5), g),
@@ -56,6 +65,7 @@ def sample(counts, kind="normal", seed=0, d=6, text=(2,), sign=1, width=4):
             "test",
             sign,
         ),
+        Evidence.TEXT_FEATURES: Text(vectors(kind, (rows, m, d), g), torch.arange(m) < lengths),
         Evidence.DECODER_WORDS: Words(
             torch.randint(0, 4, (rows, n, m), generator=g).float(),
             vectors(kind, (rows, m, 4), g),

@@ -1,0 +1,40 @@
+"""Orders of tokens: by falling numbers, the lowest place first where numbers are one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tokensieve_strategies._maths.vectors import require_finite
+
+
+def over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
+    """Give the mean over heads, float32 `[rows, n]`; 0 at invalid places.
+
+    Summed in float64 and settled in float32: what rounding leaves between two means is a tie.
+
+    Args:
+        attention: `[rows, n, heads]`.
+        valid: bool `[rows, n]`.
+        what: what it is, for the message.
+
+    Raises:
+        ScoreError: if a valid token's attention holds NaN or an infinity.
+    """
+    require_finite(attention, valid, what)
+    return attention.double().mean(dim=-1).float().where(valid, 0.0)
+
+
+def falling(x: Tensor) -> Tensor:
+    """Give the places of `x` `[n]` by falling value, int64 `[n]`."""
+    return x.argsort(descending=True, stable=True)
+
+
+def stacked(orders: Sequence[Tensor], depth: int, like: Tensor) -> Tensor:
+    """Give the first `depth` places of every row's order as picks, int64 `[rows, depth]`, -1 where there is none."""
+    picks = like.new_full((len(orders), depth), -1, dtype=torch.int64)
+    for row, order in enumerate(orders):
+        picks[row, : len(order)] = order[:depth]
+    return picks
