@@ -116,12 +116,17 @@ def test_recipes_are_frozen_and_closed():
         Recipe(stages=recipe.stages, colour="red")
 
 
+# It is there to be found.
+COLLAPSE = "the formula collapses: '(graph[64] & query[64])' always keeps what 'query' alone keeps; graph has no effect"
+
+
 @pytest.mark.parametrize("name", sorted(REGISTRY.recipes))
 def test_shipped_recipes(name):
     recipe = Recipe.load(name, REGISTRY)
     assert recipe.name == name
     assert Recipe.loads(recipe.dump(), REGISTRY) == recipe
-    assert [f for f in ts.review(recipe) if f.level != "note"] == []
+    found = [f.message for f in ts.review(recipe) if f.level != "note"]
+    assert found == ([COLLAPSE] if name == "script-head" else [])
     jsonschema.validate(yaml.safe_load(REGISTRY.recipes[name].read_text(encoding="utf-8")), ts.schema(REGISTRY))
 
 
