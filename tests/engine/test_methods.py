@@ -9,8 +9,8 @@ import torch
 import tokensieve as ts
 from tokensieve.budget import count
 
-from .models import IMAGE, batch, llava, prompts
-from .reference import features
+from .models import IMAGE, RAGGED, batch, generate, llava, patches, prompts, shared
+from .reference import Cut, Written, attended, features
 from .test_vision import own
 
 REGISTRY = ts.default_registry()
@@ -140,7 +140,8 @@ def test_cdpruner_by_the_models_own_text():
 
 
 def test_fastervlm():
-    wanted = [best(weights.mean(dim=1), 64) for row in rows() for weights, _ in own(model(), row.pixels)]
+    seen = [picture[ts.Evidence.VISION_ATTENTION] for row in rows() for picture in own(model(), row.pixels)]
+    wanted = [best(attention.mean(dim=1), 64) for attention in seen]
     (found,), _ = kept(fitted("fastervlm"))
     same(found, wanted)
 
@@ -170,6 +171,81 @@ def test_script_filled_by_relevance_is_mostly_relevance():
         rest = [i for i in np.argsort(-similar(x, words), kind="stable").tolist() if i not in both]
         wanted.append(both + rest[: 64 - len(both)])
     same(found, wanted)
+
+
+def by_image(judge):
+    """Scores by id, each image's tokens judged among themselves by `judge` of their ids and the evidence."""
+
+    def all_images(evidence):
+        size, ids = patches(shared("sdpa")), sorted(evidence["features"])
+        images = {i // size for i in ids}
+        return {i: s for image in images for i, s in judge([i for i in ids if i // size == image], evidence).items()}
+
+    return all_images
+
+
+def by_content(ids, evidence):
+    """FEATHER: each head's attention without positions, shared among the image's tokens."""
+    heads = torch.stack([evidence["content"][i] for i in ids])
+    return dict(zip(ids, (heads / heads.sum(dim=0)).mean(dim=1).tolist(), strict=True))
+
+
+def by_raters(ids, evidence):
+    """SparseVLM: the mean over words after the image that match it more than the mean of these words does."""
+    words = evidence["words"]
+    after = [t for t in range(len(words["keys"])) if any(words["attention"][i][t] > 0 for i in ids)]
+    match = torch.zeros(len(after), dtype=torch.float64)
+    for i in ids:
+        match += (words["embeddings"][after] @ words["patch"][i]).softmax(dim=0) / len(ids)
+    raters = [t for t, m in zip(after, match, strict=True) if m > match.mean()]
+    return {i: float(words["attention"][i][raters].mean()) for i in ids}
+
+
+def by_pivots(ids, evidence):
+    """DART: pivots with the largest keys, then in turns what is the least like each."""
+    words = evidence["words"]
+
+    def largest(keys):
+        return sorted(keys, key=lambda i: -float(keys[i].abs().sum()))[:4]
+
+    picks = largest({i: evidence["keys"][i] for i in ids})
+    texts = largest(dict(enumerate(words["keys"])))
+    pivots = [evidence["features"][i] for i in picks] + [words["features"][t] for t in texts]
+    turn = 0
+    while len(picks) < len(ids):
+        similar = {
+            i: float(torch.cosine_similarity(pivots[turn % 8], evidence["features"][i], dim=0))
+            for i in ids
+            if i not in picks
+        }
+        picks.append(min(similar, key=similar.get))
+        turn += 1
+    return {i: -float(picks.index(i)) for i in ids}
+
+
+@pytest.mark.parametrize("sites", [(2,), (1, 3)], ids=["once", "twice"])
+@pytest.mark.parametrize(
+    ("name", "judge"),
+    [
+        ("fastv", attended),
+        ("feather", by_image(by_content)),
+        ("sparsevlm", by_image(by_raters)),
+        ("dart", by_image(by_pivots)),
+    ],
+    ids=["fastv", "feather", "sparsevlm", "dart"],
+)
+def test_inside_the_language_model_it_is_the_formula_on_a_written_decoder(name, judge, sites):
+    small = shared("sdpa")
+    row_of = prompts(small, RAGGED)
+    keeps = dict(zip(sites, (10, 5), strict=False))
+    strategy = REGISTRY.strategy(name)()
+    stages = tuple(ts.Stage(at=f"decoder.{at}", select=strategy, keep=keep) for at, keep in keeps.items())
+    with torch.no_grad(), ts.prune(small, ts.Recipe(stages=stages)) as run:
+        generate(small, row_of, 2)
+    for number, row in enumerate(row_of):
+        trace = Written(small).forward(row, {at: Cut(keep, judge) for at, keep in keeps.items()})
+        for at in keeps:
+            assert run.kept(f"decoder.{at}")[number].tolist() == trace.kept[at]
 
 
 def test_sparsevlm_goes_by_the_names_of_its_tables():
