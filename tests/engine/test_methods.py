@@ -9,19 +9,12 @@ import torch
 import tokensieve as ts
 from tokensieve.budget import count
 
-from .models import IMAGE, RAGGED, batch, generate, llava, patches, prompts, shared
+from .models import IMAGE, RAGGED, batch, fitted, generate, llava, patches, prompts, shared, shipped
 from .reference import Cut, Written, attended, features
 from .test_vision import own
 
 REGISTRY = ts.default_registry()
 PATCHES = 576
-
-
-def in_decoder(name):
-    return all(stage.at.part == "decoder" for stage in ts.Recipe.load(name, REGISTRY).stages)
-
-
-RECIPES = [name for name in sorted(REGISTRY.recipes) if in_decoder(name)]
 
 
 @lru_cache(maxsize=1)
@@ -33,16 +26,6 @@ def model():
 def rows():
     # Two images and a short text, one image and a long one.
     return tuple(prompts(model(), [[3, IMAGE, 4, IMAGE, 2], [1, IMAGE, 9]]))
-
-
-def fitted(name):
-    """The recipe with its sites in a model of four layers: those before layer 0 stay there."""
-    recipe = ts.Recipe.load(name, REGISTRY)
-    deep = [stage.at.block > 0 for stage in recipe.stages]
-    stages = tuple(
-        stage.model_copy(update={"at": ts.Site("decoder", sum(deep[: i + 1]))}) for i, stage in enumerate(recipe.stages)
-    )
-    return recipe.replace(stages=stages, budgets=recipe.budgets)
 
 
 @torch.no_grad()
@@ -85,7 +68,7 @@ def same(found, wanted):
     assert [one.tolist() for one in found] == [sorted(int(i) for i in one) for one in wanted]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_meets_its_budget_in_every_image(name):
     """Sorted, no id twice, never one that is gone: a published port hands the layers their tokens by rank."""
     recipe = fitted(name)
