@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -157,6 +157,61 @@ def counts(keep: Keep, ns: Tensor) -> Tensor:
         return ns - (ns // 2).clamp(max=keep.less)
     sizes = [count(keep, int(n)) for n in ns.tolist()]
     return torch.tensor(sizes, dtype=torch.int64, device=ns.device)
+
+
+def average(tokens: int, layers: int, cuts: Mapping[int, int]) -> Fraction:
+    """Give the mean number of visual tokens per decoder layer: what budgets at different sites are compared by.
+
+    Args:
+        tokens: visual tokens entering the language model.
+        layers: how many layers it has.
+        cuts: how many tokens stay at decoder.K, by K. Layers before K still process all that came before.
+
+    Raises:
+        BudgetError: if a site is not in the model, or a count is not between 1 and what enters.
+    """
+    total, before, left = 0, 0, tokens
+    for at, keep in sorted(cuts.items()):
+        if not 0 <= at < layers:
+            raise BudgetError(f"there is no decoder.{at} in {layers} layers")
+        if not 1 <= keep <= left:
+            raise BudgetError(f"decoder.{at} is entered by {left} tokens, so it cannot keep {keep}")
+        total += left * (at - before)
+        before, left = at, keep
+    return Fraction(total + left * (layers - before), layers)
+
+
+def for_average(
+    wanted: int | float | Fraction, tokens: int, layers: int, at: int, before: Mapping[int, int] | None = None
+) -> int:
+    """Give how many tokens must stay at decoder.`at` for a mean of `wanted` per layer, to the nearest token.
+
+    Papers that cut inside the language model give their budgets as such a mean. Halves round down.
+
+    Args:
+        wanted: visual tokens per decoder layer, on average.
+        tokens: visual tokens entering the language model.
+        layers: how many layers it has.
+        at: the layer before which the last cut acts.
+        before: how many tokens earlier cuts leave at decoder.K, by K.
+
+    Raises:
+        BudgetError: if no count gives that mean, or an earlier cut is not possible.
+    """
+    earlier = dict(before or {})
+    if any(site >= at for site in earlier):
+        raise BudgetError(f"cuts before decoder.{at} are at smaller sites, not at {sorted(earlier)}")
+    entering = earlier[max(earlier)] if earlier else tokens
+    least, most = (average(tokens, layers, earlier | {at: keep}) for keep in (1, entering))
+    mean = simplest(wanted) if isinstance(wanted, float) else Fraction(wanted)
+    # The mean grows by the same with every token.
+    found = 1 + math.ceil((mean - least) * Fraction(layers, layers - at) - Fraction(1, 2))
+    if not 1 <= found <= entering:
+        raise BudgetError(
+            f"a mean of {float(mean):g} tokens per layer cannot be had at decoder.{at}: {tokens} tokens enter, and "
+            f"in {layers} layers a cut there gives means from {float(least):g} to {float(most):g}"
+        )
+    return found
 
 
 def deal(weights: Sequence[Fraction], capacity: Sequence[int]) -> Iterator[int]:

@@ -68,13 +68,14 @@ class Chain:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_scores(cls, universe: Universe, scores: Tensor, key: object) -> Chain:
+    def from_scores(cls, universe: Universe, scores: Tensor, key: object, notes: tuple[str, ...] = ()) -> Chain:
         """Rank tokens by falling score, ties by ascending id.
 
         Args:
             universe: the tokens.
             scores: `[rows, n]`, any real dtype; infinities are allowed.
             key: whose order it is.
+            notes: what the ledger should say about it.
 
         Raises:
             ScoreError: if a valid token's score is NaN, or the shape is not `[rows, n]`.
@@ -90,7 +91,7 @@ class Chain:
         by_score = scores.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices
         # Invalid places go last whatever their score says.
         last = padded.gather(1, by_score).to(torch.uint8).sort(dim=1, stable=True).indices
-        return cls.from_picks(universe, by_id.gather(1, by_score.gather(1, last)), key)
+        return cls.from_picks(universe, by_id.gather(1, by_score.gather(1, last)), key, notes)
 
     @classmethod
     def from_picks(cls, universe: Universe, picks: Tensor, key: object, notes: tuple[str, ...] = ()) -> Chain:
@@ -306,7 +307,7 @@ def fuse(chains: Sequence[Chain], weights: Sequence[Fraction], key: object) -> C
     total = torch.zeros_like(chains[0].level)
     for chain, weight in zip(chains, whole, strict=True):
         total = total + weight * chain.ordered(key).level
-    return replace(Chain.from_scores(universe, -total, key), notes=noted(chains))
+    return Chain.from_scores(universe, -total, key, noted(chains))
 
 
 def interleave(chains: Sequence[Chain], shares: Sequence[Fraction], key: object) -> Chain:

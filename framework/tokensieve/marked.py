@@ -13,6 +13,8 @@ from tokensieve.errors import RecipeError
 
 LARGEST = 64 * 1024
 DEEPEST = 32
+NUMBERED = ("budgets",)
+"""The one mapping whose keys are numbers."""
 
 Path = tuple[str | int, ...]
 
@@ -148,12 +150,15 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], source: str) -> 
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
     if isinstance(node, yaml.MappingNode):
-        mapping: dict[str, Any] = {}
+        mapping: dict[str | int, Any] = {}
+        numbered = path == NUMBERED
         for key_node, value_node in node.value:
             at = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                raise RecipeError(f"a key is a word; {_shown(key_node)} is not  ({source}:{at})")
-            key = key_node.value
+            tag = f"tag:yaml.org,2002:{'int' if numbered else 'str'}"
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != tag:
+                what = f"a number under {path[-1]}" if numbered else "a word"
+                raise RecipeError(f"a key is {what}; {_shown(key_node)} is not  ({source}:{at})")
+            key = _integer(key_node.value, source, at) if numbered else str(key_node.value)
             if key in mapping:
                 first = lines[(*path, key)]
                 raise RecipeError(f"'{key}' stands here a second time (first at line {first})  ({source}:{at})")
@@ -171,12 +176,16 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], source: str) -> 
         case "bool":
             return text.lower() == "true"
         case "int":
-            if len(text) > 20:
-                raise RecipeError(f"{text[:20]}... is too large a number  ({source}:{line})")
-            return int(text)
+            return _integer(text, source, line)
         case "float":
             return Decimal(text)
     return text
+
+
+def _integer(text: str, source: str, line: int) -> int:
+    if len(text) > 20:
+        raise RecipeError(f"{text[:20]}... is too large a number  ({source}:{line})")
+    return int(text)
 
 
 def _shown(node: yaml.Node) -> str:

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
@@ -116,26 +116,30 @@ class Stage(BaseModel):
         return Keep.of(value.text if isinstance(value, marked.Decimal) else value)
 
 
-class Operands(Mapping[str, Strategy]):
-    """Strategies by the name under which formulas know them; frozen, and equal to a dict of the same."""
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
-    def __init__(self, strategies: Mapping[str, Strategy]) -> None:
-        self._strategies = dict(strategies)
 
-    def __getitem__(self, name: str) -> Strategy:
-        return self._strategies[name]
+class Frozen(Mapping[_Key, _Value]):
+    """A mapping that never changes: it has a hash, and equals a dict of the same."""
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._strategies)
+    def __init__(self, content: Mapping[_Key, _Value]) -> None:
+        self._content = dict(content)
+
+    def __getitem__(self, key: _Key) -> _Value:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(self._content)
 
     def __len__(self) -> int:
-        return len(self._strategies)
+        return len(self._content)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._strategies.items()))
+        return hash(frozenset(self._content.items()))
 
     def __repr__(self) -> str:
-        return repr(self._strategies)
+        return repr(self._content)
 
 
 class Recipe(BaseModel):
@@ -148,6 +152,8 @@ class Recipe(BaseModel):
         strategies: operands by the name under which formulas know them; those that are given no
             name get one made up.
         stages: cuts at strictly deeper sites.
+        budgets: lists of budgets, one for each of several stages, by the count under which `replace` knows
+            them. A method that counts its budget otherwise has its own numbers here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -157,15 +163,22 @@ class Recipe(BaseModel):
     positions: Positions = "original"
     strategies: Mapping[str, Strategy] = {}
     stages: tuple[Stage, ...]
+    budgets: Mapping[int, tuple[Keep, ...]] = {}
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return {n: _list(n, entry) for n, entry in value.items()} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        problem = _problem(self.strategies, self.stages)
+        problem = _problem(self.strategies, self.stages, self.budgets)
         if problem is not None:
             raise ValueError(problem[1])
         named = {name: leaf for leaf, name in self.names().items() if isinstance(leaf, Strategy)}
         # A frozen model can only set a derived value this way.
-        object.__setattr__(self, "strategies", Operands(named))
+        object.__setattr__(self, "strategies", Frozen(named))
+        object.__setattr__(self, "budgets", Frozen(self.budgets))
         return self
 
     # Reading
@@ -227,8 +240,9 @@ class Recipe(BaseModel):
         """Give a changed copy.
 
         Args:
-            keep: a budget for a recipe of one stage, or a list with one for each stage.
-            changes: other fields of the recipe.
+            keep: a budget for a recipe of one stage, a list with one for each stage, or a count that names such
+                a list among the recipe's own `budgets`.
+            changes: other fields of the recipe. Other stages leave its own budgets behind.
 
         Raises:
             RecipeError: if the number of budgets is not the number of stages, or a field is unknown.
@@ -242,12 +256,17 @@ class Recipe(BaseModel):
         # Names outlive a change of the stages where they still name something.
         leaves = _leaves(stages)
         fields["strategies"] = {name: leaf for name, leaf in self.strategies.items() if leaf in leaves}
+        fields["budgets"] = changes.pop("budgets", self.budgets if stages == self.stages else {})
         if keep is not None:
             keeps = list(keep) if isinstance(keep, Sequence) and not isinstance(keep, str) else [keep]
+            if len(keeps) == 1:
+                named = Keep.of(keeps[0]).count
+                keeps = list(fields["budgets"].get(named, keeps))
             if len(keeps) != len(stages):
+                own = f", or one of its own: {listing(map(str, fields['budgets']))}" if fields["budgets"] else ""
                 raise RecipeError(
                     f"'{self.name}' has {len(stages)} stages ({', '.join(str(s.at) for s in stages)}), so keep "
-                    f"takes {len(stages)} budgets, not {len(keeps)}"
+                    f"takes {len(stages)} budgets, not {len(keeps)}{own}"
                 )
             stages = tuple(
                 stage.model_copy(update={"keep": Keep.of(budget)}) for stage, budget in zip(stages, keeps, strict=True)
@@ -304,7 +323,10 @@ class Recipe(BaseModel):
         head["positions"] = self.positions
         if strategies:
             head["strategies"] = strategies
-        return head | {"stages": stages}
+        head["stages"] = stages
+        if self.budgets:
+            head["budgets"] = {n: [keep.written() for keep in keeps] for n, keeps in self.budgets.items()}
+        return head
 
     def dump(self, path: str | Path | None = None) -> str:
         """Give the recipe as YAML, and write it to `path` if given; `loads` reads it back equal."""
@@ -316,7 +338,7 @@ class Recipe(BaseModel):
     def hash(self) -> str:
         """Give 16 hexadecimal digits that change with anything that changes a result.
 
-        Every setting counts, defaults too; names of recipe and operands do not.
+        Every setting counts, defaults too; names of recipe and operands do not, nor do budgets not taken.
         """
 
         def leaf(strategy: Expression) -> str:
@@ -358,7 +380,8 @@ class _Reader:
             raise self._error(RecipeError, "stages is a list with at least one stage", ("stages",))
         expanded = [(i, stage) for i, entry in enumerate(entries) for stage in self._stages(entry, i, operands)]
         stages = tuple(stage for _, stage in expanded)
-        problem = _problem(operands, stages)
+        budgets = self._budgets(data.get("budgets"))
+        problem = _problem(operands, stages, budgets)
         if problem is not None:
             path, said = problem
             if path[0] == "stages" and len(path) > 1:
@@ -366,7 +389,7 @@ class _Reader:
                 path = ("stages", expanded[int(path[1])][0], *path[2:])
             raise self._error(RecipeError, said, path)
         try:
-            return Recipe.model_validate({**data, "strategies": operands, "stages": stages})
+            return Recipe.model_validate({**data, "strategies": operands, "stages": stages, "budgets": budgets})
         except ValidationError as error:
             raise self._error(RecipeError, _first(error), error.errors()[0]["loc"]) from None
 
@@ -387,6 +410,19 @@ class _Reader:
                 raise self._error(RecipeError, f"'{name}' says which strategy it uses: {{use: gsp}}", (*path, "use"))
             operands[name] = self._strategy(settings, path)
         return operands
+
+    def _budgets(self, data: object) -> dict[int, tuple[Keep, ...]]:
+        if data is None:
+            return {}
+        if not isinstance(data, dict):
+            raise self._error(RecipeError, f"budgets is a mapping from counts to lists: {_LISTS}", ("budgets",))
+        budgets = {}
+        for number, entry in data.items():
+            try:
+                budgets[number] = _list(number, entry)
+            except BudgetError as error:
+                raise self._error(type(error), str(error), ("budgets", number)) from None
+        return budgets
 
     def _strategy(self, settings: dict[str, Any], path: marked.Path) -> Strategy:
         try:
@@ -477,7 +513,21 @@ class _Reader:
         return kind(f"{message[:1800]}  ({self._source}:{self._document.line(tuple(path))})")
 
 
-def _problem(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) -> tuple[marked.Path, str] | None:
+_LISTS = "{192: [300, 200, 110]}"
+
+
+def _list(number: object, entry: object) -> tuple[Keep, ...]:
+    """Read one entry of `budgets`."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise BudgetError(f"budgets are named by counts, as in {_LISTS}; {number!r} is none")
+    if not isinstance(entry, (list, tuple)):
+        raise BudgetError(f"budget {number} is a list with a budget for each stage, as in {_LISTS}, not {entry!r}")
+    return tuple(Keep.of(value.text if isinstance(value, marked.Decimal) else value) for value in entry)
+
+
+def _problem(
+    strategies: Mapping[str, Strategy], stages: Sequence[Stage], budgets: Mapping[int, Sequence[Keep]]
+) -> tuple[marked.Path, str] | None:
     """Find what is wrong with a recipe as a whole, and where."""
     if not stages:
         return ("stages",), "a recipe has at least one stage"
@@ -511,6 +561,14 @@ def _problem(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) -> tup
                 f"keep: auto at {stage.at} is the size of a lone Chooser's own set; "
                 f"'{_bare(formula)}' is none, so give a budget"
             )
+    for number, keeps in budgets.items():
+        if len(stages) == 1:
+            return ("budgets",), "budgets is for recipes of several stages; the budget of one stage is what keep says"
+        if len(keeps) != len(stages):
+            sites = ", ".join(str(stage.at) for stage in stages)
+            return ("budgets", number), f"budget {number} has {len(keeps)} entries for {len(stages)} stages ({sites})"
+        if any(keep.auto for keep in keeps):
+            return ("budgets", number), f"budget {number} has auto for an entry; give numbers"
     return None
 
 
@@ -658,6 +716,12 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
                 "additionalProperties": {"oneOf": operands},
             },
             "stages": {"type": "array", "minItems": 1, "items": stage},
+            "budgets": {
+                "description": "a list of budgets, one for each of several stages, by the count that stands for it",
+                "type": "object",
+                "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"},
+                "additionalProperties": {"type": "array", "minItems": 2, "items": budget},
+            },
         },
         "required": ["stages"],
         "additionalProperties": False,

@@ -7,7 +7,12 @@ from importlib.resources import files
 
 import tokensieve
 from tokensieve import Registry, Strategy, hookimpl
+from tokensieve_strategies.cdpp import CDPP as CDPP
+from tokensieve_strategies.cls import CLS as CLS
+from tokensieve_strategies.dart import DART as DART
+from tokensieve_strategies.divprune import DivPrune as DivPrune
 from tokensieve_strategies.fastv import FastV as FastV
+from tokensieve_strategies.feather import Feather as Feather
 from tokensieve_strategies.gsp import GSP as GSP
 from tokensieve_strategies.hiprune import HiPrune as HiPrune
 from tokensieve_strategies.holov import HoloV as HoloV
@@ -17,8 +22,10 @@ from tokensieve_strategies.pool import Pool as Pool
 from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.qcsp import QCSP as QCSP
 from tokensieve_strategies.random import Random as Random
+from tokensieve_strategies.sparsevlm import SparseVLM as SparseVLM
 from tokensieve_strategies.temporal import Temporal as Temporal
 from tokensieve_strategies.tome import ToMe as ToMe
+from tokensieve_strategies.trim import TRIM as TRIM
 from tokensieve_strategies.uniform import Uniform as Uniform
 from tokensieve_strategies.visionzip import VisionZip as VisionZip
 from tokensieve_strategies.vispruner import VisPruner as VisPruner

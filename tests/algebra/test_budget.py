@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 
 from tokensieve import Keep
-from tokensieve.budget import count, counts, deal
+from tokensieve.budget import average, count, counts, deal, for_average
 from tokensieve.errors import BudgetError
 from tokensieve.testing.generators import keeps, shares
 
@@ -296,3 +296,86 @@ def test_every_party_is_near_its_quota_while_nobody_is_saturated(parties, house)
         # No divisor method keeps strictly to the quota, but one of two parties it does.
         if len(weights) == 2 and all(weights):
             assert abs(dealt.count(party) - house * weight / sum(weights)) < 1
+
+
+def layer_by_layer(tokens, layers, cuts):
+    """The mean, by walking through the layers."""
+    now, total = tokens, 0
+    for layer in range(layers):
+        now = cuts.get(layer, now)
+        total += now
+    return Fraction(total, layers)
+
+
+@st.composite
+def schedules(draw):
+    layers, tokens = draw(st.integers(1, 12)), draw(st.integers(1, 40))
+    sites = sorted(draw(st.sets(st.integers(0, layers - 1), max_size=4)))
+    left, cuts = tokens, {}
+    for site in sites:
+        left = draw(st.integers(1, left))
+        cuts[site] = left
+    return tokens, layers, cuts
+
+
+@given(schedules(), st.randoms())
+def test_an_average_is_the_layers_counted_one_by_one(schedule, random):
+    tokens, layers, cuts = schedule
+    pairs = list(cuts.items())
+    random.shuffle(pairs)
+    assert average(tokens, layers, dict(pairs)) == layer_by_layer(tokens, layers, cuts)
+
+
+@given(schedules(), st.fractions(min_value=0, max_value=45, max_denominator=60))
+def test_the_count_for_an_average_is_the_nearest(schedule, wanted):
+    tokens, layers, cuts = schedule
+    at, _ = cuts.popitem() if cuts else (0, 0)
+    entering = list(cuts.values())[-1] if cuts else tokens
+    apart = {k: abs(layer_by_layer(tokens, layers, cuts | {at: k}) - wanted) for k in range(1, entering + 1)}
+    step = Fraction(layers - at, layers)
+    if min(apart.values()) <= step / 2:
+        # The smaller of two that are as near; one below the least by half a token would be none at all.
+        nearest = min(k for k in apart if apart[k] == min(apart.values()))
+        if wanted == layer_by_layer(tokens, layers, cuts | {at: 1}) - step / 2:
+            nearest = None
+    else:
+        nearest = None
+    if nearest is None:
+        with pytest.raises(BudgetError, match=r"cannot be had at decoder\."):
+            for_average(wanted, tokens, layers, at, cuts)
+    else:
+        assert for_average(wanted, tokens, layers, at, cuts) == nearest
+
+
+def test_averages_of_published_schedules():
+    """Of 576 tokens in 32 layers."""
+    # FastV: what stays from layer 2, and from layer 3, for a mean of 192, 128 and 64.
+    assert [for_average(mean, 576, 32, at=2) for mean in (192, 128, 64)] == [166, 98, 30]
+    assert [for_average(mean, 576, 32, at=3) for mean in (192, 128, 64)] == [152, 82, 11]
+    # PyramidDrop's halves at layers 8, 16 and 24.
+    assert average(576, 32, {8: 288, 16: 144, 24: 72}) == 270
+    # SparseVLM's "192": as its authors count, and from where it acts.
+    assert average(576, 32, {2: 300, 6: 200, 16: 110}) == 191
+    assert average(576, 32, {3: 300, 7: 200, 16: 110}) == Fraction("202.75")
+    # What its last cut would have to leave for 192 of the latter.
+    assert for_average(192, 576, 32, at=16, before={3: 300, 7: 200}) == 88
+    assert for_average(float(average(576, 32, {2: 64})), 576, 32, at=2) == 64
+    assert average(576, 32, {0: 64}) == 64
+    assert average(576, 32, {}) == 576
+
+
+@pytest.mark.parametrize(
+    ("wanted", "at", "before", "message"),
+    [
+        (36, 2, {}, r"a mean of 36 tokens .* decoder.2: 576 tokens enter, .* means from 36.9375 to 576"),
+        (577, 2, {}, "cannot be had"),
+        (64, 32, {}, "there is no decoder.32 in 32 layers"),
+        (64, -1, {}, "there is no decoder.-1"),
+        (64, 8, {8: 300}, r"cuts before decoder.8 are at smaller sites, not at \[8\]"),
+        (64, 8, {2: 300, 4: 301}, "decoder.4 is entered by 300 tokens, so it cannot keep 301"),
+        (64, 8, {2: 0}, "decoder.2 is entered by 576 tokens, so it cannot keep 0"),
+    ],
+)
+def test_averages_that_cannot_be_had(wanted, at, before, message):
+    with pytest.raises(BudgetError, match=message):
+        for_average(wanted, 576, 32, at, before)

@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
+import tokensieve as ts
 from tokensieve.testing.prompts import cache_name, lively
 from tokensieve_adapters.llava import LlavaAdapter
 
@@ -158,3 +159,20 @@ def checkpointing(model, settings=None):
     """Turn gradient checkpointing on, by the name that this transformers has for it."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(settings)
+
+
+def shipped():
+    """Names of the shipped recipes that cut in the language model alone."""
+    registry = ts.default_registry()
+    loaded = {name: ts.Recipe.load(name, registry) for name in sorted(registry.recipes)}
+    return [name for name, recipe in loaded.items() if all(stage.at.part == "decoder" for stage in recipe.stages)]
+
+
+def fitted(name):
+    """A shipped recipe with its sites in a model of four layers: decoder.0 stays, the others are one layer apart."""
+    recipe = ts.Recipe.load(name)
+    deep = [stage.at.block > 0 for stage in recipe.stages]
+    stages = tuple(
+        stage.model_copy(update={"at": ts.Site("decoder", sum(deep[: i + 1]))}) for i, stage in enumerate(recipe.stages)
+    )
+    return recipe.replace(stages=stages, budgets=recipe.budgets)

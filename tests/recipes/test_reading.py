@@ -169,6 +169,37 @@ def test_a_range_is_a_stage_at_each_site():
         Recipe.of(norm, [3], at="encoder.1..3")
 
 
+TWO = "stages:\n- {at: decoder.0, select: norm, keep: 300}\n- {at: decoder.2, select: norm, keep: 200}\nbudgets:\n"
+
+
+@pytest.mark.parametrize(
+    ("budgets", "kind", "line", "part"),
+    [
+        ("  192: [300]\n", RecipeError, 5, "budget 192 has 1 entries for 2 stages (decoder.0, decoder.2)"),
+        ("  64: [9, 8]\n  192: [9, auto]\n", RecipeError, 6, "budget 192 has auto for an entry"),
+        ("  64: [9, 8]\n  192: 64\n", BudgetError, 6, "budget 192 is a list with a budget for each stage"),
+        ("  64: [9, 1.5]\n", BudgetError, 5, "keep 3/2 is not in (0, 1]"),
+        ("  0: [9, 8]\n", BudgetError, 5, "budgets are named by counts"),
+        ("  x: [9, 8]\n", RecipeError, 5, "a key is a number under budgets; 'x' is not"),
+        ("  '64': [9, 8]\n", RecipeError, 5, "a key is a number under budgets"),
+        ("  64: [9, 8]\n  64: [9, 8]\n", RecipeError, 6, "'64' stands here a second time (first at line 5)"),
+        ("  1" + "0" * 20 + ": [9, 8]\n", RecipeError, 5, "is too large a number"),
+        ("- [9, 8]\n", RecipeError, 4, "budgets is a mapping from counts to lists"),
+    ],
+)
+def test_budgets_that_are_refused(budgets, kind, line, part):
+    with pytest.raises(TokensieveError) as raised:
+        load(TWO + budgets)
+    assert type(raised.value) is kind
+    assert part in str(raised.value)
+    assert str(raised.value).endswith(f"(dir/r.yaml:{line})")
+
+
+def test_one_stage_has_no_budgets_beside_keep():
+    with pytest.raises(RecipeError, match=r"budgets is for recipes of several stages.*:10\)"):
+        load(GOOD + "budgets: {64: [30]}\n")
+
+
 ORDER = GOOD + "  - at: decoder.0\n    select: b\n    keep: 8\n"
 
 

@@ -56,7 +56,7 @@ def sample(counts, kind="normal", seed=0, d=6, text=(2,), sign=1, width=4):
         Evidence.VISION_MIDDLE: attention(kind, (rows, n, 3), g),
         Evidence.VISION_FEATURES: vectors(kind, (rows, n, 5), g),
         Evidence.DECODER_ATTENTION: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
-        Evidence.DECODER_CONTENT: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
+        Evidence.DECODER_CONTENT: attention(kind, (rows, n, 2), g),
         Evidence.DECODER_KEYS: vectors(kind, (rows, n, 4), g),
         Evidence.QUERY: Query(
             vectors(kind, (rows, n, 5), g),

@@ -13,7 +13,7 @@ from tokensieve import Chain, Evidence, Keep, Query, Tokens, Universe, select
 from tokensieve.errors import ScoreError
 from tokensieve_strategies import GSP, QCSP, Random
 from tokensieve_strategies._maths.dpp import greedy_map
-from tokensieve_strategies.qcsp import relevance
+from tokensieve_strategies._maths.relevance import relevance
 
 
 class Syncs(TorchDispatchMode):

@@ -25,6 +25,8 @@ def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
     facts = [("recipe", f"{recipe.name}  ({recipe.hash()})"), ("positions", recipe.positions)]
     if recipe.paper:
         facts.insert(1, ("paper", recipe.paper))
+    if recipe.budgets:
+        facts.append(("budgets", ", ".join(map(str, recipe.budgets))))
     if adapter is not None:
         facts.append(("model", f"{type(adapter.model).__name__}, adapter {adapter.name}"))
     for fact in facts:

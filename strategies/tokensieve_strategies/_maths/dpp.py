@@ -41,6 +41,16 @@ class Picks:
     gains: Tensor
     rank: Tensor
 
+    def notes(self, counts: Tensor, who: str) -> tuple[str, ...]:
+        """Say in which rows, of `counts` `[rows]` tokens, places were filled by quality."""
+        asked = counts.clamp(max=self.places.shape[1])
+        facts = torch.stack([self.rank, asked], dim=1).tolist()
+        return tuple(
+            f"{who}: rank {rank} reached in row {row}; {places - rank} places filled by relevance"
+            for row, (rank, places) in enumerate(facts)
+            if rank < places
+        )
+
 
 def greedy_map(features: Tensor, quality: Tensor, valid: Tensor, depth: int) -> Picks:
     """Pick `depth` tokens of every row, the lowest place on ties.
