@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -33,6 +33,8 @@ class Strategy(Expression, BaseModel):
     """Where it was published."""
     examples: ClassVar[tuple[dict[str, object], ...]] = ({},)
     """Small settings with which the conformance kit tries it."""
+    known_failures: ClassVar[Mapping[str, str]] = {}
+    """The laws of the conformance kit that it breaks by design, each with the reason."""
 
     if TYPE_CHECKING:
         # Frozen, so pydantic makes it; only type checkers need to be told.
