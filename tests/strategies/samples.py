@@ -1,5 +1,5 @@
 """Tokens with all evidence: those that the conformance kit ships."""
 
-from tokensieve.testing.samples import KINDS, row, sample, scrambled, vectors
+from tokensieve.testing.samples import KINDS, attention, row, sample, scrambled, vectors
 
-__all__ = ["KINDS", "row", "sample", "scrambled", "vectors"]
+__all__ = ["KINDS", "attention", "row", "sample", "scrambled", "vectors"]

@@ -53,6 +53,15 @@ def vectors(kind: str, shape: Sequence[int], generator: torch.Generator) -> Tens
     raise ValueError(f"no kind of vectors is named '{kind}'; there are {', '.join(KINDS)} and rank 1")
 
 
+def attention(kind: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draw attention `[..., n, heads]`: equal, or with many ties, where vectors of that kind have them."""
+    if kind == "equal":
+        return torch.full(tuple(shape), 0.25)
+    if kind in ("integers", "duplicates"):
+        return torch.randint(0, 3, tuple(shape), generator=generator) / 8
+    return torch.rand(tuple(shape), generator=generator)
+
+
 def sample(
     counts: Sequence[int],
     kind: str = "normal",
@@ -85,9 +94,9 @@ def sample(
     evidence: dict[Evidence, Value] = {
         Evidence.FEATURES: vectors(kind, (rows, n, d), g),
         Evidence.VISION_KEYS: vectors(kind, (rows, n, 4), g),
-        Evidence.VISION_ATTENTION: torch.rand(rows, n, 3, generator=g),
-        Evidence.VISION_RECEIVED: torch.rand(rows, n, 3, generator=g),
-        Evidence.VISION_MIDDLE: torch.rand(rows, n, 3, generator=g),
+        Evidence.VISION_ATTENTION: attention(kind, (rows, n, 3), g),
+        Evidence.VISION_RECEIVED: attention(kind, (rows, n, 3), g),
+        Evidence.VISION_MIDDLE: attention(kind, (rows, n, 3), g),
         Evidence.VISION_FEATURES: vectors(kind, (rows, n, 5), g),
         Evidence.DECODER_ATTENTION: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
         Evidence.DECODER_CONTENT: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
@@ -99,6 +108,7 @@ def sample(
             "test",
             sign,
         ),
+        Evidence.TEXT_FEATURES: Text(vectors(kind, (rows, m, d), g), mask),
         Evidence.DECODER_WORDS: Words(
             torch.randint(0, 4, (rows, n, m), generator=g).float(),
             vectors(kind, (rows, m, 4), g),
@@ -109,7 +119,6 @@ def sample(
         ),
         Evidence.GRID: torch.stack([flat, flat, flat, place // width, place % width], dim=-1),
         Evidence.SIZES: torch.randint(1, 4, (rows, n), generator=g).float(),
-        Evidence.TEXT_FEATURES: Text(torch.randint(-2, 3, (rows, m, d), generator=g).float(), mask),
     }
     keys = torch.arange(rows) * 11 + 5
     return Tokens(Universe(universe.valid, ids), evidence, keys, torch.arange(rows))
