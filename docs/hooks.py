@@ -137,7 +137,7 @@ def catalogue() -> str:
                 f"[`{name}`](#{name})",
                 _kind(strategy),
                 _needs(strategy),
-                "<br>".join(_published(one) for one in origin.publications) or "a control",
+                "<br>".join(_published(one) for one in origin.publications) or origin.note or "a control",
                 "<br>".join(one.licence for one in published) or "ours",
                 origin.time,
                 origin.memory,
@@ -196,7 +196,7 @@ def differences(strategy: type[ts.Strategy]) -> str:
     """Give the part of a docstring that says what the strategy is beside its paper, or that there is none."""
     paragraphs = (inspect.getdoc(strategy) or "").split("\n\n")
     told = [" ".join(p.split()) for p in paragraphs if p.startswith("Paper:") or "without a paper" in p]
-    return " ".join(told) or first_sentence(strategy)
+    return " ".join(told)
 
 
 def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
@@ -216,11 +216,22 @@ def _section(name: str, strategy: type[ts.Strategy]) -> str:
         lines.append(f"- **{_published(one)}**{f', {work.venue}' if work.venue else ''}. Code: {work.code};")
         lines.append(f"  licence: {work.licence}. To reproduce it: {recipe}. Tables: {places or 'none seen'}.")
         lines += [f"    - {claim.text} ({claim.source})" for claim in work.claims]
-    if origin.note:
+    if origin.note and origin.publications:
         lines.append(f"- Of it: {origin.note}.")
+    used = [f"`{recipe}`" for recipe, parts in _used_by(registry).items() if name in parts]
+    if used:
+        lines.append(f"- Recipes with it: {', '.join(used)}.")
     for law, reason in strategy.known_failures.items():
         lines.append(f"- Does not keep `{law}`: {reason}.")
     return "\n".join(lines)
+
+
+def _used_by(registry: ts.Registry) -> dict[str, set[str]]:
+    """Give the names of the strategies in every shipped recipe."""
+    return {
+        name: {one.name for one in ts.Recipe.load(name, registry).strategies.values()}
+        for name in sorted(registry.recipes)
+    }
 
 
 def _published(name: str) -> str:

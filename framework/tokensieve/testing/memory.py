@@ -1,0 +1,24 @@
+"""How much memory a computation takes on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak(compute: Callable[[], object]) -> int:
+    """Give the most bytes that tensors took at once while `compute` ran, beside those there were before.
+
+    Counted by torch's own allocator, as its profiler reports every allocation and release: results and
+    the temporaries of operations alike, and nothing of the interpreter or of other processes.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        compute()
+    results = profiled.profiler.kineto_results if profiled.profiler is not None else None
+    live = highest = 0
+    for event in results.events() if results is not None else ():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            highest = max(highest, live)
+    return highest
