@@ -34,9 +34,7 @@ class ToMe(Merger):
     name = "tome"
     paper = "https://arxiv.org/abs/2210.09461"
     examples = ({}, {"metric": "keys"})
-    known_failures: ClassVar[dict[str, str]] = {
-        "ties_by_id": "which side a token is on, and so whom it joins, goes by its place"
-    }
+    known_failures: ClassVar = {"ties_by_id": "which side a token is on, and so whom it joins, goes by its place"}
 
     metric: Literal["features", "keys"] = "features"
 

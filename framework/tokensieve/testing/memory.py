@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
@@ -15,9 +16,10 @@ def peak(compute: Callable[[], object]) -> int:
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         compute()
-    results = profiled.profiler.kineto_results if profiled.profiler is not None else None
+    # Torch's own type stubs know neither the results nor their events.
+    results: Any = profiled.profiler and profiled.profiler.kineto_results
     live = highest = 0
-    for event in results.events() if results is not None else ():
+    for event in results.events():
         if event.name() == "[memory]":
             live += event.nbytes()
             highest = max(highest, live)

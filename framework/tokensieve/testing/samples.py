@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def sample(
         Evidence.VISION_MIDDLE: attention(kind, (rows, n, 3), g),
         Evidence.VISION_FEATURES: vectors(kind, (rows, n, 5), g),
         Evidence.DECODER_ATTENTION: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
-        Evidence.DECODER_CONTENT: torch.randint(0, 4, (rows, n, 2), generator=g).float(),
+        Evidence.DECODER_CONTENT: attention(kind, (rows, n, 2), g),
         Evidence.DECODER_KEYS: vectors(kind, (rows, n, 4), g),
         Evidence.QUERY: Query(
             vectors(kind, (rows, n, 5), g),
@@ -226,6 +227,6 @@ def parts(value: Value) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, part) for name, part in named if isinstance(part, Tensor) and part.is_floating_point())
 
 
-def with_parts(value: Value, new: dict[str, Tensor]) -> Value:
+def with_parts(value: Value, new: dict[str, Any]) -> Value:
     """Give some evidence with other tensors, by the names of `parts`."""
     return new.get("", value) if isinstance(value, Tensor) else replace(value, **new)
