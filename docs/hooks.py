@@ -15,6 +15,7 @@ from typing import Any
 import tokensieve as ts
 from tokensieve.cli.catalogue import offers
 from tokensieve.recipe import budget_of
+from tokensieve_strategies._provenance import Origin, provenance
 
 DOCS = Path(__file__).parent
 KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
@@ -124,6 +125,49 @@ def families() -> str:
     return f"Every family: {alike}.\n\n{table}\n\n{notes}"
 
 
+def catalogue() -> str:
+    """Give every registered strategy, where it comes from and what it costs."""
+    known = provenance()
+    rows = []
+    for name, strategy in _catalogued():
+        origin = known.strategies[name]
+        published = [known.publications[one] for one in origin.publications]
+        rows.append(
+            (
+                f"[`{name}`](#{name})",
+                _kind(strategy),
+                _needs(strategy),
+                "<br>".join(_published(one) for one in origin.publications) or origin.note or "a control",
+                "<br>".join(one.licence for one in published) or "ours",
+                origin.time,
+                origin.memory,
+            )
+        )
+    return _table(("name", "kind", "looks at", "from", "licence of the original", "time", "memory"), rows)
+
+
+def methods() -> str:
+    """Give a section for every registered strategy: its original, how ours differs, and what was published."""
+    return "\n\n".join(_section(name, strategy) for name, strategy in _catalogued())
+
+
+def published() -> str:
+    """Give the tables of results that others printed, with whose they are and what they measure."""
+    known = provenance()
+    parts = []
+    for number, table in enumerate(known.tables, 1):
+        by = known.publications[table.by]
+        rows = (
+            (_published(one), *("not given" if value is None else f"{value}" for value in values))
+            for one, values in table.rows.items()
+        )
+        parts.append(
+            f"### Table {number}\n\n{table.title}. Printed by {by.title}, {table.source}: {table.measure}.\n\n"
+            + _table(("method", *map(str, table.columns)), rows)
+        )
+    return "\n\n".join(parts)
+
+
 def decisions() -> str:
     """Give the decisions, linked by their headings."""
     return "\n".join(f"- [{_heading(file)}]({file.name})" for file in _decisions())
@@ -136,6 +180,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "evidence": evidence,
     "families": families,
+    "catalogue": catalogue,
+    "methods": methods,
+    "published": published,
     "decisions": decisions,
 }
 
@@ -143,6 +190,53 @@ TABLES: dict[str, Callable[[], str]] = {
 def first_sentence(documented: object) -> str:
     """Give the first paragraph of a docstring on one line."""
     return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+
+
+def differences(strategy: type[ts.Strategy]) -> str:
+    """Give the part of a docstring that says what the strategy is beside its paper, or that there is none."""
+    paragraphs = (inspect.getdoc(strategy) or "").split("\n\n")
+    told = [" ".join(p.split()) for p in paragraphs if p.startswith("Paper:") or "without a paper" in p]
+    return " ".join(told)
+
+
+def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
+    """Give the registered strategies that there is an entry for, which a test shows to be all."""
+    known = provenance().strategies
+    return [(name, one) for name, one in sorted(ts.default_registry().strategies.items()) if name in known]
+
+
+def _section(name: str, strategy: type[ts.Strategy]) -> str:
+    known, registry = provenance(), ts.default_registry()
+    origin: Origin = known.strategies[name]
+    lines = [f"### {name}", "", first_sentence(strategy), "", differences(strategy), ""]
+    for one in origin.publications:
+        work = known.publications[one]
+        recipe = f"the recipe [`{one}`](recipes.md#shipped-recipes)" if one in registry.recipes else "no recipe yet"
+        places = ", ".join(f"[{n}](#table-{n})" for n, table in enumerate(known.tables, 1) if one in table.rows)
+        lines.append(f"- **{_published(one)}**{f', {work.venue}' if work.venue else ''}. Code: {work.code};")
+        lines.append(f"  licence: {work.licence}. To reproduce it: {recipe}. Tables: {places or 'none seen'}.")
+        lines += [f"    - {claim.text} ({claim.source})" for claim in work.claims]
+    if origin.note and origin.publications:
+        lines.append(f"- Of it: {origin.note}.")
+    used = [f"`{recipe}`" for recipe, parts in _used_by(registry).items() if name in parts]
+    if used:
+        lines.append(f"- Recipes with it: {', '.join(used)}.")
+    for law, reason in strategy.known_failures.items():
+        lines.append(f"- Does not keep `{law}`: {reason}.")
+    return "\n".join(lines)
+
+
+def _used_by(registry: ts.Registry) -> dict[str, set[str]]:
+    """Give the names of the strategies in every shipped recipe."""
+    return {
+        name: {one.name for one in ts.Recipe.load(name, registry).strategies.values()}
+        for name in sorted(registry.recipes)
+    }
+
+
+def _published(name: str) -> str:
+    work = provenance().publications[name]
+    return f"[{work.title}]({work.paper})" if work.paper else work.title
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

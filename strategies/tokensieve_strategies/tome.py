@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class ToMe(Merger):
     name = "tome"
     paper = "https://arxiv.org/abs/2210.09461"
     examples = ({}, {"metric": "keys"})
+    known_failures: ClassVar = {"ties_by_id": "which side a token is on, and so whom it joins, goes by its place"}
 
     metric: Literal["features", "keys"] = "features"
 

@@ -110,7 +110,9 @@ class Reader:
         return ""
 
     def _ran(self, command, expected=0):
-        environment = {**os.environ, "PYTHONPATH": str(self._installed), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        # Before what the reader's own environment has there.
+        path = os.pathsep.join(filter(None, [str(self._installed), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
         said = f"{shlex.join(command)} ended with {result.returncode}:\n{result.stdout}{result.stderr}"
         assert result.returncode == expected, said

@@ -7,6 +7,7 @@ import pytest
 import tokensieve as ts
 from tokensieve import errors, hookspecs
 from tokensieve.cli import app
+from tokensieve.testing.strategies import CHOOSER_LAWS, LAWS, MERGER_LAWS
 
 from .pages import DOCS, PAGES, blocks
 
@@ -37,6 +38,10 @@ def test_every_hook():
 
 def test_every_kind_of_evidence_has_its_shape():
     assert {str(kind) for kind in ts.Evidence} <= first_cells(STRATEGY)
+
+
+def test_every_law_of_a_strategy():
+    assert {law.__name__ for law in (*LAWS, *CHOOSER_LAWS, *MERGER_LAWS)} <= first_cells(STRATEGY)
 
 
 def test_evidence_that_nobody_offers():

@@ -48,6 +48,10 @@ def test_tables_and_figures_are_in_place(site):
     registry = ts.default_registry()
     for name in (*registry.recipes, *registry.strategies):
         assert f"<td><code>{name}</code></td>" in recipes
+    catalogue = (site / "catalogue.html").read_text(encoding="utf-8")
+    for name in registry.strategies:
+        assert f'href="#{name}"' in catalogue
+        assert f'<h3 id="{name}">' in catalogue
     assert (site / "ideas" / "algebra.html").read_text(encoding="utf-8").count('<div class="figure"><svg') == 2
 
 

@@ -1,8 +1,11 @@
-"""What plugin authors test with: random inputs, and the laws that everything must keep.
+"""What plugin authors test with: the laws that everything must keep, and the kits that try them.
 
-Needs hypothesis, which `import tokensieve` does not.
+The kit for strategies needs pytest to run as a class of tests, and nothing but torch otherwise. Random
+inputs for other tests are in `tokensieve.testing.generators`, which needs hypothesis, and the kit for
+adapters is in `tokensieve.testing.conformance`, which needs pytest; both are imported by these names.
 """
 
-from tokensieve.testing import generators, laws
+from tokensieve.testing import laws, samples
+from tokensieve.testing.strategies import StrategyConformance, parametrize_strategy_checks
 
-__all__ = ["generators", "laws"]
+__all__ = ["StrategyConformance", "laws", "parametrize_strategy_checks", "samples"]

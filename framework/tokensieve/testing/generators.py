@@ -32,6 +32,7 @@ from tokensieve.composers import (
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.reduction import Reduction
 from tokensieve.strategy import Chooser, Ranker, Scorer
+from tokensieve.testing.samples import KINDS, sample
 from tokensieve.universe import Universe
 
 COLUMNS = 3
@@ -140,6 +141,17 @@ def batches(draw: DrawFn, max_rows: int = 4, max_n: int = 24, of: SearchStrategy
     grid = _numbers(draw, universe.rows, universe.n, len(GRID_COLUMNS)) % torch.tensor([3, 2, 2, 4, 4])
     evidence = {Evidence.FEATURES: features.double(), Evidence.GRID: grid}
     return Tokens(universe, evidence, keys=torch.arange(universe.rows))
+
+
+def samples(max_rows: int = 3, max_n: int = 11) -> SearchStrategy[Tokens]:
+    """Give tokens with every kind of evidence, with and without texts, in canonical form."""
+    return st.builds(
+        sample,
+        counts=st.lists(st.integers(0, max_n), min_size=1, max_size=max_rows),
+        kind=st.sampled_from(KINDS),
+        seed=st.integers(0, 999),
+        text=st.sampled_from([(2,), (0,), (1, 0, 3)]),
+    )
 
 
 def leaves() -> SearchStrategy[Expression]:

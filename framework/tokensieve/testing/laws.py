@@ -50,6 +50,7 @@ __all__ = [
     "reduction_identity",
     "reduction_mass",
     "reduction_single",
+    "same_choice",
     "set_by_set",
     "shallow",
     "symmetric_cut",
@@ -108,7 +109,7 @@ def set_by_set(expression: Expression, tokens: Tokens) -> None:
 
 def symmetric_cut(a: Expression, b: Expression, tokens: Tokens, k: int, join: Join = operator.and_) -> None:
     """Whether a or b is written first changes no cut."""
-    _same(tokens, _chosen(join(a, b), tokens, k), _chosen(join(b, a), tokens, k), "swapping the operands")
+    same_choice(tokens, _chosen(join(a, b), tokens, k), _chosen(join(b, a), tokens, k), "swapping the operands")
 
 
 def collapse(a: Expression, b: Expression, tokens: Tokens, k: int) -> None:
@@ -117,7 +118,7 @@ def collapse(a: Expression, b: Expression, tokens: Tokens, k: int) -> None:
     That is why `a[k] & b[k]` with `by: b` at `keep: k` says nothing about a.
     """
     filled = _chosen(a[k] & b[k], tokens, k, by=b)
-    _same(tokens, filled, _chosen(b, tokens, k), "filling an intersection of k and k in the second's order")
+    same_choice(tokens, filled, _chosen(b, tokens, k), "filling an intersection of k and k in the second's order")
 
 
 # ------------------------------------------------------------------------------------ the lattice
@@ -176,7 +177,7 @@ def de_morgan(
         left, right = turn(outside(a, b)), inside(turn(a), turn(b))
         _equal(tokens, left, right)
         for k in range(tokens.universe.n + 1):
-            _same(tokens, _chosen(left, tokens, k), _chosen(right, tokens, k), "De Morgan's law")
+            same_choice(tokens, _chosen(left, tokens, k), _chosen(right, tokens, k), "De Morgan's law")
 
 
 def involution(a: Expression, tokens: Tokens, turn: Turn = operator.invert) -> None:
@@ -230,7 +231,7 @@ def order_free(
     """
     moved = _chosen(expression, tokens.take(permutation, torch.ones_like(tokens.valid)), k)
     back = torch.zeros_like(moved).scatter_(1, permutation, moved)
-    _same(tokens, _chosen(expression, tokens, k), back, "permuting memory", scores)
+    same_choice(tokens, _chosen(expression, tokens, k), back, "permuting memory", scores)
 
 
 def padding_free(
@@ -254,7 +255,7 @@ def padding_free(
     n = tokens.universe.n
     wide = _chosen(expression, _padded(tokens, extra, filler), k)
     _hold(not wide[:, n:].any(), f"the cut to {k} took padding ({expression!r})")
-    _same(tokens, _chosen(expression, tokens, k), wide[:, :n], "padding", scores)
+    same_choice(tokens, _chosen(expression, tokens, k), wide[:, :n], "padding", scores)
 
 
 def batch_free(expression: Expression, tokens: Tokens, k: int, scores: Tensor | None = None) -> None:
@@ -263,7 +264,7 @@ def batch_free(expression: Expression, tokens: Tokens, k: int, scores: Tensor | 
     for row in range(tokens.universe.rows):
         places = tokens.valid[row].nonzero().T
         alone = tokens.take(places, torch.ones_like(places, dtype=torch.bool), torch.tensor([row]))
-        _same(
+        same_choice(
             alone,
             together[row, places[0]].unsqueeze(0),
             _chosen(expression, alone, k),
@@ -279,12 +280,12 @@ def depth_free(expression: Expression, tokens: Tokens, k: int) -> None:
     needed = _chosen(expression, canonical, k)
     for depth in range(k + 1, n + 1):
         read = Reading(canonical).settled(expression, k, depth).cut(k)
-        _same(canonical, needed, read, f"reading to depth {depth}")
+        same_choice(canonical, needed, read, f"reading to depth {depth}")
 
 
 def deterministic(expression: Expression, tokens: Tokens, k: int) -> None:
     """Asking twice gives the same answer."""
-    _same(tokens, _chosen(expression, tokens, k), _chosen(expression, tokens, k), "asking again")
+    same_choice(tokens, _chosen(expression, tokens, k), _chosen(expression, tokens, k), "asking again")
 
 
 def dtype_free(universe: Universe, scores: Tensor, dtype: torch.dtype) -> None:
@@ -323,6 +324,25 @@ def shallow(expression: Expression, tokens: Tokens, k: int) -> None:
         max(asked) <= bound,
         f"a cut to {k} is settled at depth {needed}, but depths {asked[1:]} were read ({expression!r})",
     )
+
+
+def same_choice(tokens: Tokens, before: Tensor, after: Tensor, what: str, scores: Tensor | None = None) -> None:
+    """Two masks choose the same tokens; those of nearly equal scores may have changed places.
+
+    Args:
+        tokens: the groups.
+        before: bool `[rows, n]`.
+        after: bool `[rows, n]`.
+        what: what came between them.
+        scores: `[rows, n]`; a swap of tokens whose scores are nearly equal is then no violation.
+    """
+    for row, changed in enumerate(before ^ after):
+        if scores is not None and before[row].sum() == after[row].sum():
+            swapped = scores[row].double()[changed]
+            if swapped.numel() and swapped.max() - swapped.min() <= TOLERANCE * swapped.abs().max():
+                continue
+        lost, won = (sorted(tokens.ids[row][changed & side[row]].tolist()) for side in (before, after))
+        _hold(not changed.any(), f"{what} lost tokens {lost} and won {won} in row {row}")
 
 
 # ------------------------------------------------------------------------------------ scores
@@ -457,17 +477,6 @@ def _levels(expression: Expression, tokens: Tokens) -> Tensor:
 def _equal(tokens: Tokens, left: Expression, right: Expression) -> None:
     a, b = _levels(left, tokens), _levels(right, tokens)
     _hold(torch.equal(a, b), f"{left!r} has the levels {a.tolist()}, but {right!r} has {b.tolist()}")
-
-
-def _same(tokens: Tokens, before: Tensor, after: Tensor, what: str, scores: Tensor | None = None) -> None:
-    """Compare masks; tokens of nearly equal scores may have changed places."""
-    for row, changed in enumerate(before ^ after):
-        if scores is not None and before[row].sum() == after[row].sum():
-            swapped = scores[row].double()[changed]
-            if swapped.numel() and swapped.max() - swapped.min() <= TOLERANCE * swapped.abs().max():
-                continue
-        lost, won = (sorted(tokens.ids[row][changed & side[row]].tolist()) for side in (before, after))
-        _hold(not changed.any(), f"{what} lost tokens {lost} and won {won} in row {row}")
 
 
 def _listed(tokens: Tokens, mask: Tensor) -> str:

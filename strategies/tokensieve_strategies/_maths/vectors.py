@@ -17,7 +17,9 @@ def unit(x: Tensor) -> Tensor:
     """Give float64 `[..., d]`: the vectors with norm 1; a zero vector stays zero."""
     wide = x.double()
     norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return wide / norm.where(norm > 0, 1.0)
+    length = norm.where(norm > 0, 1.0)
+    # A converted copy is ours to overwrite: another one would take as long as a twentieth of a product.
+    return wide / length if wide is x else wide.div_(length)
 
 
 def settle(x: Tensor) -> Tensor:

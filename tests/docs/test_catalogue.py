@@ -1,0 +1,75 @@
+"""Every registered strategy is in the catalogue, with where it comes from."""
+
+import importlib.util
+
+import pytest
+
+import tokensieve as ts
+from tokensieve_strategies import STRATEGIES
+from tokensieve_strategies._provenance import provenance
+
+from .pages import DOCS
+
+KNOWN = provenance()
+REGISTRY = ts.default_registry()
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_registered_strategy_has_an_entry():
+    missing = sorted(set(REGISTRY.strategies) - set(KNOWN.strategies))
+    assert missing == [], "give them an entry in tokensieve_strategies/provenance.yaml"
+
+
+def test_every_name_in_the_file_is_a_publication_of_the_file():
+    named = {one for origin in KNOWN.strategies.values() for one in origin.publications}
+    assert named == set(KNOWN.publications)
+    assert {one for table in KNOWN.tables for one in (table.by, *table.rows)} <= set(KNOWN.publications)
+
+
+@pytest.mark.parametrize("cls", STRATEGIES, ids=lambda cls: cls.name)
+def test_a_strategy_and_its_entry_name_one_paper(cls):
+    papers = {KNOWN.publications[one].paper for one in KNOWN.strategies[cls.name].publications}
+    assert cls.paper in papers or (cls.paper is None and papers <= {None})
+
+
+@pytest.mark.parametrize("name", sorted(set(KNOWN.publications) & set(REGISTRY.recipes)))
+def test_the_recipe_that_reproduces_a_publication_is_made_of_its_strategies(name):
+    recipe = ts.Recipe.load(name)
+    used = {strategy.name for stage in recipe.stages for strategy in stage.select.strategies()}
+    of_it = {strategy for strategy, origin in KNOWN.strategies.items() if name in origin.publications}
+    controls = {strategy for strategy, origin in KNOWN.strategies.items() if not origin.publications}
+    assert used & of_it
+    assert used <= of_it | controls
+    assert recipe.paper == KNOWN.publications[name].paper
+
+
+def test_tables_are_whole():
+    for table in KNOWN.tables:
+        assert {len(row) for row in table.rows.values()} == {len(table.columns)}, table.title
+
+
+def test_an_entry_may_be_of_a_strategy_that_is_not_registered(hooks, monkeypatch):
+    smaller = ts.Registry()
+    smaller.add_strategy(REGISTRY.strategy("gsp"))
+    monkeypatch.setattr(hooks.ts, "default_registry", lambda: smaller)
+    assert len(hooks.catalogue().splitlines()) == 3
+    assert hooks.methods().count("### ") == 1
+    assert "To reproduce it: no recipe yet." in hooks.methods()
+
+
+def test_the_page_says_what_the_classes_and_the_file_say(hooks):
+    text = hooks.methods()
+    assert [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")] == sorted(
+        REGISTRY.strategies
+    )
+    assert "the least redundant tokens stay, not the most redundant" in text
+    assert "Does not keep `ties_by_id`: which side a token is on" in text
+    assert "CC BY-NC 4.0" in hooks.catalogue()
+    assert "| [DivPrune](https://arxiv.org/abs/2503.02175) | 97.5 | 94.7 | 91.3 |" in hooks.published()

@@ -1,0 +1,84 @@
+"""Every registered strategy keeps the laws of the conformance kit, whoever brought it."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import tokensieve as ts
+from tokensieve.testing import StrategyConformance, parametrize_strategy_checks
+from tokensieve.testing.samples import sample
+from tokensieve_strategies import Norm, ToMe
+
+# It judges by a file that a run wrote, and no sample of the kit's is in one.
+APART = {"replay"}
+REGISTERED = {name: cls for name, cls in sorted(ts.default_registry().strategies.items()) if name not in APART}
+
+
+@pytest.mark.parametrize(("strategy", "check"), parametrize_strategy_checks(*REGISTERED.values()), ids=repr)
+def test_a_registered_strategy_keeps_the_laws(strategy, check):
+    reason = check(strategy)
+    if reason is not None:
+        pytest.xfail(reason)
+
+
+class TestNorm(StrategyConformance):
+    """As a plugin's author does it."""
+
+    strategy = Norm
+
+
+def test_samples_have_every_kind_of_evidence():
+    assert set(sample([3, 2]).evidence) == set(ts.Evidence)
+
+
+def test_the_kit_needs_no_hypothesis_and_no_pytest():
+    program = """
+        import sys
+        from tokensieve.testing import parametrize_strategy_checks
+        from tokensieve_strategies import Norm
+
+        for instance, check in parametrize_strategy_checks(Norm()):
+            check(instance)
+        print(sorted({"hypothesis", "pytest", "transformers"} & set(sys.modules)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
+
+
+def test_what_pytest_says_of_a_plugin(tmp_path):
+    """A law that is kept passes, one that is broken as declared is expected to fail, and any other fails."""
+    (tmp_path / "test_plugin.py").write_text(
+        textwrap.dedent(
+            """
+            import tokensieve as ts
+            from tokensieve.testing import StrategyConformance
+            from tokensieve_strategies import ToMe
+
+
+            class Deaf(ts.Scorer):
+                name = "deaf"
+
+                def score(self, tokens):
+                    return tokens.features.nan_to_num().sum(dim=-1)
+
+
+            class TestDeaf(StrategyConformance):
+                strategy = Deaf
+
+
+            class TestToMe(StrategyConformance):
+                strategy = ToMe
+            """
+        ),
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    laws = len(parametrize_strategy_checks(Norm())), 2 * len(parametrize_strategy_checks(ToMe()))
+    assert result.returncode == 1
+    assert f"1 failed, {sum(laws) - 3} passed, 2 xfailed" in result.stdout
+    assert "FAILED test_plugin.py::TestDeaf::test_law[Deaf()-no_nan]" in result.stdout
+    assert ToMe.known_failures["ties_by_id"] in result.stdout
