@@ -198,7 +198,8 @@ def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
         else:
             known = isinstance(value, Tensor) and value.is_floating_point()
             evidence[kind] = poisoned(value) if isinstance(value, Tensor) and known else value
-    return replace(moved, evidence=evidence), order.argsort(dim=1)[:, :n]
+    went = torch.empty_like(order).scatter_(1, order, torch.arange(n + extra).expand_as(order))
+    return replace(moved, evidence=evidence), went[:, :n]
 
 
 def changed(tokens: Tokens, change: Callable[[Tensor], Tensor]) -> Tokens:
