@@ -52,11 +52,11 @@ FAMILIES = [
     "vicuna",
     "vit",
 ]
-# Strategies named by a word of everyday code (a layer norm, a random seed): finding one says nothing.
-ORDINARY_WORDS = {"norm", "random", "uniform"}
+# Strategies named by a word of everyday code (a layer norm, a random seed, the class itself): finding one says nothing.
+ORDINARY_WORDS = {"cls", "norm", "random", "uniform"}
 # Where sorting is not the choice of tokens, which is `Chain.cut`'s alone. A folder stands for its files.
 SORTS_SOMETHING_ELSE = {
-    "strategies/tokensieve_strategies/_maths/": "matching sorts edges between tokens, not tokens",
+    "strategies/tokensieve_strategies/_maths/": "matching sorts edges between tokens, and orders are what strategies give",
 }
 
 

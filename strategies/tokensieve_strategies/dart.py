@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
+from tokensieve_strategies._maths.pivots import largest
 from tokensieve_strategies._maths.vectors import require_finite, settle, unit
 
 
@@ -48,8 +48,8 @@ class DART(Ranker):
         require_finite(tokens.decoder_keys, tokens.valid, "dart: the decoder's keys")
         require_finite(words.features, words.mask, "dart: the text's features")
         require_finite(words.keys, words.mask, "dart: the text's keys")
-        seen = _largest(tokens.decoder_keys, tokens.valid, self.visual)
-        read = _largest(words.keys, words.mask, self.text)
+        seen = largest(tokens.decoder_keys, tokens.valid, self.visual)
+        read = largest(words.keys, words.mask, self.text)
         each = torch.arange(universe.rows, device=universe.device).unsqueeze(1)
         pivots = torch.cat([tokens.features[each, seen], words.features[each, read]], dim=1)
         x = unit(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
@@ -67,10 +67,3 @@ class DART(Ranker):
             picks[:, turn : turn + 1] = pick.where(left.any(dim=1, keepdim=True), -1)
             left.scatter_(1, pick, False)
         return Chain.from_picks(universe, picks, self)
-
-
-def _largest(keys: Tensor, valid: Tensor, count: int) -> Tensor:
-    """Give the places of the `count` largest keys by L1 norm, int64 `[rows, up to count]`, invalid ones last."""
-    # To float32: what float64 leaves to rounding is a tie.
-    norm = keys.double().abs().sum(dim=-1).float().masked_fill(~valid, -torch.inf)
-    return norm.argsort(dim=1, descending=True, stable=True)[:, :count]

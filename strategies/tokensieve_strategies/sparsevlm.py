@@ -70,5 +70,5 @@ def raters(words: Words, valid: Tensor, among: Tensor) -> Tensor:
     count = valid.sum(dim=1, keepdim=True).clamp(min=1)
     mean = match.masked_fill(~(among.unsqueeze(1) & valid.unsqueeze(2)), 0).sum(dim=1) / count
     # Each token's matches sum to one, so their mean over words is one in so many.
-    above = among & (mean > 1 / among.sum(dim=1, keepdim=True).clamp(min=1) + _SLACK)
+    above = among & (mean > 1 / among.sum(dim=1, keepdim=True).clamp(min=1).double() + _SLACK)
     return torch.where(above.any(dim=1, keepdim=True), above, among)

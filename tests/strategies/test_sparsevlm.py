@@ -97,6 +97,16 @@ def test_a_single_word_rates():
     assert order(tokens) == loops.falling(tokens.decoder_words.attention[0, :, 0].tolist())
 
 
+def test_rounding_makes_no_rater():
+    """Two words whose products with the picture are one number, added in another order."""
+    tokens = sample([7], seed=6, text=(2,))
+    tokens.decoder_words.patch[:] = 1
+    for seed in range(20):
+        one = torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        words = replace(tokens.decoder_words, embeddings=torch.stack([one, one.flip(0)]).unsqueeze(0))
+        assert raters(words, tokens.valid, words.mask).tolist() == [[True, True]]
+
+
 def test_a_match_far_beyond_float32_is_one():
     tokens = sample([7], seed=4, text=(3,))
     tokens.decoder_words.embeddings[:] *= 1e30
