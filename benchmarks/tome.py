@@ -1,10 +1,12 @@
 """How much faster a Vision Transformer is that merges r tokens in every block: throughput and counted FLOPs against r.
 
-`python -m benchmarks.tome` prints a table, and draws it into docs/assets/tome-sweep.svg with `--draw`.
+`python -m benchmarks.tome` prints a table; `--record` also writes it to docs/assets/tome-sweep.json, from which
+`python docs/figures.py` draws the page's figure.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -20,7 +22,7 @@ import tokensieve as ts
 
 RS = (0, 4, 8, 12, 16)
 IMAGES, REPEATS = 8, 7
-FIGURE = Path(__file__).parents[1] / "docs" / "assets" / "tome-sweep.svg"
+RECORD = Path(__file__).parents[1] / "docs" / "assets" / "tome-sweep.json"
 
 
 def vit() -> Any:
@@ -68,45 +70,6 @@ def sweep(rs: Sequence[int] = RS, repeats: int = REPEATS) -> list[tuple[int, int
     return [(r, left[r], flops[r], statistics.median(plain) / statistics.median(seconds[r])) for r in rs]
 
 
-def draw(found: Sequence[tuple[int, int, float, float]]) -> str:
-    """Give a figure of throughput and FLOPs against r, dark on white."""
-    width, height, left, bottom, top = 640, 300, 60, 46, 24
-    most = max(2.0, *(speed for *_, speed in found))
-    xs = [left + (width - left - 120) * r / max(r for r, *_ in found) for r, *_ in found]
-
-    def y(value: float) -> float:
-        return height - bottom - (height - bottom - top) * value / most
-
-    def line(values: Sequence[float], colour: str, name: str) -> list[str]:
-        points = " ".join(f"{x:.1f},{y(value):.1f}" for x, value in zip(xs, values, strict=True))
-        dots = [
-            f'<circle cx="{x:.1f}" cy="{y(v):.1f}" r="4" fill="{colour}"/>' for x, v in zip(xs, values, strict=True)
-        ]
-        label = f'<text x="{xs[-1] + 10:.1f}" y="{y(values[-1]) + 5:.1f}" font-size="14" fill="{colour}">{name}</text>'
-        return [f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots, label]
-
-    parts = [f'<rect class="paper" width="{width}" height="{height}" fill="#ffffff"/>']
-    for tick in [0.5 * i for i in range(int(most / 0.5) + 1)]:
-        parts.append(
-            f'<line x1="{left}" y1="{y(tick):.1f}" x2="{xs[-1]:.1f}" y2="{y(tick):.1f}" stroke="currentColor" '
-            f'stroke-opacity="0.15"/><text x="{left - 8}" y="{y(tick) + 5:.1f}" font-size="13" text-anchor="end" '
-            f'fill="currentColor">{tick:g}</text>'
-        )
-    for x, (r, patches, *_) in zip(xs, found, strict=True):
-        parts.append(
-            f'<text x="{x:.1f}" y="{height - 26}" font-size="13" text-anchor="middle" fill="currentColor">'
-            f'r = {r}</text><text x="{x:.1f}" y="{height - 8}" font-size="12" text-anchor="middle" '
-            f'fill="currentColor" fill-opacity="0.7">{patches} left</text>'
-        )
-    parts += line([speed for *_, speed in found], "#0072b2", "throughput")
-    parts += line([share for _, _, share, _ in found], "#d55e00", "FLOPs")
-    label = "Throughput and counted FLOPs of a merging ViT-S, over those of the plain one, against r"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{label}" '
-        'color="#222222" font-family="system-ui, sans-serif">\n' + "\n".join(parts) + "\n</svg>\n"
-    )
-
-
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
@@ -117,8 +80,9 @@ def main() -> None:
     for r, patches, share, speed in found:
         table.add_row(str(r), str(patches), f"{share:.3f}", f"{speed:.2f}")
     console.print(table)
-    if "--draw" in sys.argv:
-        FIGURE.write_text(draw(found), encoding="utf-8")
+    if "--record" in sys.argv:
+        rows = [[r, patches, round(share, 3), round(speed, 3)] for r, patches, share, speed in found]
+        RECORD.write_text(json.dumps(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ where docs/assets/extra.css lets it take the colours of the light or dark palett
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -104,7 +105,40 @@ def collapse() -> str:
     )
 
 
-FIGURES = {"deeper.svg": deeper, "collapse.svg": collapse}
+def sweep() -> str:
+    """Show throughput and counted FLOPs of a merging ViT against r, as `benchmarks/tome.py --record` found them."""
+    found = json.loads((ASSETS / "tome-sweep.json").read_text(encoding="utf-8"))
+    left, bottom, top, height, right = 60, 46, 24, 300, WIDTH - 120
+    most = max(1.5, *(speed for *_, speed in found))
+    xs = [left + (right - left) * r / found[-1][0] for r, *_ in found]
+
+    def y(value: float) -> float:
+        return height - bottom - (height - bottom - top) * value / most
+
+    def curve(values: Sequence[float], colour: str, name: str) -> list[str]:
+        points = [(x, y(value)) for x, value in zip(xs, values, strict=True)]
+        line = " ".join(f"{x:.1f},{down:.1f}" for x, down in points)
+        dots = [f'<circle cx="{x:.1f}" cy="{down:.1f}" r="4" fill="{colour}"/>' for x, down in points]
+        x, down = points[-1]
+        label = f'<text x="{x + 12:.1f}" y="{down + 5:.1f}" font-size="15" fill="{colour}">{name}</text>'
+        return [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots, label]
+
+    parts = []
+    for tick in [0.5 * i for i in range(int(most / 0.5) + 1)]:
+        ends = f'x1="{left}" y1="{y(tick):.1f}" x2="{right}" y2="{y(tick):.1f}"'
+        parts.append(f'<line {ends} stroke="currentColor" stroke-opacity="0.2"/>')
+        parts.append(text(left - 8, y(tick) + 5, f"{tick:g}", anchor="end", size=14))
+    for x, (r, patches, *_) in zip(xs, found, strict=True):
+        parts.append(text(x, height - 26, f"r = {r}", anchor="middle", size=14))
+        parts.append(text(x, height - 8, f"{patches} left", anchor="middle", size=13))
+    parts += curve([speed for *_, speed in found], "#2a8bd0", "throughput")
+    parts += curve([share for _, _, share, _ in found], "#d9730d", "FLOPs")
+    return figure(
+        height, "Throughput and counted FLOPs of a ViT that merges r tokens a block, over the plain one's", *parts
+    )
+
+
+FIGURES = {"deeper.svg": deeper, "collapse.svg": collapse, "tome-sweep.svg": sweep}
 
 if __name__ == "__main__":
     for name, drawn in FIGURES.items():
