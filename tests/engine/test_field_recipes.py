@@ -9,7 +9,7 @@ from tokensieve_strategies import HoloV, Norm, Pool, VisionZip
 
 from .models import IMAGE, ONE, RAGGED, batch, generate, patches, prompts, shared
 
-NAMES = ("dycoke", "hiprune", "holov", "mmtok", "pool", "prumerge-plus", "visionzip", "vispruner")
+NAMES = ("cls-cdpp", "dycoke", "hiprune", "holov", "mmtok", "pool", "prumerge-plus", "visionzip", "vispruner")
 
 
 def offered(model):

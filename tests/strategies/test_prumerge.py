@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from samples import KINDS, row, sample
 
-from tokensieve import Chooser, Evidence, Keep, Tokens, select
+from tokensieve import Chooser, Evidence, Keep, Recipe, Tokens, select
 from tokensieve.errors import ScoreError
 from tokensieve_strategies import PruMerge, Uniform
 
@@ -101,6 +101,19 @@ def test_plus_is_a_formula():
     assert (mask & spread).sum() >= 7
     # Sorted, as every selection is: the code puts outliers first, then samples.
     assert chosen(PruMerge(), tokens) == [3, 20]
+
+
+def test_more_outliers_than_places():
+    # Level with each other in the formula, they are told apart by `by`.
+    [stage] = Recipe.load("prumerge-plus").stages
+    values = [0.0] * 30
+    values[4], values[11], values[25] = 0.5, 0.75, 1.0
+    tokens = of(*values)
+    for k, expected in ((1, [25]), (2, [11, 25]), (3, [4, 11, 25])):
+        assert select(stage.select, tokens, Keep.of(k), stage.by).mask[0].nonzero().flatten().tolist() == expected
+    # Filling up goes by the even spread, whatever attends.
+    filled = select(stage.select, tokens, Keep.of(5), stage.by).mask[0]
+    assert torch.equal(filled, select(stage.select, tokens, Keep.of(5)).mask[0])
 
 
 def test_it_chooses_a_set():
