@@ -25,6 +25,7 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
     Returns:
         int64 `[depth]`.
     """
+    cover = cover.detach()
     picks = torch.zeros(depth, dtype=torch.int64, device=cover.device)
     best = cover.new_zeros(cover.shape[0], 1)
     left = torch.ones(cover.shape[1], dtype=torch.bool, device=cover.device)
@@ -32,7 +33,7 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
     # Views, which see `best` as it grows.
     blocks = [*zip(cover.split(height), best.split(height), strict=True)]
     for turn in range(depth):
-        gain = torch.zeros_like(cover[0])
+        gain = cover.new_zeros(cover.shape[1])
         for part, so_far in blocks:
             gain += (part - so_far).clamp_(min=0).sum(dim=0)
         gain = gain.masked_fill(~left, -1.0)
