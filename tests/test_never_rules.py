@@ -53,7 +53,7 @@ FAMILIES = [
     "vit",
 ]
 # Strategies named by a word of everyday code (a layer norm, a random seed, the class itself): finding one says nothing.
-ORDINARY_WORDS = {"cls", "norm", "random", "uniform"}
+ORDINARY_WORDS = {"cls", "norm", "pool", "random", "temporal", "uniform"}
 # Where sorting is not the choice of tokens, which is `Chain.cut`'s alone. A folder stands for its files.
 SORTS_SOMETHING_ELSE = {
     "strategies/tokensieve_strategies/_maths/": "matching sorts edges between tokens, orders are what strategies give",

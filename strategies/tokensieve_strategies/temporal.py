@@ -7,8 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Evidence, Scorer, Tokens
-from tokensieve.evidence import GRID_COLUMNS
-from tokensieve_strategies._maths.grid import neighbours
+from tokensieve_strategies._maths.grid import neighbours, predecessors
 from tokensieve_strategies._maths.streamed import pairs
 from tokensieve_strategies._maths.vectors import require_finite, settle
 
@@ -58,7 +57,7 @@ class Temporal(Scorer):
         return scores
 
     def _novelty(self, x: Tensor, grid: Tensor) -> Tensor:
-        before = self._predecessor(grid)
+        before = predecessors(grid, self.frames)
         around = neighbours(grid)
         places = torch.arange(len(x), device=x.device)
         total, number = (x.new_zeros(len(x), dtype=torch.float64) for _ in range(2))
@@ -70,13 +69,3 @@ class Temporal(Scorer):
         score = _KEY + 1 - total / number.clamp(min=1)
         score[~key] = 1 - settle(pairs(x, places[~key], before[~key]))
         return score
-
-    def _predecessor(self, grid: Tensor) -> Tensor:
-        """Give the place of each token's predecessor in `grid` `[n, 5]`, int64 `[n]`, -1 where it has none."""
-        image, tile, frame, row, column = (grid[:, GRID_COLUMNS.index(name)] for name in GRID_COLUMNS)
-        group = frame.div(self.frames, rounding_mode="floor")
-        cell = torch.stack([image, tile, group, row, column], dim=1).unique(dim=0, return_inverse=True)[1]
-        order = frame.argsort(stable=True)
-        order = order[cell[order].argsort(stable=True)]
-        same = cell[order][1:] == cell[order][:-1]
-        return torch.full_like(frame, -1).scatter(0, order[1:], torch.where(same, order[:-1], -1))

@@ -1,11 +1,11 @@
-"""Who lies beside whom."""
+"""Who lies beside whom, and who came before whom."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from tokensieve.evidence import NEWLINE
+from tokensieve.evidence import GRID_COLUMNS, NEWLINE
 
 _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
 
@@ -41,3 +41,24 @@ def neighbours(grid: Tensor) -> Tensor:
         at = torch.searchsorted(cells, wanted).clamp(max=n - 1)
         found.append(torch.where((cells[at] == wanted) & real, order[at], -1))
     return torch.stack(found, dim=1)
+
+
+def predecessors(grid: Tensor, frames: int) -> Tensor:
+    """Give the token before each one at its place of the picture, -1 where it is the first of its group of frames.
+
+    Frame f is in group floor(f / frames). What is missing in between is passed over.
+
+    Args:
+        grid: int64 `[n, 5]`: image, tile, frame, row, column.
+        frames: how many frames there are in a group.
+
+    Returns:
+        int64 `[n]`, places.
+    """
+    image, tile, frame, row, column = (grid[:, place] for place in range(len(GRID_COLUMNS)))
+    group = frame.div(frames, rounding_mode="floor")
+    cell = torch.stack([image, tile, group, row, column], dim=1).unique(dim=0, return_inverse=True)[1]
+    order = frame.argsort(stable=True)
+    order = order[cell[order].argsort(stable=True)]
+    same = cell[order][1:] == cell[order][:-1]
+    return torch.full_like(frame, -1).scatter(0, order[1:], torch.where(same, order[:-1], -1))
