@@ -56,7 +56,7 @@ FAMILIES = [
 ORDINARY_WORDS = {"cls", "norm", "pool", "random", "temporal", "uniform"}
 # Where sorting is not the choice of tokens, which is `Chain.cut`'s alone. A folder stands for its files.
 SORTS_SOMETHING_ELSE = {
-    "strategies/tokensieve_strategies/_maths/": "matching sorts edges between tokens, orders are what strategies give",
+    "strategies/tokensieve_strategies/_maths/": "edges between tokens, and the orders that strategies give",
 }
 
 
