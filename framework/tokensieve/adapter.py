@@ -6,6 +6,7 @@ model that carries visual tokens (`Decoder`), a vision encoder (`Encoder`), or b
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -232,7 +233,9 @@ class Decoder(ABC):
         """
         # Where a model takes a tensor, it takes it by image; one image of all that stays serves as well.
         pooled = features.unsqueeze(0) if isinstance(output.pooler_output, Tensor) else [features]
-        new = type(output)(pooler_output=pooled)
+        # What else it says, of the tower and of words around pictures, stays as it is.
+        new = copy.copy(output)
+        new.pooler_output = pooled
         layers = getattr(output, "deepstack_features", None)
         if layers is not None:
             flat = [layer if isinstance(layer, Tensor) else torch.cat(list(layer)) for layer in layers]
@@ -487,6 +490,17 @@ class Adapter(ABC):
             answered: how many words at the end are the model's own.
         """
         return {}
+
+    @classmethod
+    def unsaid(cls, model: nn.Module) -> tuple[int, ...]:
+        """Give words that forward reads as parts of pictures wherever they stand; for the conformance kit.
+
+        It never lets a model say them. The default is none beside the placeholders.
+
+        Args:
+            model: made by `tiny`.
+        """
+        return ()
 
     @classmethod
     def example(cls, directory: Path) -> str | None:

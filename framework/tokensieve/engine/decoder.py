@@ -207,6 +207,11 @@ class DecoderEngine:
         flat = self._flat(outputs, present, kinds)
         ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
         features = by_id(flat, ids)
+        if expand > 1 and not torch.equal(features, features[::expand].repeat_interleave(expand, dim=0)):
+            raise RefusedError(
+                "transformers gives the several answers to a prompt pictures in another order than the prompt's; "
+                "ask for one answer, without beams, or ask about one picture a prompt"
+            )
         drafted = self._drafted(length)
         settled = self._settle(request, outputs, features, ids, kinds, mask, expand, drafted)
         keep = ~visual | of_id(settled.entering.repeat_interleave(expand, dim=0), ids)
