@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense and with experts: features of several tower layers, added to the first layers of the language model (deepstack)."""
+"""Qwen3-VL, dense and with experts: several layers of the tower are added to the first of the text model (deepstack)."""
 
 from __future__ import annotations
 

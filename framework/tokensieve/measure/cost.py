@@ -44,7 +44,7 @@ class LayerCost:
         return cls(sum(_used(one, config) for one in modules), width, fixed, sum(_chunk(one) for one in modules))
 
     def flops(self, n: int) -> int:
-        """Count the FLOPs of `n` tokens: maps, then scores and values of full n x n attention, or what stands for it."""
+        """Count the FLOPs of `n` tokens: maps, then full n x n attention or what stands for it."""
         return 2 * n * self.weights + 4 * n * n * self.width + self.fixed + -(-n // CHUNK) * self.chunk
 
 
