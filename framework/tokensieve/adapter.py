@@ -107,6 +107,9 @@ class Decoder(ABC):
     tiled: ClassVar[bool] = False
     """Whether pictures come as tiles of equal rank: those that stand side by side in a prompt are one image."""
 
+    refused_inputs: ClassVar[Mapping[str, str]] = {}
+    """Arguments of forward with which the model cannot be pruned, and why."""
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
@@ -441,6 +444,8 @@ class Adapter(ABC):
     """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
     frames_apart: ClassVar[bool] = False
     """Whether its processor puts text between the frames of a video."""
+    refused: ClassVar[str | None] = None
+    """Why the family cannot be pruned, and what to do instead; for families that are known, and refused."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

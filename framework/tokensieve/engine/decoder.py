@@ -113,8 +113,15 @@ class DecoderEngine:
 
         return generate
 
+    def _refuse_inputs(self, given: Mapping[str, Any]) -> None:
+        """Refuse arguments that the family cannot be pruned with; unseen, they would go through unpruned."""
+        for name, reason in self._decoder.refused_inputs.items():
+            if given.get(name) is not None:
+                raise RefusedError(f"{name} was given, but {reason}")
+
     def _refuse_generation(self, given: Mapping[str, Any]) -> None:
         """Refuse what cannot be right, before anything runs."""
+        self._refuse_inputs(given)
         config = given.get("generation_config") or self._model.generation_config
 
         def setting(name: str) -> Any:
@@ -150,6 +157,7 @@ class DecoderEngine:
             self._forget_pictures()
         named = self._forward.bind_partial(model, *args).arguments if args else {}
         request = {name: value for name, value in named.items() if name != "self"} | kwargs
+        self._refuse_inputs(request)
         past = caches.given(request)
         state = caches.state_of(past)
         if has_images(request, self._modalities):
