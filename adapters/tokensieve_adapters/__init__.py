@@ -6,6 +6,7 @@ from tokensieve import Registry, hookimpl
 from tokensieve_adapters.cohere_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from tokensieve_adapters.fast_vlm import FastVlmAdapter
 from tokensieve_adapters.gemma3 import Gemma3Adapter
+from tokensieve_adapters.gemma4 import Gemma4Adapter
 from tokensieve_adapters.glm4v import Glm4vAdapter
 from tokensieve_adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
 from tokensieve_adapters.internvl import InternVLAdapter
@@ -47,6 +48,7 @@ ADAPTERS = (
     PaliGemmaAdapter,
     PaliGemma2Adapter,
     Gemma3Adapter,
+    Gemma4Adapter,
     AyaVisionAdapter,
     Cohere2VisionAdapter,
     Ovis2Adapter,

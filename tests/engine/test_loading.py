@@ -6,8 +6,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import nn
-from torchao.quantization import Int8WeightOnlyConfig
-from transformers import AutoModelForImageTextToText, TorchAoConfig
+from transformers import AutoModelForImageTextToText, QuantoConfig
 
 import tokensieve as ts
 from tokensieve.measure.cost import LayerCost
@@ -132,7 +131,7 @@ def test_a_model_loaded_in_half_precision(home, plan, device_map):
 @torch.no_grad()
 def test_a_model_with_eight_bit_weights(home, plan):
     """It gives what a plain model gives whose weights are those that eight bits stand for, at the same counted cost."""
-    model = LOAD(home, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()), device_map="cpu")
+    model = LOAD(home, quantization_config=QuantoConfig(weights="int8"), device_map="cpu")
     plain = LOAD(home)
     changed = 0
     for name, weight in model.named_parameters():

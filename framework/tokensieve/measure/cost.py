@@ -34,9 +34,11 @@ class LayerCost:
     @classmethod
     def of(cls, layer: nn.Module, config: Any) -> LayerCost:
         """Read the cost off a layer and its text config."""
-        heads = int(config.num_attention_heads)
-        head = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         modules = list(layer.modules())
+        heads = int(config.num_attention_heads)
+        # Attention modules say how wide their heads are, where layers differ.
+        own = [int(one.head_dim) for one in modules if hasattr(one, "head_dim")]  # type: ignore[arg-type]
+        head = own[0] if own else int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         convolutions = [one for one in modules if isinstance(one, nn.Conv1d)]
         fixed = sum(2 * one.weight.numel() * (one.kernel_size[0] - 1) for one in convolutions)
         # A layer with a short convolution carries its past in a state, and does not attend.
@@ -50,9 +52,9 @@ class LayerCost:
 
 def _used(module: nn.Module, config: Any) -> int:
     """Count the parameters of a module's own linear maps that a token uses."""
-    if isinstance(module, nn.Linear):
-        # Not its weight's size, which is another where it is quantised.
-        return module.in_features * module.out_features
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        # A linear map of any library; not its weight's size, which is another where it is quantised.
+        return int(module.in_features) * int(module.out_features)  # type: ignore[arg-type]
     own = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
     experts = [weight for weight in own if weight.ndim > 2]
     if not own or isinstance(module, nn.Embedding):

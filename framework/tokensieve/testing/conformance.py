@@ -390,8 +390,8 @@ class AdapterConformance:
             visual = [run.visual_per_layer(number) for number in range(len(rows))]
             for layer, cache in enumerate(out[cache_name(kit.model)].layers):
                 longest = max(text + own[layer] for text, own in zip(run.latest.text, visual, strict=True)) + STEPS - 1
-                if not hasattr(cache, "keys"):
-                    # A recurrent state, which has no length.
+                if getattr(cache, "keys", None) is None:
+                    # A recurrent state has no length, and a layer that shares keys none of its own.
                     continue
                 window = getattr(cache, "sliding_window", None)
                 assert cache.keys.shape[2] == (longest if window is None else min(longest, window - 1))
