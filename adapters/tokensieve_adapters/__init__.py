@@ -15,6 +15,7 @@ from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_adapters.llava_next import LlavaNextAdapter
 from tokensieve_adapters.llava_next_video import LlavaNextVideoAdapter
 from tokensieve_adapters.llava_onevision import LlavaOnevisionAdapter
+from tokensieve_adapters.molmo2 import Molmo2Adapter
 from tokensieve_adapters.ovis2 import Ovis2Adapter
 from tokensieve_adapters.paligemma import PaliGemma2Adapter, PaliGemmaAdapter
 from tokensieve_adapters.perception_lm import PerceptionLMAdapter
@@ -55,6 +56,7 @@ ADAPTERS = (
     FastVlmAdapter,
     PerceptionLMAdapter,
     Lfm2VlAdapter,
+    Molmo2Adapter,
     TimmVitAdapter,
     InstructBlipAdapter,
     Llama4Adapter,
