@@ -7,7 +7,7 @@ from tokensieve_adapters.cohere_vision import AyaVisionAdapter, Cohere2VisionAda
 from tokensieve_adapters.fast_vlm import FastVlmAdapter
 from tokensieve_adapters.gemma3 import Gemma3Adapter
 from tokensieve_adapters.gemma4 import Gemma4Adapter
-from tokensieve_adapters.glm4v import Glm4vAdapter
+from tokensieve_adapters.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46vAdapter
 from tokensieve_adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
 from tokensieve_adapters.internvl import InternVLAdapter
 from tokensieve_adapters.lfm2_vl import Lfm2VlAdapter
@@ -43,6 +43,8 @@ ADAPTERS = (
     Qwen35Adapter,
     Qwen35MoeAdapter,
     Glm4vAdapter,
+    Glm4vMoeAdapter,
+    Glm46vAdapter,
     InternVLAdapter,
     Idefics3Adapter,
     SmolVLMAdapter,

@@ -22,7 +22,9 @@ class Gemma4Decoder(Decoder):
         """Lay pictures out row by row, and videos frame by frame."""
         places = request.get(f"{modality}_position_ids")
         if places is None:
-            raise RefusedError(f"where each token of an encoded {modality} is depends on {modality}_position_ids; pass it")
+            raise RefusedError(
+                f"where each token of an encoded {modality} is depends on {modality}_position_ids; pass it"
+            )
         # Columns first. Padding is at -1, so it is never the largest.
         columns, rows = (places.amax(dim=1) + 1).div(self._side, rounding_mode="floor").unbind(dim=-1)
         shapes = list(zip(rows.tolist(), columns.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense and with experts: several layers of the tower are added to the first of the text model (deepstack)."""
+"""Qwen3-VL, dense and with experts: layers of the tower are added to the first of the text model (deepstack)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import Molmo2ForConditionalGeneration
 
 import tokensieve as ts
 from tokensieve.errors import RefusedError
@@ -60,3 +61,32 @@ def test_an_input_that_would_go_through_unpruned(name, argument):
                 with pytest.raises(RefusedError, match=f"{argument} was given, but "):
                     call(**inputs)
         assert not run.prefills
+
+
+@torch.no_grad()
+def test_answers_that_transformers_gives_other_pictures():
+    """GLM-4V deals the pictures of a prompt to its several answers one by one, not prompt by prompt."""
+    model = ADAPTERS["glm4v"].tiny()
+    model.generation_config.eos_token_id = None
+    prompts = Prompts(model, ADAPTERS["glm4v"](model))
+    one, two = [2, ("image", 1), 3], [2, ("image", 0), 1, ("image", 1), 3]
+    for settings in ({"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}):
+        with ts.prune(model, Norm(), keep=2) as run:
+            with pytest.raises(RefusedError, match="one picture a prompt"):
+                model.generate(**prompts.batch([prompts.row(two)]), max_new_tokens=1, **settings)
+            assert not run.prefills
+            model.generate(**prompts.batch([prompts.row(one)]), max_new_tokens=1, **settings)
+            model.generate(**prompts.batch([prompts.row(two)]), max_new_tokens=1)
+        assert len(run.prefills) == 2
+
+
+def test_layers_that_turn_words_differently():
+    adapter = ADAPTERS["molmo2"]
+    config = adapter.tiny().config
+    config.text_config.rope_scaling_layers = [0, 1]
+    model = Molmo2ForConditionalGeneration(config)
+    with ts.prune(model, Norm(), keep=2):
+        pass
+    stages = (ts.Stage(at="decoder.2", select=Norm(), keep=2),)
+    with pytest.raises(RefusedError, match="2 of 4 are scaled"), ts.prune(model, ts.Recipe(stages=stages)):
+        pytest.fail("it was let in")

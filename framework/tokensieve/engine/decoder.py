@@ -23,7 +23,7 @@ from tokensieve.engine.encoder import EncoderEngine, by_prompt
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
-from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
+from tokensieve.engine.request import continued, has_images, real_places, shortened, text_axis, visual_kinds
 from tokensieve.engine.selector import Asked, Selector, Settled, Towered
 from tokensieve.engine.vision import Vision
 from tokensieve.errors import RefusedError, listing
@@ -172,7 +172,7 @@ class DecoderEngine:
         if state is not None:
             self._layers.refuse_foreign(state)
             request, length = continued(request, self._decoder, past, state)
-            self._layers.begin(Step(state, past, length))
+            self._layers.begin(Step(state, past, length, text_axis(request["position_ids"])))
             return (), request
         self._text_only(request, past)
         return args, kwargs
@@ -240,7 +240,8 @@ class DecoderEngine:
         state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift, end)
         index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
         still = torch.where(frame.filler, -1, frame.take(ids))
-        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))
+        text = text_axis(new["position_ids"])
+        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, text, drafted))
         return new
 
     def _towered(
