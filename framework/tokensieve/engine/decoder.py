@@ -240,8 +240,8 @@ class DecoderEngine:
         state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift, end)
         index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
         still = torch.where(frame.filler, -1, frame.take(ids))
-        text = text_axis(new["position_ids"])
-        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, text, drafted))
+        places_of_text = text_axis(new["position_ids"])
+        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, places_of_text, drafted))
         return new
 
     def _towered(

@@ -38,7 +38,7 @@ class Prompt:
         mask: bool `[rows, n]`, which places are real.
         state: what will be left on the cache.
         index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
-        text: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
+        places: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
         drafted: how many words at the end are no prompt.
         rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
         positions: position ids of what stays, once a layer was pruned.
@@ -52,7 +52,7 @@ class Prompt:
     mask: Tensor
     state: caches.CacheState
     index: Tensor
-    text: Tensor
+    places: Tensor
     drafted: int = 0
     rest: Tensor | None = None
     positions: Tensor | None = None
@@ -78,13 +78,13 @@ class Step:
         state: what the prompt left.
         past: the cache.
         length: how much layer 0 holds before the call.
-        text: int64 `[rows or 1, steps]`, positions of text.
+        places: int64 `[rows or 1, steps]`, positions of text.
     """
 
     state: caches.CacheState
     past: Any
     length: int
-    text: Tensor
+    places: Tensor
 
 
 class Layers:
@@ -195,7 +195,7 @@ class Layers:
         prompt.ids = torch.where(frame.filler, -1, frame.take(ids))
         whole = frame.mask.sum(dim=1) == prompt.mask.sum(dim=1)
         prompt.mask = frame.mask
-        positions = frame.take_last(prompt.text if prompt.positions is None else prompt.positions)
+        positions = frame.take_last(prompt.places if prompt.positions is None else prompt.positions)
         cos, sin = kwargs["position_embeddings"] if prompt.rotary is None else prompt.rotary
         prompt.rotary = frame.take_rows(cos), frame.take_rows(sin)
         shift = None
@@ -246,7 +246,7 @@ class Layers:
         if layer.shift is not None:
             outer = _of_text(step.state.shift)
             shift = layer.shift if outer is None else layer.shift - outer
-            positions = step.text.to(hidden.device) - shift.to(hidden.device).unsqueeze(1)
+            positions = step.places.to(hidden.device) - shift.to(hidden.device).unsqueeze(1)
             turned = _where(shift == 0, kwargs["position_embeddings"], self._decoder.rotate(hidden, positions))
             changed |= {"position_ids": positions, "position_embeddings": turned}
         return changed

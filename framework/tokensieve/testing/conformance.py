@@ -509,6 +509,7 @@ class AdapterConformance:
     @torch.no_grad()
     def test_evidence(self, kit: Kit) -> None:
         """Every kind of evidence that is offered can be had, and a row gets what it gets alone, beams or not."""
+        _, seen = kit.fanned()
         for block in [0] if kit.inside is None else [0, kit.inside]:
             kinds = kit.prompts.adapter.offers(ts.Site("decoder", block))
             able = kit.prompts.decoder.vision_modalities if kinds & VISION_EVIDENCE else {"image", "video"}
@@ -516,7 +517,8 @@ class AdapterConformance:
             together = kit.watch(rows, block, kinds)
             for number, row in enumerate(rows):
                 assert (number in together) == bool(kit.prompts.visual(row))
-                for beams in (1, 2):
+                fans = seen == YES or sum(map(len, row.pictures.values())) < 2
+                for beams in (1, 2) if fans else (1,):
                     for alone in kit.watch([row], block, kinds, beams).values():
                         assert set(alone) == set(together[number])
                         for name, value in alone.items():
