@@ -33,14 +33,10 @@ class FastVlmAdapter(Adapter):
         """Give a model of 16 tokens a picture."""
         from transformers import FastVlmConfig, FastVlmForConditionalGeneration, Qwen2Config, TimmWrapperConfig
 
-        tower = TimmWrapperConfig(
-            architecture="fastvit_t8",
-            hidden_size=64,
-            num_labels=0,
-            model_args={"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 16, 32), "global_pool": "avg"},
-        )
+        tower = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 16, 32), "global_pool": "avg"}
+        settings: dict[str, Any] = {"architecture": "fastvit_t8", "hidden_size": 64, "num_labels": 0}
         config = FastVlmConfig(
-            vision_config=tower,
+            vision_config=TimmWrapperConfig(**settings, model_args=tower),
             text_config=Qwen2Config(**_tiny.text()),
             image_token_index=_tiny.IMAGE,
         )

@@ -27,12 +27,12 @@ class Gemma4Decoder(Decoder):
             )
         # Columns first. Padding is at -1, so it is never the largest.
         columns, rows = (places.amax(dim=1) + 1).div(self._side, rounding_mode="floor").unbind(dim=-1)
-        shapes = list(zip(rows.tolist(), columns.tolist(), strict=True))
-        if modality == "image":
-            return [raster(*shape) for shape in shapes]
-        counts = torch.as_tensor(request["num_frames_per_video"]).tolist()
+        counts = [1] * len(rows) if modality == "image" else torch.as_tensor(request["num_frames_per_video"]).tolist()
         firsts = [sum(counts[:number]) for number in range(len(counts))]
-        return [raster(*shapes[first], frames=count) for first, count in zip(firsts, counts, strict=True)]
+        return [
+            raster(int(rows[first]), int(columns[first]), frames=count)
+            for first, count in zip(firsts, counts, strict=True)
+        ]
 
     @property
     def _side(self) -> int:

@@ -35,7 +35,7 @@ class Molmo2Decoder(Decoder):
         if grids is None:
             raise RefusedError("where each token of an encoded picture is depends on image_grids; pass them too")
         shapes = torch.as_tensor(grids).tolist()
-        return [torch.cat([raster(*shape[:2]), raster(*shape[2:], tile=1)]) for shape in shapes]
+        return [torch.cat([raster(small, narrow), raster(h, w, tile=1)]) for small, narrow, h, w in shapes]
 
     def refuses(self, stage: Stage) -> list[str]:
         """Say why this model cannot be pruned at the stage: also where layers turn words differently."""

@@ -48,11 +48,17 @@ class MllamaAdapter(Adapter):
         """Give a model one of whose layers looks at pictures."""
         from transformers import MllamaConfig, MllamaForConditionalGeneration
 
-        tower = {"attention_heads": 4, "num_global_layers": 1, "vision_output_dim": 64, "max_num_tiles": 1}
-        tower |= {"supported_aspect_ratios": [[1, 1]], "intermediate_layers_indices": [1]}
+        tower = _tiny.vision(
+            attention_heads=4,
+            num_global_layers=1,
+            vision_output_dim=64,
+            max_num_tiles=1,
+            supported_aspect_ratios=[[1, 1]],
+            intermediate_layers_indices=[1],
+        )
         rope = {"rope_type": "default", "rope_theta": 10000.0}
         config = MllamaConfig(
-            vision_config=_tiny.vision(**tower),
+            vision_config=tower,
             text_config=_tiny.text(cross_attention_layers=[1], rope_parameters=rope),
             image_token_index=_tiny.IMAGE,
         )
