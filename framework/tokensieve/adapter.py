@@ -155,7 +155,12 @@ class Decoder(ABC):
 
     def turns(self, block: int) -> bool:
         """Tell whether a layer's attention takes its rotary positions as an argument, so that it can do without."""
-        return "position_embeddings" in inspect.signature(self.attention(block).forward).parameters
+        try:
+            attention = self.attention(block)
+        except RefusedError:
+            # A layer that carries its past in a state does not attend.
+            return False
+        return "position_embeddings" in inspect.signature(attention.forward).parameters
 
     def embed(self, ids: Tensor) -> Tensor:
         """Give the text model's own embeddings `[..., d]` of token ids."""
