@@ -90,8 +90,17 @@ def composers() -> str:
 def adapters() -> str:
     """Give the registered adapters."""
     registry = ts.default_registry()
-    rows = ((f"`{name}`", first_sentence(adapter)) for name, adapter in sorted(registry.adapters.items()))
-    return _table(("adapter", "for"), rows)
+    known = sorted(registry.adapters.items())
+    return _table(
+        ("adapter", "for"), ((f"`{name}`", first_sentence(one)) for name, one in known if one.refused is None)
+    )
+
+
+def refused() -> str:
+    """Give the families that are known and cannot be pruned, with the reason."""
+    known = sorted(ts.default_registry().adapters.items())
+    rows = ((f"`{name}`", first_sentence(one), one.refused) for name, one in known if one.refused is not None)
+    return _table(("family", "for", "why not"), rows)
 
 
 def evidence() -> str:
@@ -178,6 +187,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "composers": composers,
     "adapters": adapters,
+    "refused": refused,
     "evidence": evidence,
     "families": families,
     "catalogue": catalogue,

@@ -1,6 +1,8 @@
-"""Qwen3-VL: features of several tower layers, added to the first layers of the language model (deepstack)."""
+"""Qwen3-VL, dense and with experts: layers of the tower are added to the first of the text model (deepstack)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
@@ -30,20 +32,39 @@ class Qwen3VLAdapter(MropeAdapter):
         """Give a model of a few squares of patches a picture, two layers of which are added."""
         from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-        rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
-        config = Qwen3VLConfig(
-            text_config=_tiny.text(rope_parameters=rope, head_dim=12),
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "out_hidden_size": 48,
-                "intermediate_size": 64,
-                "num_heads": 4,
-                "patch_size": 4,
-                "num_position_embeddings": 64,
-                "deepstack_visual_indexes": [0, 1],
-            },
-            **VISION_TOKENS,
-        )
-        model: nn.Module = Qwen3VLForConditionalGeneration(config).eval()
+        model: nn.Module = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_settings())).eval()
         return model
+
+
+class Qwen3VLMoeAdapter(Qwen3VLAdapter):
+    """Qwen3VLMoeForConditionalGeneration."""
+
+    name = "qwen3_vl_moe"
+    model_types = ("qwen3_vl_moe",)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model whose words each pass two of four experts in a layer."""
+        from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        model: nn.Module = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**_settings(**experts))).eval()
+        return model
+
+
+def _settings(**text: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
+    return {
+        "text_config": _tiny.text(rope_parameters=rope, head_dim=12, **text),
+        "vision_config": {
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 48,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "patch_size": 4,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        **VISION_TOKENS,
+    }

@@ -6,6 +6,7 @@ model that carries visual tokens (`Decoder`), a vision encoder (`Encoder`), or b
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -106,6 +107,9 @@ class Decoder(ABC):
     tiled: ClassVar[bool] = False
     """Whether pictures come as tiles of equal rank: those that stand side by side in a prompt are one image."""
 
+    refused_inputs: ClassVar[Mapping[str, str]] = {}
+    """Arguments of forward with which the model cannot be pruned, and why."""
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
@@ -151,7 +155,12 @@ class Decoder(ABC):
 
     def turns(self, block: int) -> bool:
         """Tell whether a layer's attention takes its rotary positions as an argument, so that it can do without."""
-        return "position_embeddings" in inspect.signature(self.attention(block).forward).parameters
+        try:
+            attention = self.attention(block)
+        except RefusedError:
+            # A layer that carries its past in a state does not attend.
+            return False
+        return "position_embeddings" in inspect.signature(attention.forward).parameters
 
     def embed(self, ids: Tensor) -> Tensor:
         """Give the text model's own embeddings `[..., d]` of token ids."""
@@ -232,7 +241,9 @@ class Decoder(ABC):
         """
         # Where a model takes a tensor, it takes it by image; one image of all that stays serves as well.
         pooled = features.unsqueeze(0) if isinstance(output.pooler_output, Tensor) else [features]
-        new = type(output)(pooler_output=pooled)
+        # What else it says, of the tower and of words around pictures, stays as it is.
+        new = copy.copy(output)
+        new.pooler_output = pooled
         layers = getattr(output, "deepstack_features", None)
         if layers is not None:
             flat = [layer if isinstance(layer, Tensor) else torch.cat(list(layer)) for layer in layers]
@@ -438,6 +449,8 @@ class Adapter(ABC):
     """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
     frames_apart: ClassVar[bool] = False
     """Whether its processor puts text between the frames of a video."""
+    refused: ClassVar[str | None] = None
+    """Why the family cannot be pruned, and what to do instead; for families that are known, and refused."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -487,6 +500,17 @@ class Adapter(ABC):
             answered: how many words at the end are the model's own.
         """
         return {}
+
+    @classmethod
+    def unsaid(cls, model: nn.Module) -> tuple[int, ...]:
+        """Give words that forward reads as parts of pictures wherever they stand; for the conformance kit.
+
+        It never lets a model say them. The default is none beside the placeholders.
+
+        Args:
+            model: made by `tiny`.
+        """
+        return ()
 
     @classmethod
     def example(cls, directory: Path) -> str | None:

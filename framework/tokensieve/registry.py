@@ -22,6 +22,7 @@ from tokensieve.adapter import Adapter
 from tokensieve.composers import COMPOSERS, Composer
 from tokensieve.errors import (
     PluginError,
+    RefusedError,
     UnknownComposerError,
     UnknownGeometryError,
     UnknownNameError,
@@ -142,6 +143,7 @@ class Registry:
 
         Raises:
             UnsupportedModelError: if none matches, or more than one.
+            RefusedError: if the one that matches is of a family that cannot be pruned.
         """
         matching = []
         failed = ""
@@ -153,11 +155,13 @@ class Registry:
             except Exception as error:
                 who = f"'{cls.name}' ({self.origin('adapter', cls.name)})"
                 failed += f" The adapter {who} could not tell ({_said(error)})."
-        if len(matching) == 1:
-            return matching[0](model)
         kind = type(model).__name__
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         described = f"{kind} (model_type '{model_type}')" if model_type else kind
+        if len(matching) == 1:
+            if matching[0].refused is not None:
+                raise RefusedError(f"a {described} cannot be pruned: {matching[0].refused}")
+            return matching[0](model)
         if not matching:
             raise UnsupportedModelError(
                 f"no adapter matches {described}. Registered: {listing(self._adapters)}. "

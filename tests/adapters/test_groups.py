@@ -159,3 +159,34 @@ def test_encoded_input_of_an_unknown_kind():
     encoded = model.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
     with ts.prune(model, Norm(), keep=4), pytest.raises(RefusedError, match="audio"):
         model(**inputs, mm_encoder_outputs={"image": encoded, "audio": encoded})
+
+
+@torch.no_grad()
+def test_words_around_pictures_keep_their_meaning():
+    """Ovis 2's indicators, which forward reads as parts of pictures, are what they are in the shorter prompt, too."""
+    model, inputs, _ = made("ovis2", ("image", 1))
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    first, last = model.config.visual_indicator_token_ids
+    places = torch.nonzero(ids[0] == model.config.image_token_id).flatten()
+    ids[0, places[0] - 1], ids[0, places[-1] + 1] = first, last
+    with ts.prune(model, Norm(), keep=5) as run:
+        logits = model(**inputs).logits[0, -1]
+    left = set(places.tolist()) - {int(places[i]) for i in run.kept("decoder.0")[0]}
+    stays = torch.tensor([place not in left for place in range(ids.shape[1])])
+    # By hand: vectors of the whole prompt, cut; the model turns them by the places they had.
+    embeds = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    model(**inputs)
+    hook.remove()
+    table = model.model.visual_embeddings_table.weight
+    assert torch.equal(embeds[0][0, places[0] - 1], table[-2])
+    assert torch.equal(embeds[0][0, places[-1] + 1], table[-1])
+    hidden = model.model.language_model(
+        inputs_embeds=embeds[0][:, stays],
+        attention_mask=mask[:, stays],
+        position_ids=torch.arange(ids.shape[1])[None, stays],
+        use_cache=False,
+    ).last_hidden_state[0, -1]
+    torch.testing.assert_close(logits, model.lm_head(hidden), atol=5e-4, rtol=1e-3)

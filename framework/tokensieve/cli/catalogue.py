@@ -35,6 +35,8 @@ def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str
     """
     groups: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for name, cls in sorted(registry.adapters.items()):
+        if cls.refused is not None:
+            continue
         adapter = cls(cls.tiny())
         for part in ("encoder", "decoder"):
             sites = [site for site in adapter.sites() if site.part == part]
@@ -147,5 +149,6 @@ def families(registry: Registry) -> Table:
     """Give a table of model families."""
     table = _table(f"Adapters ({len(registry.adapters)})", "name", "what it is for")
     for name, adapter in sorted(registry.adapters.items()):
-        table.add_row(cell(name), cell(first_line(adapter)))
+        said = first_line(adapter) + (f"\nRefused: {adapter.refused}." if adapter.refused is not None else "")
+        table.add_row(cell(name), cell(said))
     return table

@@ -23,7 +23,7 @@ from tokensieve.engine.encoder import EncoderEngine, by_prompt
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
-from tokensieve.engine.request import continued, has_images, real_places, shortened, visual_kinds
+from tokensieve.engine.request import continued, has_images, real_places, shortened, text_axis, visual_kinds
 from tokensieve.engine.selector import Asked, Selector, Settled, Towered
 from tokensieve.engine.vision import Vision
 from tokensieve.errors import RefusedError, listing
@@ -113,8 +113,15 @@ class DecoderEngine:
 
         return generate
 
+    def _refuse_inputs(self, given: Mapping[str, Any]) -> None:
+        """Refuse arguments that the family cannot be pruned with; unseen, they would go through unpruned."""
+        for name, reason in self._decoder.refused_inputs.items():
+            if given.get(name) is not None:
+                raise RefusedError(f"{name} was given, but {reason}")
+
     def _refuse_generation(self, given: Mapping[str, Any]) -> None:
         """Refuse what cannot be right, before anything runs."""
+        self._refuse_inputs(given)
         config = given.get("generation_config") or self._model.generation_config
 
         def setting(name: str) -> Any:
@@ -150,6 +157,7 @@ class DecoderEngine:
             self._forget_pictures()
         named = self._forward.bind_partial(model, *args).arguments if args else {}
         request = {name: value for name, value in named.items() if name != "self"} | kwargs
+        self._refuse_inputs(request)
         past = caches.given(request)
         state = caches.state_of(past)
         if has_images(request, self._modalities):
@@ -164,7 +172,7 @@ class DecoderEngine:
         if state is not None:
             self._layers.refuse_foreign(state)
             request, length = continued(request, self._decoder, past, state)
-            self._layers.begin(Step(state, past, length))
+            self._layers.begin(Step(state, past, length, text_axis(request["position_ids"])))
             return (), request
         self._text_only(request, past)
         return args, kwargs
@@ -207,6 +215,11 @@ class DecoderEngine:
         flat = self._flat(outputs, present, kinds)
         ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
         features = by_id(flat, ids)
+        if expand > 1 and not torch.equal(features, features[::expand].repeat_interleave(expand, dim=0)):
+            raise RefusedError(
+                "transformers gives the several answers to a prompt pictures in another order than the prompt's; "
+                "ask for one answer, without beams, or ask about one picture a prompt"
+            )
         drafted = self._drafted(length)
         settled = self._settle(request, outputs, features, ids, kinds, mask, expand, drafted)
         keep = ~visual | of_id(settled.entering.repeat_interleave(expand, dim=0), ids)
@@ -227,7 +240,8 @@ class DecoderEngine:
         state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift, end)
         index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
         still = torch.where(frame.filler, -1, frame.take(ids))
-        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, drafted))
+        places_of_text = text_axis(new["position_ids"])
+        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, places_of_text, drafted))
         return new
 
     def _towered(

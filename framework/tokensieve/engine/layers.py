@@ -38,6 +38,7 @@ class Prompt:
         mask: bool `[rows, n]`, which places are real.
         state: what will be left on the cache.
         index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
+        places: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
         drafted: how many words at the end are no prompt.
         rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
         positions: position ids of what stays, once a layer was pruned.
@@ -51,6 +52,7 @@ class Prompt:
     mask: Tensor
     state: caches.CacheState
     index: Tensor
+    places: Tensor
     drafted: int = 0
     rest: Tensor | None = None
     positions: Tensor | None = None
@@ -76,11 +78,13 @@ class Step:
         state: what the prompt left.
         past: the cache.
         length: how much layer 0 holds before the call.
+        places: int64 `[rows or 1, steps]`, positions of text.
     """
 
     state: caches.CacheState
     past: Any
     length: int
+    places: Tensor
 
 
 class Layers:
@@ -191,10 +195,7 @@ class Layers:
         prompt.ids = torch.where(frame.filler, -1, frame.take(ids))
         whole = frame.mask.sum(dim=1) == prompt.mask.sum(dim=1)
         prompt.mask = frame.mask
-        positions = prompt.positions
-        if positions is None:
-            positions = _positions(kwargs, hidden, 0)
-        positions = frame.take_last(positions)
+        positions = frame.take_last(prompt.places if prompt.positions is None else prompt.positions)
         cos, sin = kwargs["position_embeddings"] if prompt.rotary is None else prompt.rotary
         prompt.rotary = frame.take_rows(cos), frame.take_rows(sin)
         shift = None
@@ -245,8 +246,7 @@ class Layers:
         if layer.shift is not None:
             outer = _of_text(step.state.shift)
             shift = layer.shift if outer is None else layer.shift - outer
-            positions = _positions(kwargs, hidden, step.length + step.state.dropped)
-            positions = positions - shift.to(hidden.device).unsqueeze(1)
+            positions = step.places.to(hidden.device) - shift.to(hidden.device).unsqueeze(1)
             turned = _where(shift == 0, kwargs["position_embeddings"], self._decoder.rotate(hidden, positions))
             changed |= {"position_ids": positions, "position_embeddings": turned}
         return changed
@@ -321,14 +321,6 @@ def _prompt_mask(prompt: Prompt, mask: Tensor | None, hidden: Tensor, width: int
     own = torch.eye(length, dtype=torch.bool, device=hidden.device) & prompt.filler.to(hidden.device)[:, None, :, None]
     gathered = gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
     return caches.widen(gathered, width)
-
-
-def _positions(kwargs: dict[str, Any], hidden: Tensor, start: int) -> Tensor:
-    """Give the positions `[rows or 1, n]` that a layer is told; in order, where several axes leave it without."""
-    positions = kwargs.get("position_ids")
-    if isinstance(positions, Tensor) and positions.ndim == 2:
-        return positions
-    return torch.arange(start, start + hidden.shape[1], device=hidden.device).unsqueeze(0)
 
 
 def _where(rows: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,11 @@ def real_places(request: Mapping[str, Any], rows: int, length: int, device: torc
     return seen.expand(rows, -1)
 
 
+def text_axis(positions: Tensor) -> Tensor:
+    """Give the positions `[rows or 1, n]` of text, which are the first axis where there are several."""
+    return positions[0] if positions.ndim == 3 else positions
+
+
 def shortened(
     request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, mask: Tensor, policy: Positions
 ) -> tuple[dict[str, Any], Tensor | None, Tensor]:
@@ -89,7 +94,7 @@ def shortened(
     if not isinstance(positions, Tensor):
         positions = decoder.positions(request, mask, 0, ids.shape[1])
     positions = decoder.complete(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
-    text = (positions[0] if positions.ndim == 3 else positions).expand(ids.shape[0], -1)
+    text = text_axis(positions).expand(ids.shape[0], -1)
     end = text.masked_fill(~mask.to(text.device), -1).max(dim=1).values + 1
     new["position_ids"] = frame.take_last(positions)
     shift = None

@@ -75,9 +75,10 @@ class Prompts:
         self.decoder: Decoder = decoder
 
     @property
-    def placeholders(self) -> list[int]:
-        """The words that stand for visual tokens."""
-        return sorted({modality.placeholder for modality in self.decoder.modalities})
+    def unsaid(self) -> list[int]:
+        """The words that the model shall not say: they stand for visual tokens, or for what is around them."""
+        marks = {modality.placeholder for modality in self.decoder.modalities}
+        return sorted(marks.union(self.adapter.unsaid(self.model)))
 
     def row(self, parts: Sequence[Part], seed: int = 0) -> Row:
         """Make a prompt of its parts."""

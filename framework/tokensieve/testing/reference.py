@@ -33,7 +33,7 @@ class _Reference:
         """Give the next words, and the logits `[steps, words]` that they are taken from."""
         new: list[int] = []
         seen = []
-        silent = torch.tensor(self._prompts.placeholders)
+        silent = torch.tensor(self._prompts.unsaid)
         for _ in range(steps):
             seen.append(self.logits(new))
             # A placeholder said by the model would read as a picture, as nothing remembers that it was not.
@@ -107,13 +107,15 @@ class Short(_Reference):
         length = whole["input_ids"].shape[1]
         stays = torch.tensor(self._stays(0, length))
         inputs = {name: value[:, stays] for name, value in whole.items()}
-        positions = decoder.positions(whole, torch.ones(1, length, dtype=torch.bool), 0, length)
-        inputs["position_ids"] = (
-            positions[..., : int(stays.sum())] if self._positions == "compact" else positions[..., stays]
-        )
+        pictures = self._prompts.pictures([self._row])
+        positions = decoder.positions(whole | pictures, torch.ones(1, length, dtype=torch.bool), 0, length)
+        inputs["position_ids"] = positions[..., stays]
+        if self._positions == "compact" and not bool(stays.all()):
+            # Every axis counts on from the first place.
+            inputs["position_ids"] = positions[..., :1] + torch.arange(int(stays.sum()))
         outputs = {}
         words = torch.tensor(self._row.words)
-        for name, output in decoder.encode(self._prompts.pictures([self._row])).items():
+        for name, output in decoder.encode(pictures).items():
             [modality] = [one for one in decoder.modalities if one.name == name]
             wanted = stays[: len(words)][words == modality.placeholder]
             pooled = output.pooler_output

@@ -1,0 +1,97 @@
+"""GLM-4.1V, 4.5V (with experts) and 4.6V: squares of patches, joined; positions of several axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokensieve.adapter import Modality
+from tokensieve_adapters import _tiny
+from tokensieve_adapters._mrope import MropeAdapter, MropeDecoder
+
+
+class Glm4vDecoder(MropeDecoder):
+    """Pictures only: frames of a video stand in a prompt under the placeholder of pictures."""
+
+    refused_inputs = dict.fromkeys(
+        ("pixel_values_videos", "video_grid_thw"),
+        "its videos share the placeholder of pictures, so their tokens cannot be told apart; give frames as images",
+    )
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Pictures."""
+        return super().modalities[:1]
+
+
+class Glm4vAdapter(MropeAdapter):
+    """Glm4vForConditionalGeneration."""
+
+    name = "glm4v"
+    model_types = ("glm4v",)
+    decoder_type = Glm4vDecoder
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of a few squares of patches a picture, half of whose heads turn with positions."""
+        from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+
+        model: nn.Module = Glm4vForConditionalGeneration(Glm4vConfig(**_settings())).eval()
+        return model
+
+    @classmethod
+    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+        """Tell words and pictures apart."""
+        return {"mm_token_type_ids": (ids == _tiny.IMAGE).int()}
+
+
+class Glm4vMoeAdapter(Glm4vAdapter):
+    """Glm4vMoeForConditionalGeneration."""
+
+    name = "glm4v_moe"
+    model_types = ("glm4v_moe",)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model whose words each pass two of four experts and a shared one, in all layers but the first."""
+        from transformers import Glm4vMoeConfig, Glm4vMoeForConditionalGeneration
+
+        experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        model: nn.Module = Glm4vMoeForConditionalGeneration(Glm4vMoeConfig(**_settings(**experts))).eval()
+        return model
+
+
+class Glm46vAdapter(Glm4vAdapter):
+    """Glm46VForConditionalGeneration."""
+
+    name = "glm46v"
+    model_types = ("glm46v",)
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of GLM-4V's parts."""
+        from transformers import Glm46VConfig, Glm46VForConditionalGeneration
+
+        model: nn.Module = Glm46VForConditionalGeneration(Glm46VConfig(**_settings())).eval()
+        return model
+
+
+def _settings(**text: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 1], "partial_rotary_factor": 0.5, "rope_theta": 10000.0}
+    return {
+        "text_config": _tiny.text(rope_parameters=rope, **text),
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 32,
+            "out_hidden_size": 48,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "image_size": 32,
+            "patch_size": 4,
+        },
+        "image_token_id": _tiny.IMAGE,
+        "video_token_id": _tiny.VIDEO,
+        "image_start_token_id": 61,
+        "image_end_token_id": 60,
+    }

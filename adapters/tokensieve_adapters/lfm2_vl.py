@@ -1,0 +1,66 @@
+"""LFM2-VL: tiles of their own shape, joined two by two; most layers of its language model are short convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.errors import RefusedError
+from tokensieve_adapters import _tiny
+
+
+class Lfm2VlDecoder(Decoder):
+    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay each tile out row by row."""
+        shapes = request.get("spatial_shapes")
+        if shapes is None:
+            raise RefusedError("where each token of an encoded picture is depends on spatial_shapes; pass them too")
+        factor = self.config.downsample_factor
+        return [raster(height // factor, width // factor) for height, width in torch.as_tensor(shapes).tolist()]
+
+
+class Lfm2VlAdapter(Adapter):
+    """Lfm2VlForConditionalGeneration."""
+
+    name = "lfm2_vl"
+    model_types = ("lfm2_vl",)
+    decoder_type = Lfm2VlDecoder
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of up to 16 tokens a tile, two of whose layers attend."""
+        from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration
+        from transformers import Siglip2VisionConfig as Vision
+
+        kinds = ["conv", "full_attention"] * 2
+        tower = {name: value for name, value in _tiny.vision(num_patches=64).items() if name != "image_size"}
+        config = Lfm2VlConfig(
+            vision_config=Vision(**tower, vision_use_head=False),
+            text_config=Lfm2Config(**_tiny.text(layer_types=kinds, block_auto_adjust_ff_dim=False)),
+            image_token_id=_tiny.IMAGE,
+            projector_hidden_size=48,
+        )
+        model: nn.Module = Lfm2VlForConditionalGeneration(config).eval()
+        return model
+
+    @classmethod
+    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
+        """Make random tiles of several shapes, as rows of flattened patches, padded to the largest."""
+        vision: Any = model.config.vision_config  # type: ignore[union-attr]
+        shapes = [(4, 6), (8, 8), (6, 4)]
+        seeds = [seed for row in rows for seed in row]
+        if not seeds:
+            return {}
+        sizes = torch.tensor([shapes[seed % len(shapes)] for seed in seeds])
+        pixels = torch.zeros(len(seeds), vision.num_patches, 3 * vision.patch_size**2)
+        for number, (seed, size) in enumerate(zip(seeds, sizes, strict=True)):
+            patches = torch.randn(int(size.prod()), pixels.shape[-1], generator=torch.Generator().manual_seed(seed))
+            pixels[number, : len(patches)] = patches
+        real = torch.arange(vision.num_patches) < sizes.prod(dim=1, keepdim=True)
+        return {"pixel_values": pixels, "spatial_shapes": sizes, "pixel_attention_mask": real.int()}

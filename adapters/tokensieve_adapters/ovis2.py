@@ -1,0 +1,55 @@
+"""Ovis2: square tiles whose tokens are mixtures of a visual vocabulary, with indicator words between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve_adapters import _tiny
+
+
+class Ovis2Decoder(Decoder):
+    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+
+    projector_name = "visual_embeddings_table"
+
+    def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
+        """Lay each tile out row by row."""
+        return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
+
+
+class Ovis2Adapter(Adapter):
+    """Ovis2ForConditionalGeneration."""
+
+    name = "ovis2"
+    model_types = ("ovis2",)
+    decoder_type = Ovis2Decoder
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of 16 tokens a tile, and two indicator words."""
+        from transformers import Ovis2Config, Ovis2ForConditionalGeneration, Qwen2Config
+        from transformers.models.ovis2 import Ovis2VisionConfig
+
+        vision = _tiny.vision(image_size=64, hidden_stride=2, vocab_size=24, num_visual_indicator_tokens=2)
+        config = Ovis2Config(
+            vision_config=Ovis2VisionConfig(**vision),
+            text_config=Qwen2Config(**_tiny.text()),
+            image_token_id=_tiny.IMAGE,
+            visual_indicator_token_ids=[60, 61],
+            vocab_size=_tiny.WORDS,
+            hidden_size=48,
+            tie_word_embeddings=False,
+        )
+        model: nn.Module = Ovis2ForConditionalGeneration(config).eval()
+        return model
+
+    @classmethod
+    def unsaid(cls, model: nn.Module) -> tuple[int, ...]:
+        """Indicators."""
+        config: Any = model.config
+        return tuple(config.visual_indicator_token_ids)

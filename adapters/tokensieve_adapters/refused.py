@@ -1,0 +1,99 @@
+"""Families that are known, and cannot be pruned: each says why. `prune` refuses their models with that reason."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tokensieve.adapter import Adapter
+from tokensieve_adapters import _tiny
+
+
+class Llama4Adapter(Adapter):
+    """Llama4ForConditionalGeneration."""
+
+    name = "llama4"
+    model_types = ("llama4",)
+    refused = (
+        "its forward projects encoded pictures itself, so that shortened ones cannot be handed to it, and its layers "
+        "without positions scale attention by the length that a cache reports, which pruning changes; run it unpruned"
+    )
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model with one expert a word."""
+        from transformers import Llama4Config, Llama4ForConditionalGeneration
+
+        tower = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+        config = Llama4Config(
+            vision_config=_tiny.vision(intermediate_size=128, **tower),
+            text_config=_tiny.text(head_dim=12, intermediate_size_mlp=96, num_local_experts=2, attention_chunk_size=64),
+            image_token_index=_tiny.IMAGE,
+        )
+        model: nn.Module = Llama4ForConditionalGeneration(config).eval()
+        return model
+
+
+class MllamaAdapter(Adapter):
+    """MllamaForConditionalGeneration (Llama 3.2 Vision)."""
+
+    name = "mllama"
+    model_types = ("mllama",)
+    refused = (
+        "its pictures are not in the prompt: some layers look across at them, so there are no visual tokens that "
+        "could leave a sequence; run it unpruned"
+    )
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model one of whose layers looks at pictures."""
+        from transformers import MllamaConfig, MllamaForConditionalGeneration
+
+        tower = _tiny.vision(
+            attention_heads=4,
+            num_global_layers=1,
+            vision_output_dim=64,
+            max_num_tiles=1,
+            supported_aspect_ratios=[[1, 1]],
+            intermediate_layers_indices=[1],
+        )
+        rope = {"rope_type": "default", "rope_theta": 10000.0}
+        config = MllamaConfig(
+            vision_config=tower,
+            text_config=_tiny.text(cross_attention_layers=[1], rope_parameters=rope),
+            image_token_index=_tiny.IMAGE,
+        )
+        model: nn.Module = MllamaForConditionalGeneration(config).eval()
+        return model
+
+
+class InstructBlipAdapter(Adapter):
+    """InstructBlipForConditionalGeneration and Blip2ForConditionalGeneration."""
+
+    name = "instructblip"
+    model_types = ("instructblip", "blip-2")
+    refused = (
+        "its Q-Former asks a fixed handful of questions about a picture, and the answers, which are its tokens, stand "
+        "for no place in it; they are few already, so run it unpruned"
+    )
+
+    @classmethod
+    def tiny(cls) -> nn.Module:
+        """Give a model of four questions a picture."""
+        from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, LlamaConfig
+
+        config = InstructBlipConfig(
+            vision_config=_tiny.vision(),
+            qformer_config={
+                "vocab_size": _tiny.WORDS,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "encoder_hidden_size": 32,
+            },
+            text_config=LlamaConfig(**_tiny.text()).to_dict(),
+            num_query_tokens=4,
+            image_token_index=_tiny.IMAGE,
+        )
+        model: nn.Module = InstructBlipForConditionalGeneration(config).eval()
+        return model
