@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tokensieve.sites import Site
+
 IMAGE = "<image>"
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 PATCH, SIDE = 14, 336
+LAYERS = 4
 SEED = 0
 TEMPLATE = (
     "{% for message in messages %}"
@@ -22,19 +26,26 @@ TEMPLATE = (
 """LLaVA-1.5's own: a user turn is `USER: <image>`, a new line, the text and ` ASSISTANT:`."""
 
 
-def save_example(directory: Path) -> str:
+def save_example(directory: Path, sites: Sequence[Site] = ()) -> str:
     """Save a model and its processor with `save_pretrained`, and say what it is.
 
     CLIP at 336 pixels in patches of 14 gives 24 x 24 = 576 visual tokens an image, as LLaVA-1.5
     does; widths and depths are small. The weights are random, from a fixed seed.
+
+    Args:
+        directory: an existing, empty folder.
+        sites: that it shall have; beyond the depth of LLaVA-1.5-7B it has them not.
     """
     tokenizer = _tokenizer()
-    model = _model(tokenizer)
+    # The last layer of the tower is not read.
+    vision = max([LAYERS, *(site.block + 2 for site in sites if site.part == "encoder" and site.block < 23)])
+    text = max([LAYERS, *(site.block + 1 for site in sites if site.part == "decoder" and site.block < 32)])
+    model = _model(tokenizer, vision, text)
     model.save_pretrained(directory)
     _processor(tokenizer).save_pretrained(directory)
     return (
-        "LLaVA-1.5's token geometry (576 visual tokens an image), 4 vision and 4 text layers, RANDOM WEIGHTS: "
-        "what it keeps and answers means nothing"
+        f"LLaVA-1.5's token geometry (576 visual tokens an image), {vision} vision and {text} text layers, RANDOM "
+        "WEIGHTS: what it keeps and answers means nothing"
     )
 
 
@@ -82,13 +93,13 @@ def _processor(tokenizer: Any) -> Any:
     )
 
 
-def _model(tokenizer: Any) -> Any:
+def _model(tokenizer: Any, vision_layers: int, text_layers: int) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     vision = CLIPVisionConfig(
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=4,
+        num_hidden_layers=vision_layers,
         num_attention_heads=4,
         image_size=SIDE,
         patch_size=PATCH,
@@ -97,7 +108,7 @@ def _model(tokenizer: Any) -> Any:
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=4,
+        num_hidden_layers=text_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=4096,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokensieve.adapter import Adapter, raster
 from tokensieve.errors import RefusedError
+from tokensieve.sites import Site
 from tokensieve_adapters._example import save_example
 from tokensieve_adapters._tower import CLASS_TOKENS, PatchEncoder, TowerDecoder
 
@@ -77,6 +78,6 @@ class LlavaAdapter(Adapter):
         return model
 
     @classmethod
-    def example(cls, directory: Path) -> str | None:
+    def example(cls, directory: Path, sites: Sequence[Site] = ()) -> str | None:
         """Save a model of 576 visual tokens an image and random weights."""
-        return save_example(directory)
+        return save_example(directory, sites)

@@ -513,13 +513,14 @@ class Adapter(ABC):
         return ()
 
     @classmethod
-    def example(cls, directory: Path) -> str | None:
+    def example(cls, directory: Path, sites: Sequence[Site] = ()) -> str | None:
         """Save a small checkpoint of real geometry with its processor, and say what it is.
 
         It is what demonstrations load, as users load theirs, when no model is given.
 
         Args:
             directory: an existing, empty folder, written with `save_pretrained`.
+            sites: that it shall have, if it can: a recipe for a deep model needs a deep one.
 
         Returns:
             What was saved, in a sentence that also says what its answers are worth; none if the

@@ -18,7 +18,7 @@ QUESTION = "Which flag is behind her?"
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example checkpoint, made once."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    assert "RANDOM WEIGHTS" in save_example(default_registry(), folder)
+    assert "RANDOM WEIGHTS" in save_example(default_registry(), folder, ())
     return folder
 
 

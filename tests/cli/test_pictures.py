@@ -251,6 +251,13 @@ def test_what_is_lit_is_what_was_kept(ready, photo):
             assert np.abs(shown - expected).max() <= 0.5
 
 
+@pytest.mark.parametrize(("recipe", "layers"), [("pyramiddrop", "25 text layers"), ("tome-encoder", "24 vision")])
+def test_an_example_is_as_deep_as_recipes_need_it(cli, recipe, layers):
+    result = cli("show", recipe, "--image", PHOTO, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert layers in result.stderr
+
+
 def test_show_writes_a_picture_for_each_image(cli, checkpoint, photo, tmp_path):
     photo.rotate(90, expand=True).save(tmp_path / "grace_hopper.png")
     options = ("--keep", "1/9", "--out", "new/folder", "--device", "cpu", "--model", checkpoint)

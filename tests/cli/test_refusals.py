@@ -119,11 +119,11 @@ def test_a_folder_that_is_no_checkpoint(cli, command, files, message):
 
 
 def test_a_model_without_an_adapter(cli):
-    from transformers import Blip2Config
+    from transformers import Kosmos2Config
 
-    Blip2Config().save_pretrained("m")
+    Kosmos2Config().save_pretrained("m")
     text = said(cli("check", "script", "--model", "m"))
-    assert text.startswith("UnsupportedModelError: no adapter matches Blip2ForConditionalGeneration")
+    assert text.startswith("UnsupportedModelError: no adapter matches Kosmos2ForConditionalGeneration")
 
 
 @pytest.mark.parametrize("lacks", ["model.safetensors", "processor_config.json"])
@@ -167,11 +167,11 @@ def test_evidence_that_the_model_lacks(cli, recipe, checkpoint):
 
 
 @pytest.mark.parametrize("command", ["show", "demo"])
-def test_a_picture_of_an_encoder_stage_that_is_not_there(cli, recipe, command):
+def test_a_picture_of_a_stage_deeper_than_any_example(cli, recipe, command):
     options = ("--image", PHOTO) if command == "show" else ()
-    result = cli(command, recipe(at="encoder.3"), *options)
+    result = cli(command, recipe(at="encoder.23"), *options)
     assert result.exit_code == 1
-    assert "llava has no encoder.3; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.2" in result.stderr
+    assert "llava has no encoder.23; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.2" in result.stderr
 
 
 def test_a_picture_of_patches_that_are_no_tokens(recipe):

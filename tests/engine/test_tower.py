@@ -274,7 +274,7 @@ def test_paligemma_answers_as_by_hand():
     walk = walked(tower, inputs["pixel_values"][0], plan, len(tower.encoder.layers))
     assert run.kept("encoder.1")[0].tolist() == walk.ids
     words = inputs["input_ids"][0]
-    places = torch.nonzero(words == made.placeholders[0]).flatten()
+    places = torch.nonzero(words == made.decoder.modalities[0].placeholder).flatten()
     vectors = model.get_input_embeddings()(words)
     vectors[places[walk.ids]] = model.model.multi_modal_projector(norm(walk.x, tower.post_layernorm).float())
     gone = set(places.tolist()) - set(places[walk.ids].tolist())

@@ -271,7 +271,7 @@ def show(
     from tokensieve.cli.models import example_or, load
     from tokensieve.cli.showing import draw, names
 
-    with example_or(model, registry) as (directory, description):
+    with example_or(model, registry, loaded) as (directory, description):
         ready = load(directory, registry, loaded, device)
     if description is not None:
         console.warn(f"No model was given, so this is the example: {description}.")

@@ -77,7 +77,7 @@ def demonstrate(
     checkpoint.mkdir(exist_ok=True)
     with _threads(1), _progress() as progress:
         task = progress.add_task("making the example checkpoint", total=4 + len(recipes) * (2 + repeats))
-        description = save_example(registry, checkpoint)
+        description = save_example(registry, checkpoint, recipes)
         progress.update(task, advance=1, description="loading it")
         # On the CPU, so that it keeps the same tokens everywhere.
         ready = load(checkpoint, registry, recipes, "cpu")

@@ -175,7 +175,9 @@ def pruned(ready: Ready, recipe: Recipe, query_encoder: Path | None, registry: R
 
 
 @contextmanager
-def example_or(directory: Path | None, registry: Registry) -> Iterator[tuple[Path, str | None]]:
+def example_or(
+    directory: Path | None, registry: Registry, recipes: Sequence[Recipe]
+) -> Iterator[tuple[Path, str | None]]:
     """Give a checkpoint's folder, or make an example for the time of the `with` block.
 
     Yields:
@@ -185,18 +187,21 @@ def example_or(directory: Path | None, registry: Registry) -> Iterator[tuple[Pat
         yield directory, None
         return
     with tempfile.TemporaryDirectory(prefix="tokensieve-") as made:
-        yield Path(made), save_example(registry, Path(made))
+        yield Path(made), save_example(registry, Path(made), recipes)
 
 
-def save_example(registry: Registry, directory: Path) -> str:
+def save_example(registry: Registry, directory: Path, recipes: Sequence[Recipe]) -> str:
     """Save the example checkpoint of the first adapter that has one, and say what it is.
+
+    It is as deep as recipes need it.
 
     Raises:
         TokensieveError: if none has.
     """
+    sites = [stage.at for recipe in recipes for stage in recipe.stages]
     with quiet():
         for adapter in registry.adapters.values():
-            description = adapter.example(directory)
+            description = adapter.example(directory, sites)
             if description is not None:
                 return description
     raise TokensieveError(f"no adapter brings an example checkpoint ({listing(registry.adapters)}); give --model DIR")
