@@ -309,4 +309,7 @@ class Tokens:
     def canonical(self) -> tuple[Tokens, Tensor]:
         """Give the tokens by ascending id, invalid ones last, and the places they came from."""
         order = self.universe.order()
+        if torch.equal(order, torch.arange(self.universe.n, device=order.device).expand_as(order)):
+            # They are that already, and what is known of them need not be moved.
+            return self, order
         return self.take(order, torch.ones_like(order, dtype=torch.bool)), order

@@ -143,6 +143,10 @@ def _nothing(recipe: Recipe, stage: Stage, pool: Pool) -> tuple[Outcome, StageRe
 
 def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: Tensor, keys: Tensor) -> Tokens:
     """Give the groups as tokens, with the evidence of each."""
+    # Where every sample is one group of all its tokens, there is nothing to gather.
+    whole = all(value.shape[:2] == ids.shape for value in evidence.values() if isinstance(value, Tensor))
+    if whole and len(keys) == len(ids) and bool(valid.all()):
+        return Tokens(Universe(valid, ids), evidence, keys, samples)
     rows = {kind: taken(value, samples, ids) for kind, value in evidence.items()}
     return Tokens(Universe(valid, ids), rows, keys[samples], samples)
 
