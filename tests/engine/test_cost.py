@@ -22,6 +22,19 @@ PLANS = {
 }
 
 
+def counts(model, inputs):
+    """FLOPs of a forward, by module."""
+    counter = flop_counter()
+    with counter:
+        model(**inputs)
+    return {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
+
+
+def in_layers(own):
+    """Those of the language model's layers, of which rotary positions, an outer product, are no part."""
+    return sum(flops for name, flops in own.items() if name.rpartition(".")[0].endswith("language_model.layers"))
+
+
 def planned(plan):
     return ts.Recipe(stages=tuple(ts.Stage(at=site, select=Norm(), keep=keep) for site, keep in PLANS[plan].items()))
 
@@ -35,12 +48,7 @@ def test_flops_are_those_torch_counts(variant, plan, layouts):
     inputs = batch(prompts(model, layouts))
 
     def counted():
-        counter = flop_counter()
-        with counter:
-            model(**inputs)
-        own = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
-        # Rotary positions are an outer product for a matrix multiplication, and no part of a layer.
-        return sum(flops for name, flops in own.items() if name.rpartition(".")[0].endswith("language_model.layers"))
+        return in_layers(counts(model, inputs))
 
     unpruned = counted()
     with ts.prune(model, planned(plan)) as run:
@@ -107,15 +115,12 @@ def test_flops_of_the_tower_are_those_torch_counts(variant, plan, layouts):
     inputs = batch(prompts(model, layouts))
 
     def counted():
-        counter = flop_counter()
-        with counter:
-            model(**inputs)
-        own = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
+        own = counts(model, inputs)
         # What is counted between a layer's parts is selection.
         tower = sum(
             n for name, n in own.items() if ".encoder.layers." in name and name.split(".")[-1] in ("self_attn", "mlp")
         )
-        return tower, sum(n for name, n in own.items() if name.rpartition(".")[0].endswith("language_model.layers"))
+        return tower, in_layers(own)
 
     unpruned = counted()
     with ts.prune(model, ts.Recipe(stages=TOWER[plan])) as run:

@@ -23,7 +23,15 @@ from tokensieve.engine.encoder import EncoderEngine, by_prompt
 from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
-from tokensieve.engine.request import continued, has_images, real_places, shortened, text_axis, visual_kinds
+from tokensieve.engine.request import (
+    continued,
+    has_images,
+    image_arguments,
+    real_places,
+    shortened,
+    text_axis,
+    visual_kinds,
+)
 from tokensieve.engine.selector import Asked, Selector, Settled, Towered
 from tokensieve.engine.vision import Vision
 from tokensieve.errors import RefusedError, listing
@@ -31,7 +39,7 @@ from tokensieve.evidence import Evidence
 from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
 
-CACHES = (None, "dynamic", "dynamic_full", "static")
+CACHES = (None, "dynamic", "dynamic_full", "static", image_arguments)
 """Cache implementations that pruned generation is tested with."""
 
 _PAD_LEFT = "generation needs padding on the left; set padding_side='left' in the tokenizer"
@@ -73,6 +81,7 @@ class DecoderEngine:
         self._model = decoder.model
         # Asked at every step, and read off configs.
         self._modalities = decoder.modalities
+        self._images = image_arguments(decoder)
         self._forward = inspect.signature(type(self._model).forward)
         self._selector = Selector(decoder, recipe, run, asked, settled)
         self._layers = Layers(decoder, self._selector, recipe.positions)
@@ -228,7 +237,7 @@ class DecoderEngine:
             keep = ~visual | of_id(outcome.keep, ids)
             features = outcome.apply(features)
         frame = shorten(keep, mask, left)
-        new, shift, end = shortened(request, self._decoder, frame, ids, mask, self._policy)
+        new, shift, end = shortened(request, self._decoder, self._images, frame, ids, mask, self._policy)
         new["mm_encoder_outputs"] = {
             modality.name: self._decoder.deliver(
                 outputs[modality.name],

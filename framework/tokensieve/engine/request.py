@@ -61,14 +61,27 @@ def text_axis(positions: Tensor) -> Tensor:
     return positions[0] if positions.ndim == 3 else positions
 
 
+def image_arguments(decoder: Decoder) -> frozenset[str]:
+    """Give the arguments of forward that bring images, raw, and what is said of them."""
+    pixels = {modality.pixels for modality in decoder.modalities}
+    return frozenset(pixels.union(*(decoder.taken(modality) for modality in decoder.modalities)))
+
+
 def shortened(
-    request: Mapping[str, Any], decoder: Decoder, frame: Frame, ids: Tensor, mask: Tensor, policy: Positions
+    request: Mapping[str, Any],
+    decoder: Decoder,
+    images: frozenset[str],
+    frame: Frame,
+    ids: Tensor,
+    mask: Tensor,
+    policy: Positions,
 ) -> tuple[dict[str, Any], Tensor | None, Tensor]:
     """Shorten everything in a request that runs along the sequence.
 
     Args:
         request: the call's arguments by name.
         decoder: whose forward it is.
+        images: the arguments that bring images, see `image_arguments`.
         frame: what stays.
         ids: int64 `[rows, n]`, which visual token stood where, or -1.
         mask: bool `[rows, n]`, which places are real.
@@ -78,8 +91,6 @@ def shortened(
         The request without its images; by how much positions were closed up, `[..., rows]` or none; and
         the position of text that would have followed the unpruned prompt, `[rows]`.
     """
-    modalities = decoder.modalities
-    images = {modality.pixels for modality in modalities}.union(*(decoder.taken(modality) for modality in modalities))
     new = {key: value for key, value in request.items() if key not in images}
     # A filler must not read as an image placeholder; any of the row's other tokens will do.
     text = (ids < 0).to(torch.uint8).argmax(dim=1, keepdim=True)

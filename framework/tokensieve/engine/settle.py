@@ -220,9 +220,8 @@ def _record(
         )
         for b in range(batch)
     )
-    return StageRecord(
-        str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 1000 * seconds, chosen.notes
-    )
+    formula = stage.select.written(lambda leaf: names.get(leaf, repr(leaf)))
+    return StageRecord(str(stage.at), formula, str(stage.keep), records, 1000 * seconds, chosen.notes)
 
 
 def _now(pool: Pool) -> float:
