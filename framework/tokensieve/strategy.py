@@ -131,3 +131,17 @@ class Merger(Ranker):
 
         Its slots are the tokens of `rank(...).cut(keep)`, in id order.
         """
+
+    def fold(self, tokens: Tokens, keep: Tensor) -> tuple[Tensor, Reduction] | None:
+        """Give what `rank(...).cut(keep)` and `assign(tokens, keep)` give, where both at once are less work.
+
+        A stage that merges by this strategy alone then asks for no order. By default both are asked.
+
+        Args:
+            tokens: in canonical form.
+            keep: int64 `[rows]`, at most as many as a row has.
+
+        Returns:
+            Bool `[rows, n]`, the tokens that stay, and the reduction to them; or none.
+        """
+        return None

@@ -55,6 +55,10 @@ class ToMe(Merger):
 
     def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
         """Fold every token into the survivor that stands for it."""
+        return self.fold(tokens, keep)[1]
+
+    def fold(self, tokens: Tokens, keep: Tensor) -> tuple[Tensor, Reduction]:
+        """Merge down to what stays, and no further: an order would go on to the last token."""
         x = self._compared(tokens)
         kept = torch.zeros_like(tokens.valid)
         owner = torch.zeros_like(tokens.ids)
@@ -62,7 +66,7 @@ class ToMe(Merger):
             merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], max(1, k))
             kept[rows.unsqueeze(1), merging.left] = k > 0
             owner[rows, :n] = merging.owner
-        return Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
+        return kept, Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
 
     def _compared(self, tokens: Tokens) -> Tensor:
         x = tokens.features if self.metric == "features" else tokens.vision_keys

@@ -314,6 +314,21 @@ class Forgets(Folds):
         return Reduction.drop(tokens.universe, self.rank(tokens, 0).cut(keep))
 
 
+class FoldsOthers(Folds):
+    name = "folds_others"
+
+    def fold(self, tokens, keep):
+        return (~self.rank(tokens, 0)).cut(keep), self.assign(tokens, keep)
+
+
+class FoldsElsewhere(Folds):
+    name = "folds_elsewhere"
+
+    def fold(self, tokens, keep):
+        kept = self.rank(tokens, 0).cut(keep)
+        return kept, Reduction.drop(tokens.universe, kept)
+
+
 # The laws whose samples have copies among them.
 COPIES = (
     "exact_count hard_inputs nested_in_keep depth_free order_free padding_free batch_free dtype_free ties_by_id "
@@ -340,6 +355,8 @@ CAUGHT = [
     ("no_nan", Deaf, ""),
     ("round_trip", Rounds, ""),
     ("slots_are_the_cut", SlotsByRank, ""),
+    ("slots_are_the_cut", FoldsOthers, ""),
+    ("slots_are_the_cut", FoldsElsewhere, ""),
     ("weights_sum_to_one", Sums, ""),
     ("mass_conserved", Forgets, ""),
 ]

@@ -124,8 +124,8 @@ def settle(
     budget: Tensor | None = None
     if stage.newlines == "keep":
         budget, pinned = _pin(stage, pool, newline, tokens)
-    chosen = select(stage.select, tokens, stage.keep if budget is None else budget, stage.by)
-    outcome = _outcome(stage, pool, tokens, chosen, pinned)
+    chosen, reduction = _chosen(stage, tokens, budget)
+    outcome = _outcome(stage, pool, tokens, chosen, reduction, pinned)
     elapsed = _now(pool) - started
     record = _record(recipe, stage, pool, tokens, chosen, outcome, elapsed)
     pool.sizes = Reduction(outcome.target, outcome.weight, torch.ones_like(outcome.keep)).mass(pool.sizes)
@@ -171,7 +171,27 @@ def _pin(stage: Stage, pool: Pool, newline: Tensor, tokens: Tokens) -> tuple[Ten
     return torch.tensor(sizes, dtype=torch.int64, device=newline.device), pinned
 
 
-def _outcome(stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, pinned: Tensor) -> Outcome:
+def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Selection, Reduction | None]:
+    """Select, and say who joins whom where that is known already.
+
+    Args:
+        stage: what selects.
+        tokens: the groups, by ascending id, which is canonical.
+        budget: a size for each group, instead of the stage's own.
+    """
+    lone = stage.select if isinstance(stage.select, Merger) and stage.by is None else None
+    if lone is not None and stage.rest == "merge" and not stage.keep.auto:
+        wanted = counts(stage.keep, tokens.universe.counts) if budget is None else budget
+        k = torch.minimum(wanted, tokens.universe.counts)
+        folded = lone.fold(tokens.only(lone.needs | {Evidence.SIZES}), k)
+        if folded is not None:
+            return Selection(folded[0], k, {lone: (k > 0).double()}), folded[1]
+    return select(stage.select, tokens, stage.keep if budget is None else budget, stage.by), None
+
+
+def _outcome(
+    stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, reduction: Reduction | None, pinned: Tensor
+) -> Outcome:
     at = tokens.samples.unsqueeze(1).expand_as(tokens.ids)
     inside = tokens.valid
     keep = pinned.clone()
@@ -182,9 +202,9 @@ def _outcome(stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, pinned
     if stage.rest == "drop" or not tokens.universe.n:
         return Outcome(keep, target, weight, merges=False)
     # Groups are built by ascending id, so the tokens are canonical already.
-    if isinstance(stage.select, Merger):
+    if reduction is None and isinstance(stage.select, Merger):
         reduction = stage.select.assign(tokens.only(stage.select.needs | {Evidence.SIZES}), chosen.mask.sum(dim=1))
-    else:
+    if reduction is None:
         partner = nearest(tokens.features, chosen.mask)
         reduction = Reduction.merge(tokens.universe, chosen.mask, partner, tokens.sizes)
     kept_first = (~chosen.mask).to(torch.uint8).sort(dim=1, stable=True).indices

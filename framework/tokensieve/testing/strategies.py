@@ -379,6 +379,12 @@ def slots_are_the_cut(strategy: Merger) -> None:
                 turn = kept.cumsum(dim=1) - 1
                 _hold(torch.equal(reduction.slot[kept], turn[kept]), "a kept token is not in the slot of its place")
                 _hold(bool((reduction.slot[~tokens.valid] == -1).all()), "padding is in a slot")
+                most = torch.minimum(_budget(tokens, k), tokens.universe.counts)
+                folded = strategy.fold(tokens.only(strategy.needs), most)
+                if folded is not None:
+                    _hold(torch.equal(folded[0], kept), "`fold` keeps other tokens than the cut")
+                    ours, theirs = (torch.stack([one.slot.double(), one.weight]) for one in (folded[1], reduction))
+                    _hold(torch.equal(ours, theirs), "`fold` joins other tokens than `assign`")
 
 
 def weights_sum_to_one(strategy: Merger) -> None:
