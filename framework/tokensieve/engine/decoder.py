@@ -39,7 +39,7 @@ from tokensieve.evidence import Evidence
 from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
 
-CACHES = (None, "dynamic", "dynamic_full", "static", image_arguments)
+CACHES = (None, "dynamic", "dynamic_full", "static")
 """Cache implementations that pruned generation is tested with."""
 
 _PAD_LEFT = "generation needs padding on the left; set padding_side='left' in the tokenizer"

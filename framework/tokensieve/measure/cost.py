@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 CHUNK = 64
 """How many tokens the library's linear attention works through at a time."""
@@ -94,6 +96,8 @@ def flop_counter() -> FlopCounterMode:
 
     Counters of torch up to 2.14 leave both out.
     """
+    # Here, because it loads a compiler for GPUs.
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
         return int(sdpa_flop_count(query, key, value))
