@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.budget import counts
-from tokensieve.composers import Selection, select
+from tokensieve.composers import Expression, Selection, select
 from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, taken
 from tokensieve.recipe import Recipe, Stage
 from tokensieve.reduction import Reduction, nearest
@@ -185,7 +185,8 @@ def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Select
         k = torch.minimum(wanted, tokens.universe.counts)
         folded = lone.fold(tokens.only(lone.needs | {Evidence.SIZES}), k)
         if folded is not None:
-            return Selection(folded[0], k, {lone: (k > 0).double()}), folded[1]
+            merger: Expression = stage.select
+            return Selection(folded[0], k, {merger: (k > 0).double()}), folded[1]
     return select(stage.select, tokens, stage.keep if budget is None else budget, stage.by), None
 
 
