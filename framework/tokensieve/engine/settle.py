@@ -185,8 +185,9 @@ def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Select
         k = torch.minimum(wanted, tokens.universe.counts)
         folded = lone.fold(tokens.only(lone.needs | {Evidence.SIZES}), k)
         if folded is not None:
-            merger: Expression = stage.select
-            return Selection(folded[0], k, {merger: (k > 0).double()}), folded[1]
+            # All that stays is its own best.
+            shares: dict[Expression, Tensor] = dict.fromkeys([stage.select], (k > 0).double())
+            return Selection(folded[0], k, shares), folded[1]
     return select(stage.select, tokens, stage.keep if budget is None else budget, stage.by), None
 
 
