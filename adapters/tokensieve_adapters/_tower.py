@@ -8,24 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder, Encoder, Partner, raster
+from tokensieve.adapter import Decoder, Encoder, Partner, projected_layers, raster
 from tokensieve.errors import RefusedError
 from tokensieve.recipe import Stage
 from tokensieve_adapters._partner import load_partner
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """How many class tokens stand before the patches, by the tower's model type."""
-
-
-def selected(config: Any, depth: int) -> list[int]:
-    """Give which of a tower's layers, counted from 0, the projector takes.
-
-    `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also taken where the config
-    says nothing.
-    """
-    chosen = getattr(config, "vision_feature_layer", None)
-    places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
-    return [depth + place if place < 0 else place - 1 for place in places]
 
 
 def joined(values: Tensor, rows: int, columns: int, factor: int) -> Tensor:
@@ -53,11 +42,6 @@ class TowerDecoder(Decoder):
     vision_types = frozenset(CLASS_TOKENS)
 
     @property
-    def vision_layer(self) -> int:
-        """The layer that the config names; of several, the deepest."""
-        return max(selected(self.config, len(self.vision_layers)))
-
-    @property
     def vision_prefix(self) -> int:
         """One class token in CLIP, none in SigLIP."""
         return CLASS_TOKENS.get(self.config.vision_config.model_type, 0)
@@ -77,11 +61,6 @@ class SquaresDecoder(Decoder):
     def factor(self) -> int:
         """How many patches a token has on each side."""
         return int(self.config.downsample_factor)
-
-    @property
-    def vision_layer(self) -> int:
-        """The layer that the config names; of several, the deepest."""
-        return max(selected(self.config, len(self.vision_layers)))
 
     def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
         """Give the mean over the patches of each token."""
@@ -119,7 +98,7 @@ class TowerEncoder(Encoder):
     @property
     def depth(self) -> int:
         """All up to the first layer that the projector takes: what left after it would still be there."""
-        return min(selected(self.model.config, len(self.blocks))) + 1
+        return min(projected_layers(self.model.config, len(self.blocks))) + 1
 
     @property
     def prefix(self) -> int:
@@ -138,9 +117,8 @@ class TowerEncoder(Encoder):
 
     def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         """Give the first half of a layer."""
-        added: Tensor = self.attention(block)(hidden_states=self.normed(block, x), **kwargs | {"attention_mask": bias})[
-            0
-        ]
+        given = kwargs | {"hidden_states": self.normed(block, x), "attention_mask": bias}
+        added: Tensor = self.attention(block)(**given)[0]
         return x + added
 
     def feed(self, block: int, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import joined, selected
+from tokensieve_adapters._tower import joined
 
 
 class PixtralDecoder(Decoder):
@@ -20,11 +20,6 @@ class PixtralDecoder(Decoder):
     vision_path = "vision_tower.transformer.layers"
     vision_types = frozenset({"pixtral"})
     vision_attention_name = "attention"
-
-    @property
-    def vision_layer(self) -> int:
-        """The layer that the config names; of several, the deepest."""
-        return max(selected(self.config, len(self.vision_layers)))
 
     @property
     def factor(self) -> int:

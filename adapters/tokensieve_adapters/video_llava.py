@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import PatchEncoder, selected
+from tokensieve_adapters._tower import PatchEncoder
 
 
 class VideoLlavaDecoder(Decoder):
@@ -19,11 +19,6 @@ class VideoLlavaDecoder(Decoder):
 
     vision_path = "image_tower.encoder.layers"
     vision_types = frozenset({"clip_vision_model"})
-
-    @property
-    def vision_layer(self) -> int:
-        """The layer that the config names; of several, the deepest."""
-        return max(selected(self.config, len(self.vision_layers)))
 
     @property
     def vision_prefix(self) -> int:

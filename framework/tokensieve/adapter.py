@@ -51,6 +51,17 @@ def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
     return torch.stack([torch.full_like(frame, tile), frame, row, column], dim=-1).reshape(-1, 4)
 
 
+def projected_layers(config: Any, depth: int) -> list[int]:
+    """Give which of a vision tower's `depth` layers, counted from 0, the projector takes.
+
+    `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also taken where the config
+    says nothing.
+    """
+    chosen = getattr(config, "vision_feature_layer", None)
+    places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
+    return [depth + place if place < 0 else place - 1 for place in places]
+
+
 class Partner(Protocol):
     """A text tower that shares a space with the model's vision tower."""
 
@@ -258,8 +269,8 @@ class Decoder(ABC):
 
     @property
     def vision_layer(self) -> int:
-        """Which of them the projector takes, or is the last before it that sees whole pictures."""
-        return len(self.vision_layers) - 1
+        """Which of them the projector takes, the deepest of several, or is the last that sees whole pictures."""
+        return max(projected_layers(self.config, len(self.vision_layers)))
 
     @property
     def vision_middle(self) -> int:

@@ -297,8 +297,7 @@ class Recipe(BaseModel):
 
     def formula(self, expression: Expression) -> str:
         """Give the formula of an expression of this recipe."""
-        names = self.names()
-        return expression.written(lambda leaf: names.get(leaf, repr(leaf)))
+        return written(expression, self.names())
 
     def to_dict(self) -> dict[str, Any]:
         """Give the recipe as plain data, as YAML holds it; defaults are left out, and stages alike are a range."""
@@ -551,12 +550,12 @@ def _problem(
             return path, f"'{name}' is the same strategy with the same settings as '{names[strategy]}'; use one of them"
     for i, stage in enumerate(stages):
         if stage.by is not None and not stage.by.is_nested:
-            formula = stage.by.written(lambda leaf: names.get(leaf, repr(leaf)))
+            formula = written(stage.by, names)
             return ("stages", i, "by"), (
                 f"by: '{_bare(formula)}' chooses another set for every budget, which is no order to break ties by"
             )
         if stage.keep.auto and not isinstance(stage.select, Chooser):
-            formula = stage.select.written(lambda leaf: names.get(leaf, repr(leaf)))
+            formula = written(stage.select, names)
             return ("stages", i, "keep"), (
                 f"keep: auto at {stage.at} is the size of a lone Chooser's own set; "
                 f"'{_bare(formula)}' is none, so give a budget"
@@ -616,6 +615,11 @@ def _kind(error: ValidationError) -> type[TokensieveError]:
     """Give the kind of our own error inside pydantic's, if there is one."""
     cause = error.errors()[0].get("ctx", {}).get("error")
     return type(cause) if isinstance(cause, BudgetError) else RecipeError
+
+
+def written(expression: Expression, names: Mapping[Expression, str]) -> str:
+    """Give the formula of an expression whose strategies have these names."""
+    return expression.written(lambda leaf: names.get(leaf, repr(leaf)))
 
 
 def budget_of(entry: Mapping[str, Any]) -> str:

@@ -286,16 +286,12 @@ class DecoderEngine:
                 f"prompts have {len(rows)}; pass pixel_values, not pictures that are already encoded"
             )
         sizes = None
-        if self._tower.reduces:
-            left = iter(torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in passages)
+        if passages and self._tower.reduces:
+            left = torch.cat([torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in passages]).unsqueeze(-1)
             # What does not pass through this tower stays as it is.
-            known = [
-                next(left) if sum(own) else torch.ones(sum(map(len, places)), 1, device=kinds.device).double()
-                for own, places in zip(shots, layouts, strict=True)
-            ]
             spread = [
-                self._decoder.spread(own.unsqueeze(-1), request) if sum(count) else own
-                for own, count in zip(known, shots, strict=True)
+                self._decoder.spread(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
+                for own, places in zip(left.split([sum(count) for count in shots]), layouts, strict=True)
             ]
             ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
             sizes = by_id(interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)

@@ -35,6 +35,7 @@ class Passage:
     Attributes:
         pool: their patches, by place.
         owner: int64 `[pictures, patches]`, the place of the token that stands for each patch, -1 where none does.
+        places: int64 `[pictures, tokens]`, the places of the tokens that stay; every picture has equally many.
         records: what each stage did, one sample a picture.
         whole: whether no patch has left.
         weighs: whether any token stands for more than one patch.
@@ -42,25 +43,17 @@ class Passage:
 
     pool: Pool
     owner: Tensor
+    places: Tensor
     records: list[StageRecord] = field(default_factory=list)
     whole: bool = True
     weighs: bool = False
-
-    @property
-    def places(self) -> Tensor:
-        """int64 `[pictures, tokens]`, the places of the tokens that stay; every picture has equally many."""
-        return torch.nonzero(self.pool.alive)[:, 1].reshape(len(self.owner), -1)
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens of each picture stay."""
-        return self.places.shape[1]
 
     def follow(self, outcome: Outcome) -> None:
         """Take note of what a stage decided."""
         owner = outcome.target.gather(1, self.owner.clamp(min=0))
         self.owner = torch.where(self.owner < 0, -1, owner)
         # Once a stage, so that blocks need not wait for the device to be told.
+        self.places = torch.nonzero(self.pool.alive)[:, 1].reshape(len(self.owner), -1)
         self.whole = bool(self.pool.alive.all())
         self.weighs = bool((self.pool.sizes[self.pool.alive] != 1).any())
 
@@ -118,7 +111,11 @@ class EncoderEngine:
                 where none does.
         """
         passage, prefix = self._now, self._encoder.prefix
-        if passage is None or passage.whole or values.shape[:2] != (len(passage.owner), prefix + passage.tokens):
+        if (
+            passage is None
+            or passage.whole
+            or values.shape[:2] != (len(passage.owner), prefix + passage.places.shape[1])
+        ):
             return values
         nothing = values.new_zeros(len(values), prefix + passage.owner.shape[1], values.shape[2])
         return self._outside(nothing, values, passage)
@@ -180,7 +177,7 @@ class EncoderEngine:
         outcome, record = settle(self._recipe, stage, pool, fresh)
         passage.follow(outcome)
         passage.records.append(record)
-        if not self.passages:
+        if self._encoder.shortens:
             self._run.latest.stages.append(record)
             self._settled(record)
         kept = outcome.keep.gather(1, places)
@@ -204,7 +201,8 @@ class EncoderEngine:
         grid[..., 1:] = self._encoder.layout(n).to(device)
         alive = torch.ones(rows, n, dtype=torch.bool, device=device)
         owner = torch.arange(n, device=device).expand(rows, n)
-        self._now = Passage(Pool(alive, grid, alive.double(), torch.tensor(keys, device=device), {}), owner)
+        pool = Pool(alive, grid, alive.double(), torch.tensor(keys, device=device), {})
+        self._now = Passage(pool, owner, places=owner)
         if self._encoder.shortens:
             # No language model follows, to whose prompts this would belong.
             self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows, [1] * rows, n))

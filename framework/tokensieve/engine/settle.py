@@ -12,7 +12,7 @@ from torch import Tensor
 from tokensieve.budget import counts
 from tokensieve.composers import Expression, Selection, select
 from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, taken
-from tokensieve.recipe import Recipe, Stage
+from tokensieve.recipe import Recipe, Stage, written
 from tokensieve.reduction import Reduction, nearest
 from tokensieve.run import SampleRecord, StageRecord, as_ids
 from tokensieve.strategy import Merger, Strategy
@@ -242,8 +242,9 @@ def _record(
         )
         for b in range(batch)
     )
-    formula = stage.select.written(lambda leaf: names.get(leaf, repr(leaf)))
-    return StageRecord(str(stage.at), formula, str(stage.keep), records, 1000 * seconds, chosen.notes)
+    return StageRecord(
+        str(stage.at), written(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
+    )
 
 
 def _now(pool: Pool) -> float:
