@@ -11,11 +11,15 @@ TokensieveError
 │   ├── UnknownStrategyError
 │   ├── UnknownComposerError
 │   ├── UnknownRecipeError
-│   └── UnknownGeometryError
+│   ├── UnknownGeometryError
+│   ├── UnknownTaskError
+│   └── UnknownCheckpointError
 ├── PluginError              a plugin that registers wrongly, or two with one name
 ├── MissingEvidenceError     a strategy needs what the model does not offer at that site
 ├── UnsupportedModelError    no adapter, or several, match a model
-└── RefusedError             a model, input or call that cannot be pruned correctly
+├── RefusedError             a model, input or call that cannot be pruned correctly
+├── TaskError                the files of a task, or what is in them, cannot be used
+└── StudyError               a study, or its folder of results, cannot be used
 ```
 
 Messages say what was asked, what there is and what to do, in one paragraph.
@@ -71,6 +75,14 @@ class UnknownGeometryError(UnknownNameError):
     """No geometry of a released model has this name."""
 
 
+class UnknownTaskError(UnknownNameError):
+    """No task has this name."""
+
+
+class UnknownCheckpointError(UnknownNameError):
+    """No shipped checkpoint has this name."""
+
+
 class PluginError(TokensieveError):
     """A plugin that registers wrongly, or two plugins that use one name."""
 
@@ -85,6 +97,14 @@ class UnsupportedModelError(TokensieveError):
 
 class RefusedError(TokensieveError):
     """A model, an input or a call that cannot be pruned correctly, refused before any work starts."""
+
+
+class TaskError(TokensieveError):
+    """The files of a task, or what is in them, cannot be used; the message ends in `(PATH:LINE)` where it can."""
+
+
+class StudyError(TokensieveError):
+    """A study that cannot be used; the message ends in `(PATH:LINE)` where there is a file."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

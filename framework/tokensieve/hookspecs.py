@@ -41,5 +41,10 @@ def register_adapters(registry: Registry) -> None:
 
 
 @hookspec
+def register_tasks(registry: Registry) -> None:
+    """Call `registry.add_task(cls)` for every task, and `registry.add_checkpoint(...)` for models made for it."""
+
+
+@hookspec
 def stage_settled(run: Run, stage: StageRecord) -> None:
     """Look at a stage of a run that has just been settled."""

@@ -23,16 +23,19 @@ from tokensieve.composers import COMPOSERS, Composer
 from tokensieve.errors import (
     PluginError,
     RefusedError,
+    UnknownCheckpointError,
     UnknownComposerError,
     UnknownGeometryError,
     UnknownNameError,
     UnknownRecipeError,
     UnknownStrategyError,
+    UnknownTaskError,
     UnsupportedModelError,
     did_you_mean,
     listing,
 )
 from tokensieve.strategy import Strategy
+from tokensieve.tasks.base import Task
 
 ENTRY_POINTS = "tokensieve"
 BY_HAND = "registered by hand"
@@ -55,6 +58,21 @@ class Plugin:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model that a plugin ships.
+
+    Attributes:
+        name: what studies and commands call it.
+        folder: as `save_pretrained` writes it, with its processor.
+        query_encoder: the folder of the two-tower model of its vision tower's space, where it has one.
+    """
+
+    name: str
+    folder: Path
+    query_encoder: Path | None = None
+
+
 class Registry:
     """Strategies, composers, recipes and adapters by name.
 
@@ -70,6 +88,8 @@ class Registry:
         self._recipes: dict[str, Traversable] = {}
         self._geometries: dict[str, Traversable] = {}
         self._adapters: dict[str, type[Adapter]] = {}
+        self._tasks: dict[str, type[Task]] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._origins: dict[tuple[str, str], str] = {}
         self._plugins: list[Plugin] = []
         # The latest error that is not one plugin's own business.
@@ -107,6 +127,16 @@ class Registry:
         return MappingProxyType(self._adapters)
 
     @property
+    def tasks(self) -> Mapping[str, type[Task]]:
+        """Tasks by name."""
+        return MappingProxyType(self._tasks)
+
+    @property
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """Shipped checkpoints by name."""
+        return MappingProxyType(self._checkpoints)
+
+    @property
     def plugins(self) -> tuple[Plugin, ...]:
         """Every plugin that was asked for, also those that did not load."""
         return tuple(self._plugins)
@@ -117,7 +147,7 @@ class Registry:
         return self._manager.hook
 
     def origin(self, kind: str, name: str) -> str:
-        """Give the plugin that brought a `strategy`, `composer`, `recipe`, `geometry` or `adapter`."""
+        """Give the plugin that brought a `strategy`, `composer`, `recipe`, `geometry`, `adapter`, `task` or `checkpoint`."""
         return self._origins[(kind, name)]
 
     def strategy(self, name: str) -> type[Strategy]:
@@ -137,6 +167,18 @@ class Registry:
         if name not in self._recipes:
             raise self._unknown(UnknownRecipeError, "shipped recipe", name, self._recipes)
         return self._recipes[name]
+
+    def task(self, name: str) -> type[Task]:
+        """Give a task by name, or raise `UnknownTaskError`."""
+        if name not in self._tasks:
+            raise self._unknown(UnknownTaskError, "task", name, self._tasks)
+        return self._tasks[name]
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Give a shipped checkpoint, or raise `UnknownCheckpointError`."""
+        if name not in self._checkpoints:
+            raise self._unknown(UnknownCheckpointError, "shipped checkpoint", name, self._checkpoints)
+        return self._checkpoints[name]
 
     def adapter_for(self, model: nn.Module) -> Adapter:
         """Give the adapter of a model.
@@ -237,6 +279,24 @@ class Registry:
         self._check_name("adapter", adapter.name)
         self._add("adapter", self._adapters, adapter.name, adapter)
 
+    def add_task(self, task: type[Task]) -> None:
+        """Add a task class under its `name`."""
+        self._check_class("task", task, Task)
+        self._check_name("task", task.name)
+        if not isinstance(getattr(task, "metric", None), str):
+            raise PluginError(f"task '{task.name}' of {self._current} does not say which grade is its metric")
+        if "use" in task.model_fields:
+            raise PluginError(f"task '{task.name}' of {self._current} has a field 'use', which names the task itself")
+        self._add("task", self._tasks, task.name, task)
+
+    def add_checkpoint(self, name: str, folder: Path | str, query_encoder: Path | str | None = None) -> None:
+        """Add a trained model under a name; the folder of its two-tower model comes along where it has one."""
+        folders = [Path(folder), *([] if query_encoder is None else [Path(query_encoder)])]
+        for one in folders:
+            if not (one / "config.json").is_file():
+                raise PluginError(f"{self._current} adds the checkpoint '{name}', but {one} has no config.json")
+        self._add("checkpoint", self._checkpoints, name, Checkpoint(name, *folders))
+
     def register(self, plugin: object, name: str, origin: str = BY_HAND) -> None:
         """Register a plugin: a module or any object with hook implementations.
 
@@ -262,7 +322,13 @@ class Registry:
             except ValueError as error:
                 raise PluginError(f"plugin '{name}' ({origin}) cannot be registered: {error}") from None
             others = self._manager.get_plugins() - {plugin}
-            for hook in ("register_strategies", "register_composers", "register_recipes", "register_adapters"):
+            for hook in (
+                "register_strategies",
+                "register_composers",
+                "register_recipes",
+                "register_adapters",
+                "register_tasks",
+            ):
                 self._manager.subset_hook_caller(hook, others)(registry=self)
         self._plugins.append(Plugin(name, origin))
 
@@ -294,6 +360,8 @@ class Registry:
             self._recipes,
             self._geometries,
             self._adapters,
+            self._tasks,
+            self._checkpoints,
             self._origins,
         ]
         before: list[dict[Any, Any]] = [dict(table) for table in tables]

@@ -1,0 +1,132 @@
+"""What a model is asked: samples, how an answer is graded, and the protocol that makes numbers comparable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question about a picture.
+
+    Attributes:
+        id: its name, unique in the task.
+        question: what is asked, as the user's turn.
+        image: the picture's name in the task; samples of the same name share the picture.
+        answers: what counts as right; empty where the task needs no labels.
+        kind: the type of question, for breakdowns; empty where there are none.
+        choices: the answers to choose among, or empty for open questions.
+    """
+
+    id: str
+    question: str
+    image: str
+    answers: tuple[str, ...] = ()
+    kind: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model answered.
+
+    Attributes:
+        text: decoded, without special tokens and surrounding space.
+        logits: float32 `[vocabulary]` on the CPU, of the first answered token; none unless the task asks for it.
+    """
+
+    text: str
+    logits: Tensor | None = None
+
+
+class Task(BaseModel):
+    """A set of samples and a way to grade answers. Its fields are its protocol.
+
+    Subclass it, give it a `name`, and register it by `registry.add_task(cls)` in the hook `register_tasks`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: ClassVar[str]
+    """What studies call it: a Python identifier."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same fields mean another protocol; it is part of the card."""
+    metric: ClassVar[str]
+    """The name of the grade that counts, one of those that `grade` gives, in [0, 1] and higher is better."""
+    longest: ClassVar[int] = 1
+    """How many tokens an answer may have."""
+    compares: ClassVar[bool] = False
+    """Whether answers are graded against the unpruned model's, of which `grade` then gets one with logits."""
+
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...
+
+    @abstractmethod
+    def samples(self) -> Sequence[Sample]:
+        """Give the samples, always the same ones in the same order.
+
+        Raises:
+            TaskError: if what they are made of cannot be read; says which file and line.
+        """
+
+    @abstractmethod
+    def picture(self, sample: Sample) -> Image.Image:
+        """Give a sample's picture, RGB.
+
+        Raises:
+            TaskError: if it cannot be read. It costs that sample's cell only.
+        """
+
+    @abstractmethod
+    def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
+        """Grade an answer.
+
+        Args:
+            sample: what was asked.
+            answer: what was answered.
+            unpruned: what the unpruned model answered, where the task compares; none otherwise.
+
+        Returns:
+            Grades by name, always the same names, `metric` among them.
+        """
+
+    def needed(self, sample: Sample, rows: int, columns: int) -> Collection[int] | None:
+        """Give the visual tokens that an answer needs, or none where that is not known.
+
+        Args:
+            sample: what is asked.
+            rows: of the grid of the picture's visual tokens.
+            columns: of it.
+
+        Returns:
+            Ids of tokens, row by row.
+        """
+        return None
+
+    def card(self) -> dict[str, Any]:
+        """Give the protocol: everything that must agree before two numbers may stand in one table.
+
+        A task that reads files adds what identifies their content.
+        """
+        return {
+            "task": self.name,
+            "version": self.version,
+            "metric": self.metric,
+            "longest": self.longest,
+            **self.model_dump(mode="json"),
+        }
+
+    def hash(self) -> str:
+        """Give twelve hex digits that stand for the card."""
+        text = json.dumps(self.card(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
