@@ -147,7 +147,7 @@ class Registry:
         return self._manager.hook
 
     def origin(self, kind: str, name: str) -> str:
-        """Give the plugin that brought a `strategy`, `composer`, `recipe`, `geometry`, `adapter`, `task` or `checkpoint`."""
+        """Give the plugin that brought something: a `strategy`, a `recipe`, an `adapter`, and so on."""
         return self._origins[(kind, name)]
 
     def strategy(self, name: str) -> type[Strategy]:
