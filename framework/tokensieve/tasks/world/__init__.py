@@ -1,0 +1,1 @@
+"""The embedded world: pictures and questions drawn from a seed, of which everything is known."""
