@@ -30,7 +30,7 @@ def question(processor: Any, ids: Tensor, visual: Tensor) -> str:
     words = [i for i, seen in zip(ids.tolist(), visual.tolist(), strict=True) if not seen]
     before, after = _template(processor)
     whole = _squeeze(tokenizer.decode(words))
-    if before is not None and after is not None:
+    if before is not None and after is not None and (before or after):
         start = whole.rfind(before) if before else 0
         if start >= 0:
             turn = whole[start + len(before) :]

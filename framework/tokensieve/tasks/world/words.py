@@ -20,11 +20,6 @@ KINDS = SHAPES + DIGITS
 PLACES = tuple(f"{row}-{column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right"))
 """The ninths of a picture, row by row."""
 COUNTS = ("none", "one", "two", "three", "four")
-VOCABULARY: tuple[str, ...] = (
-    *["what", "color", "shape", "digit", "is", "the", "there", "a", "how", "many", "things", "where", "at", "of", "photo", "and", "?", ".", "yes", "no", "background"],
-    *COLORS,
-    *KINDS,
-    *PLACES,
-    *COUNTS,
-)
+_PLAIN = "what color shape digit is the there a how many things where at of photo and ? . yes no background"
+VOCABULARY: tuple[str, ...] = (*_PLAIN.split(), *COLORS, *KINDS, *PLACES, *COUNTS)
 """Every word of every question, caption and answer, once."""

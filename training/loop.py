@@ -1,0 +1,153 @@
+"""What every training has: optimizers, a schedule by steps, and checkpoints to go on from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rich.console import Console
+
+console = Console(stderr=True)
+
+
+@dataclass
+class Training:
+    """A training that can be stopped anywhere, and goes on from its latest checkpoint.
+
+    Every draw is made from (seed, step), so that a training that was stopped ends as one that was not.
+
+    Attributes:
+        folder: where checkpoints and the curve are.
+        modules: what is trained, by name.
+        matrices: the parameters that Muon moves; AdamW moves the others.
+        steps: how many.
+        rate: AdamW's learning rate; Muon's is `muon`.
+        warm: steps of linear warm-up.
+        cool: the part of all steps, at the end, in which the rate falls to nothing.
+        every: steps between checkpoints and evaluations.
+        seed: of all draws.
+    """
+
+    folder: Path
+    modules: dict[str, nn.Module]
+    matrices: list[nn.Parameter]
+    steps: int
+    seed: int
+    rate: float = 2e-3
+    muon: float = 0.015
+    warm: int = 60
+    cool: float = 1.0
+    every: int = 250
+    decay: float = 0.02
+    step: int = field(default=0, init=False)
+    curve: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        own = {id(parameter) for parameter in self.matrices}
+        self.parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
+        rest = [p for p in self.parameters if id(p) not in own]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": self.decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.98)),
+            torch.optim.Muon(self.matrices, lr=self.muon, weight_decay=self.decay, momentum=0.95),
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = self.folder / "checkpoint.pt"
+        if self._file.exists():
+            state = torch.load(self._file, weights_only=True)
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+            for optimizer, its in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(its)
+            self.step, self.curve = state["step"], json.loads(state["curve"])
+            console.print(f"going on from step {self.step}")
+
+    def run(self, loss: Callable[[int], Tensor], evaluate: Callable[[], dict[str, float]]) -> None:
+        """Train to the last step.
+
+        Args:
+            loss: gives the loss of a step by its number.
+            evaluate: gives what is held against the model at every checkpoint.
+        """
+        started, seen, total = time.perf_counter(), 0, 0.0
+        while self.step < self.steps:
+            share = min(1.0, (self.step + 1) / self.warm) * self._cooled((self.step + 1) / self.steps)
+            for optimizer, rate in zip(self.optimizers, (self.rate, self.muon), strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * share
+            torch.manual_seed(hash((self.seed, self.step)))
+            value = loss(self.step)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.step += 1
+            seen, total = seen + 1, total + float(value.detach())
+            if self.step % 50 == 0:
+                pace = (time.perf_counter() - started) / seen
+                left = pace * (self.steps - self.step) / 60
+                console.print(
+                    f"step {self.step}/{self.steps} loss {total / 50:.3f} {pace:.3f} s/step {left:.0f} min left"
+                )
+                total = 0.0
+            if self.step % self.every == 0 or self.step == self.steps:
+                self._keep(evaluate())
+
+    def _cooled(self, done: float) -> float:
+        if self.cool >= 1:
+            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return min(1.0, max(0.01, (1 - done) / self.cool))
+
+    def _keep(self, figures: dict[str, float]) -> None:
+        self.curve.append({"step": self.step, **figures})
+        console.print("  " + " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        state = {
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "curve": json.dumps(self.curve),
+        }
+        partial = self._file.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self._file)
+        (self.folder / "curve.json").write_text(json.dumps(self.curve, indent=1) + "\n", encoding="utf-8")
+
+
+def matrices(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Give the weight matrices of some modules, which Muon moves."""
+    return [p for module in modules for p in module.parameters() if p.ndim == 2 and p.requires_grad]
+
+
+def batch(seed: int, step: int, size: int, count: int) -> np.ndarray:
+    """Give the numbers of a step's samples: epochs of all, each in an order of its own."""
+    places = np.arange(step * size, (step + 1) * size)
+    epochs = places // count
+    orders = {int(epoch): np.random.default_rng([seed, int(epoch)]).permutation(count) for epoch in set(epochs)}
+    return np.array([orders[int(e)][p % count] for e, p in zip(epochs, places, strict=True)])
+
+
+def drawer(seed: int, step: int) -> random.Random:
+    """Give the draws of a step."""
+    return random.Random(f"{seed} {step}")  # noqa: S311 - training data are no secret
+
+
+def start(seed: int, threads: int) -> None:
+    """Seed everything that initialisation draws from."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
