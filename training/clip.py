@@ -29,7 +29,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from tokensieve.tasks.world.scenes import SIDE
 from tokensieve.tasks.world.words import COLORS, KINDS
-from training.data import COLUMNS, MEAN, ROWS, STD, TOKENS, Scenes, scenes
+from training.data import COLUMNS, MEAN, ROWS, STD, Scenes, scenes
 from training.loop import Training, batch, drawer, matrices, start
 from training.words import BOS, EOS, IDS, PAD, padded, tokenizer
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from rich.console import Console
+from torch import Tensor, nn
 
 console = Console(stderr=True)
 

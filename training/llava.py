@@ -1,0 +1,132 @@
+"""Stage 2 of `world-llava`: a projector and a Llama over the frozen CLIP tower of stage 1.
+
+python -m training.llava --out runs/llava --clip runs/clip/model --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from torch import Tensor
+from transformers import (
+    CLIPModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from tokensieve.tasks.world.words import COLORS, KINDS
+from training.clip import PATCH, WIDTH, images, read, see
+from training.data import TOKENS, scenes
+from training.language import Asked, Frame, aligned, begin, encoded, options, start_projector, teach
+from training.loop import start
+from training.words import BOS, EOS, IDS, IMAGE, PAD, tokenizer
+
+LAYERS = 6
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% for part in message['content'] %} {{ part['text'] }}{% endfor %} </s>"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def build(clip: CLIPModel) -> LlavaForConditionalGeneration:
+    """Make the model over a CLIP's vision tower."""
+    text = LlamaConfig(
+        vocab_size=len(IDS),
+        hidden_size=WIDTH,
+        intermediate_size=352,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        tie_word_embeddings=True,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        rms_norm_eps=1e-5,
+    )
+    config = LlavaConfig(
+        vision_config=clip.config.vision_config,
+        text_config=text,
+        image_token_index=IMAGE,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    tower = model.model.vision_tower
+    getattr(tower, "vision_model", tower).load_state_dict(clip.vision_model.state_dict())
+    return model
+
+
+def frame() -> Frame:
+    """Give the prompt: begin, picture, question."""
+    return Frame((BOS,), (), torch.arange(1 + TOKENS).unsqueeze(0), 1 + TOKENS)
+
+
+def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, curve: list[dict[str, float]]) -> None:
+    """Save the model with its processor, weights in half precision, to be loaded in float32."""
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
+    folder = arguments.out / "model"
+    model.half().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    words = tokenizer(end=False, extra_special_tokens={"image_token": "<image>"})
+    LlavaProcessor(
+        image_processor=images(),
+        tokenizer=words,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",  # noqa: S106
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    (arguments.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Train from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options(parser)
+    parser.add_argument("--clip", required=True, help="the folder of stage 1's model")
+    arguments = parser.parse_args()
+    start(arguments.seed, arguments.threads)
+    held = scenes(arguments.scenes, "validation", 512)
+    training = scenes(arguments.scenes, "train", arguments.count)
+    clip = CLIPModel.from_pretrained(arguments.clip).eval()
+
+    def look(pictures: Tensor) -> Tensor:
+        return see(clip, pictures)[0]
+
+    features = encoded(look, training, arguments.out / "features.pt")
+    held_features = encoded(look, held, arguments.out / "held.pt")
+    start(arguments.seed, arguments.threads)
+    model = build(clip)
+    # On processors, backward through the fused kernel is slower than through plain matrix products.
+    model.set_attn_implementation("eager")
+    asked = Asked(model.model.multi_modal_projector, model.model.language_model, frame(), 2)
+    some = features[:1000].float()
+    with torch.no_grad():
+        said = clip.visual_projection(clip.vision_model.post_layernorm(some))
+        words, target, where = aligned(said, read(clip, [*COLORS, *KINDS]), WIDTH)
+    begin(asked.language, words, where)
+    projector = asked.projector
+    chosen = slice(None, None, 7)
+    start_projector(
+        projector.linear_1, projector.linear_2, some.reshape(-1, WIDTH)[chosen], target.reshape(-1, WIDTH)[chosen]
+    )
+    curve = teach(asked, features, training, held, held_features, arguments)
+    save(model, arguments, curve)
+
+
+if __name__ == "__main__":
+    main()
