@@ -30,7 +30,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from tokensieve.tasks.world.scenes import SIDE
 from tokensieve.tasks.world.words import COLORS, KINDS
 from training.data import COLUMNS, MEAN, ROWS, STD, Scenes, scenes
-from training.loop import Training, batch, drawer, matrices, start
+from training.loop import Training, batch, drawer, matrices, options, start
 from training.words import BOS, EOS, IDS, PAD, padded, tokenizer
 
 WIDTH, HEADS, LAYERS, TEXT_LAYERS = 128, 4, 4, 2
@@ -184,7 +184,13 @@ def strong(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse
     heads = Heads(WIDTH)
     layers = [*model.vision_model.encoder.layers, *model.text_model.encoder.layers]
     loop = Training(
-        arguments.out, {"model": model, "heads": heads}, matrices(layers), arguments.steps, arguments.seed, decay=0.05
+        arguments.out,
+        {"model": model, "heads": heads},
+        matrices(layers),
+        arguments.steps,
+        arguments.seed,
+        every=arguments.every,
+        decay=0.05,
     )
 
     def loss(step: int) -> Tensor:
@@ -263,7 +269,12 @@ def weak(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse.N
             seen.append(vision.pooler_output)
     pooled = torch.cat(seen)
     loop = Training(
-        arguments.out, {"model": model}, matrices(model.text_model.encoder.layers), arguments.steps, arguments.seed
+        arguments.out,
+        {"model": model},
+        matrices(model.text_model.encoder.layers),
+        arguments.steps,
+        arguments.seed,
+        every=arguments.every,
     )
 
     def loss(step: int) -> Tensor:
@@ -280,12 +291,12 @@ def weak(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse.N
 
 @torch.no_grad()
 def matched(model: CLIPModel, held: Scenes) -> dict[str, float]:
-    """Give how often a picture's own caption is the nearest of 128."""
-    which = np.arange(128)
+    """Give how often a picture's own caption is the nearest of 128 (or of all that are held)."""
+    which = np.arange(min(128, len(held)))
     rng = drawer(0, 0)
     described = read(model, [caption(held.things[number], rng) for number in which])
     pictures = F.normalize(model.visual_projection(model.vision_model(held.images(which)).pooler_output), dim=-1)
-    return {"caption": ((pictures @ described.T).argmax(-1) == torch.arange(128)).float().mean().item()}
+    return {"caption": ((pictures @ described.T).argmax(-1) == torch.arange(len(which))).float().mean().item()}
 
 
 def save(model: CLIPModel, out: Path, curve: list[dict[str, float]]) -> None:
@@ -311,21 +322,15 @@ def processor() -> CLIPProcessor:
     return CLIPProcessor(image_processor=images(), tokenizer=tokenizer(end=True))
 
 
-def main() -> None:
-    """Train from the command line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Train from the command line, or from its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=Path, default=Path("runs/scenes"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--count", type=int, default=16384, help="training scenes")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    options(parser, steps=1800)
+    parser.add_argument("--batch", type=int, default=32, help="pictures in a step; four times as many with --weak-of")
     parser.add_argument("--weak-of", type=Path, help="train on captions alone over this model's vision tower")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     start(arguments.seed, arguments.threads)
-    held = scenes(arguments.scenes, "validation", 512)
+    held = scenes(arguments.scenes, "validation", arguments.held)
     training = scenes(arguments.scenes, "train", arguments.count)
     (weak if arguments.weak_of else strong)(build(), training, held, arguments)
 

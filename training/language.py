@@ -21,7 +21,7 @@ from tokensieve.tasks.world.questions import TYPES, Question
 from tokensieve.tasks.world.words import COLORS, DIGITS, KINDS, PLACES, SHAPES
 from training.clip import PLACE, places
 from training.data import COLUMNS, ROWS, TOKENS, Scenes
-from training.loop import Training, batch, matrices
+from training.loop import Training, batch, matrices, options
 from training.words import EOS, IDS, encode
 
 SLOT = 7
@@ -278,16 +278,9 @@ def encoded(see: Callable[[Tensor], Tensor], of: Scenes, file: Path) -> Tensor:
     return found
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both families share."""
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=Path, default=Path("runs/scenes"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=7000)
+def language_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this stage."""
+    options(parser, steps=7000)
     parser.add_argument("--easy", type=int, default=1000, help="steps at first with scenes of at most seven objects")
-    parser.add_argument("--batch", type=int, default=8, help="pictures")
+    parser.add_argument("--batch", type=int, default=8, help="pictures in a step")
     parser.add_argument("--questions", type=int, default=20, help="of a picture in a step")
-    parser.add_argument("--count", type=int, default=16384, help="training scenes")
-    parser.add_argument("--every", type=int, default=250)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

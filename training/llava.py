@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from transformers import (
 from tokensieve.tasks.world.words import COLORS, KINDS
 from training.clip import PATCH, WIDTH, images, read, see
 from training.data import TOKENS, scenes
-from training.language import Asked, Frame, aligned, begin, encoded, options, start_projector, teach
+from training.language import Asked, Frame, aligned, begin, encoded, language_options, start_projector, teach
 from training.loop import start
 from training.words import BOS, EOS, IDS, IMAGE, PAD, tokenizer
 
@@ -93,14 +94,14 @@ def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, cu
     (arguments.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Train from the command line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Train from the command line, or from its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options(parser)
+    language_options(parser)
     parser.add_argument("--clip", required=True, help="the folder of stage 1's model")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     start(arguments.seed, arguments.threads)
-    held = scenes(arguments.scenes, "validation", 512)
+    held = scenes(arguments.scenes, "validation", arguments.held)
     training = scenes(arguments.scenes, "train", arguments.count)
     clip = CLIPModel.from_pretrained(arguments.clip).eval()
 
@@ -117,13 +118,11 @@ def main() -> None:
     some = features[:1000].float()
     with torch.no_grad():
         said = clip.visual_projection(clip.vision_model.post_layernorm(some))
-        words, target, where = aligned(said, read(clip, [*COLORS, *KINDS]), WIDTH)
-    begin(asked.language, words, where)
+        vectors, target, where = aligned(said, read(clip, [*COLORS, *KINDS]), WIDTH)
+    begin(asked.language, vectors, where)
     projector = asked.projector
     chosen = slice(None, None, 7)
-    start_projector(
-        projector.linear_1, projector.linear_2, some.reshape(-1, WIDTH)[chosen], target.reshape(-1, WIDTH)[chosen]
-    )
+    start_projector(projector.linear_1, projector.linear_2, some.flatten(0, 1)[chosen], target.flatten(0, 1)[chosen])
     curve = teach(asked, features, training, held, held_features, arguments)
     save(model, arguments, curve)
 

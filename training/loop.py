@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -150,3 +151,16 @@ def start(seed: int, threads: int) -> None:
     """Seed everything that initialisation draws from."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
+
+
+def options(parser: argparse.ArgumentParser, steps: int) -> None:
+    """Add the options that every training has."""
+    parser.add_argument("--out", type=Path, required=True, help="where checkpoints, the curve and the model go")
+    parser.add_argument("--scenes", type=Path, default=Path("runs/scenes"), help="where drawn scenes are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--count", type=int, default=16384, help="training scenes")
+    parser.add_argument("--held", type=int, default=512, help="validation scenes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from tokensieve.tasks.world.scenes import SIDE
 from tokensieve.tasks.world.words import COLORS, KINDS, PLACES
 from training.clip import Heads
 from training.data import COLUMNS, MEAN, ROWS, STD, TOKENS, Scenes, scenes
-from training.language import Asked, Frame, begin, encoded, options, start_projector, teach
+from training.language import Asked, Frame, begin, encoded, language_options, start_projector, teach
 from training.loop import Training, batch, matrices, start
 from training.words import BOS, EOS, IDS, IMAGE_PAD, PAD, VIDEO_PAD, VISION_END, VISION_START, tokenizer
 
@@ -162,6 +163,7 @@ def tower(
         matrices(visual.blocks),
         arguments.tower_steps,
         arguments.seed,
+        every=arguments.every,
         decay=0.05,
     )
 
@@ -226,15 +228,15 @@ def processor() -> Qwen2VLProcessor:
     )
 
 
-def main() -> None:
-    """Train from the command line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Train from the command line, or from its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options(parser)
+    language_options(parser)
     parser.add_argument("--tower-steps", type=int, default=2000)
     parser.add_argument("--tower-batch", type=int, default=24, help="pictures")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     start(arguments.seed, arguments.threads)
-    held = scenes(arguments.scenes, "validation", 512)
+    held = scenes(arguments.scenes, "validation", arguments.held)
     training = scenes(arguments.scenes, "train", arguments.count)
     model = build()
     # On processors, backward through the fused kernel is slower than through plain matrix products.
@@ -251,20 +253,19 @@ def main() -> None:
     visual.merger.mlp.requires_grad_(True)
     language = model.model.language_model
     asked = Asked(Merger(visual.merger.mlp), language, frame(), 3)
-    words, _ = torch.linalg.qr(torch.randn(WIDTH, len(COLORS) + len(KINDS)))
-    words = words.T
-    begin(language, words, torch.randn(len(PLACES), WIDTH))
-    colors, kinds = training.labels(np.arange(1000))
+    vectors = torch.linalg.qr(torch.randn(WIDTH, len(COLORS) + len(KINDS))).Q.T
+    begin(language, vectors, torch.randn(len(PLACES), WIDTH))
+    colors, kinds = training.labels(np.arange(min(1000, len(training))))
     # Ground says nothing; a cell of an object says its colour and its kind.
-    table = torch.cat([words, torch.zeros(1, WIDTH)])
-    nothing = len(words)
+    table = torch.cat([vectors, torch.zeros(1, WIDTH)])
+    nothing = len(vectors)
     said = table[torch.where(colors < len(COLORS), colors, nothing)]
     said = said + table[torch.where(kinds < len(KINDS), kinds + len(COLORS), nothing)]
     fit = start_projector(
         visual.merger.mlp[0],
         visual.merger.mlp[2],
-        features[:1000].float().reshape(TOKENS * 1000, -1)[::3],
-        said.reshape(-1, WIDTH)[::3],
+        features[:1000].float().flatten(0, 1)[::3],
+        said.flatten(0, 1)[::3],
     )
     if not math.isfinite(fit):
         raise SystemExit("the tower's features are not finite; train it again with a smaller rate")
