@@ -219,7 +219,13 @@ def processor() -> Qwen2VLProcessor:
         "image_std": [STD] * 3,
         "size": {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": SIDE * SIDE},
     }
-    words = tokenizer(end=False, extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
+    marks = {
+        "image_token": "<|image_pad|>",
+        "video_token": "<|video_pad|>",
+        "vision_start_token": "<|vision_start|>",
+        "vision_end_token": "<|vision_end|>",
+    }
+    words = tokenizer(end=False, extra_special_tokens=marks)
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**settings),
         tokenizer=words,
