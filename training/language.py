@@ -142,15 +142,20 @@ def aligned(projected: Tensor, words: Tensor, width: int) -> tuple[Tensor, Tenso
 
 @torch.no_grad()
 def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
-    """Initialise a language model: words at their vectors, attention that looks for its like and copies it."""
+    """Initialise a language model: words at their vectors, and attention that looks for its like and copies it.
+
+    Where attention has biases, half of the heads look one and two tokens back instead, so that what a word has found
+    is at hand at the end of the question, and the others look among cells alone.
+    """
     width = language.embed_tokens.weight.shape[1]
+    biased = language.layers[0].self_attn.q_proj.bias is not None
     for layer in language.layers:
         attention = layer.self_attn
         look, _ = torch.linalg.qr(torch.randn(width, width))
         copy, _ = torch.linalg.qr(torch.randn(width, width))
         noise = [0.3 * torch.randn(width, width) / width**0.5 for _ in range(4)]
-        attention.q_proj.weight.copy_((look + noise[0]) * 1.3)
-        attention.k_proj.weight.copy_((look + noise[1]) * 1.3)
+        attention.q_proj.weight.copy_((look + noise[0]) * (2 if biased else 1.3))
+        attention.k_proj.weight.copy_((look + noise[1]) * (2 if biased else 1.3))
         attention.v_proj.weight.copy_(copy + noise[2] / 2)
         attention.o_proj.weight.copy_((copy.T + noise[3] / 2) * 0.6)
         for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
@@ -169,6 +174,48 @@ def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
         near(word, vector, 0.8)
     for word, group in (("color", COLORS), ("shape", SHAPES), ("digit", DIGITS), ("things", KINDS)):
         near(word, torch.stack([table[IDS[one]] for one in group]).mean(dim=0), 0.6)
+    if biased:
+        # A direction that all words share, and no cell has.
+        taken, _ = torch.linalg.qr(torch.cat([words, where]).T)
+        said = torch.randn(width)
+        said = F.normalize(said - taken @ (taken.T @ said), dim=0)
+        table += 0.8 * said
+        heads, theta = language.config.num_attention_heads, language.config.rope_parameters["rope_theta"]
+        for layer in language.layers:
+            look_back(layer.self_attn, heads, theta)
+            look_at_pictures(layer.self_attn, heads, said)
+
+
+def look_back(attention: nn.Module, heads: int, theta: float) -> None:
+    """Initialise the second half of the heads so that they look one and two tokens back, by their biases alone."""
+    width = attention.q_proj.weight.shape[1]
+    per_head = width // heads
+    rates = theta ** (-torch.arange(per_head // 2) / (per_head // 2))
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+        projection.bias.zero_()
+    for head in range(heads // 2, heads):
+        rows = slice(head * per_head, (head + 1) * per_head)
+        back = -(1 + head % 2) * rates
+        attention.q_proj.weight[rows] *= 0.05
+        attention.k_proj.weight[rows] *= 0.05
+        attention.q_proj.bias[rows] = 6 * torch.cat([back.cos(), back.sin()])
+        attention.k_proj.bias[rows] = 6 * torch.cat([torch.ones_like(back), torch.zeros_like(back)])
+
+
+def look_at_pictures(attention: nn.Module, heads: int, said: Tensor) -> None:
+    """Initialise the first half of the heads so that words look for their like among cells, not among words.
+
+    Args:
+        attention: of a layer.
+        heads: how many it has.
+        said: the direction that all words share, `[width]`.
+    """
+    per_head = len(said) // heads
+    for head in range(heads // 2):
+        # The pair of dimensions that positions turn least.
+        row = head * per_head + per_head // 2 - 1
+        attention.q_proj.weight[row] = 2 * said
+        attention.k_proj.weight[row] = -2 * said
 
 
 @torch.no_grad()

@@ -1,0 +1,156 @@
+"""Put trained models into the package, each with its card.
+
+    python -m training.ship llava --model runs/llava --clip runs/clip --weak runs/clip-weak
+    python -m training.ship qwen --model runs/qwen
+
+Every figure of a card is measured here, on scenes of the test split, through the model as anyone loads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
+
+from tokensieve.tasks import Answer
+from tokensieve.tasks.world import World
+from tokensieve.tasks.world.questions import TYPES
+from tokensieve.tasks.world.scenes import Density
+
+CHECKPOINTS = Path(__file__).parents[1] / "adapters" / "tokensieve_adapters" / "checkpoints"
+MOST = 12_000_000
+"""Bytes that a family's folder may have."""
+DENSITIES: tuple[Density, ...] = ("sparse", "dense")
+HEADLINE = TYPES[:5]
+FLOOR = 0.8
+"""Types below it are left out of headlines."""
+
+
+@torch.no_grad()
+def right(folder: Path, task: World, blind: bool = False) -> dict[str, tuple[int, int]]:
+    """Count right answers and questions by type.
+
+    Args:
+        folder: of a checkpoint.
+        task: what to ask.
+        blind: whether the picture is left out.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.padding_side = "left"
+    counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    samples = list(task.samples())
+    for first in track(range(0, len(samples), 32), description=f"asking {task.density} scenes", transient=True):
+        chosen = samples[first : first + 32]
+        texts = []
+        for sample in chosen:
+            content: list[dict[str, Any]] = [] if blind else [{"type": "image"}]
+            content.append({"type": "text", "text": sample.question})
+            turn = [{"role": "user", "content": content}]
+            texts.append(processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+        pictures = {} if blind else {"images": [[task.picture(sample)] for sample in chosen]}
+        inputs = processor(text=texts, return_tensors="pt", padding=True, **pictures)
+        words = processor.batch_decode(model(**inputs).logits[:, -1:].argmax(dim=-1))
+        for sample, word in zip(chosen, words, strict=True):
+            counts[sample.kind][0] += int(task.grade(sample, Answer(word.strip()), None)[task.metric])
+            counts[sample.kind][1] += 1
+    return {kind: (good, asked) for kind, (good, asked) in counts.items()}
+
+
+def share(counts: Mapping[str, tuple[int, int]], kinds: Sequence[str]) -> str:
+    """Give the part of right answers over some types, in per cent."""
+    good, asked = (sum(counts[kind][place] for kind in kinds) for place in (0, 1))
+    return f"{100 * good / asked:.1f}"
+
+
+def figures(folder: Path, pictures: int) -> dict[str, dict[str, tuple[int, int]]]:
+    """Measure a model on test scenes, and blind."""
+    found = {density: right(folder, World(density=density, pictures=pictures)) for density in DENSITIES}
+    found["blind"] = right(folder, World(density="dense", pictures=pictures), blind=True)
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
+    """Write the figures as a Markdown table."""
+    lines = [
+        "| questions | sparse scenes | dense scenes | dense, without the picture | questions (sparse, dense) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows = [("**attributes and existence**", HEADLINE), *((kind, (kind,)) for kind in TYPES), ("all", TYPES)]
+    for name, kinds in rows:
+        cells = [share(found[column], kinds) for column in ("sparse", "dense", "blind")]
+        asked = ", ".join(str(sum(found[density][kind][1] for kind in kinds)) for density in DENSITIES)
+        lines.append(f"| {name} | {' | '.join(f'{cell} %' for cell in cells)} | {asked} |")
+    return "\n".join(lines)
+
+
+def halved(source: Path, target: Path) -> None:
+    """Copy a two-tower model with weights in half precision, to be loaded in float32."""
+    model = CLIPModel.from_pretrained(source)
+    model.half().save_pretrained(target)
+    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for file in source.iterdir():
+        if file.suffix == ".json" and file.name != "config.json":
+            shutil.copy(file, target / file.name)
+
+
+def low(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
+    """Say which types are below the floor on dense scenes."""
+    below = [kind for kind in TYPES if found["dense"][kind][0] < FLOOR * found["dense"][kind][1]]
+    if not below:
+        return "No type of question is below 80 % on dense scenes."
+    return f"Below 80 % on dense scenes, and so left out of headlines: {', '.join(below)}."
+
+
+def main() -> None:
+    """Ship a family from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=["llava", "qwen"])
+    parser.add_argument("--model", type=Path, required=True, help="the folder of the second stage's training")
+    parser.add_argument("--clip", type=Path, help="of the first stage's, with a strong text tower")
+    parser.add_argument("--weak", type=Path, help="of the weak text tower's")
+    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--note", default="", help="what else the card says of the training")
+    arguments = parser.parse_args()
+    target = CHECKPOINTS / f"world_{arguments.family}"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(arguments.model / "model", target)
+    curves: dict[str, Any] = {"language": json.loads((arguments.model / "curve.json").read_text(encoding="utf-8"))}
+    if arguments.family == "llava":
+        for name, source in (("clip", arguments.clip), ("clip_weak", arguments.weak)):
+            halved(source / "model", target / name)
+            curves[name] = json.loads((source / "curve.json").read_text(encoding="utf-8"))
+    else:
+        curves["tower"] = json.loads((arguments.model / "tower" / "curve.json").read_text(encoding="utf-8"))
+    (target / "curve.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
+    found = figures(target, arguments.pictures)
+    (target / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    card = (Path(__file__).parent / "cards" / f"{arguments.family}.md").read_text(encoding="utf-8")
+    last = {name: curve[-1] for name, curve in curves.items()}
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    parameters = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(target).parameters())
+    card = card.format(
+        table=table(found),
+        low=low(found),
+        last=last,
+        megabytes=f"{size / 1e6:.1f}",
+        parameters=f"{parameters / 1e6:.2f}",
+        note=arguments.note,
+    )
+    (target / "README.md").write_text(card, encoding="utf-8")
+    if size > MOST:
+        raise SystemExit(f"{target} has {size} bytes, more than {MOST}")
+
+
+if __name__ == "__main__":
+    main()
