@@ -170,10 +170,10 @@ class Registry:
 
     def task(self, name: str) -> type[Task]:
         """Give a task by name, or raise `UnknownTaskError`. `-` may stand for `_`."""
-        name = name.replace("-", "_")
-        if name not in self._tasks:
+        written = name.replace("-", "_")
+        if written not in self._tasks:
             raise self._unknown(UnknownTaskError, "task", name, self._tasks)
-        return self._tasks[name]
+        return self._tasks[written]
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Give a shipped checkpoint, or raise `UnknownCheckpointError`."""
