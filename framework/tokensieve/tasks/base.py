@@ -144,3 +144,12 @@ class Task(BaseModel):
         """Give twelve hex digits that stand for the card."""
         text = json.dumps(self.card(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def columns(grades: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """Give the grades of samples as `Task.summary` takes them: by name, float64 `[samples]`.
+
+    Args:
+        grades: what `Task.grade` gave, at least one, all of the same names.
+    """
+    return {name: np.array([one[name] for one in grades], dtype=np.float64) for name in grades[0]}
