@@ -293,7 +293,7 @@ class VqaJsonl(Task):
         if not right:
             self._refuse("a line has answer, or answers, at least one", number)
         image = PurePosixPath(line.image)
-        if not line.image or image.is_absolute() or ".." in image.parts:
+        if not line.image or "\0" in line.image or image.is_absolute() or ".." in image.parts:
             self._refuse(f"an image is named by its place under {self.folder}, not {line.image!r}", number)
         if self.ocr and line.ocr is None:
             self._refuse("ocr is in the prompt, and this line has none; an empty one is []", number)
@@ -317,7 +317,10 @@ class VqaJsonl(Task):
     def _line(self, text: bytes, number: int) -> _Line:
         try:
             data = json.loads(text.decode(), object_pairs_hook=_once)
-        # A UnicodeDecodeError and a JSONDecodeError are ValueErrors, too.
+            if b"\\u" in text:
+                # Half a character, which JSON can write and nothing else takes.
+                json.dumps(data, ensure_ascii=False).encode()
+        # A JSONDecodeError, and what encoding and decoding raise, are ValueErrors, too.
         except (ValueError, RecursionError) as error:
             self._refuse(f"this is not a JSON object: {error}", number)
         if not isinstance(data, dict):
