@@ -10,6 +10,7 @@ from PIL import Image
 from tokensieve.tasks import Sample, Task
 from tokensieve.tasks.fidelity import Fidelity
 from tokensieve.tasks.jsonl import VqaJsonl
+from tokensieve.tasks.world import World
 from tokensieve.testing import TaskConformance
 from tokensieve.testing.tasks import TASK_LAWS, Trial
 
@@ -100,6 +101,11 @@ class TestADraw(TestExact):
     def make(cls, folder):
         super().make(folder)
         cls.task = cls.task.model_copy(update={"subset": 1})
+
+
+class TestWorld(TaskConformance):
+    task = World(pictures=6, per_picture=4)
+    others: ClassVar[dict[str, object]] = {"split": "validation", "density": "sparse", "types": World().types[:2]}
 
 
 # Each law bites
@@ -256,6 +262,11 @@ class NeedsTwice(Counts):
 class Nailed(Counts):
     def __reduce__(self):
         return (type(self), (), {"__dict__": {"side": 9, "metric": "right", "longest": 1}})
+
+
+def test_every_task_that_comes_along_is_tried(registry):
+    tried = {Fidelity: TestFidelity, VqaJsonl: TestExact, World: TestWorld}
+    assert set(registry.tasks.values()) == set(tried)
 
 
 def broken(cls, **given):

@@ -18,6 +18,7 @@ def register_tasks(registry: Registry) -> None:
     """Add the tasks that come with tokensieve."""
     from tokensieve.tasks.fidelity import Fidelity
     from tokensieve.tasks.jsonl import VqaJsonl
+    from tokensieve.tasks.world import World
 
-    for task in (Fidelity, VqaJsonl):
+    for task in (Fidelity, VqaJsonl, World):
         registry.add_task(task)
