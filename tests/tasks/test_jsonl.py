@@ -195,6 +195,15 @@ def test_a_list_of_ids(write, folder):
         VqaJsonl(path=path, subset=str(folder / "empty.txt")).samples()
 
 
+def test_a_copy_reads_for_itself(write):
+    task = VqaJsonl(path=write(*MANY))
+    assert len(task.samples()) == 40
+    few = task.model_copy(update={"subset": 5})
+    assert few == VqaJsonl(path=task.path, subset=5)
+    assert ids(few) == ids(VqaJsonl(path=task.path, subset=5))
+    assert few.hash() == VqaJsonl(path=task.path, subset=5).hash()
+
+
 # pictures
 
 

@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,16 @@ class Task(BaseModel):
         A task that reads files adds what identifies their content.
         """
         return {"task": self.name, "version": self.version, **self.model_dump(mode="json")}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Give a copy, with other values for some fields, which are not checked.
+
+        What a task remembers of its files (a `cached_property`) stays behind: the copy may be of others.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
 
     def hash(self) -> str:
         """Give twelve hex digits that stand for the card."""

@@ -76,6 +76,11 @@ class Fidelity(Task):
         chosen = files.drawn(names, self.subset, self.subset_seed)
         return tuple(name for name in names if name in chosen)
 
+    @cached_property
+    def _identity(self) -> str:
+        """What stands for the pictures: looked up once, for there may be many, and a card for each cell."""
+        return files.identity(Path(self.images), self._pictures)
+
     def samples(self) -> Sequence[Sample]:
         """Give every prompt for every picture; ids are `picture#prompt`, prompts counted from 1.
 
@@ -115,7 +120,7 @@ class Fidelity(Task):
         card = super().card()
         del card["images"]
         return card | {
-            "pictures": files.identity(Path(self.images), self._pictures),
+            "pictures": self._identity,
             "samples": len(self._pictures) * len(self.prompts),
             "subset_seed": None if self.subset is None else self.subset_seed,
         }

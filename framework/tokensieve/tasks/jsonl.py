@@ -261,12 +261,17 @@ class VqaJsonl(Task):
             "definition": METRICS[self.metric].definition,
             "samples": len(self._content.samples),
             "lines": self._content.lines,
-            "pictures": files.identity(self.folder, (sample.image for sample in self._content.samples)),
+            "pictures": self._pictures,
             "subset": self._content.subset,
             "subset_seed": self.subset_seed if isinstance(self.subset, int) else None,
         }
 
     # ------------------------------------------------------------------------------------ reading
+
+    @cached_property
+    def _pictures(self) -> str:
+        """What stands for the pictures: looked up once, for there may be many, and a card for each cell."""
+        return files.identity(self.folder, (sample.image for sample in self._content.samples))
 
     @cached_property
     def _content(self) -> _Content:
