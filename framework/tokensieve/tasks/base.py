@@ -146,8 +146,9 @@ class Task(BaseModel):
         What a task remembers of its files (a `cached_property`) stays behind: the copy may be of others.
         """
         copied = super().model_copy(update=update, deep=deep)
-        for name in set(copied.__dict__) - set(type(self).model_fields):
-            del copied.__dict__[name]
+        content = vars(copied)
+        for name in set(content) - set(type(self).model_fields):
+            del content[name]
         return copied
 
     def hash(self) -> str:
