@@ -169,10 +169,11 @@ class Registry:
         return self._recipes[name]
 
     def task(self, name: str) -> type[Task]:
-        """Give a task by name, or raise `UnknownTaskError`."""
-        if name not in self._tasks:
+        """Give a task by name, or raise `UnknownTaskError`. `-` may stand for `_`."""
+        written = name.replace("-", "_")
+        if written not in self._tasks:
             raise self._unknown(UnknownTaskError, "task", name, self._tasks)
-        return self._tasks[name]
+        return self._tasks[written]
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Give a shipped checkpoint, or raise `UnknownCheckpointError`."""
@@ -283,8 +284,12 @@ class Registry:
         """Add a task class under its `name`."""
         self._check_class("task", task, Task)
         self._check_name("task", task.name)
-        if not isinstance(getattr(task, "metric", None), str):
-            raise PluginError(f"task '{task.name}' of {self._current} does not say which grade is its metric")
+        field = task.model_fields.get("metric")
+        if not isinstance(getattr(task, "metric", None) if field is None else field.default, str):
+            raise PluginError(
+                f"task '{task.name}' of {self._current} does not say which grade counts; "
+                'give it a default: metric: str = "..."'
+            )
         if "use" in task.model_fields:
             raise PluginError(f"task '{task.name}' of {self._current} has a field 'use', which names the task itself")
         self._add("task", self._tasks, task.name, task)

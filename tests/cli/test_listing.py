@@ -8,10 +8,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.cli.conftest import PHOTO
 
 from tokensieve import Registry, Scorer, Tokens, default_registry, hookimpl
 from tokensieve.recipe import schema
+from tokensieve.tasks import Sample, Task
 
 
 class Point:
@@ -63,7 +65,8 @@ def test_plugins_lists_everything(cli):
     result = cli("plugins")
     assert result.exit_code == 0, result.output
     registry = default_registry()
-    for table in (registry.strategies, registry.composers, registry.recipes, registry.adapters):
+    brought = (registry.strategies, registry.composers, registry.recipes, registry.adapters)
+    for table in (*brought, registry.tasks, registry.checkpoints):
         for name in table:
             assert name in result.stdout
     for strategy in registry.strategies.values():
@@ -95,6 +98,50 @@ def test_a_strangers_plugin_is_listed_like_ours(cli, install):
     # Brackets are no markup, and a strategy without defaults is no obstacle.
     assert "Keeps the [loud] tokens." in result.stdout
     assert "by its settings" in result.stdout
+
+
+class Riddles(Task):
+    """Asks [riddles].
+
+    And knows the answers.
+    """
+
+    name = "riddles"
+    metric: str = "solved"
+
+    def samples(self):
+        return [Sample("1", "?", "1", ("!",))]
+
+    def picture(self, sample):
+        return Image.new("RGB", (1, 1))
+
+    def grade(self, sample, answer, unpruned):
+        return {"solved": 0.0}
+
+
+def test_tasks_and_checkpoints_are_listed(cli, install, tmp_path):
+    for name in ("sphinx", "partner"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+
+    class Plugin:
+        @hookimpl
+        def register_tasks(self, registry: Registry) -> None:
+            registry.add_task(Riddles)
+            registry.add_checkpoint("sphinx-small", tmp_path / "sphinx")
+            registry.add_checkpoint("sphinx-large", tmp_path / "sphinx", tmp_path / "partner")
+
+    before = default_registry()
+    install(sphinx=Plugin())
+    result = cli("plugins")
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "1 task, 2 checkpoints" in text
+    assert f"Tasks ({len(before.tasks) + 1})" in text
+    assert "riddles │ solved │ Asks [riddles]. │" in text
+    assert f"Checkpoints ({len(before.checkpoints) + 2})" in text
+    assert "│ sphinx-large │ partner │" in text
+    assert "│ sphinx-small │ none │" in text
 
 
 def test_two_plugins_of_one_name_are_an_error(cli, install):

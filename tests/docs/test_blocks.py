@@ -5,6 +5,7 @@ The blocks of a page share one namespace and one folder, which looks like a chec
 
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -63,6 +64,11 @@ class Reader:
         assert ts.Recipe.loads(recipe.dump()) == recipe
         if block.title is None:
             assert [finding for finding in ts.review(recipe) if finding.level != "note"] == []
+
+    def _json(self, block):
+        self._write(block)
+        for line in block.code.splitlines():
+            assert json.loads(line), f"line {block.line}: {line}"
 
     def _toml(self, block):
         self._write(block)
@@ -161,6 +167,11 @@ def test_a_page_runs_as_it_is_written(page, checkpoint, tmp_path, tmp_path_facto
 
 
 def test_the_plugin_is_under_25_lines():
-    for page in (ROOT / "README.md", ROOT / "docs" / "howto" / "strategy.md"):
-        [plugin] = [block for block in blocks(page) if Path(block.title or "").name == "feature_norm.py"]
+    howto = ROOT / "docs" / "howto"
+    for page, file in (
+        (ROOT / "README.md", "feature_norm.py"),
+        (howto / "strategy.md", "feature_norm.py"),
+        (howto / "tasks.md", "greys.py"),
+    ):
+        [plugin] = [block for block in blocks(page) if Path(block.title or "").name == file]
         assert len([line for line in plugin.code.splitlines() if line.strip()]) < 25

@@ -7,13 +7,16 @@ import pytest
 import tokensieve as ts
 from tokensieve import errors, hookspecs
 from tokensieve.cli import app
+from tokensieve.tasks.jsonl import METRICS, VqaJsonl, _Line
 from tokensieve.testing.strategies import CHOOSER_LAWS, LAWS, MERGER_LAWS
+from tokensieve.testing.tasks import TASK_LAWS
 
 from .pages import DOCS, PAGES, blocks
 
 REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
 RECIPES = (DOCS / "recipes.md").read_text(encoding="utf-8")
 BUDGETS = (DOCS / "ideas" / "budgets.md").read_text(encoding="utf-8")
+TASKS = (DOCS / "howto" / "tasks.md").read_text(encoding="utf-8")
 STRATEGY = (DOCS / "howto" / "strategy.md").read_text(encoding="utf-8")
 COMMANDS = [command.callback for command in app.registered_commands]
 
@@ -42,6 +45,15 @@ def test_every_kind_of_evidence_has_its_shape():
 
 def test_every_law_of_a_strategy():
     assert {law.__name__ for law in (*LAWS, *CHOOSER_LAWS, *MERGER_LAWS)} <= first_cells(STRATEGY)
+
+
+def test_all_about_tasks():
+    cells = first_cells(TASKS)
+    assert {law.__name__ for law in TASK_LAWS} <= cells
+    assert set(METRICS) <= cells
+    # A row may be about several settings.
+    named = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| ([^|]+) \|", TASKS, re.MULTILINE))))
+    assert set(VqaJsonl.model_fields) | set(_Line.model_fields) <= named
 
 
 def test_evidence_that_nobody_offers():

@@ -2,15 +2,25 @@
 
 import importlib.metadata
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import tokensieve as ts
 from tokensieve import Adapter, Composer, Registry, Scorer, hookimpl
 from tokensieve.chain import at_least
-from tokensieve.errors import PluginError, UnknownComposerError, UnknownStrategyError, UnsupportedModelError
+from tokensieve.errors import (
+    PluginError,
+    UnknownCheckpointError,
+    UnknownComposerError,
+    UnknownStrategyError,
+    UnknownTaskError,
+    UnsupportedModelError,
+)
+from tokensieve.tasks import Sample, Task
 from tokensieve_adapters.llava import LlavaAdapter
 
 
@@ -173,6 +183,100 @@ def test_what_cannot_be_registered(given, part):
     with pytest.raises(PluginError) as raised:
         Registry().register(plugin(**given), "p")
     assert part in str(raised.value)
+
+
+class Riddles(Task):
+    """Asks riddles."""
+
+    name = "riddles"
+    metric: str = "solved"
+
+    def samples(self):
+        return [Sample("1", "?", "1", ("!",))]
+
+    def picture(self, sample):
+        return Image.new("RGB", (1, 1))
+
+    def grade(self, sample, answer, unpruned):
+        return {"solved": 0.0}
+
+
+def tasks(*classes, checkpoints=()):
+    class Plugin:
+        @hookimpl
+        def register_tasks(self, registry):
+            for cls in classes:
+                registry.add_task(cls)
+            for name, *folders in checkpoints:
+                registry.add_checkpoint(name, *folders)
+
+    return Plugin()
+
+
+def test_tasks_and_checkpoints(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    registry = Registry()
+    registry.register(tasks(Riddles, checkpoints=[("sphinx", tmp_path)]), "p", "p 1.0")
+    assert registry.task("riddles") is Riddles
+    assert registry.origin("task", "riddles") == "p (p 1.0)"
+    assert registry.checkpoint("sphinx").folder == tmp_path
+    with pytest.raises(UnknownTaskError, match=r"no task is named 'ridles'\. Registered: riddles\. Did you mean"):
+        registry.task("ridles")
+    with pytest.raises(UnknownCheckpointError, match=r"no shipped checkpoint is named 'sfinx'\. Registered: sphinx"):
+        registry.checkpoint("sfinx")
+    with pytest.raises(PluginError, match="two plugins bring a task named 'riddles'"):
+        registry.register(tasks(Riddles), "q")
+
+
+class NoMetric(Riddles):
+    """Does not say what counts."""
+
+    metric: str
+
+
+class FixedMetric(Riddles):
+    """Says it once for all."""
+
+    metric: ClassVar[str] = "solved"
+
+
+class UsesUse(Riddles):
+    """Has a field with a name that studies need."""
+
+    use: str = "x"
+
+
+class TasksWithoutGrade(Task):
+    """Grades nothing."""
+
+    name = "without"
+    metric: str = "solved"
+
+
+@pytest.mark.parametrize(
+    ("cls", "part"),
+    [
+        (NoMetric, 'does not say which grade counts; give it a default: metric: str = "..."'),
+        (UsesUse, "has a field 'use', which names the task itself"),
+        (TasksWithoutGrade, "does not implement grade, picture, samples"),
+        (First, "as task, which is no subclass of Task"),
+    ],
+)
+def test_tasks_that_cannot_be_registered(cls, part):
+    with pytest.raises(PluginError) as raised:
+        Registry().register(tasks(cls), "p")
+    assert part in str(raised.value)
+
+
+def test_a_task_may_have_one_metric_for_all():
+    registry = Registry()
+    registry.register(tasks(FixedMetric), "p")
+    assert registry.task("riddles")().metric == "solved"
+
+
+def test_a_checkpoint_without_a_config(tmp_path):
+    with pytest.raises(PluginError, match=r"adds the checkpoint 'sphinx', but .* has no config.json"):
+        Registry().register(tasks(checkpoints=[("sphinx", tmp_path)]), "p")
 
 
 def test_a_misspelt_hook():

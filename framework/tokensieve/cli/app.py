@@ -106,7 +106,7 @@ def options(
 
 @app.command()
 def plugins() -> None:
-    """List plugins, and the strategies, composers, recipes and adapters they bring."""
+    """List plugins, and all that they bring: strategies, recipes, adapters, tasks and so on."""
     from tokensieve.cli.catalogue import catalogue
 
     registry = default_registry()

@@ -14,17 +14,20 @@ from tokensieve.errors import TokensieveError
 from tokensieve.recipe import Recipe, budget_of
 from tokensieve.registry import Plugin, Registry
 from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
+from tokensieve.tasks.base import Task
 
 KINDS = (Merger, Ranker, Chooser, Scorer)
 
 
 def catalogue(registry: Registry) -> Iterator[Table]:
-    """Give a table each of plugins, strategies, composers, recipes and adapters."""
+    """Give a table each of plugins, strategies, composers, recipes, adapters, tasks and checkpoints."""
     yield _plugins(registry)
     yield _strategies(registry)
     yield _composers(registry)
     yield _recipes(registry)
     yield families(registry)
+    yield _tasks(registry)
+    yield _checkpoints(registry)
 
 
 def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str]]]:
@@ -102,6 +105,8 @@ def _brought(registry: Registry, plugin: Plugin) -> str:
         ("composer", "composers", registry.composers),
         ("recipe", "recipes", registry.recipes),
         ("adapter", "adapters", registry.adapters),
+        ("task", "tasks", registry.tasks),
+        ("checkpoint", "checkpoints", registry.checkpoints),
     ):
         number = sum(registry.origin(kind, name) == own for name in names)
         if number:
@@ -151,4 +156,25 @@ def families(registry: Registry) -> Table:
     for name, adapter in sorted(registry.adapters.items()):
         said = first_line(adapter) + (f"\nRefused: {adapter.refused}." if adapter.refused is not None else "")
         table.add_row(cell(name), cell(said))
+    return table
+
+
+def _tasks(registry: Registry) -> Table:
+    table = _table(f"Tasks ({len(registry.tasks)})", "name", "metric", "what it asks", narrow=2)
+    for name, task in sorted(registry.tasks.items()):
+        table.add_row(cell(name), cell(_metric(task)), cell(first_line(task)))
+    return table
+
+
+def _metric(task: type[Task]) -> str:
+    """Give the metric that a task has by default."""
+    field = task.model_fields.get("metric")
+    return str(getattr(task, "metric", "") if field is None else field.default)
+
+
+def _checkpoints(registry: Registry) -> Table:
+    table = _table(f"Checkpoints ({len(registry.checkpoints)})", "name", "query encoder", "folder", narrow=2)
+    for name, checkpoint in sorted(registry.checkpoints.items()):
+        encoder = "none" if checkpoint.query_encoder is None else checkpoint.query_encoder.name
+        table.add_row(cell(name), cell(encoder), cell(str(checkpoint.folder)))
     return table

@@ -7,10 +7,12 @@ import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 
@@ -51,7 +53,8 @@ class Answer:
 class Task(BaseModel):
     """A set of samples and a way to grade answers. Its fields are its protocol.
 
-    Subclass it, give it a `name`, and register it by `registry.add_task(cls)` in the hook `register_tasks`.
+    Subclass it, give it a `name` and its `metric` a default, and register it by `registry.add_task(cls)` in the
+    hook `register_tasks`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -60,12 +63,16 @@ class Task(BaseModel):
     """What studies call it: a Python identifier."""
     version: ClassVar[int] = 1
     """Raised whenever the same fields mean another protocol; it is part of the card."""
-    metric: ClassVar[str]
-    """The name of the grade that counts, one of those that `grade` gives, in [0, 1] and higher is better."""
-    longest: ClassVar[int] = 1
-    """How many tokens an answer may have."""
     compares: ClassVar[bool] = False
     """Whether answers are graded against the unpruned model's, of which `grade` then gets one with logits."""
+
+    metric: str
+    """The name of the grade that counts, one of those that `grade` gives, in [0, 1] and higher is better.
+
+    A task gives it a default; one with several grades that could count lets a study choose.
+    """
+    longest: int = Field(default=1, ge=1)
+    """How many tokens an answer may have."""
 
     if TYPE_CHECKING:
 
@@ -100,6 +107,19 @@ class Task(BaseModel):
             Grades by name, always the same names, `metric` among them.
         """
 
+    def summary(self, grades: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
+        """Give what the grades of many samples come to: their means, where a measure is nothing else.
+
+        A task whose measures are no means of samples, such as F1, gives those too.
+
+        Args:
+            grades: by name what `grade` gave, float64 `[samples]`, of at least one sample.
+
+        Returns:
+            Measures by name. That of the metric is its mean, for this is what methods are compared by.
+        """
+        return {name: float(values.mean()) for name, values in grades.items()}
+
     def needed(self, sample: Sample, rows: int, columns: int) -> Collection[int] | None:
         """Give the visual tokens that an answer needs, or none where that is not known.
 
@@ -118,15 +138,29 @@ class Task(BaseModel):
 
         A task that reads files adds what identifies their content.
         """
-        return {
-            "task": self.name,
-            "version": self.version,
-            "metric": self.metric,
-            "longest": self.longest,
-            **self.model_dump(mode="json"),
-        }
+        return {"task": self.name, "version": self.version, **self.model_dump(mode="json")}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Give a copy, with other values for some fields, which are not checked.
+
+        What a task remembers of its files (a `cached_property`) stays behind: the copy may be of others.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        content = vars(copied)
+        for name in set(content) - set(type(self).model_fields):
+            del content[name]
+        return copied
 
     def hash(self) -> str:
         """Give twelve hex digits that stand for the card."""
         text = json.dumps(self.card(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def columns(grades: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """Give the grades of samples as `Task.summary` takes them: by name, float64 `[samples]`.
+
+    Args:
+        grades: what `Task.grade` gave, at least one, all of the same names.
+    """
+    return {name: np.array([one[name] for one in grades], dtype=np.float64) for name in grades[0]}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL import Image
 from pydantic import Field, field_validator
 
 from tokensieve.tasks.base import Answer, Sample, Task
 from tokensieve.tasks.world.questions import TYPES, Question, questions
-from tokensieve.tasks.world.scenes import Density, Scene, Split, scene
+from tokensieve.tasks.world.scenes import FINE, SIDE, Density, Scene, Split, scene
 
 _drawn = functools.lru_cache(maxsize=512)(scene)
 
@@ -30,8 +30,7 @@ class World(Task):
     """
 
     name = "world"
-    metric = "correct"
-    longest: ClassVar[int] = 1
+    metric: str = "correct"
 
     split: Split = "test"
     density: Density = "dense"
@@ -68,7 +67,12 @@ class World(Task):
         return {"correct": float(answer.text.strip().lower() in sample.answers)}
 
     def needed(self, sample: Sample, rows: int, columns: int) -> frozenset[int] | None:
-        """Give the cells of the asked objects; none where the answer is that there are none."""
+        """Give the cells of the asked objects.
+
+        None where the answer is that there are no such objects, and for a grid that does not divide the picture.
+        """
+        if FINE * SIDE % rows or FINE * SIDE % columns:
+            return None
         number, place = (int(part) for part in sample.id.split(":"))
         things = self._questions(number)[place].things
         return self._scene(number).cells(things, rows, columns) if things else None

@@ -1,0 +1,153 @@
+"""The task `fidelity`: how far a pruned model's answers are from the unpruned one's. It needs no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from PIL import Image
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from tokensieve.errors import TaskError, did_you_mean
+from tokensieve.tasks import files
+from tokensieve.tasks.base import Answer, Sample, Task
+
+AGREEMENTS = ("answer_agreement", "top1_agreement")
+
+
+class Fidelity(Task):
+    """How far answers are from those of the unpruned model, on any pictures and prompts.
+
+    Its grades are `top1_agreement` (1 if both models find the same first token likeliest), `answer_agreement` (1 if
+    their whole answers are the same text) and `kl` (in nats, the divergence of the first token's distribution,
+    unpruned from pruned; lower is better).
+
+    What counts is `top1_agreement` unless a study says otherwise: it does not depend on `longest`, and one token
+    that comes out differently cannot be made up for or made worse by those after it. Agreement is not quality: where
+    the unpruned model is wrong, a method that is right disagrees.
+
+    Attributes:
+        images: a folder of pictures; folders in it count, hidden files do not.
+        prompts: what is asked of every picture.
+        metric: `top1_agreement` or `answer_agreement`.
+        longest: how many tokens an answer may have.
+        longest_side: larger pictures are shrunk to so many pixels; none is enlarged.
+        subset: how many pictures are drawn; all of them by default.
+        subset_seed: of the draw.
+    """
+
+    name = "fidelity"
+    compares = True
+
+    images: str
+    prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] = (
+        "Describe the image.",
+    )
+    metric: str = "top1_agreement"
+    longest_side: int | None = Field(default=None, ge=1)
+    subset: int | None = Field(default=None, ge=1)
+    subset_seed: int = 0
+
+    @field_validator("images")
+    @classmethod
+    def _placed(cls, value: str) -> str:
+        return files.absolute(value)
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in AGREEMENTS:
+            raise ValueError(
+                f"fidelity is counted by {' or '.join(AGREEMENTS)}, not '{value}'.{did_you_mean(value, AGREEMENTS)}"
+            )
+        return value
+
+    @cached_property
+    def _pictures(self) -> tuple[str, ...]:
+        names = files.pictures_in(Path(self.images))
+        if self.subset is None:
+            return names
+        if self.subset > len(names):
+            raise TaskError(f"subset is {self.subset}, and {self.images} holds {len(names)} pictures")
+        chosen = files.drawn(names, self.subset, self.subset_seed)
+        return tuple(name for name in names if name in chosen)
+
+    @cached_property
+    def _identity(self) -> str:
+        """What stands for the pictures: looked up once, for there may be many, and a card for each cell."""
+        return files.identity(Path(self.images), self._pictures)
+
+    def samples(self) -> Sequence[Sample]:
+        """Give every prompt for every picture; ids are `picture#prompt`, prompts counted from 1.
+
+        Raises:
+            TaskError: if there is no picture.
+        """
+        return [
+            Sample(id=f"{name}#{number}", question=prompt, image=name)
+            for name in self._pictures
+            for number, prompt in enumerate(self.prompts, 1)
+        ]
+
+    def picture(self, sample: Sample) -> Image.Image:
+        """Give a sample's picture, RGB.
+
+        Raises:
+            TaskError: if it cannot be read.
+        """
+        return files.picture(Path(self.images) / sample.image, self.longest_side)
+
+    def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
+        """Compare an answer with the unpruned model's.
+
+        Raises:
+            TaskError: if there is none, one of them has no logits, or they are of different vocabularies or not finite.
+        """
+        if unpruned is None or unpruned.logits is None or answer.logits is None:
+            raise TaskError(f"'{self.name}' compares with the unpruned model, and needs the logits of both answers")
+        return {
+            "top1_agreement": float(unpruned.logits.argmax() == answer.logits.argmax()),
+            "answer_agreement": float(unpruned.text == answer.text),
+            "kl": divergence(unpruned.logits, answer.logits),
+        }
+
+    def card(self) -> dict[str, Any]:
+        """Give the protocol, and a hash of the pictures' names and sizes instead of where they are."""
+        card = super().card()
+        del card["images"]
+        return card | {
+            "pictures": self._identity,
+            "samples": len(self._pictures) * len(self.prompts),
+            "subset_seed": None if self.subset is None else self.subset_seed,
+        }
+
+
+def divergence(unpruned: Tensor, pruned: Tensor) -> float:
+    """Give KL(unpruned || pruned) of two next-token distributions, in nats.
+
+    Args:
+        unpruned: logits `[vocabulary]`; -inf is a token that is ruled out.
+        pruned: logits of the same vocabulary.
+
+    Returns:
+        At least 0, and infinite where the pruned model rules out what the unpruned one does not.
+
+    Raises:
+        TaskError: if they are of different vocabularies, or one is NaN, +inf or -inf everywhere.
+    """
+    if unpruned.shape != pruned.shape or unpruned.ndim != 1:
+        raise TaskError(
+            f"logits of one token and one vocabulary are compared, not {list(unpruned.shape)} and {list(pruned.shape)}"
+        )
+    p, q = (logits.double().log_softmax(dim=0) for logits in (unpruned, pruned))
+    for who, log in (("unpruned", p), ("pruned", q)):
+        if log.isnan().any():
+            raise TaskError(f"the {who} model's logits are no numbers, so their distributions cannot be compared")
+    # 0 log 0 is 0: what the unpruned model rules out says nothing.
+    terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
+    # The sum of rounded terms can fall below zero by a rounding error.
+    return max(0.0, float(terms.sum()))

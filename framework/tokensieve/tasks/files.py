@@ -1,0 +1,93 @@
+"""What tasks read from folders: pictures, what identifies them, and draws of a few of many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from tokensieve.errors import TaskError
+
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Suffixes of the files that are taken for pictures in a folder."""
+
+
+def picture(file: Path, longest_side: int | None = None) -> Image.Image:
+    """Read a picture, upright and in RGB.
+
+    Args:
+        file: where it is.
+        longest_side: in pixels; a larger picture is shrunk to it, none is enlarged.
+
+    Raises:
+        TaskError: if it is not there, or cannot be read.
+    """
+    if not file.is_file():
+        raise TaskError(f"there is no picture {file}")
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    # What decoders raise over a broken file is not documented.
+    except Exception as error:
+        raise TaskError(f"the picture {file} cannot be read ({type(error).__name__}: {error})") from None
+    longest = max(image.size)
+    if longest_side is None or longest <= longest_side:
+        return image
+    width, height = (max(1, round(side * longest_side / longest)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def pictures_in(folder: Path) -> tuple[str, ...]:
+    """Give the names of the pictures in a folder and the folders in it, sorted, without hidden ones.
+
+    Raises:
+        TaskError: if there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise TaskError(f"there is no folder {folder} to take pictures from")
+    names = sorted(
+        name.as_posix()
+        for name in (file.relative_to(folder) for file in folder.rglob("*"))
+        if name.suffix.lower() in PICTURES and not any(part.startswith(".") for part in name.parts)
+    )
+    if not names:
+        raise TaskError(f"there is no picture in {folder}; it holds no {', '.join(sorted(PICTURES))}")
+    return tuple(names)
+
+
+def identity(folder: Path, names: Iterable[str]) -> str:
+    """Give hex digits that stand for pictures: their names and sizes in bytes, and which are missing.
+
+    Not for all that is in them: a hundred thousand pictures would have to be read before every study.
+    """
+    known = [[name, _size(folder / name)] for name in sorted(set(names))]
+    return digest(json.dumps(known).encode())
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        # A missing picture costs its cell when it is asked for; it must not cost all the others.
+        return None
+
+
+def digest(content: bytes) -> str:
+    """Give the SHA-256 of content, in hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def drawn(names: Sequence[str], count: int, seed: int) -> frozenset[str]:
+    """Draw some of many names; a larger draw of the same seed holds a smaller one.
+
+    What is drawn does not depend on the order of the names, on a library or on a machine.
+    """
+    return frozenset(sorted(names, key=lambda name: digest(f"{seed}/{name}".encode()))[:count])
+
+
+def absolute(path: str) -> str:
+    """Give the same place, whatever folder another process works in."""
+    return str(Path(path).expanduser().absolute())

@@ -1,0 +1,249 @@
+"""The conformance kit for tasks.
+
+Inherit from `TaskConformance`, give it a task, and run it with pytest:
+
+    class TestMine(TaskConformance):
+        task = Mine()
+
+Every law is a function below that takes a `Trial`: the task, and what the kit cannot know of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from tokensieve.tasks.base import Answer, Sample, Task, columns
+
+if TYPE_CHECKING:
+    import pytest
+
+MOST = 20
+"""So many samples are graded, and so many pictures looked at: the first ones."""
+NOBODY_SAYS_THIS = "xyzzy 0.5 of plugh"
+GRIDS = ((1, 1), (3, 5), (12, 12), (24, 24))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A task, and what the laws have to know of it.
+
+    Attributes:
+        task: under test.
+        others: for each field another valid value, with which numbers must not share a table. Where nothing is given,
+            booleans are turned around, whole numbers raised by one, and the metric is left alone.
+        unmarked: fields that are not in the card, each with the reason.
+        right: gives an answer that is right, or none where nothing is. The most frequent of a sample's answers, unless
+            it is given.
+        wrong: gives an answer that is wrong; a text that nobody says, unless it is given.
+    """
+
+    task: Task
+    others: Mapping[str, object] = field(default_factory=dict)
+    unmarked: Mapping[str, str] = field(default_factory=dict)
+    right: Callable[[Sample], str | None] = lambda sample: (
+        Counter(sample.answers).most_common(1)[0][0] if sample.answers else None
+    )
+    wrong: Callable[[Sample], str] = lambda sample: NOBODY_SAYS_THIS
+
+    def graded(self) -> Iterator[tuple[Sample, str, Mapping[str, float]]]:
+        """Give the grades of the first samples: answers that are `right`, `wrong` and `empty`."""
+        for sample in self.task.samples()[:MOST]:
+            if self.task.compares:
+                # What it compares with is what is right.
+                unpruned = Answer("something", torch.linspace(-1, 1, 8))
+                yield sample, "right", self.task.grade(sample, unpruned, unpruned)
+                for what, text in (("wrong", self.wrong(sample)), ("empty", "")):
+                    yield sample, what, self.task.grade(sample, Answer(text, torch.linspace(1, -1, 8)), unpruned)
+                continue
+            right = self.right(sample)
+            for what, said in (("right", right), ("wrong", self.wrong(sample)), ("empty", "")):
+                if said is not None:
+                    yield sample, what, self.task.grade(sample, Answer(said), None)
+
+
+Law = Callable[[Trial], None]
+
+
+def same_samples(trial: Trial) -> None:
+    """Asked twice, a task gives the same samples in the same order; so does an equal task."""
+    first = list(trial.task.samples())
+    _hold(first, "there is no sample")
+    _hold(list(trial.task.samples()) == first, "asked again, it gives other samples")
+    again = type(trial.task)(**trial.task.model_dump())
+    _hold(list(again.samples()) == first, "an equal task gives other samples")
+
+
+def unique_ids(trial: Trial) -> None:
+    """No two samples have one id, and none an empty one."""
+    ids = [sample.id for sample in trial.task.samples()]
+    twice = [name for name, number in Counter(ids).items() if number > 1]
+    _hold(not twice, f"the id {twice[:1]} is that of more than one sample")
+    _hold(all(ids), "an id is empty")
+
+
+def card_is_json(trial: Trial) -> None:
+    """The card is plain JSON, the same each time, and holds the task, version, metric and longest answer."""
+    card = trial.task.card()
+    _hold(json.loads(json.dumps(card, allow_nan=False)) == card, "read back from JSON, the card is another")
+    _hold(trial.task.card() == card and trial.task.hash() == trial.task.hash(), "asked again, the card is another")
+    own = {
+        "task": trial.task.name,
+        "version": trial.task.version,
+        "metric": trial.task.metric,
+        "longest": trial.task.longest,
+    }
+    for key, value in own.items():
+        _hold(card.get(key) == value, f"the card does not say that the {key} is {value!r}")
+
+
+def card_changes(trial: Trial) -> None:
+    """Another value of any field gives another hash, but for those that are `unmarked`."""
+    task, cls = trial.task, type(trial.task)
+    for name in cls.model_fields:
+        if name == "metric" and name not in trial.others:
+            # Often there is no other; that it is in the card is another law.
+            continue
+        if name in trial.unmarked:
+            _hold(trial.unmarked[name].strip(), f"'{name}' is said to be unmarked, and not why")
+            continue
+        now = getattr(task, name)
+        known = name in trial.others or isinstance(now, int)
+        _hold(known, f"the kit knows no other value of '{name}'; give one in `others`")
+        value = trial.others[name] if name in trial.others else not now if isinstance(now, bool) else now + 1
+        other = cls(**{**task.model_dump(), name: value})
+        _hold(other.hash() != task.hash(), f"with {name}={value!r} the card has the same hash")
+
+
+def grades_are_alike(trial: Trial) -> None:
+    """All answers get the same grades: finite numbers, of which the metric is in [0, 1]."""
+    names: set[str] | None = None
+    for sample, what, grades in trial.graded():
+        names = set(grades) if names is None else names
+        _hold(set(grades) == names, f"{what} answer to '{sample.id}': grades {sorted(grades)}, not {sorted(names)}")
+        _hold(trial.task.metric in grades, f"the metric '{trial.task.metric}' is none of the grades {sorted(grades)}")
+        _hold(all(math.isfinite(grade) for grade in grades.values()), f"a grade is not finite: {dict(grades)}")
+        counts = grades[trial.task.metric]
+        _hold(0 <= counts <= 1, f"the metric is {counts}, for the {what} answer to '{sample.id}'")
+
+
+def right_is_one(trial: Trial) -> None:
+    """A right answer scores 1, and a wrong one or none less."""
+    tried = 0
+    for sample, what, grades in trial.graded():
+        score = grades[trial.task.metric]
+        if what == "right":
+            tried += 1
+            _hold(score == 1, f"the right answer to '{sample.id}' scores {score}")
+        else:
+            _hold(score < 1, f"the {what} answer to '{sample.id}' scores {score}")
+    _hold(tried, "no sample has a right answer; give one by `right`")
+
+
+def summary_has_the_metric(trial: Trial) -> None:
+    """What grades sum up to are finite numbers that do not depend on their order, the metric's mean among them."""
+    table = columns([grades for _, _, grades in trial.graded()])
+    found = trial.task.summary(table)
+    mean = table[trial.task.metric].mean()
+    said = found.get(trial.task.metric)
+    _hold(said is not None and abs(said - mean) < 1e-9, f"the metric's mean is {mean}, and its summary {said}")
+    _hold(all(math.isfinite(value) for value in found.values()), f"a measure is not finite: {dict(found)}")
+    for order in (slice(None, None, -1), np.random.default_rng(0).permutation(len(table[trial.task.metric]))):
+        turned = trial.task.summary({name: values[order] for name, values in table.items()})
+        _hold(_close(found, turned), f"in another order the summary is {dict(turned)}, not {dict(found)}")
+    one = trial.task.summary({name: values[:1] for name, values in table.items()})
+    _hold(set(one) == set(found), f"of one sample it gives {sorted(one)}, of several {sorted(found)}")
+
+
+def pictures_are_rgb(trial: Trial) -> None:
+    """Pictures are RGB and not empty; asked again, and of samples that name the same one, they are the same."""
+    seen: dict[str, bytes] = {}
+    for sample in [*trial.task.samples()[:MOST], *trial.task.samples()[:1]]:
+        image = trial.task.picture(sample)
+        _hold(image.mode == "RGB" and min(image.size) > 0, f"'{sample.image}' is {image.mode} of {image.size}")
+        content = repr(image.size).encode() + image.tobytes()
+        _hold(seen.setdefault(sample.image, content) == content, f"'{sample.image}' is not always the same picture")
+
+
+def needed_within_grid(trial: Trial) -> None:
+    """The tokens that an answer needs are different places of the grid, whatever its size."""
+    for sample in trial.task.samples()[:MOST]:
+        for height, width in GRIDS:
+            needed = trial.task.needed(sample, height, width)
+            if needed is not None:
+                inside = all(0 <= place < height * width for place in needed)
+                _hold(inside, f"'{sample.id}' needs {sorted(needed)} of a grid of {height} x {width}")
+                _hold(len(set(needed)) == len(needed), f"'{sample.id}' needs a token twice: {sorted(needed)}")
+
+
+def travels(trial: Trial) -> None:
+    """A task is the same after pickling, which takes it to other processes, and read back from JSON."""
+    task = trial.task
+    for what, again in (
+        ("pickled", pickle.loads(pickle.dumps(task))),  # noqa: S301 - it was pickled right here
+        ("written as JSON", type(task).model_validate_json(task.model_dump_json())),
+    ):
+        _hold(again == task and again.hash() == task.hash(), f"{what} and read back, it is another task")
+
+
+TASK_LAWS: tuple[Law, ...] = (
+    same_samples,
+    unique_ids,
+    card_is_json,
+    card_changes,
+    grades_are_alike,
+    right_is_one,
+    summary_has_the_metric,
+    pictures_are_rgb,
+    needed_within_grid,
+    travels,
+)
+"""What every task keeps."""
+
+
+class TaskConformance:
+    """The laws that every task must keep, as tests.
+
+    Attributes:
+        task: the task under test. Where it needs files, a fixture that sets it on the class makes them first.
+        others: for each field another valid value; booleans, whole numbers and the metric need none.
+        unmarked: fields that are not in the card, each with the reason.
+    """
+
+    task: ClassVar[Task]
+    others: ClassVar[Mapping[str, object]] = {}
+    unmarked: ClassVar[Mapping[str, str]] = {}
+
+    def right(self, sample: Sample) -> str | None:
+        """Give a right answer, or none where nothing is right."""
+        return Trial(self.task).right(sample)
+
+    def wrong(self, sample: Sample) -> str:
+        """Give a wrong answer."""
+        return NOBODY_SAYS_THIS
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test of every law."""
+        if "law" in metafunc.fixturenames:
+            metafunc.parametrize("law", TASK_LAWS, ids=lambda law: law.__name__)
+
+    def test_law(self, law: Law) -> None:
+        """Try the task on one law."""
+        law(Trial(self.task, self.others, self.unmarked, self.right, self.wrong))
+
+
+def _hold(condition: object, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+def _close(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return set(one) == set(other) and all(abs(one[name] - other[name]) < 1e-9 for name in one)
