@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tokensieve import default_registry
 from tokensieve.cli import app
-from tokensieve.cli.models import Ready, load, save_example
+from tokensieve.loading import Ready, load, save_example
 
 PHOTO = Path(__file__).parents[2] / "docs" / "assets" / "grace_hopper.jpg"
 QUESTION = "Which flag is behind her?"

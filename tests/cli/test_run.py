@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.models import answer
+from tokensieve.loading import answer
 
 ASK = ("--image", PHOTO, "--prompt", QUESTION, "--max-new-tokens", "3", "--device", "cpu")
 

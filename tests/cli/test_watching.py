@@ -6,7 +6,7 @@ import pytest
 from tests.cli.conftest import QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.models import pruned
+from tokensieve.loading import pruned
 from tokensieve.cli.watching import jaccard, watch
 
 TWO_STAGES = """

@@ -123,7 +123,7 @@ def plugins() -> None:
 def adapters() -> None:
     """List model families, and the evidence that strategies get of each."""
     from tokensieve.cli.catalogue import families, offered
-    from tokensieve.cli.models import quiet
+    from tokensieve.loading import quiet
 
     registry = default_registry()
     console.show(families(registry))
@@ -141,7 +141,7 @@ def check(recipe: RecipeName, model: MaybeModel = None) -> None:
     loaded = Recipe.load(recipe, registry)
     adapter = None
     if model is not None:
-        from tokensieve.cli.models import adapter_of
+        from tokensieve.loading import adapter_of
 
         adapter = adapter_of(model, registry)
     found = review(loaded, adapter)
@@ -181,7 +181,7 @@ def cost(
 
     vision = None
     if model is not None:
-        from tokensieve.cli.models import adapter_of
+        from tokensieve.loading import adapter_of
 
         adapter, title = adapter_of(model, registry), str(model)
     else:
@@ -228,7 +228,7 @@ def run(
     from tokensieve.cli.files import photo
 
     picture = photo(image)
-    from tokensieve.cli.models import answer, load
+    from tokensieve.loading import answer, load
 
     ready = load(model, registry, (loaded,), device)
     text, ledger = answer(ready, loaded, picture, prompt, max_new_tokens, query_encoder, registry)
@@ -268,7 +268,7 @@ def show(
 
     pictures = [(file, photo(file)) for file in image]
     folder(out)
-    from tokensieve.cli.models import example_or, load
+    from tokensieve.loading import example_or, load
     from tokensieve.cli.showing import draw, names
 
     with example_or(model, registry, loaded) as (directory, description):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.adapter import Adapter
-from tokensieve.cli.models import Ready
+from tokensieve.loading import Ready
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.cli.watching import Seen, watch
 from tokensieve.errors import RefusedError

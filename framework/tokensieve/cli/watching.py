@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tokensieve.chain import Chain
-from tokensieve.cli.models import Ready, pruned
+from tokensieve.loading import Ready, pruned
 from tokensieve.composers import Composer, Expression, Reading
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry

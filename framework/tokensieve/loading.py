@@ -1,4 +1,4 @@
-"""Checkpoints that a command line names: loading them, and asking them.
+"""Checkpoints: loading them from folders, and asking them.
 
 The model library is imported when it is needed, so that what can be refused without it is.
 """
@@ -45,20 +45,40 @@ class Ready:
         Raises:
             RefusedError: if the processor takes neither.
         """
+        return self.batch([image], [prompt])
+
+    def batch(self, images: Sequence[Image.Image] | None, prompts: Sequence[str]) -> dict[str, Any]:
+        """Give the model's inputs for questions about a picture each, padded on the left.
+
+        Args:
+            images: one a prompt, or none: then the questions are asked without a picture.
+            prompts: the users' turns.
+
+        Raises:
+            RefusedError: if the processor takes them not.
+        """
+        text = [self.render(prompt, picture=images is not None) for prompt in prompts]
+        settings: dict[str, Any] = {"text": text, "return_tensors": "pt"}
+        if images is not None:
+            # By prompt, as families take them that cut pictures into tiles.
+            settings["images"] = [[image] for image in images] if len(images) > 1 else list(images)
+        if len(prompts) > 1:
+            settings |= {"padding": True, "padding_side": "left"}
         try:
-            batch = self.processor(images=[image], text=[self.render(prompt)], return_tensors="pt")
+            batch = self.processor(**settings)
         # A processor has checks of its own, and says by them what does not fit.
         except Exception as error:
-            said = _brief(error)
+            said = brief(error)
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
         return dict(batch.to(self.model.device, dtype=self.model.dtype))
 
-    def render(self, prompt: str) -> str:
-        """Give the text of a user's turn with one picture: by the chat template, if there is one."""
+    def render(self, prompt: str, picture: bool = True) -> str:
+        """Give the text of a user's turn, with one picture or none: by the chat template, if there is one."""
         if getattr(self.processor, "chat_template", None):
-            turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+            seen = [{"type": "image"}] if picture else []
+            turn = {"role": "user", "content": [*seen, {"type": "text", "text": prompt}]}
             return str(self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
-        return f"{getattr(self.processor, 'image_token', None) or '<image>'}\n{prompt}"
+        return f"{getattr(self.processor, 'image_token', None) or '<image>'}\n{prompt}" if picture else prompt
 
     def prefill(self, inputs: Mapping[str, Any]) -> None:
         """Run a prompt once, as `generate` does before the first word."""
@@ -103,12 +123,14 @@ def adapter_of(directory: Path, registry: Registry) -> Adapter:
         except Exception as error:
             raise RefusedError(
                 f"{directory} is no checkpoint of a model of pictures and text that transformers can load: "
-                f"{_brief(error)}"
+                f"{brief(error)}"
             ) from None
     return registry.adapter_for(model)
 
 
-def load(directory: Path, registry: Registry, recipes: Sequence[Recipe], device: str | None = None) -> Ready:
+def load(
+    directory: Path, registry: Registry, recipes: Sequence[Recipe], device: str | None = None, dtype: str = "auto"
+) -> Ready:
     """Load a checkpoint, once it is known that it can run the recipes.
 
     Raises:
@@ -128,10 +150,10 @@ def load(directory: Path, registry: Registry, recipes: Sequence[Recipe], device:
     with quiet():
         try:
             processor = AutoProcessor.from_pretrained(directory, **known)
-            model, found = loader.from_pretrained(directory, dtype="auto", output_loading_info=True, **known)
+            model, found = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True, **known)
         # A folder can lack anything, and each lack raises something else.
         except Exception as error:
-            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {_brief(error)}") from None
+            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {brief(error)}") from None
     if not hasattr(processor, "image_processor"):
         raise RefusedError(
             f"the checkpoint {directory} has no processor for pictures; save it there with save_pretrained"
@@ -234,11 +256,11 @@ def _device(name: str | None) -> torch.device:
         torch.empty(1, device=place)
     # Which error it is depends on the kind of device.
     except Exception as error:
-        raise RefusedError(f"the device '{name}' cannot be used: {_brief(error)}") from None
+        raise RefusedError(f"the device '{name}' cannot be used: {brief(error)}") from None
     return place
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """Give the beginning of what another library says."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
