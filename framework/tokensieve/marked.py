@@ -97,7 +97,7 @@ def read(text: str, source: str) -> Marked:
             merge keys, duplicate keys or keys that are no text.
     """
     if len(text) > LARGEST:
-        raise RecipeError(f"a recipe has at most {LARGEST} characters, this one more  ({source}:1)")
+        raise RecipeError(f"a file has at most {LARGEST} characters, this one more  ({source}:1)")
     lines: dict[Path, int] = {}
     try:
         _check_events(text, source)
@@ -113,7 +113,7 @@ def read(text: str, source: str) -> Marked:
         problem = getattr(error, "problem", None) or str(error).split("\n")[0]
         raise RecipeError(f"this is not YAML: {problem}  ({source}:{line})") from None
     if node is None:
-        raise RecipeError(f"the file is empty; a recipe has stages  ({source}:1)")
+        raise RecipeError(f"the file is empty  ({source}:1)")
     return Marked(_build(node, (), lines, source), lines)
 
 
@@ -131,17 +131,17 @@ def _check_events(text: str, source: str) -> None:
         # PyYAML's events always carry a mark here; its types do not say so.
         line = event.start_mark.line + 1 if event.start_mark is not None else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise RecipeError(f"anchors and aliases (& and *) are not used in recipes; write it out  ({source}:{line})")
+            raise RecipeError(f"anchors and aliases (& and *) are not used here; write it out  ({source}:{line})")
         if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag is not None:
-            raise RecipeError(f"tags such as {event.tag} are not used in recipes; remove it  ({source}:{line})")
+            raise RecipeError(f"tags such as {event.tag} are not used here; remove it  ({source}:{line})")
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise RecipeError(f"a recipe is one document; remove the second `---`  ({source}:{line})")
+                raise RecipeError(f"a file is one document; remove the second `---`  ({source}:{line})")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
-                raise RecipeError(f"a recipe is nested at most {DEEPEST} deep  ({source}:{line})")
+                raise RecipeError(f"a file is nested at most {DEEPEST} deep  ({source}:{line})")
         if isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -168,7 +168,7 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], source: str) -> 
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), lines, source) for i, item in enumerate(node.value)]
     if node.tag not in _ALLOWED_TAGS:
-        raise RecipeError(f"tags such as {node.tag} are not used in recipes  ({source}:{line})")
+        raise RecipeError(f"tags such as {node.tag} are not used here  ({source}:{line})")
     text = str(node.value)
     match node.tag.rpartition(":")[2]:
         case "null":

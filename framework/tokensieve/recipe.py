@@ -215,8 +215,16 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: or a kind of `TokensieveError` that names the mistake, with file and line.
         """
-        registry = registry or default_registry()
-        return _Reader(marked.read(text, source), registry, source).recipe()
+        return cls.read(marked.read(text, source), registry, source)
+
+    @classmethod
+    def read(cls, document: marked.Marked, registry: Registry | None = None, source: str = "<text>") -> Recipe:
+        """Read a recipe from data whose lines are known, such as a part of another document.
+
+        Raises:
+            RecipeError: or a kind of `TokensieveError` that names the mistake, with file and line.
+        """
+        return _Reader(document, registry or default_registry(), source).recipe()
 
     @classmethod
     def of(
