@@ -67,7 +67,7 @@ class Cell:
         model: the model's name in the study.
         model_hash: of its config and weights.
         adapter: the adapter's name.
-        method: the recipe's name in the study, or a control's: `unpruned`, `text_only`, `downsampled`.
+        method: the recipe's name in the study, or a control's: its role, and where it cuts unless that is `decoder.0`.
         role: `method`, or what kind of control: `unpruned`, `random`, `uniform`, `pool`, `downsampled`, `inverted`,
             `text_only`, `oracle`, `anti_oracle`.
         of: the method that a control belongs to (an inverted score is some method's), or none.
@@ -81,6 +81,8 @@ class Cell:
         grid: rows and columns of a picture's visual tokens, where it is one grid.
         versions: of tokensieve's code, torch, transformers, python.
         notes: what the ledger noted: fallbacks, how relevance was judged.
+        shape: where the recipe cuts and to how many tokens, as a hash: what a method is compared with has the same.
+            None for the unpruned model and without a picture.
     """
 
     key: str
@@ -100,6 +102,7 @@ class Cell:
     grid: tuple[int, int] | None
     versions: dict[str, str]
     notes: tuple[str, ...] = field(default=())
+    shape: str | None = None
 
 
 @dataclass(frozen=True)
