@@ -57,6 +57,14 @@ class Ready:
         Raises:
             RefusedError: if the processor takes them not.
         """
+        return dict(self.words(images, prompts).to(self.model.device, dtype=self.model.dtype))
+
+    def words(self, images: Sequence[Image.Image] | None, prompts: Sequence[str]) -> Any:
+        """Give what `batch` does as the processor makes it: on the CPU, and also for a model without weights.
+
+        Raises:
+            RefusedError: if the processor takes them not.
+        """
         text = [self.render(prompt, picture=images is not None) for prompt in prompts]
         settings: dict[str, Any] = {"text": text, "return_tensors": "pt"}
         if images is not None:
@@ -65,12 +73,11 @@ class Ready:
         if len(prompts) > 1:
             settings |= {"padding": True, "padding_side": "left"}
         try:
-            batch = self.processor(**settings)
+            return self.processor(**settings)
         # A processor has checks of its own, and says by them what does not fit.
         except Exception as error:
             said = brief(error)
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
-        return dict(batch.to(self.model.device, dtype=self.model.dtype))
 
     def render(self, prompt: str, picture: bool = True) -> str:
         """Give the text of a user's turn, with one picture or none: by the chat template, if there is one."""
@@ -84,6 +91,9 @@ class Ready:
         """Run a prompt once, as `generate` does before the first word."""
         with torch.no_grad(), quiet():
             self.model(**inputs, use_cache=True, logits_to_keep=1)
+
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 @contextmanager
@@ -128,6 +138,27 @@ def adapter_of(directory: Path, registry: Registry) -> Adapter:
     return registry.adapter_for(model)
 
 
+def processor_of(directory: Path) -> Any:
+    """Give the processor of a checkpoint.
+
+    Raises:
+        RefusedError: if the folder has none for pictures.
+    """
+    from transformers import AutoProcessor
+
+    with quiet():
+        try:
+            processor = AutoProcessor.from_pretrained(directory, **_LOCAL)
+        # A folder can lack anything, and each lack raises something else.
+        except Exception as error:
+            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {brief(error)}") from None
+    if not hasattr(processor, "image_processor"):
+        raise RefusedError(
+            f"the checkpoint {directory} has no processor for pictures; save it there with save_pretrained"
+        )
+    return processor
+
+
 def load(
     directory: Path, registry: Registry, recipes: Sequence[Recipe], device: str | None = None, dtype: str = "auto"
 ) -> Ready:
@@ -142,22 +173,17 @@ def load(
     adapter = adapter_of(directory, registry)
     for recipe in recipes:
         _require(recipe, adapter)
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    processor = processor_of(directory)
+    from transformers import AutoModelForImageTextToText
 
-    known = {"local_files_only": True, "trust_remote_code": False}
     # Its annotation knows nothing of output_loading_info.
     loader: Any = AutoModelForImageTextToText
     with quiet():
         try:
-            processor = AutoProcessor.from_pretrained(directory, **known)
-            model, found = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True, **known)
+            model, found = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True, **_LOCAL)
         # A folder can lack anything, and each lack raises something else.
         except Exception as error:
             raise RefusedError(f"the checkpoint {directory} cannot be loaded: {brief(error)}") from None
-    if not hasattr(processor, "image_processor"):
-        raise RefusedError(
-            f"the checkpoint {directory} has no processor for pictures; save it there with save_pretrained"
-        )
     missing = found["missing_keys"]
     if missing:
         raise RefusedError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from tokensieve import marked
 from tokensieve.budget import Keep
@@ -202,6 +204,20 @@ class Study(BaseModel):
     controls: Controls = Controls()
     plugins: tuple[str, ...] = ()
 
+    _places: dict[tuple[str, int], str] = PrivateAttr(default_factory=dict)
+
+    def place(self, key: str, number: int) -> str:
+        """Give where an entry stands, ` (PATH:LINE)`, or nothing for a study that was in no file."""
+        return self._places.get((key, number), "")
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is said, not where."""
+        return isinstance(other, Study) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        """Hash what is said."""
+        return hash(self.dump())
+
     @classmethod
     def load(cls, path: str | Path, registry: Registry | None = None, settings: Sequence[str] = ()) -> Study:
         """Read a study from a file; `settings` are overrides such as `keep=64,128` (see `override`).
@@ -285,11 +301,26 @@ def register(plugins: Iterable[str], registry: Registry) -> None:
         if name in known:
             continue
         try:
-            module = importlib.import_module(name)
+            with _from_here():
+                module = importlib.import_module(name)
         # A stranger's module can raise anything.
         except Exception as error:
             raise PluginError(f"the plugin '{name}' cannot be imported: {type(error).__name__}: {error}") from None
         registry.register(module, name, f"module {name}")
+
+
+@contextmanager
+def _from_here() -> Iterator[None]:
+    """Let modules of the working folder be imported, as `python` itself does."""
+    here = str(Path.cwd())
+    if here in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def override(data: dict[Any, Any], setting: str) -> None:
@@ -388,6 +419,9 @@ class _Reader:
         except ValidationError as error:
             raise self._invalid(error, ()) from None
         self._distinct(study)
+        for key in ("models", "recipes", "tasks"):
+            for i, (_, path) in enumerate(self._entries(key)):
+                study._places[key, i] = f"  ({self._source}:{self._document.line(path)})"
         return study
 
     def _entries(self, key: str) -> list[tuple[Any, marked.Path]]:

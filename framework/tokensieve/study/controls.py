@@ -1,0 +1,124 @@
+"""Controls: what every method must beat, at the same cost, and what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import PrivateAttr
+from torch import Tensor
+
+from tokensieve.composers import Composer, Expression
+from tokensieve.errors import TokensieveError
+from tokensieve.evidence import Evidence, Tokens
+from tokensieve.recipe import Recipe, Stage
+from tokensieve.strategy import Scorer, Strategy
+from tokensieve.universe import draw
+
+PLAIN = ("random", "uniform", "pool")
+"""Controls that are shipped recipes of these names."""
+
+
+class Needed(Scorer):
+    """Keeps what an answer needs first, or last, and else tokens drawn at random.
+
+    It is told which tokens those are, so it bounds every method that has to guess.
+
+    Attributes:
+        first: whether they stay first; last otherwise.
+        seed: of the draw among others.
+    """
+
+    name = "needed"
+    examples = ({}, {"first": False})
+
+    first: bool = True
+    seed: int = 0
+
+    _told: Mapping[int, frozenset[int]] = PrivateAttr(default_factory=dict)
+
+    def told(self, needed: Mapping[int, frozenset[int]]) -> Needed:
+        """Give a copy that knows the needed tokens by sample key."""
+        copy = self.model_copy()
+        copy._told = dict(needed)
+        return copy
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """Nothing."""
+        return frozenset()
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Give one to needed tokens, or minus one, and less than one to all."""
+        scores = draw(self.seed, tokens.keys, tokens.ids)
+        for row, key in enumerate(tokens.keys.tolist()):
+            ids = torch.tensor(sorted(self._told.get(key, ())), dtype=torch.int64, device=scores.device)
+            scores[row] += torch.isin(tokens.ids[row], ids).to(scores.dtype) * (1.0 if self.first else -1.0)
+        return scores
+
+
+def alike(recipe: Recipe, select: Expression, name: str, rest: str = "drop") -> Recipe:
+    """Give a recipe that cuts where another does, and to as many tokens, by another choice."""
+    changes = {"select": select, "by": None, "rest": rest}
+    stages = tuple(stage.model_copy(update=changes) for stage in recipe.stages)
+    return Recipe(name=name, positions=recipe.positions, stages=stages)
+
+
+def shape(recipe: Recipe) -> tuple[Any, ...]:
+    """Give what two recipes must share to cut alike: sites, budgets, groups and positions."""
+    stages = [(str(stage.at), str(stage.keep), stage.per, stage.newlines) for stage in recipe.stages]
+    return recipe.positions, *stages
+
+
+def inverted(recipe: Recipe) -> Recipe:
+    """Give a recipe that keeps the worst instead of the best.
+
+    Raises:
+        TokensieveError: if that cannot be: a set that is chosen for a budget has no order to turn around.
+    """
+
+    def turned(stage: Stage) -> Stage:
+        if stage.keep.auto:
+            raise TokensieveError(f"the stage at {stage.at} keeps a set of its own size, which has no worst part")
+        by = None if stage.by is None else ~stage.by
+        return stage.model_copy(update={"select": ~stage.select, "by": by})
+
+    return recipe.replace(stages=tuple(turned(stage) for stage in recipe.stages))
+
+
+def draws(recipe: Recipe) -> bool:
+    """Tell whether any strategy of a recipe makes random draws: whether it has a seed."""
+    return any("seed" in type(leaf).model_fields for leaf in recipe.names() if isinstance(leaf, Strategy))
+
+
+def reseeded(recipe: Recipe, seed: int) -> Recipe:
+    """Give a recipe whose strategies draw by another seed."""
+
+    def changed(part: Expression) -> Expression:
+        if isinstance(part, Strategy):
+            return part.model_copy(update={"seed": seed}) if "seed" in type(part).model_fields else part
+        if isinstance(part, Composer):
+            return replace(part, operands=tuple(changed(operand) for operand in part.operands))
+        return part
+
+    def stage_of(stage: Stage) -> Stage:
+        by = None if stage.by is None else changed(stage.by)
+        return stage.model_copy(update={"select": changed(stage.select), "by": by})
+
+    stages = tuple(stage_of(stage) for stage in recipe.stages)
+    named = {name: changed(leaf) for name, leaf in recipe.strategies.items()}
+    known = {name: leaf for name, leaf in named.items() if isinstance(leaf, Strategy)}
+    return Recipe(
+        name=recipe.name, paper=recipe.paper, positions=recipe.positions, strategies=known, stages=stages
+    )
+
+
+def informed(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
+    """Give a recipe whose `Needed` strategies know the needed tokens by sample key."""
+    stages = tuple(
+        stage.model_copy(update={"select": stage.select.told(needed)}) if isinstance(stage.select, Needed) else stage
+        for stage in recipe.stages
+    )
+    return Recipe(name=recipe.name, positions=recipe.positions, stages=stages)

@@ -1,0 +1,276 @@
+"""The local engine: cells one after the other, in this process or in several of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Literal
+
+from tokensieve.registry import Registry, default_registry
+from tokensieve.study.cells import Job
+from tokensieve.study.rows import Cell, Failure
+from tokensieve.study.runner import Runner
+from tokensieve.study.store import Store
+
+Status = Literal["done", "known", "failed", "elsewhere"]
+"""What became of a cell: run now, there already, failed, or being run by another process."""
+POLL = 1.0
+"""Seconds between two looks at cells that another process runs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a cell.
+
+    Attributes:
+        cell: which.
+        status: what.
+        seconds: that it took.
+        reason: why it failed, or nothing.
+    """
+
+    cell: Cell
+    status: Status
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass
+class Summary:
+    """What became of a study.
+
+    Attributes:
+        done: how many cells ran now.
+        known: how many were there already, or were run by others.
+        failed: those that failed now, with the reason.
+    """
+
+    done: int = 0
+    known: int = 0
+    failed: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        if result.status == "failed":
+            self.failed.append(result)
+        elif result.status == "done":
+            self.done += 1
+        else:
+            self.known += 1
+
+
+Told = Callable[[Result], None]
+
+
+def attempt(job: Job, store: Store, runner: Runner, since: float) -> Result:
+    """Run a cell unless it is there, and write it or why it failed.
+
+    Whatever goes wrong costs this cell only.
+
+    Args:
+        job: which.
+        store: where it goes.
+        runner: runs it.
+        since: when the run began: what another process failed after that is not tried again.
+    """
+    key = job.cell.key
+    with store.claim(key) as ours:
+        if key in store.finished():
+            return Result(job.cell, "known")
+        if not ours:
+            return Result(job.cell, "elsewhere")
+        if store.failed_since(key, since):
+            return Result(job.cell, "failed", reason="it failed in another process; see the folder of failures")
+        started = time.perf_counter()
+        try:
+            store.write(*runner.run(job))
+        # A model, a task or a plugin can raise anything, and so can a full disk.
+        except Exception as error:
+            reason = _reason(error)
+            failure = Failure(job.cell, reason, traceback.format_exc())
+            # Nothing of the failed cell may stay in memory.
+            del error
+            runner.forget()
+            return _failed(store, failure, time.perf_counter() - started)
+        return Result(job.cell, "done", time.perf_counter() - started)
+
+
+def _failed(store: Store, failure: Failure, seconds: float) -> Result:
+    reason = failure.reason
+    try:
+        store.fail(failure)
+    except OSError as error:
+        reason += f" (which could not be written either: {error})"
+    return Result(failure.cell, "failed", seconds, reason)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return f"{kind}: {text if len(text) <= 1000 else text[:997] + '...'}" if text else kind
+
+
+def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: Told, workers: int = 1) -> Summary:
+    """Run cells on this machine.
+
+    Args:
+        jobs: model by model.
+        store: where finished cells go.
+        registry: of this process; others make their own.
+        told: called with every result, in this process.
+        workers: processes; one runs in this process itself.
+    """
+    since = time.time()
+    summary = Summary()
+
+    def count(result: Result) -> None:
+        summary.add(result)
+        told(result)
+
+    left = list(jobs)
+    while left:
+        elsewhere: list[Job] = []
+
+        def sorted_out(job: Job, result: Result, elsewhere: list[Job] = elsewhere) -> None:
+            if result.status == "elsewhere":
+                elsewhere.append(job)
+            else:
+                count(result)
+
+        if workers == 1:
+            runner = Runner(registry)
+            for job in left:
+                sorted_out(job, attempt(job, store, runner, since))
+        else:
+            _Pool(left, store.path, since, workers, sorted_out).run()
+        if elsewhere:
+            time.sleep(POLL)
+        left = elsewhere
+    return summary
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process that runs cells.
+
+    Attributes:
+        process: it.
+        connection: to it.
+        job: what it runs, or none.
+        latest: what it ran before.
+    """
+
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None
+    latest: Job | None = None
+
+
+class _Pool:
+    """Processes that run cells, each its own model's as long as there are some."""
+
+    def __init__(
+        self, jobs: Sequence[Job], store: str, since: float, workers: int, told: Callable[[Job, Result], None]
+    ) -> None:
+        self._left = list(jobs)
+        self._store = Store(store)
+        self._since = since
+        self._number = min(workers, len(jobs))
+        self._told = told
+        # Not forked: a library with threads does not survive that.
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+
+    def run(self) -> None:
+        """Run everything."""
+        try:
+            self._workers = [self._start(number) for number in range(self._number)]
+            for worker in self._workers:
+                self._give(worker)
+            while busy := [worker for worker in self._workers if worker.job is not None]:
+                ready = wait([worker.connection for worker in busy])
+                for worker in busy:
+                    if worker.connection in ready:
+                        self._take(worker)
+        finally:
+            for worker in self._workers:
+                worker.connection.close()
+                # In the middle of a cell only after an interrupt; its claim goes with it.
+                if worker.job is not None:
+                    worker.process.terminate()
+                worker.process.join()
+
+    def _start(self, number: int) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        threads = max(1, (os.cpu_count() or 1) // self._number)
+        arguments = (theirs, self._store.path, self._since, number, threads)
+        process = self._context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _give(self, worker: _Worker) -> None:
+        """Give a worker its next cell: of the model and task it has, or else of one that no other works on."""
+        worker.job = None
+        if not self._left:
+            return
+        mine = None if worker.latest is None else _group(worker.latest)
+        groups = [_group(job) for job in self._left]
+        taken = {_group(other.job) for other in self._workers if other.job is not None}
+        place = next((i for i, group in enumerate(groups) if group == mine), None)
+        if place is None:
+            place = next((i for i, group in enumerate(groups) if group not in taken), 0)
+        worker.job = worker.latest = self._left.pop(place)
+        try:
+            worker.connection.send(worker.job)
+        except OSError:
+            # It died while it had nothing to do; `_take` starts another and says so of this cell.
+            return
+
+    def _take(self, worker: _Worker) -> None:
+        """Take a worker's result; a worker that died costs its cell, and another takes its place."""
+        job = worker.job
+        if job is None:
+            return
+        try:
+            result: Result = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            said = f"the process that ran it died (exit code {worker.process.exitcode}): out of memory, or killed"
+            result = _failed(self._store, Failure(job.cell, said, ""), 0.0)
+            place = self._workers.index(worker)
+            worker.connection.close()
+            self._workers[place] = worker = self._start(place)
+        self._told(job, result)
+        self._give(worker)
+
+
+def _group(job: Job) -> tuple[str, str]:
+    return job.cell.model, job.cell.task
+
+
+def _work(connection: Connection, path: str, since: float, number: int, threads: int) -> None:
+    """Run cells that come over a connection, until it ends."""
+    import torch
+
+    # An interrupt at the keyboard reaches all processes; the one that started us decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    device = f"cuda:{number % torch.cuda.device_count()}" if torch.cuda.is_available() else None
+    store, runner = Store(path), Runner(default_registry(), device)
+    while True:
+        try:
+            job: Job = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(attempt(job, store, runner, since))
+
+
+__all__ = ["Result", "Status", "Summary", "Told", "attempt", "run_local"]

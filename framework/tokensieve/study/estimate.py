@@ -1,0 +1,118 @@
+"""What a study will cost: counted before it runs, and timed by a probe or by what has run already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokensieve.errors import RefusedError
+from tokensieve.loading import Ready, processor_of, quiet
+from tokensieve.measure.cost import prefill_flops
+from tokensieve.measure.geometry import Geometry, cost, layer_costs
+from tokensieve.registry import Registry
+from tokensieve.study.cells import Job, chosen, open_model
+from tokensieve.study.resolution import visual_tokens
+from tokensieve.study.runner import Runner
+from tokensieve.study.store import Store
+
+TEXT = 64
+"""Text tokens of a prompt that nobody can count, because the processor is not here."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the cells of one model and task come to.
+
+    Attributes:
+        model: in the study.
+        task: in the study.
+        cells: how many.
+        left: how many of them have not run yet.
+        samples: in each.
+        visual: visual tokens of the first sample's picture; none where they cannot be counted.
+        flops: of the language model's prefills of what is left; none where they cannot be counted.
+        seconds: that what is left takes one after the other; none where nothing was measured.
+        basis: what the numbers are from.
+    """
+
+    model: str
+    task: str
+    cells: int
+    left: int
+    samples: int
+    visual: int | None
+    flops: int | None
+    seconds: float | None
+    basis: str
+
+
+def estimates(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool = False) -> list[Estimate]:
+    """Estimate every model and task.
+
+    Args:
+        jobs: of a plan.
+        store: what of it has run already.
+        registry: for adapters and tasks.
+        probe: whether to load every model that is here, and time it.
+    """
+    finished = store.finished()
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.cell.model, job.cell.task), []).append(job)
+    return [_estimate(group, store, finished, registry, probe) for group in groups.values()]
+
+
+def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: Registry, probe: bool) -> Estimate:
+    first = group[0]
+    left = [job for job in group if job.cell.key not in finished]
+    samples = chosen(first.task.task(registry).samples(), first.limit)
+    opened = open_model(first.model, registry)
+    visual, text, basis = None, TEXT, "nothing can be counted: the checkpoint is not here, and no geometry is named"
+    if opened.folder is not None and opened.adapter is not None:
+        ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
+        picture = first.task.task(registry).picture(samples[0])
+        visual, text = visual_tokens(ready, picture, samples[0].question)
+        basis = "the first sample's prompt"
+    elif first.model.geometry is not None:
+        visual = Geometry.load(registry.geometry(first.model.geometry)).visual
+        basis = f"the geometry {first.model.geometry}, and {TEXT} text tokens"
+    flops = None
+    if visual is not None and opened.adapter is not None:
+        layers, encoder = layer_costs(opened.adapter), opened.adapter.encoder
+        reduces = encoder is not None and encoder.reduces
+        whole = prefill_flops(layers, [text + visual] * len(layers))
+        flops = sum(_flops(job, layers, visual, text, reduces, whole) for job in left) * len(samples)
+    ms = _measured(store, [job for job in group if job.cell.key in finished])
+    if ms is None and probe and opened.folder is not None:
+        ms = _probed(first, registry)
+        basis += "; timed on one batch without pruning"
+    elif ms is not None:
+        basis += "; timed on cells that have run"
+    seconds = None if ms is None else ms * len(left) * len(samples) / 1000
+    return Estimate(
+        first.cell.model, first.cell.task, len(group), len(left), len(samples), visual, flops, seconds, basis
+    )
+
+
+def _flops(job: Job, layers: Sequence[object], visual: int, text: int, reduces: bool, whole: int) -> int:
+    """Count a cell's prefill of one sample; what depends on the picture counts as if nothing left."""
+    from tokensieve import marked
+    from tokensieve.recipe import Recipe
+
+    del marked, Recipe
+    return whole
+
+
+def _measured(store: Store, jobs: Iterable[Job]) -> float | None:
+    """Give the mean milliseconds of a sample in cells that have run."""
+    times = [row.ms for job in list(jobs)[:20] for row in store.read(job.cell.key)[1]]
+    return sum(times) / len(times) if times else None
+
+
+def _probed(job: Job, registry: Registry) -> float:
+    """Time a batch of the unpruned model, and give its milliseconds a sample."""
+    with quiet():
+        return Runner(registry).probe(job)
+
+
+__all__ = ["Estimate", "RefusedError", "cost", "estimates"]

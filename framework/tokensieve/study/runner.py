@@ -1,0 +1,454 @@
+"""Running a cell: every sample of a task by one model under one recipe, and a row for each."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tokensieve import marked
+from tokensieve.budget import count
+from tokensieve.engine import prune
+from tokensieve.errors import RefusedError, StudyError, TaskError, TokensieveError
+from tokensieve.evidence import NEWLINE
+from tokensieve.loading import Ready, load, quiet
+from tokensieve.measure.cost import LayerCost, prefill_flops
+from tokensieve.recipe import Recipe
+from tokensieve.registry import Registry
+from tokensieve.run import Run
+from tokensieve.sites import Site
+from tokensieve.study.cells import Job, chosen, sample_key
+from tokensieve.study.controls import Needed, informed
+from tokensieve.study.resolution import size_for, visual_tokens
+from tokensieve.study.rows import Cell, Row
+from tokensieve.study.sources import folder_of, partner_of
+from tokensieve.study.spec import register
+from tokensieve.tasks.base import Answer, Sample, Task
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What a model did with a batch.
+
+    Attributes:
+        answers: one a sample.
+        ms: of the prefill, by sample.
+        run: the ledger; none without a recipe.
+    """
+
+    answers: Sequence[Answer]
+    ms: float
+    run: Run | None
+
+
+@dataclass(eq=False)
+class _Loaded:
+    """A model that is ready, and what was learnt with it.
+
+    Attributes:
+        job: whose model it is.
+        ready: it.
+        partner: the folder of its query encoder.
+        layers: what each of its decoder's layers costs.
+        grids: of the visual tokens, by the size of a picture.
+        sizes: of smaller pictures, by the size of a picture and the budget.
+        unpruned: what it answered without a recipe, by task and sample.
+        warm: whether it has run yet.
+    """
+
+    job: Job
+    ready: Ready
+    partner: str | None
+    layers: tuple[LayerCost, ...]
+    grids: dict[tuple[int, int], Grid | None] = field(default_factory=dict)
+    sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
+    unpruned: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    warm: bool = False
+
+
+class Runner:
+    """Runs cells one after the other, and keeps the latest model and task for the next one.
+
+    Cells come model by model and task by task; then a model is loaded once.
+
+    Args:
+        registry: for adapters, strategies and tasks.
+        device: where models run that do not say it.
+    """
+
+    def __init__(self, registry: Registry, device: str | None = None) -> None:
+        self._registry = registry
+        self._device = device
+        self._loaded: _Loaded | None = None
+        self._task: tuple[Job, Task, list[Sample]] | None = None
+
+    def run(self, job: Job) -> tuple[Cell, list[Row]]:
+        """Run a cell.
+
+        Returns:
+            The cell, with what is known only now, and a row for every sample.
+
+        Raises:
+            Exception: whatever a model, a task or a plugin raises.
+        """
+        register(job.plugins, self._registry)
+        loaded = self._model(job)
+        task, samples = self._samples(job)
+        rows: list[Row] = []
+        seen: dict[tuple[int, int], Image.Image] = {}
+        notes: dict[str, None] = {}
+        recipe = self._recipe(job)
+        if not loaded.warm:
+            # What is only done once, such as choosing kernels, is in no measurement.
+            first = samples[: job.batch]
+            inputs = loaded.ready.batch([_picture(task, one) for one in first], [one.question for one in first])
+            self._forward(loaded.ready, inputs, task, None)
+            loaded.warm = True
+        with self.shared(job):
+            for start in range(0, len(samples), job.batch):
+                batch = samples[start : start + job.batch]
+                pictures = [_picture(task, sample) for sample in batch]
+                seen |= {picture.size: picture for picture in pictures}
+                outcome = self._asked(job, loaded, recipe, task, batch, pictures)
+                rows += self._rows(job, loaded, task, batch, pictures, outcome)
+                notes |= dict.fromkeys(_notes(outcome.run))
+        grids = {_grid(loaded, picture) for picture in seen.values()}
+        device = str(loaded.ready.model.device)
+        cell = replace(
+            job.cell,
+            adapter=loaded.ready.adapter.name,
+            grid=grids.pop() if len(grids) == 1 else None,
+            versions={**job.cell.versions, "device": device},
+            notes=tuple(notes),
+        )
+        return cell, rows
+
+    def forget(self) -> None:
+        """Give back the memory of the model, such as after it ran out."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def shared(self, job: Job) -> AbstractContextManager[None]:
+        """Give the context in which the forward passes of a cell run."""
+        return nullcontext()
+
+    # What a cell needs
+
+    def _model(self, job: Job) -> _Loaded:
+        known = self._loaded
+        if known is not None and known.job.model == job.model and known.job.cell.model_hash == job.cell.model_hash:
+            return known
+        self._loaded = None
+        gc.collect()
+        folder = folder_of(job.model.path, self._registry, job.model.revision, download=True)
+        if folder is None:
+            raise StudyError(f"the checkpoint '{job.model.path}' is not here")
+        partner = partner_of(job.model, self._registry, download=True)
+        ready = load(folder, self._registry, (), job.model.device or self._device, job.model.dtype)
+        decoder = ready.adapter.decoder
+        if decoder is None:
+            raise RefusedError(f"{type(ready.model).__name__} has no language model to ask")
+        layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
+        self._loaded = _Loaded(job, ready, None if partner is None else str(partner), layers)
+        return self._loaded
+
+    def _samples(self, job: Job) -> tuple[Task, list[Sample]]:
+        known = self._task
+        if known is None or known[0].task != job.task or known[0].limit != job.limit:
+            task = job.task.task(self._registry)
+            known = self._task = job, task, chosen(task.samples(), job.limit)
+            if self._loaded is not None:
+                self._loaded.unpruned.clear()
+        return known[1], known[2]
+
+    def _recipe(self, job: Job) -> Recipe | None:
+        """Give the recipe of a cell; controls that are told the answer have a strategy nobody registered."""
+        if job.cell.recipe is None:
+            return None
+        data = dict(job.cell.recipe)
+        registry = self._registry
+        if job.cell.role.endswith("oracle"):
+            registry = Registry()
+            registry.add_strategy(Needed)
+        return Recipe.loads(marked.write(job.cell.recipe), registry, source=f"cell {job.cell.key}")
+
+    # Asking
+
+    def _asked(
+        self,
+        job: Job,
+        loaded: _Loaded,
+        recipe: Recipe | None,
+        task: Task,
+        batch: Sequence[Sample],
+        pictures: Sequence[Image.Image],
+    ) -> _Outcome:
+        ready, role = loaded.ready, job.cell.role
+        if task.compares:
+            self._compare(job, loaded, task, batch, pictures)
+        questions = [sample.question for sample in batch]
+        if role == "text_only":
+            return self._forward(ready, ready.batch(None, questions), task, None)
+        if role == "downsampled":
+            pictures = [self._smaller(job, loaded, picture) for picture in pictures]
+        inputs = ready.batch(pictures, questions)
+        if recipe is None:
+            return self._forward(ready, inputs, task, None)
+        keys = [sample_key(sample.id) for sample in batch]
+        if role.endswith("oracle"):
+            recipe = informed(recipe, self._needed(loaded, task, batch, pictures, keys))
+        with prune(
+            ready.model,
+            recipe,
+            processor=ready.processor,
+            query_encoder=loaded.partner,
+            keys=keys,
+            registry=self._registry,
+        ) as run:
+            return self._forward(ready, inputs, task, run)
+
+    def _forward(self, ready: Ready, inputs: Mapping[str, Any], task: Task, run: Run | None) -> _Outcome:
+        """Answer a batch: by one forward pass where an answer is one token."""
+        model = ready.model
+        rows, length = inputs["input_ids"].shape
+        with torch.no_grad(), quiet(), _Watch(model) as watch:
+            if task.longest == 1:
+                first = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+                new = first.argmax(dim=-1, keepdim=True)
+            else:
+                settings = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False}
+                written = model.generate(**inputs, max_new_tokens=task.longest, **settings)
+                new, first = written.sequences[:, length:], written.logits[0].float()
+        texts = [str(ready.processor.decode(row, skip_special_tokens=True)).strip() for row in new]
+        logits: Sequence[Tensor | None] = list(first.cpu()) if task.compares else [None] * rows
+        return _Outcome([Answer(t, one) for t, one in zip(texts, logits, strict=True)], watch.ms / rows, run)
+
+    def _compare(
+        self, job: Job, loaded: _Loaded, task: Task, batch: Sequence[Sample], pictures: Sequence[Image.Image]
+    ) -> None:
+        """Ask the unpruned model, once for every sample."""
+        if all((job.task.name, sample.id) in loaded.unpruned for sample in batch):
+            return
+        inputs = loaded.ready.batch(pictures, [sample.question for sample in batch])
+        outcome = self._forward(loaded.ready, inputs, task, None)
+        for sample, answer in zip(batch, outcome.answers, strict=True):
+            loaded.unpruned[job.task.name, sample.id] = answer
+
+    def _smaller(self, job: Job, loaded: _Loaded, picture: Image.Image) -> Image.Image:
+        if job.keep is None:
+            raise StudyError("a smaller picture needs a budget")
+        whole, _ = visual_tokens(loaded.ready, picture)
+        budget = count(job.keep, whole)
+        if (picture.size, budget) not in loaded.sizes:
+            size = size_for(loaded.ready, picture, budget)
+            if size is None:
+                raise StudyError(f"the processor makes no picture of about {budget} tokens of one that has {whole}")
+            loaded.sizes[picture.size, budget] = size
+        return picture.resize(loaded.sizes[picture.size, budget], Image.Resampling.BICUBIC)
+
+    # What answers need
+
+    def _needed(
+        self,
+        loaded: _Loaded,
+        task: Task,
+        batch: Sequence[Sample],
+        pictures: Sequence[Image.Image],
+        keys: Sequence[int],
+    ) -> dict[int, frozenset[int]]:
+        found = {}
+        for sample, picture, key in zip(batch, pictures, keys, strict=True):
+            needed = _needed(loaded, task, sample, picture)
+            if needed is None:
+                raise StudyError(f"nobody knows which tokens the answer to '{sample.id}' needs")
+            found[key] = needed
+        return found
+
+    def _rows(
+        self,
+        job: Job,
+        loaded: _Loaded,
+        task: Task,
+        batch: Sequence[Sample],
+        pictures: Sequence[Image.Image],
+        outcome: _Outcome,
+    ) -> Iterator[Row]:
+        role = job.cell.role
+        sizes = _sizes(job, loaded, batch, pictures, outcome.run)
+        for i, (sample, picture) in enumerate(zip(batch, pictures, strict=True)):
+            answer = outcome.answers[i]
+            grades = dict(task.grade(sample, answer, loaded.unpruned.get((job.task.name, sample.id))))
+            if task.metric not in grades:
+                raise TaskError(f"the task '{task.name}' gives no grade '{task.metric}', its metric; it gives {grades}")
+            needed = None if role == "downsampled" else _needed(loaded, task, sample, picture)
+            kept = _kept(outcome.run, i)
+            text, visual, per_layer = sizes[i]
+            tower = outcome.run.tower_flops(i) if outcome.run is not None else None
+            yield Row(
+                sample=sample.id,
+                kind=sample.kind,
+                image=sample.image,
+                answer=answer.text,
+                correct=float(grades[task.metric]),
+                grades={name: float(value) for name, value in grades.items()},
+                text=text,
+                visual=visual,
+                per_layer=per_layer,
+                kept=kept,
+                shares=_shares(outcome.run, i),
+                needed=None if needed is None else len(needed),
+                recall=_recall(needed, role, outcome.run, i),
+                flops=prefill_flops(loaded.layers, [text + n for n in per_layer]),
+                flops_unpruned=prefill_flops(loaded.layers, [text + visual] * len(loaded.layers)),
+                tower_flops=None if tower is None else tower[1],
+                ms=outcome.ms,
+                selection_ms=0.0 if outcome.run is None else _selection_ms(outcome.run) / len(batch),
+                batch=len(batch),
+            )
+
+
+class _Watch:
+    """Measures a prefill: from here to the end of the first forward pass.
+
+    `generate` encodes pictures before it calls the model, and goes on after it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.ms = 0.0
+
+    def __enter__(self) -> _Watch:
+        self._hook = self._model.register_forward_hook(self._first)
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _first(self, *_: object) -> None:
+        if not self.ms:
+            self.ms = 1000 * (self._now() - self._start)
+
+    def _now(self) -> float:
+        device = self._model.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+
+def _picture(task: Task, sample: Sample) -> Image.Image:
+    try:
+        return task.picture(sample)
+    except TokensieveError:
+        raise
+    # What decoders raise over a broken file is not documented.
+    except Exception as error:
+        raise TaskError(f"the picture of '{sample.id}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Image.Image) -> frozenset[int] | None:
+    grid = _grid(loaded, picture)
+    found = None if grid is None else task.needed(sample, *grid)
+    return None if found is None else frozenset(int(one) for one in found)
+
+
+def _grid(loaded: _Loaded, picture: Image.Image) -> Grid | None:
+    """Give rows and columns of a picture's visual tokens, where they are one grid; pictures of a size have the same."""
+    if picture.size not in loaded.grids:
+        loaded.grids[picture.size] = _layout(loaded.ready, picture)
+    return loaded.grids[picture.size]
+
+
+def _layout(ready: Ready, picture: Image.Image) -> Grid | None:
+    decoder = ready.adapter.decoder
+    if decoder is None:
+        return None
+    inputs = ready.batch([picture], ["?"])
+    with torch.no_grad(), quiet():
+        outputs = decoder.encode(inputs)
+        layouts = [one for name, output in outputs.items() for one in decoder.layout(name, output, inputs)]
+    if len(layouts) != 1 or bool((layouts[0][:, 3] == NEWLINE).any()) or bool((layouts[0][:, :2] != 0).any()):
+        return None
+    rows, columns = (int(n) + 1 for n in layouts[0][:, 2:].amax(dim=0))
+    place = layouts[0][:, 2] * columns + layouts[0][:, 3]
+    whole = torch.equal(place, torch.arange(rows * columns, device=place.device))
+    return (rows, columns) if whole else None
+
+
+def _sizes(
+    job: Job, loaded: _Loaded, batch: Sequence[Sample], pictures: Sequence[Image.Image], run: Run | None
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Give text tokens, visual tokens, and visual tokens by layer, of every sample."""
+    depth = len(loaded.layers)
+    if run is not None:
+        latest = run.latest
+        return [(latest.text[i], latest.visual[i], tuple(run.visual_per_layer(i))) for i in range(len(batch))]
+    found = []
+    for sample, picture in zip(batch, pictures, strict=True):
+        if job.cell.role == "text_only":
+            text = int(loaded.ready.words(None, [sample.question])["input_ids"].numel())
+            found.append((text, 0, (0,) * depth))
+            continue
+        visual, text = visual_tokens(loaded.ready, picture, sample.question)
+        seen = visual
+        if job.cell.role == "downsampled":
+            budget = count(job.keep, visual) if job.keep is not None else visual
+            size = loaded.sizes[picture.size, budget]
+            seen, _ = visual_tokens(loaded.ready, picture.resize(size), sample.question)
+        found.append((text, visual, (seen,) * depth))
+    return found
+
+
+def _kept(run: Run | None, row: int) -> tuple[tuple[int, ...], ...]:
+    stages = run.latest.stages if run is not None else ()
+    return tuple(tuple(stage.samples[row].kept.tolist()) for stage in stages)
+
+
+def _shares(run: Run | None, row: int) -> tuple[dict[str, float], ...]:
+    stages = run.latest.stages if run is not None else ()
+    return tuple(dict(stage.samples[row].shares) for stage in stages)
+
+
+def _selection_ms(run: Run) -> float:
+    return sum(stage.ms for stage in run.latest.stages)
+
+
+def _notes(run: Run | None) -> list[str]:
+    if run is None:
+        return []
+    return [*run.latest.notes, *(note for stage in run.latest.stages for note in stage.notes)]
+
+
+def _recall(needed: frozenset[int] | None, role: str, run: Run | None, row: int) -> float | None:
+    """Give the part of the needed tokens that the last layers still had."""
+    if not needed:
+        return None
+    if run is None:
+        return 0.0 if role == "text_only" else 1.0
+    stages = [stage for stage in run.latest.stages if Site.of(stage.site).part == "decoder"]
+    # Inside a vision encoder ids are places of patches, which need not be tokens.
+    if not stages:
+        return None
+    return len(needed & set(stages[-1].samples[row].kept.tolist())) / len(needed)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside the `with` block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

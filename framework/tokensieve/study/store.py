@@ -1,0 +1,373 @@
+"""The store: one file a finished cell, written whole or not at all, on a disk or wherever fsspec reaches.
+
+```
+runs/x/study.yaml           the study, as it was resolved
+       plan.json            the cells of its latest run, and the controls that do not apply
+       cells/KEY.parquet    a finished cell: a row a sample, the cell itself in the metadata
+       failures/KEY.json    why a cell did not finish
+       claims/KEY           who runs a cell just now
+```
+
+A key is the hash of all that decides a cell's rows, so who writes a cell twice writes the same. Claims only spare work:
+nothing depends on them being right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokensieve.errors import StudyError, listing
+from tokensieve.study.rows import FORMAT, Cell, Failure, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA = b"tokensieve"
+STALE = 120.0
+"""Seconds without a sign of life after which a claim on an object store is anyone's."""
+BEAT = 20.0
+"""Seconds between two of them."""
+_ABANDONED = 3600.0
+"""Seconds after which a half-written file is nobody's any more."""
+
+
+class Store:
+    """A folder of finished cells.
+
+    Args:
+        path: a folder, or an address that fsspec knows, such as `s3://bucket/runs/x`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        # Here, because it is slow to import and only studies need it.
+        import fsspec
+        from fsspec.implementations.local import LocalFileSystem
+
+        self.path = str(path)
+        self._fs, self._root = fsspec.url_to_fs(self.path)
+        self._root = self._root.rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    # Reading
+
+    def keys(self) -> list[str]:
+        """Give the keys of the finished cells of the latest plan, sorted; of all of them, where none was written."""
+        planned = self.plan().get("keys")
+        finished = self.finished()
+        return sorted(finished if planned is None else finished & set(planned))
+
+    def finished(self) -> set[str]:
+        """Give the keys of all finished cells, also of those that an earlier study or version of the code left."""
+        return set(self._names("cells", ".parquet"))
+
+    def cells(self) -> Iterator[Cell]:
+        """Give the cells of `keys`, without their rows."""
+        import pyarrow.parquet as pq
+
+        for key in self.keys():
+            with self._open(f"cells/{key}.parquet") as file:
+                yield _cell(pq.read_schema(file).metadata, key)
+
+    def read(self, key: str) -> tuple[Cell, list[Row]]:
+        """Give a finished cell and its rows.
+
+        Raises:
+            StudyError: if there is no such cell, or its file is none.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with self._open(f"cells/{key}.parquet") as file:
+                table = pq.read_table(file)
+        except FileNotFoundError:
+            raise StudyError(f"{self.path} has no cell {key}; it has {len(self.keys())} cells") from None
+        except pa.ArrowInvalid as error:
+            raise StudyError(f"the cell {key} of {self.path} cannot be read: {error}; remove its file") from None
+        return _cell(table.schema.metadata, key), [_row(line) for line in table.to_pylist()]
+
+    def failures(self) -> list[Failure]:
+        """Give why cells of the latest plan did not finish, where they did not."""
+        planned = self.plan().get("keys")
+        finished = self.finished()
+        found = []
+        for key in self._names("failures", ".json"):
+            if key in finished or (planned is not None and key not in planned):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                data = json.loads(self._text(f"failures/{key}.json"))
+                found.append(Failure(_cell_of(data["cell"]), data["reason"], data["trace"]))
+        return found
+
+    def failed_since(self, key: str, moment: float) -> bool:
+        """Tell whether a cell failed after a moment, in seconds since 1970."""
+        try:
+            return float(json.loads(self._text(f"failures/{key}.json"))["at"]) > moment
+        except FileNotFoundError:
+            return False
+
+    def study(self) -> str:
+        """Give the study as YAML.
+
+        Raises:
+            StudyError: if none was written.
+        """
+        try:
+            return self._text("study.yaml")
+        except FileNotFoundError:
+            raise StudyError(f"{self.path} is no folder of a study: it has no study.yaml") from None
+
+    def plan(self) -> dict[str, Any]:
+        """Give the latest plan: `keys` of its cells and `skipped` controls; nothing where none was written."""
+        try:
+            plan: dict[str, Any] = json.loads(self._text("plan.json"))
+        except FileNotFoundError:
+            return {}
+        return plan
+
+    # Writing
+
+    def begin(self, study: str, plan: dict[str, Any]) -> None:
+        """Write what is going to run, and clear what a killed process left half-written.
+
+        Raises:
+            StudyError: if nothing can be written there.
+        """
+        try:
+            for folder in ("cells", "failures", "claims"):
+                self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
+            self._sweep()
+            self._put("study.yaml", study.encode(), replace=True)
+            self._put("plan.json", json.dumps(plan, indent=1).encode(), replace=True)
+        except (OSError, ValueError) as error:
+            raise StudyError(f"nothing can be written to {self.path}: {error}") from None
+
+    def write(self, cell: Cell, rows: Sequence[Row]) -> bool:
+        """Write a finished cell, all of it or nothing.
+
+        Returns:
+            Whether it was written; false where it was there already.
+
+        Raises:
+            OSError: if it cannot be written, such as on a full disk. Then nothing is left behind.
+        """
+        written = self._put(f"cells/{cell.key}.parquet", _parquet(cell, rows), replace=False)
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._root}/failures/{cell.key}.json")
+        return written
+
+    def fail(self, failure: Failure) -> None:
+        """Write why a cell did not finish."""
+        data = {"at": time.time(), "reason": failure.reason, "trace": failure.trace, "cell": asdict(failure.cell)}
+        self._put(f"failures/{failure.cell.key}.json", json.dumps(data, indent=1).encode(), replace=True)
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Claim a cell for the time of the `with` block.
+
+        On a disk the claim is a lock of the operating system, which goes with the process that holds it, however that
+        ends. Elsewhere it is an object whose age says whether its owner still lives.
+
+        Yields:
+            Whether it is ours; false where another process runs it.
+        """
+        with self._lock(key) if self._local else self._lease(key) as ours:
+            yield ours
+
+    # Inside
+
+    def _names(self, folder: str, suffix: str) -> list[str]:
+        try:
+            found = self._fs.ls(f"{self._root}/{folder}", detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        except TypeError:
+            # Not every file system has a cache of listings to be refreshed.
+            found = self._fs.ls(f"{self._root}/{folder}", detail=False)
+        names = sorted(str(path).rpartition("/")[2] for path in found)
+        return [name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")]
+
+    def _open(self, name: str) -> Any:
+        return self._fs.open(f"{self._root}/{name}", "rb")
+
+    def _text(self, name: str) -> str:
+        content: bytes = self._fs.cat_file(f"{self._root}/{name}")
+        return content.decode()
+
+    def _put(self, name: str, content: bytes, replace: bool) -> bool:
+        if self._local:
+            return _put(Path(self._root, name), content, replace)
+        place = f"{self._root}/{name}"
+        if not replace and self._fs.exists(place):
+            return False
+        # Object stores show an object when all of it has arrived, and not before.
+        self._fs.pipe_file(place, content)
+        return True
+
+    def _sweep(self) -> None:
+        if not self._local:
+            return
+        for folder in (Path(self._root), *(Path(self._root, one) for one in ("cells", "failures"))):
+            for file in folder.glob(".*.part"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - file.stat().st_mtime > _ABANDONED:
+                        file.unlink()
+
+    @contextlib.contextmanager
+    def _lock(self, key: str) -> Iterator[bool]:
+        # Only POSIX has it, and importing this module should not need it.
+        import fcntl
+
+        file = Path(self._root, "claims", key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who held it may have removed the file between our opening and our locking it.
+                ours = file.exists() and os.fstat(descriptor).st_ino == file.stat().st_ino
+            except BlockingIOError:
+                ours = False
+            try:
+                yield ours
+            finally:
+                if ours:
+                    file.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _lease(self, key: str) -> Iterator[bool]:
+        place, me = f"{self._root}/claims/{key}", f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+        holder, at = self._holder(place)
+        if holder is not None and time.time() - at < STALE:
+            yield False
+            return
+        self._beat(place, me)
+        # Two who came at once see the same winner: whoever wrote last.
+        if self._holder(place)[0] != me:
+            yield False
+            return
+        done = threading.Event()
+
+        def live() -> None:
+            while not done.wait(BEAT):
+                self._beat(place, me)
+
+        beating = threading.Thread(target=live, daemon=True)
+        beating.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            beating.join()
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(place)
+
+    def _beat(self, place: str, me: str) -> None:
+        self._fs.pipe_file(place, json.dumps({"by": me, "at": time.time()}).encode())
+
+    def _holder(self, place: str) -> tuple[str | None, float]:
+        try:
+            data = json.loads(self._fs.cat_file(place))
+            return str(data["by"]), float(data["at"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None, 0.0
+
+
+def _put(file: Path, content: bytes, replace: bool) -> bool:
+    """Write a file whole or not at all; false where it was there and stays."""
+    if not replace and file.exists():
+        return False
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        if replace:
+            part.replace(file)
+            return True
+        try:
+            # A second name for it, which is refused where the name is taken.
+            os.link(part, file)
+        except FileExistsError:
+            return False
+        except OSError:
+            # Not every file system has links; the same key is the same content, so no harm is done.
+            part.replace(file)
+        return True
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def schema() -> pa.Schema:
+    """Give the columns of a cell's file: the fields of `Row`, in their order."""
+    import pyarrow as pa
+
+    kinds: dict[str, pa.DataType] = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "int | None": pa.int64(),
+        "float | None": pa.float64(),
+        "dict[str, float]": pa.map_(pa.string(), pa.float64()),
+        "tuple[int, ...]": pa.list_(pa.int32()),
+        "tuple[tuple[int, ...], ...]": pa.list_(pa.list_(pa.int32())),
+        "tuple[dict[str, float], ...]": pa.list_(pa.map_(pa.string(), pa.float64())),
+    }
+    return pa.schema([pa.field(one.name, kinds[str(one.type)]) for one in fields(Row)])
+
+
+def _parquet(cell: Cell, rows: Sequence[Row]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Field by field, because `asdict` copies every id one by one.
+    columns = {one.name: [getattr(row, one.name) for row in rows] for one in fields(Row)}
+    for name in ("grades", "shares"):
+        columns[name] = [_pairs(value) for value in columns[name]]
+    metadata = {METADATA: json.dumps({"format": FORMAT, **asdict(cell)}).encode()}
+    table = pa.table(columns, schema=schema().with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _pairs(value: Any) -> Any:
+    return list(value.items()) if isinstance(value, dict) else [list(one.items()) for one in value]
+
+
+def _row(line: dict[str, Any]) -> Row:
+    line["grades"] = dict(line["grades"])
+    line["shares"] = tuple(dict(one) for one in line["shares"])
+    line["per_layer"] = tuple(line["per_layer"])
+    line["kept"] = tuple(tuple(one) for one in line["kept"])
+    return Row(**line)
+
+
+def _cell(metadata: dict[bytes, bytes] | None, key: str) -> Cell:
+    if metadata is None or METADATA not in metadata:
+        raise StudyError(f"the file of the cell {key} was not written by tokensieve")
+    data = json.loads(metadata[METADATA])
+    if data.pop("format") != FORMAT:
+        raise StudyError(f"the cell {key} was written by another version of tokensieve; this one reads {FORMAT}")
+    return _cell_of(data)
+
+
+def _cell_of(data: dict[str, Any]) -> Cell:
+    known = {one.name for one in fields(Cell)}
+    if set(data) - known:
+        raise StudyError(f"a cell has no {listing(set(data) - known)}; it was written by another version of tokensieve")
+    grid = data["grid"]
+    return Cell(**{**data, "grid": None if grid is None else (grid[0], grid[1]), "notes": tuple(data["notes"])})

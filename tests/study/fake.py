@@ -1,0 +1,110 @@
+"""A small task as a plugin module, and what goes wrong in it on request."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokensieve import Evidence, Scorer, hookimpl
+from tokensieve.tasks import Sample, Task
+
+SIDE = 24
+
+
+class Colours(Task):
+    """Asks random pictures silly questions, of two kinds."""
+
+    name = "colours"
+    metric = "exact"
+
+    questions: int = 6
+    pictures: int = 3
+    unreadable: int | None = None
+    slow: float = 0.0
+    """Seconds that the first sample's picture takes."""
+
+    def samples(self):
+        return [
+            Sample(f"s{i}", f"What is {'it' * (i % 3)} {i}?", f"p{i % self.pictures}", ("a",), kind=f"k{i % 2}")
+            for i in range(self.questions)
+        ]
+
+    def picture(self, sample):
+        number = int(sample.image[1:])
+        if number == self.unreadable:
+            with Image.open(Path(__file__)) as opened:
+                return opened.convert("RGB")
+        if sample.id == "s0" and self.slow:
+            time.sleep(self.slow)
+        noise = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE, 3), dtype="uint8")
+        return Image.fromarray(noise)
+
+    def grade(self, sample, answer, unpruned):
+        return {"exact": float(answer.text in sample.answers), "length": float(len(answer.text))}
+
+    def needed(self, sample, rows, columns):
+        first = int(sample.id[1:])
+        return {first, first + columns + 1}
+
+
+class Alike(Task):
+    """Compares first tokens with the unpruned model's."""
+
+    name = "alike"
+    metric = "agrees"
+    compares = True
+
+    def samples(self):
+        return Colours(questions=3).samples()
+
+    def picture(self, sample):
+        return Colours().picture(sample)
+
+    def grade(self, sample, answer, unpruned):
+        apart = (answer.logits.log_softmax(-1) - unpruned.logits.log_softmax(-1)).abs().max()
+        return {"agrees": float(answer.text == unpruned.text), "apart": float(apart)}
+
+
+class Long(Colours):
+    """Wants three words."""
+
+    name = "long"
+    longest = 3
+
+
+class Faulty(Scorer):
+    """Fails in the way it is told."""
+
+    name = "faulty"
+    how: str = "raise"
+
+    @property
+    def needs(self):
+        return frozenset({Evidence.GRID})
+
+    def score(self, tokens):
+        match self.how:
+            case "raise":
+                raise ValueError("a plugin's own mistake")
+            case "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            case "memory of the machine":
+                raise MemoryError
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(tokens.valid.shape)
+
+
+@hookimpl
+def register_tasks(registry):
+    for task in (Colours, Alike, Long):
+        registry.add_task(task)
+
+
+@hookimpl
+def register_strategies(registry):
+    registry.add_strategy(Faulty)
