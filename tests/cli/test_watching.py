@@ -6,8 +6,8 @@ import pytest
 from tests.cli.conftest import QUESTION
 
 import tokensieve as ts
-from tokensieve.loading import pruned
 from tokensieve.cli.watching import jaccard, watch
+from tokensieve.loading import pruned
 
 TWO_STAGES = """
 name: two

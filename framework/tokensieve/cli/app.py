@@ -7,6 +7,7 @@ Nothing here imports a model library: a command imports what it needs when it ru
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -43,6 +44,13 @@ class _Commands(TyperGroup):
                 raise
             console.refuse(error, debug, expected=False)
         raise typer.Exit(1)
+
+
+class Engine(StrEnum):
+    """What runs the cells of a study."""
+
+    local = "local"
+    ray = "ray"
 
 
 app = typer.Typer(
@@ -268,8 +276,8 @@ def show(
 
     pictures = [(file, photo(file)) for file in image]
     folder(out)
-    from tokensieve.loading import example_or, load
     from tokensieve.cli.showing import draw, names
+    from tokensieve.loading import example_or, load
 
     with example_or(model, registry, loaded) as (directory, description):
         ready = load(directory, registry, loaded, device)
@@ -279,6 +287,45 @@ def show(
         sheet = draw(ready, loaded, picture, file.name, prompt, query_encoder, registry, description)
         sheet.image.save(out / name)
         console.say(str(out / name))
+
+
+@app.command()
+def compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's YAML.")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Where results go: a folder, or an address such as s3://b/x.")
+    ],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--set", metavar="PATH=VALUE", help="Change the study, such as keep=64,128 or limit=100."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, and list cells and costs.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="With --dry-run: time a batch of every model.")] = False,
+    engine: Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")] = Engine.local,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine.")] = 1,
+) -> None:
+    """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
+    from tokensieve.cli import comparing
+    from tokensieve.study.cells import plan
+    from tokensieve.study.spec import Study
+    from tokensieve.study.store import Store
+
+    registry = default_registry()
+    loaded = Study.load(study, registry, settings or [])
+    store = Store(out)
+    with console.working("checking the study"):
+        planned = plan(loaded, registry, download=not dry_run)
+    if dry_run:
+        comparing.show_plan(planned, store, registry, probe)
+        raise typer.Exit(0)
+    comparing.remarks(planned)
+    try:
+        summary = comparing.compare(loaded, planned, store, registry, engine.value, workers)
+    except KeyboardInterrupt:
+        console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
+        raise typer.Exit(1) from None
+    console.say(comparing.outcome(summary, store, planned.skipped))
+    raise typer.Exit(1 if summary.failed else 0)
 
 
 @app.command()

@@ -22,9 +22,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tokensieve.cli import console
-from tokensieve.loading import Ready, load, pruned, save_example
 from tokensieve.cli.showing import ends, names, picture, require_places
 from tokensieve.cli.watching import Seen, jaccard, watch
+from tokensieve.loading import Ready, load, pruned, save_example
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.run import Run

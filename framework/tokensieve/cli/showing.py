@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.adapter import Adapter
-from tokensieve.loading import Ready
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.cli.watching import Seen, watch
 from tokensieve.errors import RefusedError
+from tokensieve.loading import Ready
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.sites import Site

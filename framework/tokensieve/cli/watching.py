@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from tokensieve.chain import Chain
-from tokensieve.loading import Ready, pruned
 from tokensieve.composers import Composer, Expression, Reading
+from tokensieve.loading import Ready, pruned
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.run import Run

@@ -162,7 +162,9 @@ def plan(study: Study, registry: Registry, download: bool = False) -> Plan:
                 job = _job(study, opened, asked, task, card, entry)
                 first = jobs.setdefault(job.cell.key, job)
                 if first is not job and first.cell.method != entry.method:
-                    notes.append(f"'{entry.method}' is the same as '{first.cell.method}' at keep {entry.keep}; run once")
+                    notes.append(
+                        f"'{entry.method}' is the same as '{first.cell.method}' at keep {entry.keep}; run once"
+                    )
     return Plan(tuple(jobs.values()), tuple(skipped), tuple(dict.fromkeys(notes)), tuple(absent))
 
 
@@ -416,9 +418,7 @@ def _task(study: Study, number: int, registry: Registry) -> tuple[Asked, Task, d
     return asked, task, card | ({"samples": asked_of} if asked_of < len(samples) else {})
 
 
-def _job(
-    study: Study, opened: Opened, asked: Asked, task: Task, card: dict[str, Any], entry: _Entry
-) -> Job:
+def _job(study: Study, opened: Opened, asked: Asked, task: Task, card: dict[str, Any], entry: _Entry) -> Job:
     recipe = entry.recipe
     leaves = [] if recipe is None else [type(leaf) for leaf in recipe.names()]
     kinds = [type(task), *([] if opened.adapter is None else [type(opened.adapter)]), *leaves]

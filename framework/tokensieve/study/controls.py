@@ -10,11 +10,14 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
+from tokensieve import marked
 from tokensieve.composers import Composer, Expression
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence, Tokens
 from tokensieve.recipe import Recipe, Stage
+from tokensieve.registry import Registry
 from tokensieve.strategy import Scorer, Strategy
+from tokensieve.study.rows import Cell
 from tokensieve.universe import draw
 
 PLAIN = ("random", "uniform", "pool")
@@ -110,9 +113,7 @@ def reseeded(recipe: Recipe, seed: int) -> Recipe:
     stages = tuple(stage_of(stage) for stage in recipe.stages)
     named = {name: changed(leaf) for name, leaf in recipe.strategies.items()}
     known = {name: leaf for name, leaf in named.items() if isinstance(leaf, Strategy)}
-    return Recipe(
-        name=recipe.name, paper=recipe.paper, positions=recipe.positions, strategies=known, stages=stages
-    )
+    return Recipe(name=recipe.name, paper=recipe.paper, positions=recipe.positions, strategies=known, stages=stages)
 
 
 def informed(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
@@ -122,3 +123,16 @@ def informed(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
         for stage in recipe.stages
     )
     return Recipe(name=recipe.name, positions=recipe.positions, stages=stages)
+
+
+def recipe_of(cell: Cell, registry: Registry) -> Recipe | None:
+    """Give the recipe of a cell, or none where it has none.
+
+    Controls that are told what answers need have a strategy that nobody registers: it is no method.
+    """
+    if cell.recipe is None:
+        return None
+    if cell.role.endswith("oracle"):
+        registry = Registry()
+        registry.add_strategy(Needed)
+    return Recipe.loads(marked.write(cell.recipe), registry, source=f"cell {cell.key}")

@@ -82,12 +82,12 @@ def attempt(job: Job, store: Store, runner: Runner, since: float) -> Result:
     """
     key = job.cell.key
     with store.claim(key) as ours:
-        if key in store.finished():
+        if store.has(key):
             return Result(job.cell, "known")
         if not ours:
             return Result(job.cell, "elsewhere")
         if store.failed_since(key, since):
-            return Result(job.cell, "failed", reason="it failed in another process; see the folder of failures")
+            return Result(job.cell, "failed", reason="it failed in another process")
         started = time.perf_counter()
         try:
             store.write(*runner.run(job))
@@ -98,11 +98,12 @@ def attempt(job: Job, store: Store, runner: Runner, since: float) -> Result:
             # Nothing of the failed cell may stay in memory.
             del error
             runner.forget()
-            return _failed(store, failure, time.perf_counter() - started)
+            return failed(store, failure, time.perf_counter() - started)
         return Result(job.cell, "done", time.perf_counter() - started)
 
 
-def _failed(store: Store, failure: Failure, seconds: float) -> Result:
+def failed(store: Store, failure: Failure, seconds: float) -> Result:
+    """Write why a cell failed, and give that as its result."""
     reason = failure.reason
     try:
         store.fail(failure)
@@ -149,11 +150,42 @@ def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: Told,
             for job in left:
                 sorted_out(job, attempt(job, store, runner, since))
         else:
-            _Pool(left, store.path, since, workers, sorted_out).run()
-        if elsewhere:
-            time.sleep(POLL)
-        left = elsewhere
+            _Pool(left, store, since, workers, sorted_out).run()
+        left = await_others(elsewhere, store, since, count)
     return summary
+
+
+def await_others(jobs: Sequence[Job], store: Store, since: float, told: Told) -> list[Job]:
+    """Wait for cells that other processes run.
+
+    Args:
+        jobs: what they run.
+        store: where they write.
+        since: when our own run began.
+        told: called for every cell that is finished or failed.
+
+    Returns:
+        The cells that are still to be run once nobody runs some of them any more.
+    """
+    left = list(jobs)
+    while left:
+        free = 0
+        for job in list(left):
+            key = job.cell.key
+            with store.claim(key) as ours:
+                if store.has(key):
+                    told(Result(job.cell, "known"))
+                elif store.failed_since(key, since):
+                    told(Result(job.cell, "failed", reason="it failed in another process"))
+                else:
+                    free += ours
+                    continue
+            left.remove(job)
+        if free:
+            break
+        if left:
+            time.sleep(POLL)
+    return left
 
 
 @dataclass(eq=False)
@@ -177,10 +209,10 @@ class _Pool:
     """Processes that run cells, each its own model's as long as there are some."""
 
     def __init__(
-        self, jobs: Sequence[Job], store: str, since: float, workers: int, told: Callable[[Job, Result], None]
+        self, jobs: Sequence[Job], store: Store, since: float, workers: int, told: Callable[[Job, Result], None]
     ) -> None:
         self._left = list(jobs)
-        self._store = Store(store)
+        self._store = store
         self._since = since
         self._number = min(workers, len(jobs))
         self._told = told
@@ -244,7 +276,7 @@ class _Pool:
         except (EOFError, OSError):
             worker.process.join()
             said = f"the process that ran it died (exit code {worker.process.exitcode}): out of memory, or killed"
-            result = _failed(self._store, Failure(job.cell, said, ""), 0.0)
+            result = failed(self._store, Failure(job.cell, said, ""), 0.0)
             place = self._workers.index(worker)
             worker.connection.close()
             self._workers[place] = worker = self._start(place)
@@ -271,6 +303,3 @@ def _work(connection: Connection, path: str, since: float, number: int, threads:
         except (EOFError, OSError):
             return
         connection.send(attempt(job, store, runner, since))
-
-
-__all__ = ["Result", "Status", "Summary", "Told", "attempt", "run_local"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tokensieve.budget import count
 from tokensieve.errors import RefusedError
 from tokensieve.loading import Ready, processor_of, quiet
-from tokensieve.measure.cost import prefill_flops
+from tokensieve.measure.cost import LayerCost, prefill_flops
 from tokensieve.measure.geometry import Geometry, cost, layer_costs
 from tokensieve.registry import Registry
 from tokensieve.study.cells import Job, chosen, open_model
+from tokensieve.study.controls import recipe_of
 from tokensieve.study.resolution import visual_tokens
 from tokensieve.study.runner import Runner
 from tokensieve.study.store import Store
@@ -67,7 +69,7 @@ def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: 
     left = [job for job in group if job.cell.key not in finished]
     samples = chosen(first.task.task(registry).samples(), first.limit)
     opened = open_model(first.model, registry)
-    visual, text, basis = None, TEXT, "nothing can be counted: the checkpoint is not here, and no geometry is named"
+    visual, text, basis = None, TEXT, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
         ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
         picture = first.task.task(registry).picture(samples[0])
@@ -80,8 +82,7 @@ def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: 
     if visual is not None and opened.adapter is not None:
         layers, encoder = layer_costs(opened.adapter), opened.adapter.encoder
         reduces = encoder is not None and encoder.reduces
-        whole = prefill_flops(layers, [text + visual] * len(layers))
-        flops = sum(_flops(job, layers, visual, text, reduces, whole) for job in left) * len(samples)
+        flops = sum(_flops(job, layers, visual, text, reduces, registry) for job in left) * len(samples)
     ms = _measured(store, [job for job in group if job.cell.key in finished])
     if ms is None and probe and opened.folder is not None:
         ms = _probed(first, registry)
@@ -94,13 +95,16 @@ def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: 
     )
 
 
-def _flops(job: Job, layers: Sequence[object], visual: int, text: int, reduces: bool, whole: int) -> int:
-    """Count a cell's prefill of one sample; what depends on the picture counts as if nothing left."""
-    from tokensieve import marked
-    from tokensieve.recipe import Recipe
-
-    del marked, Recipe
-    return whole
+def _flops(job: Job, layers: Sequence[LayerCost], visual: int, text: int, reduces: bool, registry: Registry) -> int:
+    """Count a cell's prefill of one sample; where what stays depends on the picture, as if all did."""
+    recipe = recipe_of(job.cell, registry)
+    seen = 0 if job.cell.role == "text_only" else visual if job.keep is None else count(job.keep, visual)
+    if recipe is None:
+        return prefill_flops(layers, [text + seen] * len(layers))
+    try:
+        return cost(recipe, layers, [visual], text, reduces)
+    except RefusedError:
+        return prefill_flops(layers, [text + visual] * len(layers))
 
 
 def _measured(store: Store, jobs: Iterable[Job]) -> float | None:
@@ -113,6 +117,3 @@ def _probed(job: Job, registry: Registry) -> float:
     """Time a batch of the unpruned model, and give its milliseconds a sample."""
     with quiet():
         return Runner(registry).probe(job)
-
-
-__all__ = ["Estimate", "RefusedError", "cost", "estimates"]

@@ -40,9 +40,7 @@ def size_for(ready: Ready, picture: Image.Image, budget: int) -> tuple[int, int]
     return best[2] if best[0] >= NEAR * budget else None
 
 
-def _smaller(
-    ready: Ready, picture: Image.Image, budget: int, stretch: float
-) -> Iterator[tuple[int, tuple[int, int]]]:
+def _smaller(ready: Ready, picture: Image.Image, budget: int, stretch: float) -> Iterator[tuple[int, tuple[int, int]]]:
     """Bisect the scale of a picture, and give every size with no more tokens than the budget."""
     low, high = 0.0, 1.0
     for _ in range(_STEPS):

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokensieve import marked
 from tokensieve.budget import count
 from tokensieve.engine import prune
 from tokensieve.errors import RefusedError, StudyError, TaskError, TokensieveError
@@ -25,7 +24,7 @@ from tokensieve.registry import Registry
 from tokensieve.run import Run
 from tokensieve.sites import Site
 from tokensieve.study.cells import Job, chosen, sample_key
-from tokensieve.study.controls import Needed, informed
+from tokensieve.study.controls import informed, recipe_of
 from tokensieve.study.resolution import size_for, visual_tokens
 from tokensieve.study.rows import Cell, Row
 from tokensieve.study.sources import folder_of, partner_of
@@ -106,12 +105,10 @@ class Runner:
         rows: list[Row] = []
         seen: dict[tuple[int, int], Image.Image] = {}
         notes: dict[str, None] = {}
-        recipe = self._recipe(job)
+        recipe = recipe_of(job.cell, self._registry)
         if not loaded.warm:
             # What is only done once, such as choosing kernels, is in no measurement.
-            first = samples[: job.batch]
-            inputs = loaded.ready.batch([_picture(task, one) for one in first], [one.question for one in first])
-            self._forward(loaded.ready, inputs, task, None)
+            self._first(job, loaded, task, samples)
             loaded.warm = True
         with self.shared(job):
             for start in range(0, len(samples), job.batch):
@@ -131,6 +128,20 @@ class Runner:
             notes=tuple(notes),
         )
         return cell, rows
+
+    def probe(self, job: Job) -> float:
+        """Give the milliseconds a sample that the unpruned model takes for a batch of a cell's task."""
+        register(job.plugins, self._registry)
+        loaded = self._model(job)
+        task, samples = self._samples(job)
+        self._first(job, loaded, task, samples)
+        return self._first(job, loaded, task, samples)
+
+    def _first(self, job: Job, loaded: _Loaded, task: Task, samples: Sequence[Sample]) -> float:
+        """Ask the unpruned model the first batch, and give its milliseconds a sample."""
+        first = samples[: job.batch]
+        inputs = loaded.ready.batch([_picture(task, one) for one in first], [one.question for one in first])
+        return self._forward(loaded.ready, inputs, task, None).ms
 
     def forget(self) -> None:
         """Give back the memory of the model, such as after it ran out."""
@@ -171,17 +182,6 @@ class Runner:
             if self._loaded is not None:
                 self._loaded.unpruned.clear()
         return known[1], known[2]
-
-    def _recipe(self, job: Job) -> Recipe | None:
-        """Give the recipe of a cell; controls that are told the answer have a strategy nobody registered."""
-        if job.cell.recipe is None:
-            return None
-        data = dict(job.cell.recipe)
-        registry = self._registry
-        if job.cell.role.endswith("oracle"):
-            registry = Registry()
-            registry.add_strategy(Needed)
-        return Recipe.loads(marked.write(job.cell.recipe), registry, source=f"cell {job.cell.key}")
 
     # Asking
 

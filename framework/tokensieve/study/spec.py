@@ -230,7 +230,9 @@ class Study(BaseModel):
                 # One more than is read, so that an endless file is too large and not endless.
                 text = opened.read(marked.LARGEST + 1)
         except FileNotFoundError:
-            raise StudyError(f"there is no study {path}; name a YAML file with models, recipes, keep and tasks") from None
+            raise StudyError(
+                f"there is no study {path}; name a YAML file with models, recipes, keep and tasks"
+            ) from None
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from None
         return cls.loads(text, registry, str(path), settings)

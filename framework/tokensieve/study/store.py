@@ -70,6 +70,14 @@ class Store:
         """Give the keys of all finished cells, also of those that an earlier study or version of the code left."""
         return set(self._names("cells", ".parquet"))
 
+    def has(self, key: str) -> bool:
+        """Tell whether a cell is finished."""
+        if self._local:
+            return Path(self._root, "cells", f"{key}.parquet").exists()
+        # Nothing that was listed before may answer for what others wrote since.
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(f"{self._root}/cells/{key}.parquet"))
+
     def cells(self) -> Iterator[Cell]:
         """Give the cells of `keys`, without their rows."""
         import pyarrow.parquet as pq
