@@ -9,15 +9,18 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokensieve.registry import Registry, default_registry
 from tokensieve.study.cells import Job
 from tokensieve.study.rows import Cell, Failure
 from tokensieve.study.runner import Runner
 from tokensieve.study.store import Store
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import _ConnectionBase
 
 Status = Literal["done", "known", "failed", "elsewhere"]
 """What became of a cell: run now, there already, failed, or being run by another process."""
@@ -200,7 +203,7 @@ class _Worker:
     """
 
     process: BaseProcess
-    connection: Connection
+    connection: _ConnectionBase[Any, Any]
     job: Job | None = None
     latest: Job | None = None
 
@@ -288,7 +291,7 @@ def _group(job: Job) -> tuple[str, str]:
     return job.cell.model, job.cell.task
 
 
-def _work(connection: Connection, path: str, since: float, number: int, threads: int) -> None:
+def _work(connection: _ConnectionBase[Any, Any], path: str, since: float, number: int, threads: int) -> None:
     """Run cells that come over a connection, until it ends."""
     import torch
 

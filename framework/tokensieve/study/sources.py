@@ -43,7 +43,7 @@ def folder_of(path: str, registry: Registry, revision: str | None = None, downlo
         return registry.checkpoints[path].folder
     if Path(path).is_dir():
         return Path(path)
-    owner, _, name = path.partition("/")
+    _, _, name = path.partition("/")
     if not name or "/" in name or path.startswith((".", "/", "~")):
         raise StudyError(
             f"'{path}' is no shipped checkpoint ({listing(registry.checkpoints)}), no folder, and no id of the hub, "
@@ -122,6 +122,6 @@ def _modules(found: Path) -> Iterator[tuple[str, Path]]:
 
 
 def versions(kinds: Iterable[type]) -> dict[str, str]:
-    """Give the versions of what decides rows: of tokensieve's and plugins' code by its content, of libraries by name."""
+    """Give the versions of what decides rows: code by its content, libraries by name."""
     libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
     return {"code": code_hash(kinds), **libraries, "python": platform.python_version()}

@@ -230,9 +230,7 @@ class Study(BaseModel):
                 # One more than is read, so that an endless file is too large and not endless.
                 text = opened.read(marked.LARGEST + 1)
         except FileNotFoundError:
-            raise StudyError(
-                f"there is no study {path}; name a YAML file with models, recipes, keep and tasks"
-            ) from None
+            raise StudyError(f"there is no study {path}; name a YAML file of models, recipes, keep and tasks") from None
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from None
         return cls.loads(text, registry, str(path), settings)
@@ -365,8 +363,8 @@ def _entry(entries: list[Any], step: str, kind: str, setting: str) -> Any:
             if not isinstance(entry, (dict, list)):
                 entries[place] = {bare: entry}
             return entries[place]
-    names = [str(entry.get("name") or entry.get(bare)) if isinstance(entry, dict) else str(entry) for entry in entries]
-    raise StudyError(f"--set {setting}: {kind} has no entry '{step}'; it has {listing(names)}")
+    known = [str(entry.get("name") or entry.get(bare)) if isinstance(entry, dict) else str(entry) for entry in entries]
+    raise StudyError(f"--set {setting}: {kind} has no entry '{step}'; it has {listing(known)}")
 
 
 def _value(text: str, setting: str) -> Any:
