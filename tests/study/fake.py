@@ -12,8 +12,6 @@ from PIL import Image
 from tokensieve import Evidence, Scorer, hookimpl
 from tokensieve.tasks import Sample, Task
 
-SIDE = 24
-
 
 class Colours(Task):
     """Asks random pictures silly questions, of two kinds."""
@@ -26,6 +24,7 @@ class Colours(Task):
     unreadable: int | None = None
     slow: float = 0.0
     """Seconds that the first sample's picture takes."""
+    side: int = 24
 
     def samples(self):
         return [
@@ -40,7 +39,7 @@ class Colours(Task):
                 return opened.convert("RGB")
         if sample.id == "s0" and self.slow:
             time.sleep(self.slow)
-        noise = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE, 3), dtype="uint8")
+        noise = np.random.default_rng(number).integers(0, 255, (self.side, self.side, 3), dtype="uint8")
         return Image.fromarray(noise)
 
     def grade(self, sample, answer, unpruned):
@@ -48,7 +47,7 @@ class Colours(Task):
 
     def needed(self, sample, rows, columns):
         first = int(sample.id[1:])
-        return {first, first + columns + 1}
+        return {first % (rows * columns), (first + columns + 1) % (rows * columns)}
 
 
 class Alike(Task):

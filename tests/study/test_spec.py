@@ -1,0 +1,181 @@
+"""Reading a study: what is said, where mistakes are, and overrides."""
+
+import pytest
+
+import tokensieve as ts
+from tokensieve.errors import StudyError, TokensieveError
+from tokensieve.study.spec import Budget, Study, override
+
+from .conftest import PLUGIN
+
+GOOD = f"""\
+name: a study
+plugins: [{PLUGIN}]
+models:
+  - some/folder
+  - {{path: other, name: second, device: cpu, dtype: bfloat16}}
+recipes:
+  - script
+  - use: sparsevlm
+    keep: [192, [100, 50, 20], own]
+    models: [second]
+  - name: mine
+    strategies: {{edge: {{use: gsp, tau: 0.5}}}}
+    select: edge & qcsp
+    rest: merge
+  - name: two
+    stages:
+      - {{at: decoder.0, select: gsp, keep: 1/2}}
+      - {{at: decoder.2, select: fastv, keep: 1/2}}
+keep: [1/3, 64, 0.25, 10%]
+tasks:
+  - colours
+  - {{name: many, use: colours, questions: 100}}
+seeds: [5]
+batch: 3
+limit: 10
+controls: {{inverted: 64}}
+"""
+
+
+def test_a_study_says_what_it_says(registry):
+    study = Study.loads(GOOD, registry)
+    assert [model.name for model in study.models] == ["folder", "second"]
+    assert (study.models[1].device, study.models[1].dtype) == ("cpu", "bfloat16")
+    assert [method.name for method in study.recipes] == ["script", "sparsevlm", "mine", "two"]
+    assert study.recipes[0].recipe == ts.Recipe.load("script", registry)
+    assert [str(budget) for budget in study.recipes[1].keep] == ["192", "100, 50, 20", "own"]
+    (stage,) = study.recipes[2].recipe.stages
+    assert (str(stage.at), stage.rest, study.recipes[2].recipe.formula(stage.select)) == (
+        "decoder.0",
+        "merge",
+        "(edge & qcsp)",
+    )
+    assert [str(budget) for budget in study.keep] == ["1/3", "64", "1/4", "1/10"]
+    assert study.tasks[1].task(registry).questions == 100
+    assert (study.seeds, study.batch, study.limit) == ((5,), 3, 10)
+    assert study.controls.inverted == (Budget.of(64),)
+
+
+def test_what_is_dumped_reads_back_equal(registry):
+    study = Study.loads(GOOD, registry)
+    again = Study.loads(study.dump(), registry)
+    assert again == study
+    assert hash(again) == hash(study)
+    assert again.dump() == study.dump()
+    assert again.recipes[1].recipe.budgets == study.recipes[1].recipe.budgets
+    assert Study.loads(GOOD.replace("limit: 10", "limit: 11"), registry) != study
+
+
+def test_defaults(registry):
+    study = Study.loads(f"plugins: {PLUGIN}\nmodels: m\nkeep: 64\ntasks: colours\n", registry)
+    assert (study.seeds, study.limit, study.recipes) == ((0, 1, 2), None, ())
+    assert study.controls.inverted is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said", "line"),
+    [
+        ("name: a study", "nmae: a study", "a study has no key 'nmae'", 1),
+        ("path: other", "pth: other", "a model has no key 'pth'", 5),
+        ("dtype: bfloat16", "dtype: int3", "dtype is 'int3'", 5),
+        ("  - script", "  - scirpt", "no shipped recipe is named 'scirpt'", 7),
+        ("use: sparsevlm", "use: sparsvlm", "Did you mean 'sparsevlm'?", 8),
+        ("[192, [100", "[lots, [100", "keep 'lots' cannot be read", 9),
+        ("[100, 50, 20], own", "[], own", "a study's budget", 9),
+        ("models: [second]", "models: [third]", "the study has no model 'third'", 10),
+        ("name: mine", "name: script", "two of the recipes are named 'script'", 11),
+        ("  - name: mine\n    strategies", "  - strategies", "needs a name", 11),
+        ("tau: 0.5", "tua: 0.5", "'gsp' has no parameter 'tua'", 12),
+        ("select: edge & qcsp", "select: edge & gps", "the formula uses 'gps'", 13),
+        ("rest: merge", "rest: fold", "rest", 14),
+        ("select: fastv, keep", "select: fastv, kep", "a stage has no key 'kep'", 18),
+        ("    stages:", "    at: decoder.1\n    stages:", "'at' stands beside stages", 16),
+        ("keep: [1/3, 64", "keep: [1/3, auto", "a study's budget", 19),
+        ("  - colours", "  - colors", "no task is named 'colors'", 21),
+        ("questions: 100", "questions: many", "questions: Input should be a valid integer", 22),
+        ("questions: 100", "question: 100", "question: Extra inputs", 22),
+        ("name: many", "name: colours", "two of the tasks are named 'colours'", 22),
+        ("seeds: [5]", "seeds: []", "seeds is []", 23),
+        ("batch: 3", "batch: 0", "batch is 0", 24),
+        ("inverted: 64", "invert: 64", "controls has no key 'invert'", 26),
+        ("inverted: 64", "inverted: [64, x]", "keep 'x' cannot be read", 26),
+        (PLUGIN, "no.such_module", "the plugin 'no.such_module' cannot be imported", 2),
+        ("limit: 10", "limit: 10\nlimit: 11", "stands here a second time", 26),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(registry, old, new, said, line):
+    assert old in GOOD
+    with pytest.raises(TokensieveError) as caught:
+        Study.loads(GOOD.replace(old, new, 1), registry, "dir/s.yaml")
+    assert said in str(caught.value)
+    assert str(caught.value).endswith(f"(dir/s.yaml:{line})")
+
+
+@pytest.mark.parametrize("key", ["models", "keep", "tasks"])
+def test_what_a_study_needs(registry, key):
+    lines = {"models": "models: [m]", "keep": "keep: 64", "tasks": "tasks: [colours]"}
+    text = f"plugins: [{PLUGIN}]\n" + "\n".join(line for name, line in lines.items() if name != key) + "\n"
+    with pytest.raises(StudyError, match=f"a study needs '{key}'"):
+        Study.loads(text, registry)
+
+
+def test_files_that_are_none(registry, tmp_path):
+    with pytest.raises(StudyError, match="there is no study"):
+        Study.load(tmp_path / "none.yaml", registry)
+    with pytest.raises(StudyError, match="cannot be read"):
+        Study.load(tmp_path, registry)
+    for text in ("- a list\n", "models: [\n", ""):
+        (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(StudyError, match=r"s\.yaml:[12]"):
+            Study.load(tmp_path / "s.yaml", registry)
+
+
+@pytest.mark.parametrize(
+    ("setting", "seen"),
+    [
+        ("keep=64,1/9", lambda s: [str(b) for b in s.keep] == ["64", "1/9"]),
+        ("keep=32", lambda s: [str(b) for b in s.keep] == ["32"]),
+        ("keep=[32]", lambda s: [str(b) for b in s.keep] == ["32"]),
+        ("tasks.many.questions=7", lambda s: s.tasks[1].fields["questions"] == 7),
+        ("tasks.colours.questions=7", lambda s: s.tasks[0].fields == {"questions": 7}),
+        ("models.0.device=cpu", lambda s: s.models[0].device == "cpu"),
+        ("models.second.dtype=auto", lambda s: s.models[1].dtype == "auto"),
+        ("recipes=gsp,tome", lambda s: [m.name for m in s.recipes] == ["gsp", "tome"]),
+        ("recipes.mine.select=edge", lambda s: s.recipes[2].recipe.formula(s.recipes[2].recipe.stages[0].select)),
+        ("limit=null", lambda s: s.limit is None),
+        ("controls.at_every_site=false", lambda s: not s.controls.at_every_site),
+        ("name=other", lambda s: s.name == "other"),
+    ],
+)
+def test_overrides(registry, setting, seen):
+    assert seen(Study.loads(GOOD, registry, settings=[setting]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("keep", "is no setting"),
+        ("=3", "is no setting"),
+        ("tasks.few.questions=7", "tasks has no entry 'few'; it has colours, many"),
+        ("name.x=7", "has no 'x'|nothing inside"),
+        ("name.x.y=7", "nothing inside name"),
+        ("tasks.9=x", "tasks has no '9'"),
+        ("keep=[1", "this is not YAML"),
+    ],
+)
+def test_overrides_that_lead_nowhere(registry, setting, said):
+    with pytest.raises(StudyError, match=said):
+        Study.loads(GOOD, registry, settings=[setting])
+
+
+def test_an_override_is_checked_like_the_rest(registry):
+    with pytest.raises(TokensieveError, match="keep 'x' cannot be read"):
+        Study.loads(GOOD, registry, settings=["keep=x"])
+
+
+def test_override_makes_what_is_not_there():
+    data = {"tasks": ["a"]}
+    override(data, "controls.inverted=3")
+    override(data, "tasks.a.b=1")
+    assert data == {"controls": {"inverted": 3}, "tasks": [{"use": "a", "b": 1}]}
