@@ -1,6 +1,6 @@
+import multiprocessing
 import os
 import sys
-from dataclasses import asdict, fields
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch
 import tokensieve as ts
 from tokensieve.loading import quiet
 from tokensieve.study.cells import plan
-from tokensieve.study.rows import TIMES, Row
+from tokensieve.study.engines import PRELOAD
 from tokensieve.study.spec import Study
 from tokensieve.study.store import Store
 from tokensieve.testing.prompts import lively
@@ -29,11 +29,13 @@ PLUGIN = fake.__name__
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A model of 36 tokens a picture, saved with its processor."""
+    """A model of 36 tokens a picture, saved with its processor. It writes every token as a sign of its own."""
+    from tokenizers import decoders
     from transformers import LlavaForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("small")
     tokenizer = _example._tokenizer()
+    tokenizer.backend_tokenizer.decoder = decoders.Fuse()
     config = _example._model(tokenizer, 3, 4).config
     config.vision_config.image_size = SIDE * _example.PATCH
     config.image_seq_length = SIDE**2
@@ -54,6 +56,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def flexible(tmp_path_factory):
     """A model that makes as many tokens of a picture as it is large, saved with its processor."""
+    from tokenizers import decoders
     from transformers import (
         PreTrainedTokenizerFast,
         Qwen2VLForConditionalGeneration,
@@ -66,6 +69,7 @@ def flexible(tmp_path_factory):
     bytewise = _example._tokenizer().backend_tokenizer
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     bytewise.add_special_tokens(marks)
+    bytewise.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bytewise,
         bos_token=_example.BEGIN,
@@ -139,36 +143,12 @@ def store(tmp_path):
     return made
 
 
-def timeless(rows):
-    """Rows without what two runs of a cell need not agree on."""
-    return [{k: v for k, v in asdict(row).items() if k not in TIMES} for row in rows]
-
-
-def row(number=0, **changes):
-    """A row made by hand."""
-    made = {
-        "sample": f"s{number}",
-        "kind": "k",
-        "image": "p",
-        "answer": "a",
-        "correct": 1.0,
-        "grades": {"exact": 1.0},
-        "text": 5,
-        "visual": 36,
-        "per_layer": (36, 9),
-        "kept": ((1, 2), ()),
-        "shares": ({"a": 0.5}, {}),
-        "needed": 2,
-        "recall": 0.5,
-        "flops": 10**13,
-        "flops_unpruned": 10**14,
-        "tower_flops": None,
-        "ms": 1.5,
-        "selection_ms": 0.0,
-        "batch": 4,
-    }
-    assert set(made) == {one.name for one in fields(Row)}
-    return Row(**(made | changes))
+@pytest.fixture(scope="session")
+def processes():
+    """Processes that start at once: their imports are made before."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    return context
 
 
 # Nothing here needs more, and the machine has other work.

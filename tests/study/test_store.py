@@ -2,13 +2,12 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import signal
 import threading
 import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,33 +18,10 @@ from hypothesis import strategies as st
 
 from tokensieve.errors import StudyError
 from tokensieve.study import store as module
-from tokensieve.study.rows import Cell, Failure, Row
+from tokensieve.study.rows import Failure, Row
 from tokensieve.study.store import METADATA, Store, schema
 
-from .conftest import row
-
-
-def cell(key="0" * 32, **changes):
-    made = {
-        "model": "m",
-        "model_hash": "h",
-        "adapter": "a",
-        "method": "gsp",
-        "role": "method",
-        "of": None,
-        "keep": "1/9",
-        "seed": None,
-        "recipe": {"stages": [{"at": "decoder.0", "keep": 9}]},
-        "recipe_hash": "r",
-        "task": "t",
-        "card": {"task": "t", "größe": 1.5},
-        "card_hash": "c",
-        "grid": (6, 6),
-        "versions": {"code": "x"},
-        "notes": ("one", "two"),
-        "shape": "s",
-    }
-    return Cell(key=key, **(made | changes))
+from .made import cell, row, write_forever
 
 
 def names(store, folder):
@@ -285,27 +261,9 @@ def test_a_lease_beats_while_its_owner_lives(remote, monkeypatch):
 # Killed at any moment
 
 
-def write_forever(path, seed):
-    store, draw = Store(path), random.Random(seed)
-    rows = [row(i, kept=(tuple(range(300)),)) for i in range(20)]
-    while True:
-        key = f"{draw.randrange(40):032x}"
-        with store.claim(key) as ours:
-            if ours and not store.has(key):
-                store.write(cell(key), [replace(one, answer=key) for one in rows])
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that start at once: their imports are made before."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.study.test_store", "pyarrow.parquet", "fsspec"])
-    return context
-
-
 def test_killed_writers_lose_and_double_nothing(store, processes):
     draw = random.Random(1)
-    for turn in range(10):
+    for turn in range(4):
         workers = [processes.Process(target=write_forever, args=(store.path, turn * 2 + n)) for n in range(2)]
         for worker in workers:
             worker.start()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Status = Literal["done", "known", "failed", "elsewhere"]
 """What became of a cell: run now, there already, failed, or being run by another process."""
+PRELOAD = ("tokensieve.study.engines", "transformers", "torchvision", "pyarrow.parquet", "fsspec")
+"""What every process of the engine needs."""
 POLL = 1.0
 """Seconds between two looks at cells that another process runs."""
 
@@ -219,8 +221,10 @@ class _Pool:
         self._since = since
         self._number = min(workers, len(jobs))
         self._told = told
-        # Not forked: a library with threads does not survive that.
-        self._context = multiprocessing.get_context("spawn")
+        # Not forked from here: what has threads or an accelerator does not survive that. They come of a process that
+        # has imported everything and run nothing, so that each starts at once.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOAD))
         self._workers: list[_Worker] = []
 
     def run(self) -> None:

@@ -1,0 +1,216 @@
+"""Engines: every cell once, whatever happens to processes, disks, pictures and plugins."""
+
+import errno
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import tokensieve as ts
+from tokensieve.study import store as store_module
+from tokensieve.study.engines import Summary, attempt, run_local
+from tokensieve.study.runner import Runner
+from tokensieve.study.store import Store
+
+from . import fake
+from .made import timeless
+
+FAULTY = "{{name: {name}, strategies: {{f: {{use: faulty, how: {how}}}}}, select: f}}"
+
+
+def begin(store, jobs):
+    store.begin("name: x\n", {"keys": [job.cell.key for job in jobs], "skipped": []})
+
+
+def run(jobs, store, registry, workers=1):
+    seen = []
+    summary = run_local(jobs, store, registry, seen.append, workers)
+    return summary, seen
+
+
+def contents(store):
+    return {key: timeless(store.read(key)[1]) for key in store.keys()}
+
+
+@pytest.fixture
+def jobs(planned):
+    return planned("[gsp]", tasks="[{use: colours, questions: 3}]", more="seeds: [0]").jobs
+
+
+@pytest.fixture
+def many(planned):
+    return planned("[gsp, qcsp]", "[4, 9]", "[{use: colours, questions: 3}]", more="seeds: [0, 1, 2]").jobs
+
+
+def test_what_is_finished_is_not_run_again(jobs, store, registry):
+    begin(store, jobs)
+    first, seen = run(jobs, store, registry)
+    assert (first.done, first.known, first.failed) == (len(jobs), 0, [])
+    assert [result.cell.key for result in seen] == [job.cell.key for job in jobs]
+    assert all(result.seconds > 0 for result in seen)
+    before = contents(store)
+    assert len(before) == len(jobs)
+    again, seen = run(jobs, store, registry)
+    assert (again.done, again.known) == (0, len(jobs))
+    assert {result.status for result in seen} == {"known"}
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raise", "ValueError: a plugin's own mistake"),
+        ("memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ("memory of the machine", "MemoryError"),
+    ],
+)
+def test_a_failure_costs_its_cell(planned, store, registry, how, reason):
+    jobs = planned(f"[{FAULTY.format(name='bad', how=how)}, gsp]", tasks="[{use: colours, questions: 2}]").jobs
+    jobs = [job for job in jobs if job.cell.method in ("unpruned", "bad", "gsp")]
+    begin(store, jobs)
+    summary, _ = run(jobs, store, registry)
+    assert summary.done == 2
+    (failed,) = summary.failed
+    assert (failed.cell.method, failed.reason) == ("bad", reason)
+    (written,) = store.failures()
+    assert (written.cell, written.reason) == (failed.cell, reason)
+    assert "Traceback" in written.trace
+    assert "in score" in written.trace
+
+
+def test_an_unreadable_picture_costs_its_cell(planned, store, registry):
+    tasks = "[{use: colours, name: torn, unreadable: 1}, colours]"
+    jobs = [job for job in planned(tasks=tasks).jobs if job.cell.role == "unpruned"]
+    begin(store, jobs)
+    summary, _ = run(jobs, store, registry)
+    assert (summary.done, [one.cell.task for one in summary.failed]) == (1, ["torn"])
+    assert summary.failed[0].reason.startswith("TaskError: the picture of 's1' cannot be read")
+
+
+def test_what_failed_is_tried_again(jobs, store, registry, monkeypatch):
+    begin(store, jobs[:2])
+    monkeypatch.setattr(fake.Colours, "grade", lambda *_: 1 / 0)
+    assert len(run(jobs[:2], store, registry)[0].failed) == 2
+    monkeypatch.undo()
+    assert run(jobs[:2], store, registry)[0].done == 2
+    assert store.failures() == []
+
+
+def test_a_full_disk_costs_the_cells_that_it_cannot_hold(jobs, store, registry, monkeypatch):
+    real, full = store_module._put, [True]
+
+    def put(file, content, replace):
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, content, replace)
+
+    begin(store, jobs[:3])
+    monkeypatch.setattr(store_module, "_put", put)
+    # The second cell finds room again.
+    since, runner = time.time(), Runner(registry)
+    first = attempt(jobs[0], store, runner, since)
+    full[0] = False
+    second = attempt(jobs[1], store, runner, since)
+    assert (first.status, second.status) == ("failed", "done")
+    assert first.reason.count("No space left on device") == 2
+    assert "could not be written either" in first.reason
+    assert store.keys() == [jobs[1].cell.key]
+    assert run(jobs[:3], store, registry)[0].done == 2
+
+
+def test_what_another_process_runs_is_waited_for(jobs, store, registry, monkeypatch):
+    begin(store, jobs[:2])
+    monkeypatch.setattr("tokensieve.study.engines.POLL", 0.01)
+    runner, waited = Runner(registry), []
+
+    def sleep(_):
+        """The other process goes on while we wait."""
+        waited.append(1)
+        if len(waited) == 2:
+            store.write(*runner.run(jobs[0]))
+            other.__exit__(None, None, None)
+
+    other = Store(store.path).claim(jobs[0].cell.key)
+    assert other.__enter__()
+    monkeypatch.setattr("tokensieve.study.engines.time.sleep", sleep)
+    summary, _ = run(jobs[:2], store, registry)
+    assert (summary.done, summary.known) == (1, 1)
+    assert len(waited) == 2
+
+
+def test_a_cell_whose_process_died_is_taken_over(jobs, store, registry, monkeypatch):
+    begin(store, jobs[:1])
+    other = Store(store.path).claim(jobs[0].cell.key)
+    assert other.__enter__()
+    monkeypatch.setattr("tokensieve.study.engines.time.sleep", lambda _: other.__exit__(None, None, None))
+    assert run(jobs[:1], store, registry)[0].done == 1
+
+
+# Several processes
+
+
+def work(path, jobs, sums=None):
+    registry = ts.default_registry()
+    registry.register(fake, fake.__name__)
+    summary = run_local(jobs, Store(path), registry, lambda _: None)
+    if sums is not None:
+        sums.put((summary.done, summary.known, len(summary.failed)))
+
+
+def test_killed_at_any_moment_and_run_twice_at_once(many, store, registry, processes, tmp_path):
+    jobs = many
+    reference = Store(tmp_path / "reference")
+    begin(reference, jobs)
+    run(jobs, reference, registry)
+    begin(store, jobs)
+    draw = random.Random(3)
+    for _ in range(4):
+        both = [processes.Process(target=work, args=(store.path, jobs)) for _ in range(2)]
+        for one in both:
+            one.start()
+        known, patience = len(store.finished()), time.monotonic() + 30
+        while len(store.finished()) == known and time.monotonic() < patience:
+            time.sleep(0.005)
+        time.sleep(draw.random() * 0.1)
+        for one in both:
+            os.kill(one.pid, signal.SIGKILL)
+            one.join()
+    left = len(jobs) - len(store.finished())
+    sums = processes.Queue()
+    both = [processes.Process(target=work, args=(store.path, jobs, sums)) for _ in range(2)]
+    for one in both:
+        one.start()
+    found = [sums.get(timeout=60) for _ in both]
+    for one in both:
+        one.join()
+    # Nothing is lost, nothing is double, and two processes share what is left.
+    assert sum(done for done, _, _ in found) == left
+    assert all(done + known == len(jobs) and not failed for done, known, failed in found)
+    assert contents(store) == contents(reference)
+    assert sorted(path.name for path in Path(store.path, "cells").glob("*.parquet")) == sorted(
+        f"{job.cell.key}.parquet" for job in jobs
+    )
+
+
+def test_workers_give_the_same_and_one_that_dies_costs_its_cell(planned, store, registry, tmp_path):
+    recipes = f"[gsp, {FAULTY.format(name='deadly', how='die')}]"
+    jobs = planned(recipes, tasks="[{use: colours, questions: 3}]", more="seeds: [0]").jobs
+    jobs = [job for job in jobs if job.cell.role in ("unpruned", "random", "method")]
+    begin(store, jobs)
+    summary, seen = run(jobs, store, registry, workers=2)
+    (failed,) = summary.failed
+    assert (summary.done, failed.cell.method) == (len(jobs) - 1, "deadly")
+    assert "died (exit code -9)" in failed.reason
+    assert store.failures()[0].reason == failed.reason
+    reference = Store(tmp_path / "reference")
+    safe = [job for job in jobs if job.cell.method != "deadly"]
+    begin(reference, safe)
+    run(safe, reference, registry)
+    assert contents(store) == contents(reference)
+
+
+def test_summaries_count():
+    assert (Summary().done, Summary().known, Summary().failed) == (0, 0, [])
