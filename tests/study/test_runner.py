@@ -64,7 +64,7 @@ def test_rows_are_what_each_sample_alone_gives(ran, ready, registry):
     )
     samples = fake.Colours(questions=4).samples()
     kinds = set()
-    for job, cell, rows in found.values():
+    for _, cell, rows in found.values():
         if cell.role in ("text_only", "oracle", "anti_oracle"):
             continue
         kinds.add(cell.role)
@@ -174,7 +174,7 @@ def test_another_family_in_batches(planned, shared, flexible, registry):
 
 
 def test_longer_answers(ran, ready, registry):
-    for job, cell, rows in ran("[gsp]", "[9]", "[long]", only=["unpruned", "gsp"]).values():
+    for _, cell, rows in ran("[gsp]", "[9]", "[long]", only=["unpruned", "gsp"]).values():
         for sample, row in zip(fake.Long().samples(), rows, strict=True):
             assert row.answer == asked(ready, sample, recipe_of(cell, registry), 3)[0]
             assert row.ms > 0
@@ -194,7 +194,8 @@ def test_tasks_that_compare_get_the_unpruned_answer(ran, ready, registry):
 
 
 def test_stages_in_the_vision_encoder(ran):
-    recipe = "[{name: merged, strategies: {t: {use: tome, metric: keys}}, stages: [{at: encoder.0..1, select: t, r: 8, rest: merge}], keep: [own]}]"
+    stage = "{at: encoder.0..1, select: t, r: 8, rest: merge}"
+    recipe = f"[{{name: merged, strategies: {{t: {{use: tome, metric: keys}}}}, stages: [{stage}], keep: [own]}}]"
     found = ran(recipe, "[9]", more="seeds: [0]")
     _, cell, rows = found["merged", "own", None]
     assert cell.role == "method"

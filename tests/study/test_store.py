@@ -262,7 +262,7 @@ def test_a_lease_beats_while_its_owner_lives(remote, monkeypatch):
 
 
 def test_killed_writers_lose_and_double_nothing(store, processes):
-    draw = random.Random(1)
+    draw = random.Random(1)  # noqa: S311 - moments, no secrets
     for turn in range(4):
         workers = [processes.Process(target=write_forever, args=(store.path, turn * 2 + n)) for n in range(2)]
         for worker in workers:
