@@ -80,6 +80,8 @@ class Faulty(Scorer):
 
     name = "faulty"
     how: str = "raise"
+    marks: str = ""
+    """A folder for the marks of processes that died `once`: each is named by its process."""
 
     @property
     def needs(self):
@@ -93,6 +95,10 @@ class Faulty(Scorer):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             case "memory of the machine":
                 raise MemoryError
+            case "once":
+                if not any(Path(self.marks).iterdir()):
+                    Path(self.marks, str(os.getpid())).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         return torch.zeros(tokens.valid.shape)

@@ -106,6 +106,16 @@ class Opened:
     partner: str | None
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A task of a study: as it was asked for, made, with its samples and the card of those that are asked."""
+
+    asked: Asked
+    task: Task
+    samples: Sequence[Sample]
+    card: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A cell of one model, before it is known of which task."""
@@ -148,18 +158,19 @@ def plan(study: Study, registry: Registry, download: bool = False) -> Plan:
         opened = open_model(model, registry, download, study.place("models", number))
         if opened.folder is None:
             absent.append(model.name)
-        planned = _Planner(study, registry, opened).planned(any(knows_needed(task) for _, task, _ in tasks))
+        planned = _Planner(study, registry, opened).planned(any(knows_needed(one.task) for one in tasks))
         skipped += planned.skipped
         notes += planned.notes
-        for asked, task, card in tasks:
+        for one in tasks:
+            smaller = _Smaller(opened, one)
             for entry in planned.entries:
-                if entry.role.endswith("oracle") and not knows_needed(task):
+                if entry.role.endswith("oracle") and not knows_needed(one.task):
                     continue
-                if entry.role == "downsampled" and (reason := _too_fixed(opened, task, entry.keep)):
+                if entry.role == "downsampled" and (reason := smaller.refuses(entry.keep)):
                     known = str(entry.keep)
-                    skipped.append(Skipped(model.name, entry.role, None, known, f"{reason} (task '{asked.name}')"))
+                    skipped.append(Skipped(model.name, entry.role, None, known, f"{reason} (task '{one.asked.name}')"))
                     continue
-                job = _job(study, opened, asked, task, card, entry)
+                job = _job(study, opened, one, entry)
                 first = jobs.setdefault(job.cell.key, job)
                 if first is not job and first.cell.method != entry.method:
                     notes.append(
@@ -245,22 +256,30 @@ def budgeted(recipe: Recipe, budget: Budget) -> Recipe:
     return recipe.replace(keep=[*before, last])
 
 
-def _too_fixed(opened: Opened, task: Task, budget: Budget | None) -> str | None:
-    """Say why a processor makes no smaller pictures; nothing if it does, or nobody can know yet."""
-    if opened.folder is None or opened.adapter is None or budget is None:
-        return None
-    ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
-    sample = task.samples()[0]
-    try:
-        picture = task.picture(sample)
-    # A picture that cannot be read is no business of a plan: it costs its cells, with the reason.
-    except Exception:
-        return None
-    whole, _ = visual_tokens(ready, picture, sample.question)
-    wanted = count(budget.keeps[0], whole)
-    if size_for(ready, picture, wanted) is not None:
-        return None
-    return f"the processor makes no picture of about {wanted} tokens of one that has {whole}"
+class _Smaller:
+    """Tells whether a model's processor makes smaller pictures of a task's first one."""
+
+    def __init__(self, opened: Opened, asked: _Task) -> None:
+        self._ready = None
+        sample = asked.samples[0]
+        if opened.folder is None or opened.adapter is None:
+            return
+        try:
+            self._picture = asked.task.picture(sample)
+        # A picture that cannot be read is no business of a plan: it costs its cells, with the reason.
+        except Exception:
+            return
+        self._ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
+        self._whole, _ = visual_tokens(self._ready, self._picture, sample.question)
+
+    def refuses(self, budget: Budget | None) -> str | None:
+        """Say why there is none for a budget; nothing if there is, or nobody can know yet."""
+        if self._ready is None or budget is None:
+            return None
+        wanted = count(budget.keeps[0], self._whole)
+        if size_for(self._ready, self._picture, wanted) is not None:
+            return None
+        return f"the processor makes no picture of about {wanted} tokens of one that has {self._whole}"
 
 
 class _Planner:
@@ -400,8 +419,8 @@ def _label(pattern: Recipe) -> str:
     return "".join(f" {one}" for one in said)
 
 
-def _task(study: Study, number: int, registry: Registry) -> tuple[Asked, Task, dict[str, Any]]:
-    """Give a task and its card, once its samples can be read."""
+def _task(study: Study, number: int, registry: Registry) -> _Task:
+    """Make a task, once its samples can be read."""
     asked = study.tasks[number]
     place = study.place("tasks", number)
     try:
@@ -414,14 +433,14 @@ def _task(study: Study, number: int, registry: Registry) -> tuple[Asked, Task, d
         raise StudyError(f"the task '{asked.name}' has no samples{place}")
     if len({sample.id for sample in samples}) < len(samples):
         raise StudyError(f"the task '{asked.name}' has two samples of one id{place}")
-    asked_of = len(chosen(samples, study.limit))
-    return asked, task, card | ({"samples": asked_of} if asked_of < len(samples) else {})
+    some = len(chosen(samples, study.limit))
+    return _Task(asked, task, samples, card | ({"samples": some} if some < len(samples) else {}))
 
 
-def _job(study: Study, opened: Opened, asked: Asked, task: Task, card: dict[str, Any], entry: _Entry) -> Job:
+def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
     recipe = entry.recipe
     leaves = [] if recipe is None else [type(leaf) for leaf in recipe.names()]
-    kinds = [type(task), *([] if opened.adapter is None else [type(opened.adapter)]), *leaves]
+    kinds = [type(one.task), *([] if opened.adapter is None else [type(opened.adapter)]), *leaves]
     made_of = versions(kinds)
     reads_query = recipe is not None and any(Evidence.QUERY in stage.needs for stage in recipe.stages)
     decides = {
@@ -430,7 +449,7 @@ def _job(study: Study, opened: Opened, asked: Asked, task: Task, card: dict[str,
         "model": opened.hash,
         "dtype": opened.model.dtype,
         "partner": opened.partner if reads_query else None,
-        "card": card,
+        "card": one.card,
         "batch": study.batch,
         "versions": {name: made_of[name] for name in ("code", "torch", "transformers")},
     }
@@ -446,15 +465,15 @@ def _job(study: Study, opened: Opened, asked: Asked, task: Task, card: dict[str,
         seed=entry.seed,
         recipe=None if recipe is None else recipe.to_dict(),
         recipe_hash=None if recipe is None else recipe.hash(),
-        task=asked.name,
-        card=card,
-        card_hash=_hash(card, 12),
+        task=one.asked.name,
+        card=one.card,
+        card_hash=_hash(one.card, 12),
         grid=None,
         versions=made_of,
         shape=entry.shape,
     )
     keep = entry.keep.keeps[0] if entry.role == "downsampled" and entry.keep is not None else None
-    return Job(cell, opened.model, asked, keep, study.batch, study.limit, study.plugins)
+    return Job(cell, opened.model, one.asked, keep, study.batch, study.limit, study.plugins)
 
 
 def _hash(content: object, digits: int = 16) -> str:

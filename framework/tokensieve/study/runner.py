@@ -269,10 +269,10 @@ class Runner:
     ) -> dict[int, frozenset[int]]:
         found = {}
         for sample, picture, key in zip(batch, pictures, keys, strict=True):
-            needed = _needed(loaded, task, sample, picture)
-            if needed is None:
-                raise StudyError(f"nobody knows which tokens the answer to '{sample.id}' needs")
-            found[key] = needed
+            if _grid(loaded, picture) is None:
+                raise StudyError(f"the visual tokens of '{sample.id}' are no grid, so nobody knows which are needed")
+            # Where the answer needs none in particular, all are drawn.
+            found[key] = _needed(loaded, task, sample, picture) or frozenset()
         return found
 
     def _rows(

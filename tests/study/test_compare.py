@@ -1,0 +1,171 @@
+"""`compare` at the command line."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tokensieve.cli import app
+from tokensieve.cli.comparing import duration
+from tokensieve.study.engines import run_local
+from tokensieve.study.spec import Study
+from tokensieve.study.store import Store
+
+from . import fake
+from .conftest import PLUGIN
+
+
+@pytest.fixture
+def study(checkpoint, tmp_path):
+    """A file of a small study, changed."""
+
+    def write(**changes):
+        parts = {
+            "plugins": f"[{PLUGIN}]",
+            "models": f"[{checkpoint}]",
+            "recipes": "[gsp]",
+            "keep": "[9]",
+            "tasks": "[{use: colours, questions: 2}]",
+            "seeds": "[0]",
+            "batch": "2",
+        } | changes
+        file = tmp_path / "study.yaml"
+        file.write_text("".join(f"{key}: {value}\n" for key, value in parts.items()), encoding="utf-8")
+        return file
+
+    return write
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return lambda *arguments: CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+def test_a_study_runs_and_goes_on(cli, study):
+    result = cli(study(), "--out", "runs/x")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "runs/x: 9 cells run, 0 were there, 1 n/a"
+    assert "n/a: downsampled at keep 9: the processor makes no picture of about 9 tokens" in result.stdout
+    store = Store("runs/x")
+    assert len(store.keys()) == 9
+    again = cli(study(), "--out", "runs/x")
+    assert again.stdout.splitlines()[-1] == "runs/x: 0 cells run, 9 were there, 1 n/a"
+    more = cli(study(), "--out", "runs/x", "--set", "keep=9,4", "--set", "name=wider")
+    assert more.stdout.splitlines()[-1] == "runs/x: 7 cells run, 9 were there, 2 n/a"
+    assert len(store.keys()) == 16
+    # What was resolved is written down, and is a study itself.
+    assert Study.loads(store.study()).name == "wider"
+    assert {one["role"] for one in store.plan()["skipped"]} == {"downsampled"}
+
+
+def test_a_dry_run_writes_nothing(cli, study):
+    result = cli(study(), "--out", "runs/x", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert not Path("runs").exists()
+    rows = [line.split("│")[3:7] for line in result.stdout.splitlines() if line.startswith("│") and "colours" in line]
+    found = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert found["gsp"] == ["9", "1", "0"]
+    assert found["unpruned"] == ["", "1", "0"]
+    totals = next(line for line in result.stdout.splitlines() if "unknown" in line)
+    assert [cell.strip() for cell in totals.split("│")[3:7]] == ["9", "9", "2", "36"]
+    assert "counted by the first sample's prompt" in result.stdout
+
+
+def test_a_dry_run_counts_what_a_run_counts(cli, study, registry):
+    from tokensieve.study.cells import plan
+    from tokensieve.study.estimate import estimates
+
+    file = study(tasks="[{use: colours, questions: 1}]", recipes="[fastv, {name: m, select: gsp, rest: merge}]")
+    jobs = plan(Study.load(file, registry), registry).jobs
+    store = Store("runs/none")
+    (before,) = estimates(jobs, store, registry, probe=True)
+    assert before.seconds > 0
+    assert "timed on one batch without pruning" in before.basis
+    assert cli(file, "--out", "runs/y").exit_code == 0
+    done = Store("runs/y")
+    assert before.flops == sum(row.flops for key in done.finished() for row in done.read(key)[1])
+    (after,) = estimates(jobs, done, registry)
+    assert (after.left, after.flops, after.seconds) == (0, 0, 0)
+
+
+def test_failures_are_said_and_exit_with_one(cli, study):
+    bad = "{name: bad, strategies: {f: {use: faulty}}, select: f}"
+    result = cli(study(recipes=f"[{bad}]"), "--out", "runs/x")
+    assert result.exit_code == 1
+    assert "2 failed (reasons in runs/x/failures" in result.stdout
+    assert "failed: " in result.stderr
+    assert "a plugin's own mistake" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({"keep": "[lots]"}, (), "BudgetError: keep 'lots'"),
+        ({"recipes": "[gps]"}, (), "UnknownRecipeError: "),
+        ({}, ("--set", "keep"), "StudyError: 'keep' is no setting"),
+        ({"models": "[nowhere]"}, (), "StudyError: model 'nowhere': 'nowhere' is no shipped checkpoint"),
+        ({"tasks": "[colors]"}, (), "UnknownTaskError: "),
+    ],
+)
+def test_what_cannot_run_is_refused_in_a_line(cli, study, changes, options, said):
+    result = cli(study(**changes), "--out", "runs/x", *options)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(said)
+    assert result.stderr.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_wrong_command_line(cli, study):
+    assert cli(study()).exit_code == 2
+    assert cli(study(), "--out", "x", "--engine", "slurm").exit_code == 2
+    assert cli(study(), "--out", "x", "--workers", "0").exit_code == 2
+
+
+def test_a_place_that_cannot_be_written(cli, study):
+    Path("file").write_text("")
+    result = cli(study(), "--out", "file")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("StudyError: nothing can be written to file")
+
+
+def test_an_interrupt_leaves_what_is_finished(cli, study, monkeypatch):
+    real, calls = fake.Colours.grade, []
+
+    def grade(*args):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(fake.Colours, "grade", grade)
+    result = cli(study(), "--out", "runs/x")
+    assert result.exit_code == 1
+    assert "stopped; what is finished is in runs/x. The same command goes on from there" in result.stderr
+    assert len(Store("runs/x").keys()) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(Path(study()).parent)
+    assert "7 cells run, 2 were there" in cli(study(), "--out", "runs/x").stdout
+
+
+def test_an_interrupt_ends_the_workers(planned, store, registry):
+    jobs = planned("[gsp]", tasks="[{use: colours, questions: 3}]", more="seeds: [0]").jobs
+
+    def told(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_local(jobs, store, registry, told, workers=2)
+    assert multiprocessing.active_children() == []
+    assert 1 <= len(store.finished()) < len(jobs)
+    # Their claims went with them.
+    for job in jobs:
+        with store.claim(job.cell.key) as ours:
+            assert ours
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(None, "unknown"), (3.4, "3 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations(seconds, said):
+    assert duration(seconds) == said

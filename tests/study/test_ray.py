@@ -1,0 +1,117 @@
+"""The Ray engine: the same rows, and a process that is killed in the middle."""
+
+import os
+import sys
+
+import pytest
+
+from tokensieve.errors import StudyError
+from tokensieve.study import engine_ray
+from tokensieve.study.engine_ray import run_ray
+from tokensieve.study.engines import run_local
+from tokensieve.study.store import Store
+
+from .made import timeless
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path_factory):
+    """A Ray cluster of this machine with room for two cells at a time."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Its workers find the tests' plugin as this process does.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+    yield ray
+    ray.shutdown()
+
+
+def test_ray_gives_the_same_rows_though_a_worker_is_killed(planned, registry, cluster, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    # The first process that judges is killed in the middle of it, and the cell is run again.
+    once = f"{{name: once, strategies: {{f: {{use: faulty, how: once, marks: {marks}}}}}, select: f}}"
+    jobs = planned(f"[{once}, fastv]", tasks="[{use: colours, questions: 3}]", more="seeds: [0]").jobs
+    near, far = Store(tmp_path / "near"), Store(tmp_path / "far")
+    for store in (near, far):
+        store.begin("name: x\n", {"keys": [job.cell.key for job in jobs], "skipped": []})
+    seen = []
+    summary = run_ray(jobs, far, seen.append)
+    killed = [path.name for path in marks.iterdir()]
+    assert len(killed) == 1
+    assert int(killed[0]) != os.getpid()
+    assert (summary.done, summary.failed) == (len(jobs), [])
+    assert {result.cell.key for result in seen} == {job.cell.key for job in jobs}
+    # Here the strategy has nobody to kill any more.
+    assert run_local(jobs, near, registry, lambda _: None).done == len(jobs)
+    assert near.keys() == far.keys() == sorted(job.cell.key for job in jobs)
+    for key in near.finished():
+        assert timeless(near.read(key)[1]) == timeless(far.read(key)[1])
+
+
+class LostError(Exception):
+    """What a cluster raises whose machine is gone."""
+
+
+class Cluster:
+    """Stands for Ray: every cell's first runs are lost."""
+
+    class exceptions:  # noqa: N801 - Ray's own name
+        RayError = LostError
+
+    def __init__(self, losses):
+        self.losses = losses
+        self.runs = {}
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def remote(self, **options):
+        self.options = options
+        return lambda function: type("Remote", (), {"remote": staticmethod(lambda *args: (function, args))})
+
+    def wait(self, references, num_returns):
+        return references[:num_returns], references[num_returns:]
+
+    def get(self, reference):
+        function, args = reference
+        key = args[0].cell.key
+        self.runs[key] = self.runs.get(key, 0) + 1
+        if self.runs[key] <= self.losses:
+            raise LostError("the node died")
+        return function(*args)
+
+
+def test_lost_cells_are_tried_again_and_given_up_in_the_end(planned, store, registry, monkeypatch):
+    jobs = planned().jobs[:2]
+    monkeypatch.setattr(engine_ray, "default_registry", lambda: registry)
+    monkeypatch.setattr(engine_ray, "_runners", {})
+    hopeless = Cluster(losses=99)
+    monkeypatch.setattr(engine_ray, "_ray", lambda: hopeless)
+    summary = run_ray(jobs, store, lambda _: None, gpus=0.25)
+    assert hopeless.options == {"num_cpus": 1.0, "num_gpus": 0.25, "max_retries": 0}
+    assert set(hopeless.runs.values()) == {engine_ray.RETRIES + 1}
+    assert [one.reason for one in summary.failed] == ["its process was lost 4 times: LostError: the node died"] * 2
+    shaky = Cluster(losses=2)
+    monkeypatch.setattr(engine_ray, "_ray", lambda: shaky)
+    summary = run_ray(jobs, store, lambda _: None)
+    assert (summary.done, summary.failed) == (2, [])
+    assert set(shaky.runs.values()) == {3}
+
+
+def test_without_ray(monkeypatch, planned, store):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(StudyError, match=r"pip install 'tokensieve\[ray\]'"):
+        run_ray(planned().jobs, store, lambda _: None)
