@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -62,6 +64,14 @@ class LostError(Exception):
     """What a cluster raises whose machine is gone."""
 
 
+@dataclass(eq=False)
+class Task:
+    """What stands for a running cell."""
+
+    function: Callable
+    args: tuple
+
+
 class Cluster:
     """Stands for Ray: every cell's first runs are lost."""
 
@@ -80,13 +90,13 @@ class Cluster:
 
     def remote(self, **options):
         self.options = options
-        return lambda function: type("Remote", (), {"remote": staticmethod(lambda *args: (function, args))})
+        return lambda function: type("Remote", (), {"remote": staticmethod(lambda *args: Task(function, args))})
 
     def wait(self, references, num_returns):
         return references[:num_returns], references[num_returns:]
 
     def get(self, reference):
-        function, args = reference
+        function, args = reference.function, reference.args
         key = args[0].cell.key
         self.runs[key] = self.runs.get(key, 0) + 1
         if self.runs[key] <= self.losses:

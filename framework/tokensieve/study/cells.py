@@ -473,7 +473,14 @@ def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
         shape=entry.shape,
     )
     keep = entry.keep.keeps[0] if entry.role == "downsampled" and entry.keep is not None else None
-    return Job(cell, opened.model, one.asked, keep, study.batch, study.limit, study.plugins)
+    return Job(cell, _found(opened.model), one.asked, keep, study.batch, study.limit, study.plugins)
+
+
+def _found(model: Model) -> Model:
+    """Give a model whose folders are found from any other folder, too."""
+    paths = {"path": model.path, "query_encoder": model.query_encoder}
+    folders = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).is_dir()}
+    return model.model_copy(update=folders)
 
 
 def _hash(content: object, digits: int = 16) -> str:

@@ -105,7 +105,7 @@ class _Driver:
         while self._left or running:
             while self._left and len(running) < self._width():
                 job = self._left.pop(0)
-                running[self._submit(job, self._store.path, self._since)] = job
+                running[self._submit(job, self._store.address, self._since)] = job
             ready, _ = self._ray.wait(list(running), num_returns=1)
             for reference in ready:
                 self._take(reference, running.pop(reference), elsewhere)

@@ -249,7 +249,7 @@ class _Pool:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         threads = max(1, (os.cpu_count() or 1) // self._number)
-        arguments = (theirs, self._store.path, self._since, number, threads)
+        arguments = (theirs, self._store.address, self._since, number, threads)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         theirs.close()

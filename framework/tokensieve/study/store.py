@@ -58,6 +58,11 @@ class Store:
         self._root = self._root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
+    @property
+    def address(self) -> str:
+        """The path as any process of any machine that reaches it can open it."""
+        return self._root if self._local else self.path
+
     # Reading
 
     def keys(self) -> list[str]:
