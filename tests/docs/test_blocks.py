@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import tokensieve as ts
+from tokensieve.study.spec import Study
 from tokensieve_adapters.llava import LlavaAdapter
 
 from .pages import PAGES, ROOT, blocks, name
@@ -59,6 +60,10 @@ class Reader:
 
     def _yaml(self, block):
         self._write(block)
+        if re.search(r"^models:", block.code, re.MULTILINE):
+            study = Study.loads(block.code, source=name(self._page))
+            assert Study.loads(study.dump()) == study
+            return
         # What is wrong with it, if it is there to show that, is shown by the blocks after it.
         recipe = ts.Recipe.loads(block.code, source=name(self._page))
         assert ts.Recipe.loads(recipe.dump()) == recipe

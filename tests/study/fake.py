@@ -17,7 +17,7 @@ class Colours(Task):
     """Asks random pictures silly questions, of two kinds."""
 
     name = "colours"
-    metric = "exact"
+    metric: str = "exact"
 
     questions: int = 6
     pictures: int = 3
@@ -54,7 +54,7 @@ class Alike(Task):
     """Compares first tokens with the unpruned model's."""
 
     name = "alike"
-    metric = "agrees"
+    metric: str = "agrees"
     compares = True
 
     def samples(self):

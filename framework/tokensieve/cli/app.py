@@ -303,6 +303,9 @@ def compare(
     probe: Annotated[bool, typer.Option("--probe", help="With --dry-run: time a batch of every model.")] = False,
     engine: Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")] = Engine.local,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine.")] = 1,
+    gpus: Annotated[
+        float, typer.Option("--gpus", min=0, help="With --engine ray: what a cell takes of the GPUs, such as 0.25.")
+    ] = 0.0,
 ) -> None:
     """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
     from tokensieve.cli import comparing
@@ -320,7 +323,7 @@ def compare(
         raise typer.Exit(0)
     comparing.remarks(planned)
     try:
-        summary = comparing.compare(loaded, planned, store, registry, engine.value, workers)
+        summary = comparing.compare(loaded, planned, store, registry, engine.value, workers, gpus)
     except KeyboardInterrupt:
         console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
         raise typer.Exit(1) from None

@@ -84,7 +84,9 @@ def remarks(plan: Plan) -> None:
         console.say(f"n/a: {role}{f' of {of}' if of else ''} at keep {at}: {reason}")
 
 
-def compare(study: Study, plan: Plan, store: Store, registry: Registry, engine: str, workers: int) -> Summary:
+def compare(
+    study: Study, plan: Plan, store: Store, registry: Registry, engine: str, workers: int, gpus: float
+) -> Summary:
     """Run a plan, with progress on stderr."""
     keys = [job.cell.key for job in plan.jobs]
     store.begin(study.dump(), {"keys": keys, "skipped": [asdict(one) for one in plan.skipped]})
@@ -103,7 +105,7 @@ def compare(study: Study, plan: Plan, store: Store, registry: Registry, engine: 
         if engine == "ray":
             from tokensieve.study.engine_ray import run_ray
 
-            summary = run_ray(left, store, told)
+            summary = run_ray(left, store, told, gpus=gpus)
         else:
             summary = run_local(left, store, registry, told, workers)
     summary.known += len(keys) - len(left)
