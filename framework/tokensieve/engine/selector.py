@@ -82,7 +82,6 @@ class Selector:
 
     Attributes:
         stages: by block.
-        patches: the vision tower's selected layer, as the projector last took it.
     """
 
     def __init__(
@@ -94,7 +93,6 @@ class Selector:
         self._asked = asked
         self._tell = settled
         self.stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
-        self.patches: Tensor | None = None
 
     def needs(self, block: int) -> frozenset[Evidence]:
         """Give the evidence that the stage at a block reads."""
@@ -109,6 +107,7 @@ class Selector:
         mask: Tensor,
         expand: int,
         vision: Mapping[Evidence, Callable[[], Value]],
+        selected: Tensor | None,
         tower: Towered | None,
     ) -> Settled:
         """Open the ledger of a prompt batch and gather what is known before the language model.
@@ -121,6 +120,7 @@ class Selector:
             mask: bool `[rows, n]`, which places are real.
             expand: rows per prompt, where beams or sampling expanded it.
             vision: what the vision tower saw.
+            selected: its selected layer `[patches, c]`, where a partner reads it and it was seen.
             tower: what left in it, where the recipe has stages there.
         """
         grid = grid.to(ids.device)
@@ -137,8 +137,8 @@ class Selector:
         wanted = frozenset().union(*(self.needs(block) for block in self.stages))
         evidence = dict(vision)
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
-            evidence |= self._textual(None if words is None else words[::expand], features, ids, mask, record)
-        self.patches = None
+            words = None if words is None else words[::expand]
+            evidence |= self._textual(words, features, ids, mask, selected, record)
         self._run.prefills.append(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches
@@ -177,7 +177,13 @@ class Selector:
 
     @torch.no_grad()
     def _textual(
-        self, words: Tensor | None, features: Tensor, ids: Tensor, mask: Tensor, record: Prefill
+        self,
+        words: Tensor | None,
+        features: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        selected: Tensor | None,
+        record: Prefill,
     ) -> dict[Evidence, Callable[[], Value]]:
         """Give the question, in the model's own space and in the partner's."""
         asked, partner = self._asked, self._asked.partner
@@ -200,18 +206,18 @@ class Selector:
         if partner is None:
             record.notes.append("relevance: the model's own text embeddings")
         else:
-            query = self._partner_query(partner, record, ids)
+            query = self._partner_query(partner, selected, record, ids)
         return {Evidence.TEXT_FEATURES: lambda: Text(text, text_mask), Evidence.QUERY: lambda: query}
 
-    def _partner_query(self, partner: Partner, record: Prefill, ids: Tensor) -> Query:
+    def _partner_query(self, partner: Partner, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
         """Give the question and the tokens in the partner's space."""
-        if self.patches is None:
+        if selected is None:
             raise RefusedError(
                 "query_encoder was given, but the images came already encoded; pass pixel_values, or leave it out"
             )
         if record.questions is None:
             raise RefusedError("query_encoder needs to read the question; pass processor= or query=")
-        patches = partner.patches(self.patches)
+        patches = partner.patches(selected)
         spread = by_id(patches.reshape(-1, patches.shape[-1]), ids)
         windows, mask = padded([partner.text(text) for text in record.questions], spread)
         record.notes.append(f"relevance: {partner.space}, sign {partner.sign:+d}")
