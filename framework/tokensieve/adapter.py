@@ -72,6 +72,11 @@ class Partner(Protocol):
     warning: str | None
     """What the ledger says about the sign, where it is a guess."""
 
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """What texts are embedded with: while nothing of it changes, a question's vectors are the same."""
+        ...
+
     def patches(self, selected: Tensor) -> Tensor:
         """Project the vision tower's selected layer `[..., c]` into the space, `[..., e]`."""
         ...

@@ -86,7 +86,7 @@ class DecoderEngine:
         self._modalities = decoder.modalities
         self._images = image_arguments(decoder)
         self._forward = inspect.signature(type(self._model).forward)
-        self._selector = Selector(decoder, recipe, run, asked, settled)
+        self._selector = Selector(decoder, recipe, run, asked, settled, sights)
         self._layers = Layers(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
         self._generation: _Generation | None = None

@@ -21,7 +21,7 @@ from tokensieve.measure.cost import LayerCost
 from tokensieve.measure.vision import TowerCost
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry, default_registry
-from tokensieve.review import review
+from tokensieve.review import obstacles
 from tokensieve.run import Run, StageRecord
 
 
@@ -70,10 +70,9 @@ def prune(
     if hasattr(model, "_orig_mod"):
         raise RefusedError("this model is compiled as a whole; prune the original model and compile its parts")
     adapter = registry.adapter_for(model)
-    for finding in review(recipe, adapter):
-        if finding.level == "error":
-            kind = MissingEvidenceError if finding.missing else RefusedError
-            raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
+    for finding in obstacles(recipe, adapter):
+        kind = MissingEvidenceError if finding.missing else RefusedError
+        raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
     decoder, encoder = adapter.decoder, adapter.encoder
     parts = {stage.at.part for stage in recipe.stages}
     engines: list[DecoderEngine | EncoderEngine] = []

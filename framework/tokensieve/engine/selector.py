@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tokensieve.adapter import Decoder, Partner
 from tokensieve.engine.batches import by_id, padded
-from tokensieve.engine.question import question, tokenizer_of
+from tokensieve.engine.question import questions, tokenizer_of
 from tokensieve.engine.settle import Outcome, Pool, settle
+from tokensieve.engine.sharing import Sights
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Query, Text, Value
 from tokensieve.recipe import Recipe
@@ -85,8 +86,15 @@ class Selector:
     """
 
     def __init__(
-        self, decoder: Decoder, recipe: Recipe, run: Run, asked: Asked, settled: Callable[[StageRecord], None]
+        self,
+        decoder: Decoder,
+        recipe: Recipe,
+        run: Run,
+        asked: Asked,
+        settled: Callable[[StageRecord], None],
+        sights: Sights | None = None,
     ) -> None:
+        self._sights = sights
         self._decoder = decoder
         self._recipe = recipe
         self._run = run
@@ -190,18 +198,20 @@ class Selector:
         record.questions = self._questions(words, ids, mask)
         if record.questions is not None and asked.processor is not None:
             reader = tokenizer_of(asked.processor)
-            own = [
-                torch.tensor(reader(text, add_special_tokens=False)["input_ids"], dtype=torch.int64, device=ids.device)
-                for text in record.questions
-            ]
+            read = {
+                text: reader(text, add_special_tokens=False)["input_ids"] for text in dict.fromkeys(record.questions)
+            }
+            own = [torch.tensor(read[text], dtype=torch.int64, device=ids.device) for text in record.questions]
         elif words is not None:
             # Without a processor nobody knows which words are the question: all of them are read.
-            own = [row[real & (visual < 0)] for row, real, visual in zip(words, mask, ids, strict=True)]
+            own = list(words[mask & (ids < 0)].split((mask & (ids < 0)).sum(dim=1).tolist()))
             if partner is None:
                 record.notes.append("no processor was given: all text of the prompt was read as the question")
         else:
             raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
-        text, text_mask = padded([self._decoder.embed(one) for one in own], features)
+        # Asked once for all prompts: each call costs more than the few words of a question.
+        vectors = self._decoder.embed(torch.cat(own)).split([len(one) for one in own])
+        text, text_mask = padded(vectors, features)
         query = Query(features, text, text_mask, "text embeddings")
         if partner is None:
             record.notes.append("relevance: the model's own text embeddings")
@@ -219,18 +229,20 @@ class Selector:
             raise RefusedError("query_encoder needs to read the question; pass processor= or query=")
         patches = partner.patches(selected)
         spread = by_id(patches.reshape(-1, patches.shape[-1]), ids)
-        windows, mask = padded([partner.text(text) for text in record.questions], spread)
+        known = {text: self._embedded(partner, text) for text in dict.fromkeys(record.questions)}
+        windows, mask = padded([known[text] for text in record.questions], spread)
         record.notes.append(f"relevance: {partner.space}, sign {partner.sign:+d}")
         if partner.warning:
             record.notes.append(f"warning: {partner.warning}")
         return Query(spread, windows, mask, partner.space, partner.sign)
+
+    def _embedded(self, partner: Partner, text: str) -> Tensor:
+        """Give a question in the partner's space, from memory where there is one."""
+        return partner.text(text) if self._sights is None else self._sights.text(partner, text)
 
     def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:
         if self._asked.query is not None:
             return list(self._asked.query)
         if self._asked.processor is None or words is None:
             return None
-        return [
-            question(self._asked.processor, row[real], visual[real] >= 0)
-            for row, real, visual in zip(words, mask, ids, strict=True)
-        ]
+        return questions(self._asked.processor, words, mask & (ids < 0))
