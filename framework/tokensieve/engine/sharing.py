@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import operator
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -25,13 +26,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder, Modality
+from tokensieve.adapter import Decoder, Modality, Partner
 from tokensieve.engine.installation import Installation, sessions
 from tokensieve.errors import RefusedError
 from tokensieve.registry import Registry, default_registry
 
 MEMORY = 2 * 2**30
 """Bytes of encoded pictures that are held, where nothing else is said."""
+
+TEXTS = 65_536
+"""The most questions whose vectors are held."""
 
 _SHOWN = frozenset({"last_hidden_state", "hidden_states", "attentions", "pooler_output", "deepstack_features"})
 """What encoders give beside features is of the tower, and no forward reads it; anything else might be needed."""
@@ -55,6 +59,25 @@ class Watch(Protocol):
     def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
         """Let it have seen this."""
         ...
+
+
+class _Weighed:
+    """Weights at one time, and what was said beside them."""
+
+    def __init__(self, weights: Sequence[Tensor], beside: str = "") -> None:
+        # Held, so that no other tensor can take the place of one of them.
+        self._weights = list(weights)
+        self._state = _state(weights)
+        self._beside = beside
+
+    def still(self, weights: Sequence[Tensor], beside: str = "") -> bool:
+        """Tell whether these are the same tensors, and nothing was written into them."""
+        same = len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
+        return same and beside == self._beside and _state(weights) == self._state
+
+
+def _state(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(0 if weight.is_inference() else weight._version, weight.data_ptr()) for weight in weights]
 
 
 class _UnknownError(Exception):
@@ -147,7 +170,9 @@ class Sights:
         self._decoder = decoder
         self._known: OrderedDict[Hashable, _Sight] = OrderedDict()
         self._shapes: dict[str, _Shape] = {}
-        self._stamp: Hashable = None
+        self._weighed = _Weighed(())
+        self._texts: dict[str, Tensor] = {}
+        self._partner: tuple[Partner | None, _Weighed] = None, _Weighed(())
         self._encoding = False
         self._watch: Watch | None = None
         self._obstacle: str | None = None
@@ -166,7 +191,20 @@ class Sights:
     def forget(self) -> None:
         """Forget all pictures; counts stay."""
         self._known.clear()
+        self._texts.clear()
         self.held = 0
+
+    def text(self, partner: Partner, question: str) -> Tensor:
+        """Give a question in a partner's space, `[windows, e]`; embedded once."""
+        known, weighed = self._partner
+        if known != partner or not weighed.still(partner.weights):
+            self._texts.clear()
+            self._partner = partner, _Weighed(partner.weights)
+        if question not in self._texts:
+            if len(self._texts) >= TEXTS:
+                self._texts.clear()
+            self._texts[question] = partner.text(question)
+        return self._texts[question]
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
@@ -198,11 +236,10 @@ class Sights:
                 # A family may encode videos as pictures.
                 return real(*args, **kwargs)
             given, weights = _given(signature, args, kwargs), self._weights()
-            call = reason = self._hindrance(modality, given, weights)
-            if reason is None:
-                call = self._call(modality, signature, given)
-            if not isinstance(call, _Call):
-                self.bypassed[call or f"the {modality.name}s of a call cannot be told apart"] += 1
+            reason = self._hindrance(modality, given, weights)
+            call = self._call(modality, signature, given) if reason is None else None
+            if call is None:
+                self.bypassed[reason or f"the {modality.name}s of a call cannot be told apart"] += 1
                 return real(*args, **kwargs)
             self._forget_changed(weights)
             self._encoding = True
@@ -244,9 +281,9 @@ class Sights:
             return None
         config = self._decoder.config
         said = {name: value for name, value in _spoken(given).items() if name not in pictures[0] and name not in _IDLE}
-        if any(
-            isinstance(one, Tensor) or not (isinstance(one, _PLAIN) or hasattr(config, k)) for k, one in said.items()
-        ):
+        # What is no tensor, nor plain, nor also in the config might be a list with something for each picture.
+        odd = [name for name, value in said.items() if not isinstance(value, _PLAIN) and not hasattr(config, name)]
+        if odd or any(isinstance(value, Tensor) for value in said.values()):
             return None
         for name in signature.parameters:
             default = getattr(config, name, None)
@@ -335,11 +372,13 @@ class Sights:
             for name, value in (vars(one).items() if one is not None else ())
             if isinstance(value, (*_PLAIN, list, tuple))
         ]
-        stamp = tuple((id(weight), weight.data_ptr(), weight._version) for weight in weights), repr(plain)
-        if self._stamp is not None and stamp != self._stamp and self._known:
+        beside = repr(plain)
+        if self._weighed.still(weights, beside):
+            return
+        if self._known:
             self.forget()
             self.forgotten += 1
-        self._stamp = stamp
+        self._weighed = _Weighed(weights, beside)
 
 
 _shared: weakref.WeakKeyDictionary[nn.Module, Sights] = weakref.WeakKeyDictionary()
@@ -424,7 +463,7 @@ def _digest(picture: Mapping[str, Tensor]) -> bytes:
     for name, value in sorted(picture.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}\n".encode())
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
-        digest.update(memoryview(flat.numpy()))
+        digest.update(flat.numpy().data)
     return digest.digest()
 
 
