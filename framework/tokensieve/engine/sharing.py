@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from typing import Any, Protocol
 
 import torch
@@ -102,7 +102,7 @@ class _Sight:
         """Give the same with what was seen later."""
         return _Sight(self.items, self.deep, {**seen, **self.seen})
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many bytes it holds."""
         seen = [values for values in self.seen.values() if values is not None]
@@ -309,10 +309,10 @@ class Sights:
             alike = len(pictures) == len(call.pictures)
             output = real() if alike else real(**self._decoder.together(call.modality, pictures))
             seen = {} if watch is None else watch.take(name)
+            nothing: dict[str, Tensor | None] = dict.fromkeys(kinds)
             for key, sight in zip(new, self._learnt(call.modality, pictures, output, seen), strict=True):
-                sight.seen = dict.fromkeys(kinds) | sight.seen
                 # What is known of a picture already stays as it is.
-                known[key] = known[key].with_seen(sight.seen) if key in known else sight
+                known[key] = known.get(key, sight).with_seen(nothing | sight.seen)
         self.misses += len(new)
         self.hits += len(call.keys) - len(new)
         self._remember(known)
