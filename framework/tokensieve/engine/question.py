@@ -26,7 +26,7 @@ def questions(processor: Any, ids: Tensor, words: Tensor) -> list[str]:
         words: bool `[rows, n]`, which of them are neither padding nor stand for visual tokens.
     """
     tokenizer = tokenizer_of(processor)
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+    special: set[int] = set(getattr(tokenizer, "all_special_ids", ()))
     template = _template(processor)
     return [
         _question(tokenizer, template, special, row[real].tolist())
