@@ -41,15 +41,17 @@ class AnyresDecoder(TowerDecoder):
 
     def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
         """Leave out the empty tiles of pictures that are cut into fewer than others."""
-        alone = given.get("batch_num_images")
-        if alone is not None:
-            given = {**given, "batch_num_images": torch.as_tensor(alone)}
+        counts = given.get("batch_num_images")
+        if counts is not None:
+            counts = torch.as_tensor(counts)
+            # Pictures that share a prompt are not cut into tiles, but alone they would be.
+            if bool((counts > 1).any()):
+                return None
+            given = {**given, "batch_num_images": counts[counts == 1]}
         pictures = super().apart(modality, given)
         if modality.name != "image" or pictures is None:
             return pictures
-        # Pictures that share a prompt are not cut into tiles, but alone they would be.
-        shared = alone is not None and bool((given["batch_num_images"] != 1).any())
-        if given[modality.pixels].ndim != 5 or not isinstance(given.get("image_sizes"), Tensor) or shared:
+        if given[modality.pixels].ndim != 5 or not isinstance(given.get("image_sizes"), Tensor):
             return None
         tiles, _ = self._tiles(given)
         return [

@@ -479,3 +479,20 @@ def test_pictures_that_share_a_prompt_are_not_cut_into_tiles():
         model(**alone)
         assert torch.equal(model(**batch).logits, right)
     assert sum(sights.bypassed.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl", "perception_lm"])
+@torch.no_grad()
+def test_pictures_and_videos_in_one_batch(name):
+    model, prompts = made(name)
+    rows = [[2, ("video", 1), 1], [1, ("image", 2), 2, ("video", 1), 1], [3, ("image", 2), 1], [4]]
+    batch = prompts.batch([prompts.row(parts, seed=i) for i, parts in enumerate(rows)])
+    with ts.prune(model, Norm(), keep=4) as run:
+        right, kept = model(**batch).logits, run.kept("decoder.0")
+    with ts.sharing(model) as sights:
+        for _ in range(2):
+            with ts.prune(model, Norm(), keep=4) as run:
+                close(model(**batch).logits, right)
+            assert all(map(torch.equal, run.kept("decoder.0"), kept))
+    assert not sights.bypassed
+    assert (sights.misses, sights.hits) == (2, 6)
