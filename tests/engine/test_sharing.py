@@ -12,6 +12,7 @@ import tokensieve as ts
 from tokensieve import Evidence, Keep, Ranker
 from tokensieve.adapter import VISION_EVIDENCE
 from tokensieve.errors import RefusedError
+from tokensieve.review import obstacles
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_strategies import Norm, VisionZip
@@ -120,7 +121,7 @@ def fitted(name, layers, adapter):
         keep = stage.keep if stage.keep.auto else Keep.of(9 - 2 * len(stages))
         stages.append(stage.model_copy(update={"at": at, "keep": keep}))
     recipe = recipe.replace(stages=tuple(stages), budgets={})
-    return None if any(found.level == "error" for found in ts.review(recipe, adapter)) else recipe
+    return None if obstacles(recipe, adapter) else recipe
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "llava_next"])
