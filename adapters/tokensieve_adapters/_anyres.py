@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import raster
+from tokensieve.adapter import Modality, raster
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
 from tokensieve_adapters._tower import TowerDecoder
@@ -38,6 +38,26 @@ class AnyresDecoder(TowerDecoder):
         if modality == "image":
             return self._tiles(request)[0]
         return [int(layout[:, 1].max()) + 1 for layout in layouts]
+
+    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Leave out the empty tiles of pictures that are cut into fewer than others."""
+        counts = given.get("batch_num_images")
+        if counts is not None:
+            counts = torch.as_tensor(counts)
+            # Pictures that share a prompt are not cut into tiles, but alone they would be.
+            if bool((counts > 1).any()):
+                return None
+            given = {**given, "batch_num_images": counts[counts == 1]}
+        pictures = super().apart(modality, given)
+        if modality.name != "image" or pictures is None:
+            return pictures
+        if given[modality.pixels].ndim != 5 or not isinstance(given.get("image_sizes"), Tensor):
+            return None
+        tiles, _ = self._tiles(given)
+        return [
+            picture | {modality.pixels: picture[modality.pixels][:, :count]}
+            for picture, count in zip(pictures, tiles, strict=True)
+        ]
 
     def _tiles(self, request: Mapping[str, Any]) -> tuple[list[int], Tensor]:
         """Give each picture's number of tiles, and its size."""

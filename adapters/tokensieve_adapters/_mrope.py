@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.adapter import Adapter, Decoder, Modality, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters import _tiny
 
@@ -33,6 +33,18 @@ class MropeDecoder(Decoder):
         """Give the mean over the patches of each square, which stand one behind the other."""
         merge = self.config.vision_config.spatial_merge_size
         return values.reshape(-1, merge**2, values.shape[-1]).mean(dim=1)
+
+    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Cut rows of patches by grids."""
+        name = f"{modality.name}_grid_thw"
+        pixels, grids = given.get(modality.pixels), given.get(name)
+        if not isinstance(pixels, Tensor) or not isinstance(grids, Tensor):
+            return None
+        sizes = grids.prod(dim=1).tolist()
+        if sum(sizes) != len(pixels):
+            return None
+        parts = zip(pixels.split(sizes), grids.split(1), strict=True)
+        return [{modality.pixels: own, name: grid} for own, grid in parts]
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay pictures and videos out frame by frame, row by row."""

@@ -41,6 +41,11 @@ class TextPartner:
     sign: int
     warning: str | None
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Those of the whole model, which is small."""
+        return [*self.model.parameters(), *self.model.buffers()]
+
     @torch.no_grad()
     def patches(self, selected: Tensor) -> Tensor:
         """Project patches by the partner's own post-norm and, where it has one, visual projection."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, raster
+from tokensieve.adapter import Adapter, Modality, raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import SquaresDecoder
 
@@ -25,6 +25,18 @@ class Idefics3Decoder(SquaresDecoder):
     def factor(self) -> int:
         """How many patches a token has on each side."""
         return int(self.config.scale_factor)
+
+    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Take the tiles of a prompt for one picture, without the empty ones that fill up rows."""
+        prompts = super().apart(modality, given)
+        if prompts is None or given[modality.pixels].ndim != 5:
+            return None
+        real = (given[modality.pixels] != 0).flatten(2).any(dim=2)
+        if not bool(real.any(dim=1).all()):
+            return None
+        return [
+            {name: value[:, own] for name, value in prompt.items()} for prompt, own in zip(prompts, real, strict=True)
+        ]
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each tile out row by row."""

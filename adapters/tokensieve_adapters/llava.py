@@ -21,17 +21,17 @@ class LlavaDecoder(TowerDecoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each image's patches out row by row."""
-        grids = []
-        for image in output.pooler_output:
-            n = image.shape[-2]
+        counts = [image.shape[-2] for image in output.pooler_output]
+        grids = {}
+        for n in set(counts):
             side = math.isqrt(n)
             if side * side != n:
                 raise RefusedError(
                     f"an image has {n} visual tokens, which is no square grid; with "
                     "vision_feature_select_strategy='full' the class token is among them, so use 'default'"
                 )
-            grids.append(raster(side, side))
-        return grids
+            grids[n] = raster(side, side)
+        return [grids[n] for n in counts]
 
 
 class LlavaAdapter(Adapter):

@@ -29,6 +29,10 @@ class Molmo2Decoder(Decoder):
         """Pictures."""
         return super().modalities[:1]
 
+    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Give none: what is pooled is numbered through all crops of a batch."""
+        return None
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay the whole picture out row by row, then the crops."""
         grids = request.get("image_grids")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.adapter import Adapter, Decoder, Modality, raster
 from tokensieve.errors import RefusedError
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import joined
@@ -25,6 +25,16 @@ class PixtralDecoder(Decoder):
     def factor(self) -> int:
         """How many patches a token has on each side."""
         return int(getattr(self.config, "spatial_merge_size", 1))
+
+    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Cut away what pads a picture to the size of others."""
+        pictures = super().apart(modality, given)
+        if pictures is None or not isinstance(given.get("image_sizes"), Tensor):
+            return None
+        for picture in pictures:
+            height, width = picture["image_sizes"][0].tolist()
+            picture[modality.pixels] = picture[modality.pixels][..., :height, :width]
+        return pictures
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Lay each picture's patches out row by row."""

@@ -4,7 +4,7 @@ from tokensieve.adapter import Adapter, Decoder, Encoder
 from tokensieve.budget import Keep
 from tokensieve.chain import Chain
 from tokensieve.composers import Composer, Expression, select
-from tokensieve.engine import prune
+from tokensieve.engine import Sights, prune, sharing
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence, Query, Text, Tokens, Words
 from tokensieve.hookspecs import hookimpl
@@ -38,6 +38,7 @@ __all__ = [
     "Replay",
     "Run",
     "Scorer",
+    "Sights",
     "Site",
     "Stage",
     "Strategy",
@@ -53,4 +54,5 @@ __all__ = [
     "review",
     "schema",
     "select",
+    "sharing",
 ]

@@ -72,6 +72,11 @@ class Partner(Protocol):
     warning: str | None
     """What the ledger says about the sign, where it is a guess."""
 
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """What texts are embedded with: while nothing of it changes, a question's vectors are the same."""
+        ...
+
     def patches(self, selected: Tensor) -> Tensor:
         """Project the vision tower's selected layer `[..., c]` into the space, `[..., e]`."""
         ...
@@ -236,6 +241,36 @@ class Decoder(ABC):
 
     def _encoder(self, modality: Modality) -> Any:
         return getattr(self.base, f"get_{modality.name}_features")
+
+    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Give what encoding takes of each picture or video alone, in order, without the padding that others cause.
+
+        By default every tensor has one row a picture.
+
+        Args:
+            modality: which kind they are of.
+            given: the arguments with which a batch of them is encoded.
+
+        Returns:
+            Arguments by picture, as `together` takes them; what belongs to no single one is left out. None where
+            pictures of a batch cannot be told apart, and so cannot be shared.
+        """
+        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        rows = {len(value) if value.ndim else 0 for value in tensors.values()}
+        if modality.pixels not in tensors or len(rows) != 1:
+            return None
+        return [{name: value[row : row + 1] for name, value in tensors.items()} for row in range(rows.pop())]
+
+    def together(self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Give the arguments with which several pictures are encoded at once, from those of each.
+
+        Tensors that differ in other sizes than their first are padded with zeros at the end.
+
+        Args:
+            modality: which kind they are of.
+            pictures: as `apart` gives them, one or more.
+        """
+        return {name: _level([picture[name] for picture in pictures]) for name in pictures[0]}
 
     def features(self, output: Any) -> Tensor:
         """Give the projected features `[tokens, d]` of a modality, in the order of their placeholders."""
@@ -568,6 +603,19 @@ class Adapter(ABC):
         """Say why this model cannot be pruned at the stage; nothing if it can."""
         part = self.encoder if stage.at.part == "encoder" else self.decoder
         return part.refuses(stage) if part is not None else []
+
+
+def _level(parts: Sequence[Tensor]) -> Tensor:
+    """Put tensors one behind the other, padded with zeros to the largest in all other dimensions."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    whole = parts[0].new_zeros(sum(map(len, parts)), *largest)
+    row = 0
+    for part in parts:
+        whole[(slice(row, row + len(part)), *(slice(size) for size in part.shape[1:]))] = part
+        row += len(part)
+    return whole
 
 
 def _module(parent: nn.Module, name: str) -> nn.Module:

@@ -47,6 +47,17 @@ class Finding:
         return f"{self.level} at {self.site}: {self.message}"
 
 
+def obstacles(recipe: Recipe, adapter: Adapter) -> list[Finding]:
+    """Find why a recipe cannot run on a model: the errors of `review`, without what costs time.
+
+    Args:
+        recipe: what to look at.
+        adapter: of the model it shall run on.
+    """
+    findings = [finding for stage in recipe.stages for finding in _evidence(recipe, stage, adapter)]
+    return list(dict.fromkeys([*findings, *_refusals(recipe, adapter)]))
+
+
 def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
     """Find what is wrong with a recipe without running a model.
 
@@ -63,10 +74,13 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         findings += _budget(recipe, stage)
         findings += _formula(recipe, stage)
     if adapter is not None:
-        for stage in recipe.stages:
-            findings += [Finding("error", str(stage.at), reason) for reason in adapter.refuses(stage)]
+        findings += _refusals(recipe, adapter)
     # An operand that is written twice is missing evidence once.
     return list(dict.fromkeys(findings))
+
+
+def _refusals(recipe: Recipe, adapter: Adapter) -> list[Finding]:
+    return [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refuses(stage)]
 
 
 def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:

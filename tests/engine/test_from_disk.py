@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import tokensieve as ts
-from tokensieve.engine.question import question
+from tokensieve.engine.question import questions
 from tokensieve.testing.prompts import lively
 
 from .models import llava
@@ -142,16 +142,22 @@ def test_the_question_is_the_last_users_turn(loaded, talk):
     text = processor.apply_chat_template(said, add_generation_prompt=True)
     images = [photograph()] * text.count(IMAGE)
     ids = processor(text=text, images=images or None, return_tensors="pt")["input_ids"][0]
-    assert question(processor, ids, ids == processor.tokenizer.convert_tokens_to_ids(IMAGE)) == right
+    words = ids != processor.tokenizer.convert_tokens_to_ids(IMAGE)
+    # Each prompt of a batch has its own, and padding is no part of it.
+    padded = torch.cat([torch.zeros(3, dtype=torch.int64), ids]), torch.cat([torch.zeros(3, dtype=torch.bool), words])
+    other = torch.cat([ids, ids[:3]]), torch.cat([words, torch.zeros(3, dtype=torch.bool)])
+    both = (torch.stack(pair) for pair in zip(padded, other, strict=True))
+    assert questions(processor, *both) == [right, right]
 
 
 def test_a_prompt_of_no_template_is_a_question_as_a_whole(loaded):
     _, processor = loaded
     ids = processor(text="<image> who is this", images=[photograph()], return_tensors="pt")["input_ids"][0]
-    assert question(processor, ids, ids == processor.tokenizer.convert_tokens_to_ids(IMAGE)) == "who is this"
+    words = ids != processor.tokenizer.convert_tokens_to_ids(IMAGE)
+    assert questions(processor, ids.unsqueeze(0), words.unsqueeze(0)) == ["who is this"]
     reader = processor.tokenizer
     plain = reader("what does she wear", return_tensors="pt")["input_ids"][0]
-    assert question(reader, plain, torch.zeros(len(plain), dtype=torch.bool)) == "what does she wear"
+    assert questions(reader, plain.unsqueeze(0), torch.ones(1, len(plain), dtype=torch.bool)) == ["what does she wear"]
 
 
 @pytest.mark.parametrize("partner", [True, False], ids=["partner", "own embeddings"])

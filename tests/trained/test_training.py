@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from training import clip, language, llava, qwen
+from training.data import COLUMNS, ROWS, TOKENS, scenes
+from training.words import EOS, IDS, encode, tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
 
 import tokensieve as ts
 from tokensieve.tasks.world.questions import TYPES
-from training import clip, language, llava, qwen
-from training.data import COLUMNS, ROWS, TOKENS, scenes
-from training.words import EOS, IDS, encode, tokenizer
 
 SMALL = ["--count", "24", "--held", "8", "--every", "2", "--batch", "4"]
 

@@ -4,5 +4,6 @@ It knows sites and adapters, never a family or a method.
 """
 
 from tokensieve.engine.prune import prune
+from tokensieve.engine.sharing import Sights, sharing
 
-__all__ = ["prune"]
+__all__ = ["Sights", "prune", "sharing"]

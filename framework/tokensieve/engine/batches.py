@@ -114,6 +114,8 @@ def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -
         The grid `[rows, most tokens, 5]`; and by modality, the prompt that each picture went to.
     """
     kinds = kinds.cpu()
+    if len(layouts) == 1 and not tiled and (whole := _deal_alike(layouts[0], kinds)) is not None:
+        return whole
     out = torch.zeros(len(kinds), int((kinds >= 0).sum(dim=1).max()) if kinds.numel() else 0, 5, dtype=torch.int64)
     queues = [iter(layout) for layout in layouts]
     dealt: list[list[int]] = [[] for _ in layouts]
@@ -143,6 +145,26 @@ def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -
                 out[row, turn, 1] = tile
             beside = (modality, end + 1)
     return out, dealt
+
+
+def _deal_alike(layouts: Sequence[Tensor], kinds: Tensor) -> tuple[Tensor, list[list[int]]] | None:
+    """Deal pictures of one modality, all at once; none where they do not end where prompts do."""
+    counts = (kinds >= 0).sum(dim=1)
+    sizes = torch.tensor([len(layout) for layout in layouts], dtype=torch.int64)
+    ends, wanted = sizes.cumsum(0), counts.cumsum(0)
+    # Beams bring copies, of which prompts take the first.
+    last = int(torch.searchsorted(ends, wanted[-1:])) + 1 if len(wanted) and int(wanted[-1]) else 0
+    sizes, ends = sizes[:last], ends[:last]
+    if bool((sizes == 0).any()) or not bool(torch.isin(wanted[counts > 0], ends).all()):
+        return None
+    rows = torch.searchsorted(wanted, ends - sizes, right=True)
+    first = torch.searchsorted(rows, rows)
+    image = (torch.arange(last) - first).repeat_interleave(sizes)
+    out = torch.zeros(len(kinds), int(counts.max()) if len(counts) else 0, 5, dtype=torch.int64)
+    if last:
+        flat = torch.cat([layout.cpu() for layout in layouts[:last]])
+        out[torch.arange(out.shape[1]) < counts.unsqueeze(1)] = torch.cat([image.unsqueeze(1), flat], dim=1)
+    return out, [rows.tolist()]
 
 
 def padded(rows: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:

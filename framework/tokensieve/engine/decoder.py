@@ -33,9 +33,10 @@ from tokensieve.engine.request import (
     visual_kinds,
 )
 from tokensieve.engine.selector import Asked, Selector, Settled, Towered
-from tokensieve.engine.vision import Vision
+from tokensieve.engine.sharing import Sights
+from tokensieve.engine.vision import SELECTED, Vision
 from tokensieve.errors import RefusedError, listing
-from tokensieve.evidence import Evidence
+from tokensieve.evidence import Evidence, Value
 from tokensieve.recipe import Positions, Recipe
 from tokensieve.run import Run, StageRecord
 
@@ -73,9 +74,11 @@ class DecoderEngine:
         asked: Asked,
         settled: Callable[[StageRecord], None],
         tower: EncoderEngine | None = None,
+        sights: Sights | None = None,
     ) -> None:
         self._decoder = decoder
         self._tower = tower
+        self._sights = sights
         self._policy: Positions = recipe.positions
         self._asked = asked
         self._model = decoder.model
@@ -83,12 +86,15 @@ class DecoderEngine:
         self._modalities = decoder.modalities
         self._images = image_arguments(decoder)
         self._forward = inspect.signature(type(self._model).forward)
-        self._selector = Selector(decoder, recipe, run, asked, settled)
+        self._selector = Selector(decoder, recipe, run, asked, settled, sights)
         self._layers = Layers(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
         self._generation: _Generation | None = None
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
-        self._vision = Vision(decoder, needs & VISION_EVIDENCE, tower) if needs & VISION_EVIDENCE else None
+        wanted: frozenset[str] = needs & VISION_EVIDENCE
+        if asked.partner is not None:
+            wanted |= {SELECTED}
+        self._vision = Vision(decoder, wanted, tower) if wanted else None
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
@@ -97,8 +103,9 @@ class DecoderEngine:
         installation.override(model, "generate_batch", _refuse_batch)
         installation.hook(model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
         installation.hook(model.register_forward_hook(self._after, with_kwargs=True))
-        if self._asked.partner is not None:
-            installation.hook(self._decoder.projector.register_forward_pre_hook(self._selected))
+        if self._sights is not None:
+            inside = None if self._tower is None else "the recipe has stages in the vision tower"
+            self._sights.watched(self._vision, inside, installation)
         if self._vision is not None:
             self._vision.install(installation)
         self._layers.install(installation)
@@ -343,14 +350,23 @@ class DecoderEngine:
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
         grid, dealt = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
-        vision = {} if self._vision is None else self._vision.read(given, list(outputs), kinds[::expand], ids[::expand])
+        vision, selected = self._saw(given, list(outputs), kinds[::expand], ids[::expand])
         tower = self._towered(list(outputs), layouts, dealt, given, kinds[::expand])
-        settled = self._selector.start(words, grid, features, ids, mask, expand, vision, tower)
+        settled = self._selector.start(words, grid, features, ids, mask, expand, vision, selected, tower)
         if 0 in self._selector.stages:
             self._selector.select(0, settled, {Evidence.FEATURES: lambda: features[::expand].detach()})
         if generation is not None:
             generation.settled = settled
         return settled
+
+    def _saw(
+        self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
+    ) -> tuple[Mapping[Evidence, Callable[[], Value]], Tensor | None]:
+        """Give what was seen of the tower, by token, and its selected layer; and forget both."""
+        if self._vision is None:
+            return {}, None
+        selected = self._vision.selected
+        return self._vision.read(request, names, kinds, ids), selected
 
     def _text_only(self, request: Mapping[str, Any], past: Any) -> None:
         """Write prompts without any image into the ledger."""
@@ -379,10 +395,6 @@ class DecoderEngine:
         checkpointing = getattr(self._decoder.language_model, "gradient_checkpointing", False)
         if self._deep and checkpointing and self._model.training:
             raise RefusedError("gradient checkpointing runs layers twice; disable it, or prune at decoder.0")
-
-    def _selected(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Remember the vision tower's selected layer as the projector takes it."""
-        self._selector.patches = args[0].detach()
 
 
 def _refuse_batch(*args: Any, **kwargs: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -45,3 +46,36 @@ class Installation:
         """Undo everything; calling it again does nothing."""
         while self._undo:
             self._undo.pop()()
+
+
+class Engine(Protocol):
+    """What puts hooks into a model."""
+
+    def install(self, installation: Installation) -> None:
+        """Put everything into the model."""
+        ...
+
+
+class Session:
+    """One `prune` of one model, which an inner one can suspend."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
+        self._installation = Installation()
+
+    def install(self) -> None:
+        """Put the hooks in; all of them or, on an error, none."""
+        try:
+            for engine in self._engines:
+                engine.install(self._installation)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Take the hooks out."""
+        self._installation.remove()
+
+
+sessions: weakref.WeakKeyDictionary[nn.Module, list[Session]] = weakref.WeakKeyDictionary()
+"""The prunes that each model is in, the innermost last."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,39 +13,16 @@ from tokensieve.adapter import Adapter
 from tokensieve.composers import Expression
 from tokensieve.engine.decoder import DecoderEngine
 from tokensieve.engine.encoder import EncoderEngine
-from tokensieve.engine.installation import Installation
+from tokensieve.engine.installation import Session, sessions
 from tokensieve.engine.selector import Asked
+from tokensieve.engine.sharing import sights_of
 from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
 from tokensieve.measure.cost import LayerCost
 from tokensieve.measure.vision import TowerCost
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry, default_registry
-from tokensieve.review import review
+from tokensieve.review import obstacles
 from tokensieve.run import Run, StageRecord
-
-
-class _Session:
-    """One `prune` of one model, which an inner one can suspend."""
-
-    def __init__(self, engines: Sequence[DecoderEngine | EncoderEngine]) -> None:
-        self._engines = engines
-        self._installation = Installation()
-
-    def install(self) -> None:
-        """Put the hooks in; all of them or, on an error, none."""
-        try:
-            for engine in self._engines:
-                engine.install(self._installation)
-        except BaseException:
-            self.remove()
-            raise
-
-    def remove(self) -> None:
-        """Take the hooks out."""
-        self._installation.remove()
-
-
-_sessions: weakref.WeakKeyDictionary[nn.Module, list[_Session]] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
@@ -94,10 +70,9 @@ def prune(
     if hasattr(model, "_orig_mod"):
         raise RefusedError("this model is compiled as a whole; prune the original model and compile its parts")
     adapter = registry.adapter_for(model)
-    for finding in review(recipe, adapter):
-        if finding.level == "error":
-            kind = MissingEvidenceError if finding.missing else RefusedError
-            raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
+    for finding in obstacles(recipe, adapter):
+        kind = MissingEvidenceError if finding.missing else RefusedError
+        raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
     decoder, encoder = adapter.decoder, adapter.encoder
     parts = {stage.at.part for stage in recipe.stages}
     engines: list[DecoderEngine | EncoderEngine] = []
@@ -123,9 +98,10 @@ def prune(
             )
         partner = decoder.partner(query_encoder) if query_encoder is not None else None
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        engines.append(DecoderEngine(decoder, recipe, run, Asked(processor, partner, query, keys), settled, tower))
-    session = _Session(engines)
-    stack = _sessions.setdefault(model, [])
+        asked = Asked(processor, partner, query, keys)
+        engines.append(DecoderEngine(decoder, recipe, run, asked, settled, tower, sights_of(model)))
+    session = Session(engines)
+    stack = sessions.setdefault(model, [])
     if stack:
         stack[-1].remove()
     stack.append(session)

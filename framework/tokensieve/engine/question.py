@@ -14,21 +14,28 @@ def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
-def question(processor: Any, ids: Tensor, visual: Tensor) -> str:
-    """Give the last user turn of a prompt, without template and image placeholders.
+def questions(processor: Any, ids: Tensor, words: Tensor) -> list[str]:
+    """Give the last user turn of every prompt, without template and image placeholders.
 
     The template is found by rendering a turn of known text; where a prompt was not made with it,
     the whole text of the prompt is the question.
 
     Args:
         processor: a processor or tokenizer.
-        ids: int64 `[n]`, the prompt without padding.
-        visual: bool `[n]`, which of them stand for visual tokens.
+        ids: int64 `[rows, n]`, the prompts.
+        words: bool `[rows, n]`, which of them are neither padding nor stand for visual tokens.
     """
     tokenizer = tokenizer_of(processor)
-    special = set(getattr(tokenizer, "all_special_ids", ()))
-    words = [i for i, seen in zip(ids.tolist(), visual.tolist(), strict=True) if not seen]
-    before, after = _template(processor)
+    special: set[int] = set(getattr(tokenizer, "all_special_ids", ()))
+    template = _template(processor)
+    return [
+        _question(tokenizer, template, special, row[real].tolist())
+        for row, real in zip(ids.cpu(), words.cpu(), strict=True)
+    ]
+
+
+def _question(tokenizer: Any, template: tuple[str | None, str | None], special: set[int], words: list[int]) -> str:
+    before, after = template
     whole = _squeeze(tokenizer.decode(words))
     if before is not None and after is not None and (before or after):
         start = whole.rfind(before) if before else 0

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tokensieve.adapter import Decoder, Partner
 from tokensieve.engine.batches import by_id, padded
-from tokensieve.engine.question import question, tokenizer_of
+from tokensieve.engine.question import questions, tokenizer_of
 from tokensieve.engine.settle import Outcome, Pool, settle
+from tokensieve.engine.sharing import Sights
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Query, Text, Value
 from tokensieve.recipe import Recipe
@@ -82,19 +83,24 @@ class Selector:
 
     Attributes:
         stages: by block.
-        patches: the vision tower's selected layer, as the projector last took it.
     """
 
     def __init__(
-        self, decoder: Decoder, recipe: Recipe, run: Run, asked: Asked, settled: Callable[[StageRecord], None]
+        self,
+        decoder: Decoder,
+        recipe: Recipe,
+        run: Run,
+        asked: Asked,
+        settled: Callable[[StageRecord], None],
+        sights: Sights | None = None,
     ) -> None:
+        self._sights = sights
         self._decoder = decoder
         self._recipe = recipe
         self._run = run
         self._asked = asked
         self._tell = settled
         self.stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
-        self.patches: Tensor | None = None
 
     def needs(self, block: int) -> frozenset[Evidence]:
         """Give the evidence that the stage at a block reads."""
@@ -109,6 +115,7 @@ class Selector:
         mask: Tensor,
         expand: int,
         vision: Mapping[Evidence, Callable[[], Value]],
+        selected: Tensor | None,
         tower: Towered | None,
     ) -> Settled:
         """Open the ledger of a prompt batch and gather what is known before the language model.
@@ -121,6 +128,7 @@ class Selector:
             mask: bool `[rows, n]`, which places are real.
             expand: rows per prompt, where beams or sampling expanded it.
             vision: what the vision tower saw.
+            selected: its selected layer `[patches, c]`, where a partner reads it and it was seen.
             tower: what left in it, where the recipe has stages there.
         """
         grid = grid.to(ids.device)
@@ -137,8 +145,8 @@ class Selector:
         wanted = frozenset().union(*(self.needs(block) for block in self.stages))
         evidence = dict(vision)
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
-            evidence |= self._textual(None if words is None else words[::expand], features, ids, mask, record)
-        self.patches = None
+            words = None if words is None else words[::expand]
+            evidence |= self._textual(words, features, ids, mask, selected, record)
         self._run.prefills.append(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches
@@ -177,54 +185,64 @@ class Selector:
 
     @torch.no_grad()
     def _textual(
-        self, words: Tensor | None, features: Tensor, ids: Tensor, mask: Tensor, record: Prefill
+        self,
+        words: Tensor | None,
+        features: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        selected: Tensor | None,
+        record: Prefill,
     ) -> dict[Evidence, Callable[[], Value]]:
         """Give the question, in the model's own space and in the partner's."""
         asked, partner = self._asked, self._asked.partner
         record.questions = self._questions(words, ids, mask)
         if record.questions is not None and asked.processor is not None:
             reader = tokenizer_of(asked.processor)
-            own = [
-                torch.tensor(reader(text, add_special_tokens=False)["input_ids"], dtype=torch.int64, device=ids.device)
-                for text in record.questions
-            ]
+            read = {
+                text: reader(text, add_special_tokens=False)["input_ids"] for text in dict.fromkeys(record.questions)
+            }
+            own = [torch.tensor(read[text], dtype=torch.int64, device=ids.device) for text in record.questions]
         elif words is not None:
             # Without a processor nobody knows which words are the question: all of them are read.
-            own = [row[real & (visual < 0)] for row, real, visual in zip(words, mask, ids, strict=True)]
+            own = list(words[mask & (ids < 0)].split((mask & (ids < 0)).sum(dim=1).tolist()))
             if partner is None:
                 record.notes.append("no processor was given: all text of the prompt was read as the question")
         else:
             raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
-        text, text_mask = padded([self._decoder.embed(one) for one in own], features)
+        # Asked once for all prompts: each call costs more than the few words of a question.
+        vectors = self._decoder.embed(torch.cat(own)).split([len(one) for one in own])
+        text, text_mask = padded(vectors, features)
         query = Query(features, text, text_mask, "text embeddings")
         if partner is None:
             record.notes.append("relevance: the model's own text embeddings")
         else:
-            query = self._partner_query(partner, record, ids)
+            query = self._partner_query(partner, selected, record, ids)
         return {Evidence.TEXT_FEATURES: lambda: Text(text, text_mask), Evidence.QUERY: lambda: query}
 
-    def _partner_query(self, partner: Partner, record: Prefill, ids: Tensor) -> Query:
+    def _partner_query(self, partner: Partner, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
         """Give the question and the tokens in the partner's space."""
-        if self.patches is None:
+        if selected is None:
             raise RefusedError(
                 "query_encoder was given, but the images came already encoded; pass pixel_values, or leave it out"
             )
         if record.questions is None:
             raise RefusedError("query_encoder needs to read the question; pass processor= or query=")
-        patches = partner.patches(self.patches)
+        patches = partner.patches(selected)
         spread = by_id(patches.reshape(-1, patches.shape[-1]), ids)
-        windows, mask = padded([partner.text(text) for text in record.questions], spread)
+        known = {text: self._embedded(partner, text) for text in dict.fromkeys(record.questions)}
+        windows, mask = padded([known[text] for text in record.questions], spread)
         record.notes.append(f"relevance: {partner.space}, sign {partner.sign:+d}")
         if partner.warning:
             record.notes.append(f"warning: {partner.warning}")
         return Query(spread, windows, mask, partner.space, partner.sign)
+
+    def _embedded(self, partner: Partner, text: str) -> Tensor:
+        """Give a question in the partner's space, from memory where there is one."""
+        return partner.text(text) if self._sights is None else self._sights.text(partner, text)
 
     def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:
         if self._asked.query is not None:
             return list(self._asked.query)
         if self._asked.processor is None or words is None:
             return None
-        return [
-            question(self._asked.processor, row[real], visual[real] >= 0)
-            for row, real, visual in zip(words, mask, ids, strict=True)
-        ]
+        return questions(self._asked.processor, words, mask & (ids < 0))

@@ -21,6 +21,8 @@ from tokensieve.engine.installation import Installation
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
 
+SELECTED = "selected"
+"""What is kept beside evidence: the layer that the projector takes, for a partner that shares its space."""
 _ATTENTION = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_RECEIVED, Evidence.VISION_KEYS})
 
 
@@ -29,19 +31,33 @@ class Vision:
 
     Args:
         decoder: whose tower it is.
-        wanted: the evidence to collect; nothing else is computed.
+        wanted: the evidence to collect, and perhaps SELECTED; nothing else is computed.
         tower: what lets tokens leave inside the tower, if anything does: attention then sees fewer.
     """
 
-    def __init__(self, decoder: Decoder, wanted: frozenset[Evidence], tower: EncoderEngine | None = None) -> None:
+    def __init__(self, decoder: Decoder, wanted: frozenset[str], tower: EncoderEngine | None = None) -> None:
         self._decoder = decoder
         self._tower = tower
-        self._wanted = wanted
+        self.kinds = wanted
+        self._wanted = frozenset(Evidence(kind) for kind in wanted - {SELECTED})
         self._encoding: str | None = None
-        self._seen: dict[str, dict[Evidence, list[Tensor]]] = {}
+        self._seen: dict[str, dict[str, list[Tensor]]] = {}
 
     def install(self, installation: Installation) -> None:
         """Put taps and hooks into the tower."""
+        decoder = self._decoder
+        if SELECTED in self.kinds:
+            installation.hook(decoder.projector.register_forward_pre_hook(self._select))
+        if self._wanted:
+            self._tap(installation)
+        for modality in decoder.modalities:
+            name = f"get_{modality.name}_features"
+            real = getattr(decoder.base, name, None)
+            if real is not None:
+                installation.override(decoder.base, name, self._encode(modality.name, real))
+        installation.later(self.forget)
+
+    def _tap(self, installation: Installation) -> None:
         decoder = self._decoder
         layers, attention = decoder.vision_layers, decoder.vision_attention_name
         chosen = layers[decoder.vision_layer]
@@ -53,10 +69,6 @@ class Vision:
                 taps.install(installation, layer.get_submodule(attention), _LayerTap(self, kinds))
         if Evidence.VISION_FEATURES in self._wanted:
             installation.hook(chosen.register_forward_hook(self._left, prepend=True))
-        for modality in decoder.modalities:
-            name = f"get_{modality.name}_features"
-            installation.override(decoder.base, name, self._encode(modality.name, getattr(decoder.base, name)))
-        installation.later(self.forget)
 
     def forget(self) -> None:
         """Forget what was seen."""
@@ -79,6 +91,22 @@ class Vision:
             patches = values[..., self.prefix :, :].flatten(0, -2)
             self._seen[self._encoding].setdefault(kind, []).append(patches)
 
+    def take(self, modality: str) -> dict[str, Tensor]:
+        """Give what was seen since encoding began, `[patches, c]` by kind, and forget it."""
+        seen = self._seen.get(modality, {})
+        self._seen[modality] = {}
+        return {kind: torch.cat(values) for kind, values in seen.items()}
+
+    def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
+        """Let it have seen this."""
+        self._seen[modality] = {kind: [values] for kind, values in seen.items()}
+
+    @property
+    def selected(self) -> Tensor | None:
+        """The layer `[patches, c]` that the projector last took."""
+        found = [seen[SELECTED] for seen in self._seen.values() if SELECTED in seen]
+        return torch.cat(found[-1]) if found else None
+
     def read(
         self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
     ) -> dict[Evidence, Callable[[], Value]]:
@@ -92,12 +120,14 @@ class Vision:
         """
         seen = dict(self._seen)
         self.forget()
+        if not self._wanted:
+            return {}
         if not set(names) <= self._decoder.vision_modalities:
             able = listing(f"{name}s" for name in sorted(self._decoder.vision_modalities))
             raise RefusedError(
                 f"strategies that read the vision tower's attention take prompts of {able} alone in this family"
             )
-        if not all(seen.get(name) for name in names):
+        if not all(self._wanted <= seen.get(name, {}).keys() for name in names):
             raise RefusedError(
                 "a strategy reads the vision tower's attention, but the images came already encoded; pass pixel_values"
             )
@@ -131,6 +161,11 @@ class Vision:
                 self._encoding = None
 
         return encode
+
+    def _select(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._encoding is not None:
+            patches = args[0].detach().flatten(0, -2)
+            self._seen[self._encoding].setdefault(SELECTED, []).append(patches)
 
     def _left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.keep(Evidence.VISION_FEATURES, (output[0] if isinstance(output, tuple) else output).detach())
