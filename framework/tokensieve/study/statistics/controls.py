@@ -7,8 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokensieve.study.statistics.design import Array, Design, estimates, replicates, scores_of
-from tokensieve.study.statistics.intervals import Interval, bound, difference_intervals, paired, shared_tail
+from tokensieve.study.statistics.design import Array, Design, estimates, scores_of
+from tokensieve.study.statistics.intervals import (
+    Interval,
+    bound,
+    difference_intervals,
+    difference_replicates,
+    shared_tail,
+)
 from tokensieve.study.statistics.paired import holm, sign_flip
 
 
@@ -57,8 +63,8 @@ def against_best(
     layout = design.layout(values.shape[1])
     drawn, differences, p_values = [], [], []
     for other in others:
-        difference, most = paired(values, other, bounds)
-        drawn.append(replicates(difference, design, most))
+        difference, resampled = difference_replicates(values, other, design, bounds)
+        drawn.append(resampled)
         differences.append(estimates(difference, layout))
         p_values.append(sign_flip(values, other, design, "greater"))
     low_tail = min(_tail([one], miss) for one in drawn)

@@ -91,7 +91,8 @@ class Layout:
         """Give values `[m, n]` less the mean of their kind: what is left to chance."""
         one = np.ones_like(values[:1])
         means = self.by_cell(values).sum(axis=0) / self.by_cell(one).sum(axis=0)
-        return values - means.T[:, self.kind]
+        left: Array = values - means.T[:, self.kind]
+        return left
 
     def by_cluster(self, values: Array) -> Array:
         """Sum values `[m, n]` within each cluster: `[clusters, m]`."""
@@ -114,13 +115,27 @@ def scores_of(values: npt.ArrayLike, name: str = "scores") -> Array:
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or not len(array):
-        raise StudyError(
-            f"`{name}` has the shape {array.shape}; a row a method and a column a sample are needed: (methods, samples)."
-        )
+        raise StudyError(f"`{name}` has the shape {array.shape}; one row a method and one column a sample are needed.")
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise StudyError(f"`{name}` holds {count} values that are no finite number; leave such samples out everywhere.")
     return array
+
+
+def paired(scores: npt.ArrayLike, base: npt.ArrayLike) -> Array:
+    """Give the differences `[methods, n]` of scores to a base, `[n]` or `[methods, n]`.
+
+    Raises:
+        StudyError: if the base is not of the same samples.
+    """
+    values = scores_of(scores)
+    other = scores_of(np.atleast_2d(np.asarray(base, dtype=np.float64)), "base")
+    if other.shape[1] != values.shape[1] or len(other) not in (1, len(values)):
+        raise StudyError(
+            f"scores of the shape {values.shape} cannot be paired with a base of the shape {other.shape}; "
+            "both need the same samples, in the same order."
+        )
+    return values - other
 
 
 def within(values: Array, bounds: tuple[float, float]) -> None:

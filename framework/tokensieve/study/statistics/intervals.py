@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokensieve.errors import StudyError
-from tokensieve.study.statistics.design import Array, Design, estimates, replicates, scores_of, within
+from tokensieve.study.statistics.design import Array, Design, estimates, paired, replicates, scores_of, within
 
 
 @dataclass(frozen=True)
@@ -78,33 +78,31 @@ def difference_intervals(
         StudyError: if the scores have another shape or range, or there are fewer than two clusters.
     """
     design = design or Design()
-    differences, most = paired(scores, base, bounds)
-    drawn = replicates(differences, design, most)
+    differences, drawn = difference_replicates(scores, base, design, bounds)
     tail = (1 - design.level) / 2
     if simultaneous:
         tail = shared_tail([drawn, -drawn], 1 - design.level, tail)
     return _intervals(differences, drawn, tail, design)
 
 
-def paired(
-    scores: npt.ArrayLike, base: npt.ArrayLike, bounds: tuple[float, float]
-) -> tuple[Array, tuple[float, float]]:
-    """Give the differences `[methods, n]` of scores to a base, and their bounds.
+def difference_replicates(
+    scores: npt.ArrayLike, base: npt.ArrayLike, design: Design, bounds: tuple[float, float]
+) -> tuple[Array, Array]:
+    """Give the differences of scores to a base, `[methods, n]`, and their bootstrap samples, `[resamples, methods]`.
+
+    The difference of b to a is drawn as that of a to b is, with its sign changed.
 
     Raises:
         StudyError: if the base is not of the same samples, or scores lie outside of `bounds`.
     """
-    values, other = scores_of(scores), np.atleast_2d(np.asarray(base, dtype=np.float64))
-    other = scores_of(other, "base")
-    if other.shape[1] != values.shape[1] or len(other) not in (1, len(values)):
-        raise StudyError(
-            f"scores of the shape {values.shape} cannot be paired with a base of the shape {other.shape}; "
-            "both need the same samples, in the same order."
-        )
-    within(values, bounds)
-    within(other, bounds)
-    span = bounds[1] - bounds[0]
-    return values - other, (-span, span)
+    within(np.asarray(scores, dtype=np.float64), bounds)
+    within(np.asarray(base, dtype=np.float64), bounds)
+    differences, span = paired(scores, base), bounds[1] - bounds[0]
+    # Rounded: what adds up to nothing may leave a last bit, whose sign is an accident of the order of samples.
+    sums = design.layout(differences.shape[1]).by_cell(differences).reshape(-1, len(differences)).round(12)
+    signs = np.sign(sums[(sums != 0).argmax(axis=0), np.arange(len(differences))])
+    signs[signs == 0] = 1
+    return differences, replicates(differences * signs[:, None], design, (-span, span)) * signs
 
 
 def shared_tail(sides: Sequence[Array], miss: float, most: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokensieve.errors import StudyError
-from tokensieve.study.statistics.design import Array, Design, scores_of
+from tokensieve.study.statistics.design import Array, Design, paired
 
 Alternative = Literal["two-sided", "greater"]
 
@@ -80,14 +80,11 @@ def sign_flip(
     Raises:
         StudyError: if the base is not of the same samples.
     """
-    design, values = design or Design(), scores_of(scores)
-    other = scores_of(np.atleast_2d(np.asarray(base, dtype=np.float64)), "base")
-    if other.shape[1] != values.shape[1] or len(other) not in (1, len(values)):
-        raise StudyError(f"scores {values.shape} and a base {other.shape} are not of the same samples.")
-    layout = design.layout(values.shape[1])
-    sums = layout.by_cluster((values - other) * layout.weights)
+    design, differences = design or Design(), paired(scores, base)
+    layout = design.layout(differences.shape[1])
+    sums = layout.by_cluster(differences * layout.weights)
     few = 2.0 ** np.count_nonzero(sums, axis=0) <= design.resamples
-    found = np.empty(len(values))
+    found = np.empty(len(differences))
     for method in np.flatnonzero(few):
         moved = sums[sums[:, method] != 0, method]
         signs = 1.0 - 2 * (np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1)
@@ -135,6 +132,8 @@ def _as_large(flipped: Array, sums: Array, alternative: Alternative) -> npt.NDAr
     """Say which flips `[flips, m]` give a difference as large as observed."""
     # Equal sums may differ in their last bit, by the order in which they were added up.
     slack = 1e-9 * np.abs(sums).sum(axis=0)
-    if alternative == "greater":
-        return flipped >= sums.sum(axis=0) - slack
-    return np.abs(flipped) >= np.abs(sums.sum(axis=0)) - slack
+    observed = sums.sum(axis=0)
+    if alternative == "two-sided":
+        flipped, observed = np.abs(flipped), np.abs(observed)
+    large: npt.NDArray[np.bool_] = flipped >= observed - slack
+    return large

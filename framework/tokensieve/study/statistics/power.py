@@ -151,7 +151,9 @@ def design_effect(values: npt.ArrayLike, design: Design | None = None) -> float:
     if plain == 0:
         return 1.0
     parts = layout.by_cluster(layout.centred(row) * layout.weights)
-    return float((parts**2).sum()) * layout.clusters / (layout.clusters - 1) / plain
+    between = float((parts**2).sum())
+    effect: float = between * layout.clusters / (layout.clusters - 1) / plain
+    return effect
 
 
 def _quantiles(discordance: float, power: float, alpha: float, comparisons: int) -> tuple[float, float]:
