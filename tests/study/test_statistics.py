@@ -249,6 +249,10 @@ def test_all_flips_are_tried_where_they_are_few():
             assert p == pytest.approx(np.mean([flip >= observed - 1e-12 for flip in flips]))
 
 
+def test_a_p_value_from_drawn_flips_is_never_zero():
+    assert s.sign_flip(np.ones((1, 100)), np.zeros(100), quick(resamples=99)) == (0.01,)
+
+
 def test_flips_of_single_questions_are_mcnemars_exact_test():
     one, other = pairs(np.random.default_rng(13), 20, range(60), 0.1, 0.05)
     exact = [s.mcnemar(*both).exact for both in zip(one, other, strict=True)]
@@ -309,6 +313,17 @@ def test_the_order_of_samples_does_not_matter(data):
     assert found[1:] == (pytest.approx(again[1]), pytest.approx(again[2]))
 
 
+def test_the_order_of_samples_does_not_matter_to_the_last_bit():
+    # Differences of a picture that add up to nothing, but for a last bit whose sign is the order's.
+    ends = []
+    for first in ([9, 8, -8, -9], [-8, -9, 9, 8]):
+        differences = np.array([*first, 4, -2, 7, 1]) / 10
+        design = quick([0] * len(first) + [1, 1, 2, 3], resamples=99)
+        (found,) = s.difference_intervals([differences.clip(0)], (-differences).clip(0), design)
+        ends.append((found.low, found.high))
+    assert ends[0] == pytest.approx(ends[1])
+
+
 @given(paired_scores(whole=True))
 def test_mcnemar_does_not_know_order_and_turns_with_its_arguments(data):
     one, other, _, _, order = data
@@ -352,17 +367,17 @@ def test_the_best_of_equal_controls_is_no_harder_to_beat_and_no_easier():
     honest, bootstrapped, beaten = [], [], []
     for _ in range(simulations):
         hard = random.normal(size=50).repeat(3) / 2 + random.normal(size=150) / 2
-        method, *controls = (hard + random.normal(size=(6, 150)) > 0) * 1.0
-        (found,) = s.against_best([method], controls, design)
-        honest.append(found.difference.low <= 0 <= found.difference.high)
-        beaten.append(found.p <= 0.05)
-        drawn = replicates(np.array([method, *controls]), design, None)
-        least = (drawn[:, :1] - drawn[:, 1:]).min(axis=1, keepdims=True)
+        answers = (hard + random.normal(size=(8, 150)) > 0) * 1.0
+        found = s.against_best(answers[:3], answers[3:], design)
+        honest.append(all(one.difference.low <= 0 <= one.difference.high for one in found))
+        beaten.append(min(one.p_holm for one in found) <= 0.05)
+        drawn = replicates(answers, design, None)
+        least = (drawn[:, :1] - drawn[:, 3:]).min(axis=1, keepdims=True)
         bootstrapped.append(bound(least, 0.025, 50)[0] <= 0 <= -bound(-least, 0.025, 50)[0])
     (low, _), (_, high) = expected(simulations, 0.95), expected(simulations, 0.05)
     assert np.mean(honest) >= low
     assert np.mean(beaten) <= high
-    # What one would do first, the largest control of each bootstrap sample, is wrong every fifth time.
+    # What one would do first, the largest control of each resample, is wrong every fifth time, of one method alone.
     assert np.mean(bootstrapped) < low
 
 
@@ -472,6 +487,12 @@ def test_ranks_that_methods_may_truly_have():
     assert np.mean(inside) >= expected(simulations, 0.95)[0]
     assert (found[0].low, found[0].high, found[3].low, found[3].high) == (1, 1, 4, 4)
     assert (found[1].low, found[1].high) == (2, 3)
+
+
+def test_no_order_is_found_among_many_equal_methods():
+    random, simulations = np.random.default_rng(31), 150
+    found = [s.rank_intervals(right(random, 7, range(100), 0.6, 0), quick(resamples=499)) for _ in range(simulations)]
+    assert np.mean([any((one.low, one.high) != (1, 7) for one in ranks) for ranks in found]) <= expected(150, 0.05)[1]
 
 
 def test_equal_methods_share_their_places():
