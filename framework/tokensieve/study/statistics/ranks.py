@@ -146,7 +146,7 @@ def agreement(scores: npt.ArrayLike) -> Agreement:
     spread = float(((ranks.sum(axis=0) - judges * (methods + 1) / 2) ** 2).sum())
     most = judges**2 * (methods**3 - methods) / 12 - judges * _tied(ranks) / 12
     constant = bool((values == values[:, :1]).all(axis=1).any())
-    taus = [] if constant else [float(kendalltau(a, b).statistic) for a, b in combinations(values, 2)]
+    taus = [] if constant else [float(np.asarray(kendalltau(a, b))[0]) for a, b in combinations(values, 2)]
     # Judges who all hold all methods equal agree.
     return Agreement(spread / most if most > 0 else 1.0, float(np.mean(taus)) if taus else None, judges, methods)
 
