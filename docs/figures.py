@@ -138,7 +138,37 @@ def sweep() -> str:
     )
 
 
-FIGURES = {"deeper.svg": deeper, "collapse.svg": collapse, "tome-sweep.svg": sweep}
+def coverage() -> str:
+    """Show how often intervals hold the truth, as `benchmarks/coverage.py --record` found them."""
+    found = json.loads((ASSETS / "coverage.json").read_text(encoding="utf-8"))
+    left, right, least, top, line = 290, WIDTH - 64, 0.6, 34, 25
+
+    def x(part: float) -> float:
+        return left + (right - left) * (part - least) / (1 - least)
+
+    parts, y = [], top
+    for case, rows in found:
+        y += line + 8
+        parts.append(text(16, y, case, weight="bold"))
+        for name, part in rows:
+            y += line
+            colour = "#2a8bd0" if name.endswith("as here") else "#d9730d"
+            ends = f'x1="{x(0.95):.1f}" x2="{x(part):.1f}" y1="{y - 5}" y2="{y - 5}"'
+            parts.append(text(16, y, name, size=14))
+            parts.append(f'<line {ends} stroke="{colour}" stroke-width="3"/>')
+            parts.append(f'<circle cx="{x(part):.1f}" cy="{y - 5}" r="6" fill="{colour}"/>')
+            parts.append(text(WIDTH - 10, y, f"{part:.1%}", anchor="end", size=14))
+    for tick in (0.6, 0.7, 0.8, 0.9, 1.0):
+        ends = f'x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top + 6}" y2="{y + 6}"'
+        parts.insert(0, f'<line {ends} stroke="currentColor" stroke-opacity="0.2"/>')
+        parts.append(text(x(tick), y + 24, f"{tick:.0%}", anchor="middle", size=14))
+    ends = f'x1="{x(0.95):.1f}" x2="{x(0.95):.1f}" y1="{top - 4}" y2="{y + 6}"'
+    parts.append(f'<line {ends} stroke="currentColor" stroke-width="2" stroke-dasharray="5 4"/>')
+    parts.append(text(x(0.95), top - 12, "95 % promised", anchor="middle", size=14))
+    return figure(y + 38, "How often an interval of 95 % holds the truth, of 2,000 simulated studies", *parts)
+
+
+FIGURES = {"deeper.svg": deeper, "collapse.svg": collapse, "tome-sweep.svg": sweep, "coverage.svg": coverage}
 
 if __name__ == "__main__":
     for name, drawn in FIGURES.items():

@@ -1,0 +1,207 @@
+"""How the samples of a study hang together, and how they are drawn anew: what every interval here starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tokensieve.errors import StudyError
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Codes: TypeAlias = npt.NDArray[np.intp]
+Labels: TypeAlias = Sequence[Hashable]
+
+_AT_ONCE = 1 << 22
+"""How many counts of a bootstrap are held at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """How samples hang together, and how carefully to look.
+
+    Questions about one picture are not independent: what makes a picture hard makes all its questions hard. So what is
+    drawn anew are pictures, each with all its questions.
+
+    Attributes:
+        clusters: a label a sample, its picture's; without, every sample is a cluster of its own.
+        kinds: a label a sample, its type of question. With it, a score is the mean over kinds of the mean of a kind, so
+            that a kind with many questions weighs no more than another; without, it is the mean over samples.
+        level: of every interval.
+        resamples: how many bootstrap samples, and how many random flips of signs.
+        seed: of both.
+    """
+
+    clusters: Labels | None = None
+    kinds: Labels | None = None
+    level: float = 0.95
+    resamples: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise StudyError(f"an interval's level is a part, such as 0.95; {self.level:g} was given.")
+        if self.resamples < 1:
+            raise StudyError(f"a bootstrap takes at least 1 resample; {self.resamples} were asked for.")
+
+    def layout(self, samples: int) -> Layout:
+        """Give the design of a number of samples, as codes.
+
+        Raises:
+            StudyError: if there are more or fewer labels than samples, or no samples.
+        """
+        if samples == 0:
+            raise StudyError("there are no samples to compare; a comparison takes at least one.")
+        for name, labels in (("clusters", self.clusters), ("kinds", self.kinds)):
+            if labels is not None and len(labels) != samples:
+                raise StudyError(
+                    f"`{name}` has {len(labels)} labels for {samples} samples; give one label a sample, in their order."
+                )
+        clusters = np.arange(samples) if self.clusters is None else _codes(self.clusters)
+        kinds = np.zeros(samples, np.intp) if self.kinds is None else _codes(self.kinds)
+        return Layout(clusters, int(clusters.max()) + 1, kinds, int(kinds.max()) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A design as numbers.
+
+    Attributes:
+        cluster: `[n]`, each sample's cluster, 0-based.
+        clusters: how many there are.
+        kind: `[n]`, each sample's kind, 0-based.
+        kinds: how many there are.
+    """
+
+    cluster: Codes
+    clusters: int
+    kind: Codes
+    kinds: int
+
+    @property
+    def weights(self) -> Array:
+        """`[n]`: what each sample weighs in the score; the sum is one."""
+        sizes = np.bincount(self.kind, minlength=self.kinds)
+        return 1 / (self.kinds * sizes[self.kind].astype(float))
+
+    def centred(self, values: Array) -> Array:
+        """Give values `[m, n]` less the mean of their kind: what is left to chance."""
+        one = np.ones_like(values[:1])
+        means = self.by_cell(values).sum(axis=0) / self.by_cell(one).sum(axis=0)
+        left: Array = values - means.T[:, self.kind]
+        return left
+
+    def by_cluster(self, values: Array) -> Array:
+        """Sum values `[m, n]` within each cluster: `[clusters, m]`."""
+        sums = np.zeros((self.clusters, len(values)))
+        np.add.at(sums, self.cluster, values.T)
+        return sums
+
+    def by_cell(self, values: Array) -> Array:
+        """Sum values `[m, n]` within each cluster and kind: `[clusters, kinds, m]`."""
+        sums = np.zeros((self.clusters, self.kinds, len(values)))
+        np.add.at(sums, (self.cluster, self.kind), values.T)
+        return sums
+
+
+def scores_of(values: npt.ArrayLike, name: str = "scores") -> Array:
+    """Give scores as `[methods, n]` floats.
+
+    Raises:
+        StudyError: if they have another shape, or some are not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or not len(array):
+        raise StudyError(f"`{name}` has the shape {array.shape}; one row a method and one column a sample are needed.")
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise StudyError(f"`{name}` holds {count} values that are no finite number; leave such samples out everywhere.")
+    return array
+
+
+def paired(scores: npt.ArrayLike, base: npt.ArrayLike) -> Array:
+    """Give the differences `[methods, n]` of scores to a base, `[n]` or `[methods, n]`.
+
+    Raises:
+        StudyError: if the base is not of the same samples.
+    """
+    values = scores_of(scores)
+    other = scores_of(np.atleast_2d(np.asarray(base, dtype=np.float64)), "base")
+    if other.shape[1] != values.shape[1] or len(other) not in (1, len(values)):
+        raise StudyError(
+            f"scores of the shape {values.shape} cannot be paired with a base of the shape {other.shape}; "
+            "both need the same samples, in the same order."
+        )
+    return values - other
+
+
+def within(values: Array, bounds: tuple[float, float]) -> None:
+    """Check that scores lie where they are said to.
+
+    Raises:
+        StudyError: if one does not.
+    """
+    low, high = bounds
+    if values.size and not (low <= values.min() and values.max() <= high):
+        raise StudyError(
+            f"scores lie in [{values.min():g}, {values.max():g}], outside of `bounds` [{low:g}, {high:g}]; "
+            "say what the smallest and largest possible score are."
+        )
+
+
+def estimates(values: Array, layout: Layout) -> Array:
+    """Give the score of each row of `[m, n]`: the mean over samples, or over kinds of the mean of a kind."""
+    return values @ layout.weights
+
+
+def replicates(values: Array, design: Design, bounds: tuple[float, float] | None) -> Array:
+    """Give the score of each row of `[m, n]` in every bootstrap sample: `[resamples, m]`.
+
+    Clusters are drawn with replacement, all their samples with them. A kind of which a bootstrap sample holds nothing
+    keeps its observed mean there.
+
+    Args:
+        values: `[m, n]`.
+        design: what is drawn.
+        bounds: the smallest and largest possible value. With them, two clusters are added before drawing, of one
+            question each, one with the smallest and one with the largest value. They keep an interval from claiming
+            certainty where nothing happened to vary, as adding a success and a failure does for a proportion.
+    """
+    layout = design.layout(values.shape[1])
+    sums, sizes = layout.by_cell(values), layout.by_cell(np.ones_like(values[:1]))[..., 0]
+    observed = sums.sum(axis=0) / sizes.sum(axis=0)[:, None]
+    if bounds is not None:
+        part = 1 / layout.kinds
+        added = np.array(bounds)[:, None, None] * part
+        sums = np.concatenate([sums, np.broadcast_to(added, (2, *sums.shape[1:]))])
+        sizes = np.concatenate([sizes, np.full((2, layout.kinds), part)])
+    drawn = np.empty((design.resamples, len(values)))
+    flat = sums.reshape(len(sums), -1)
+    for place, counts in _counts(len(sums), design):
+        top = (counts @ flat).reshape(len(counts), *sums.shape[1:])
+        bottom = (counts @ sizes)[..., None]
+        means = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), observed)
+        drawn[place] = means.mean(axis=1)
+    return drawn
+
+
+def _counts(clusters: int, design: Design) -> Iterator[tuple[slice, Array]]:
+    """Give how often each cluster is in each bootstrap sample, some samples at a time."""
+    random = np.random.default_rng(design.seed)
+    step = max(1, _AT_ONCE // clusters)
+    for start in range(0, design.resamples, step):
+        rows = min(step, design.resamples - start)
+        drawn = random.integers(0, clusters, (rows, clusters)) + np.arange(rows)[:, None] * clusters
+        counts = np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)
+        yield slice(start, start + rows), counts.astype(float)
+
+
+def _codes(labels: Labels) -> Codes:
+    """Number labels in an order that does not depend on the order of samples, as far as they can be ordered."""
+    # By text: labels of several types have no order of their own, and are told apart by type.
+    known = sorted(set(labels), key=lambda label: (type(label).__name__, str(label)))
+    number = {label: place for place, label in enumerate(known)}
+    return np.array([number[label] for label in labels], dtype=np.intp)

@@ -1,0 +1,291 @@
+"""Who is ahead of whom, and how sure that is: ranks, wins and losses, and agreement between blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from tokensieve.errors import StudyError
+from tokensieve.study.statistics.design import Array, Design, estimates, replicates, scores_of, within
+from tokensieve.study.statistics.intervals import Interval, difference_intervals
+
+Counts = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where a method stands among others; rank 1 is best.
+
+    Attributes:
+        rank: as observed; equal methods share the mean of their places.
+        low: the best place that it may truly have: methods that are surely better stand before it.
+        high: the worst place: methods that are surely worse stand behind it.
+        shares: in which part of bootstrap samples it has each place; equals share their places evenly.
+    """
+
+    rank: float
+    low: int
+    high: int
+    shares: tuple[float, ...]
+
+
+def rank_intervals(
+    scores: npt.ArrayLike, design: Design | None = None, bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[Rank, ...]:
+    """Give every method's rank, and the places that it may truly have.
+
+    The places follow from simultaneous intervals of all pairs of methods, so all methods' true places are inside
+    theirs at once with probability `level` (Mogstad, Romano, Shaikh, Wilhelm 2024). Quantiles of bootstrapped ranks
+    would be too narrow where methods are alike; as `shares` they show how often chance changes the order.
+
+    Args:
+        scores: `[methods, n]`, what each method has at each sample.
+        design: how the samples hang together.
+        bounds: the smallest and largest possible score of a sample.
+
+    Raises:
+        StudyError: if the scores have another shape or range, or there are fewer than two clusters.
+    """
+    from scipy.stats import rankdata
+
+    design, values = design or Design(), scores_of(scores)
+    within(values, bounds)
+    ahead = _ahead(values, design, bounds)
+    observed = estimates(values, design.layout(values.shape[1]))
+    # Rounded: equal scores may differ in their last bit, by the order in which they were added up.
+    ranks = rankdata(-observed.round(12))
+    shares = _shares(replicates(values, design, None))
+    return tuple(
+        Rank(
+            float(ranks[place]),
+            1 + int(ahead[:, place].sum()),
+            len(values) - int(ahead[place].sum()),
+            tuple(float(share) for share in shares[place]),
+        )
+        for place in range(len(values))
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """Who beats whom, over blocks such as (model, task, budget).
+
+    Attributes:
+        wins: `[methods][methods]`: in how many blocks the first is surely better than the second.
+        ties: in how many neither is; they need not be equal, only not told apart.
+        losses: in how many the first is surely worse.
+    """
+
+    wins: Counts
+    ties: Counts
+    losses: Counts
+
+
+def win_tie_loss(blocks: Sequence[tuple[npt.ArrayLike, Design]], bounds: tuple[float, float] = (0.0, 1.0)) -> Record:
+    """Count in how many blocks each method is better than, not told from, or worse than each other.
+
+    Within a block the intervals of all pairs hold together, so that among many pairs of equal methods a win is as
+    unlikely as `level` says. Between blocks nothing is corrected: of many blocks, a few may be wrong.
+
+    Args:
+        blocks: of each, scores `[methods, n]` and how their samples hang together; the methods are the same in all.
+        bounds: the smallest and largest possible score of a sample.
+
+    Raises:
+        StudyError: if there are no blocks, or they have different numbers of methods.
+    """
+    scores = [scores_of(values) for values, _ in blocks]
+    counts = sorted({len(values) for values in scores})
+    if len(counts) != 1:
+        raise StudyError(f"blocks of wins and losses need the same methods; there are {counts or 'no'} methods.")
+    wins = sum(
+        (_ahead(values, design, bounds).astype(int) for values, (_, design) in zip(scores, blocks, strict=True)),
+        np.zeros((counts[0], counts[0]), int),
+    )
+    ties = len(scores) - wins - wins.T
+    return Record(_table(wins), _table(ties), _table(wins.T))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far judges (seeds, models, budgets) order methods alike.
+
+    Attributes:
+        w: Kendall's W: 1 if all orders are the same, 0 if they have nothing in common.
+        tau: the mean of Kendall's τ-b over pairs of judges; none where a judge holds all methods equal.
+        judges: how many.
+        methods: how many.
+    """
+
+    w: float
+    tau: float | None
+    judges: int
+    methods: int
+
+
+def agreement(scores: npt.ArrayLike) -> Agreement:
+    """Say how far judges agree on the order of methods.
+
+    Args:
+        scores: `[judges, methods]`, such as each method's accuracy under each seed; higher is better.
+
+    Raises:
+        StudyError: if there are fewer than two judges or methods.
+    """
+    from scipy.stats import kendalltau, rankdata
+
+    values = scores_of(scores)
+    judges, methods = values.shape
+    if judges < 2 or methods < 2:
+        raise StudyError(f"agreement takes two judges and two methods; there are {judges} and {methods}.")
+    ranks = rankdata(-values, axis=1)
+    spread = float(((ranks.sum(axis=0) - judges * (methods + 1) / 2) ** 2).sum())
+    most = judges**2 * (methods**3 - methods) / 12 - judges * _tied(ranks) / 12
+    constant = bool((values == values[:, :1]).all(axis=1).any())
+    taus = [] if constant else [float(np.asarray(kendalltau(a, b))[0]) for a, b in combinations(values, 2)]
+    # Judges who all hold all methods equal agree.
+    return Agreement(spread / most if most > 0 else 1.0, float(np.mean(taus)) if taus else None, judges, methods)
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """Whether methods differ over blocks, and which are told apart: what a critical-difference diagram shows.
+
+    Attributes:
+        ranks: every method's mean rank over the blocks; 1 is best.
+        statistic: Friedman's χ², corrected for ties.
+        p: its probability if all methods are alike, by χ².
+        p_f: the same by Iman and Davenport's F, which is nearer to the truth where blocks are few.
+        difference: Nemenyi's critical difference: mean ranks further apart are told apart.
+        groups: methods, by their places, best first, that are not told apart; only the largest such groups.
+        blocks: how many.
+    """
+
+    ranks: tuple[float, ...]
+    statistic: float
+    p: float
+    p_f: float
+    difference: float
+    groups: tuple[tuple[int, ...], ...]
+    blocks: int
+
+
+def friedman(scores: npt.ArrayLike, alpha: float = 0.05) -> Friedman:
+    """Compare methods by their ranks over blocks, as Demšar (2006) says.
+
+    The test takes blocks for independent. Cells of one study are not: budgets share their pictures, tasks share their
+    model. So it shows how consistent an order is over the blocks of the study; it does not replace intervals.
+
+    Args:
+        scores: `[blocks, methods]`, such as each method's accuracy in each (model, task); higher is better.
+        alpha: the error of the critical difference.
+
+    Raises:
+        StudyError: if there are fewer than two blocks or three methods.
+    """
+    from scipy.stats import chi2, f, rankdata
+
+    values = scores_of(scores)
+    blocks, methods = values.shape
+    if blocks < 2 or methods < 3:
+        raise StudyError(f"Friedman's test takes two blocks and three methods; there are {blocks} and {methods}.")
+    ranks = rankdata(-values, axis=1)
+    mean = ranks.mean(axis=0)
+    tied = 1 - _tied(ranks) / (blocks * (methods**3 - methods))
+    raw = 12 * blocks / (methods * (methods + 1)) * float((mean**2).sum()) - 3 * blocks * (methods + 1)
+    # If all are equal in all blocks, nothing speaks against their being alike.
+    statistic = raw / tied if tied > 0 else 0.0
+    left = blocks * (methods - 1) - statistic
+    ratio = (blocks - 1) * statistic / left if left > 1e-9 else np.inf
+    width = critical_difference(methods, blocks, alpha)
+    return Friedman(
+        tuple(float(rank) for rank in mean),
+        statistic,
+        float(chi2.sf(statistic, methods - 1)),
+        float(f.sf(ratio, methods - 1, (methods - 1) * (blocks - 1))),
+        width,
+        groups(mean, width),
+        blocks,
+    )
+
+
+def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float:
+    """Give Nemenyi's critical difference of mean ranks over blocks.
+
+    Raises:
+        StudyError: if there are fewer than two methods, or no blocks.
+    """
+    from scipy.stats import studentized_range
+
+    if methods < 2 or blocks < 1:
+        raise StudyError(f"a critical difference takes two methods and a block; there are {methods} and {blocks}.")
+    q = float(studentized_range.ppf(1 - alpha, methods, np.inf)) / np.sqrt(2)
+    return float(q * np.sqrt(methods * (methods + 1) / (6 * blocks)))
+
+
+def groups(ranks: npt.ArrayLike, difference: float) -> tuple[tuple[int, ...], ...]:
+    """Give the largest groups of methods of which no two are further apart than a critical difference.
+
+    Args:
+        ranks: `[methods]`, mean ranks.
+        difference: the critical difference.
+    """
+    values = np.asarray(ranks, dtype=np.float64)
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    found: list[tuple[int, ...]] = []
+    end = 0
+    for start in range(len(order)):
+        reach = start
+        while reach < len(order) and values[order[reach]] - values[order[start]] <= difference + 1e-12:
+            reach += 1
+        # One that ends where the last one did lies inside it; one alone is no group.
+        if reach > end and reach - start > 1:
+            found.append(tuple(order[start:reach]))
+        end = max(end, reach)
+    return tuple(found)
+
+
+def _ahead(values: Array, design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """Say which methods are surely better than which, by simultaneous intervals of all pairs: `[methods, methods]`."""
+    ahead = np.zeros((len(values), len(values)), dtype=bool)
+    pairs = list(combinations(range(len(values)), 2))
+    if not pairs:
+        return ahead
+    first, second = (list(places) for places in zip(*pairs, strict=True))
+    found: Sequence[Interval] = difference_intervals(
+        values[first], values[second], design, simultaneous=True, bounds=bounds
+    )
+    for (one, other), interval in zip(pairs, found, strict=True):
+        ahead[one, other], ahead[other, one] = interval.low > 0, interval.high < 0
+    return ahead
+
+
+def _shares(drawn: Array) -> Array:
+    """Give the part of bootstrap samples `[resamples, m]` in which each method has each place: `[m, places]`."""
+    scores = drawn.round(12)
+    methods = scores.shape[1]
+    shares = np.empty((methods, methods))
+    for method in range(methods):
+        own = scores[:, method, None]
+        better, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+        places = np.arange(methods)
+        inside = (better[:, None] <= places) & (places < (better + equal)[:, None])
+        shares[method] = (inside / equal[:, None]).mean(axis=0)
+    return shares
+
+
+def _tied(ranks: Array) -> float:
+    """Give the sum over blocks and groups of equal ranks of t³ - t, for groups of t."""
+    total = 0
+    for row in ranks:
+        _, sizes = np.unique(row, return_counts=True)
+        total += int((sizes**3 - sizes).sum())
+    return float(total)
+
+
+def _table(counts: npt.NDArray[np.int_]) -> Counts:
+    return tuple(tuple(int(count) for count in row) for row in counts)
