@@ -144,7 +144,7 @@ def cell(task: Task, model: str, method: str, role: str, keep: str | None, seed:
         card=task.card(),
         card_hash=task.hash(),
         grid=(SIDE, SIDE),
-        versions={"tokensieve": "0123abcd", "torch": "2.9.0", "transformers": "5.19.0", "python": "3.11"},
+        versions={"code": "0123abcd", "torch": "2.9.0", "transformers": "5.19.0", "python": "3.11"},
         notes=("relevance: text tower",) if "qcsp" in FORMULAS.get(method, "") else (),
     )
 
@@ -217,7 +217,7 @@ def study(task: Task | None = None, models=MODELS, keeps=tuple(KEEPS), methods=t
                 fill(made, task, cell(task, model, method, "method", keep), SKILL[method] - weaker)
                 # The inverse of `fastv` does better than it: an alarm.
                 inverse = 0.5 if method == "fastv" else 0.05
-                fill(made, task, cell(task, model, f"~{method}", "inverted", keep, of=method), inverse)
+                fill(made, task, cell(task, model, f"inverted {method}", "inverted", keep, of=method), inverse)
             for seed in (0, 1, 2):
                 fill(made, task, cell(task, model, "random", "random", keep, seed), CONTROL["random"])
             for control in ("uniform", "pool"):

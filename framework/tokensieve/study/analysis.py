@@ -22,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokensieve.errors import StudyError
+from tokensieve.study import inference
 from tokensieve.study.rows import Cell, Failure, Row
+from tokensieve.study.statistics import Interval
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -69,6 +71,7 @@ class Measured:
         ms: float64 `[rows]`, measured.
         selection_ms: float64 `[rows]`, the part of it spent selecting.
         recall: float64 `[rows]`, NaN where it is not known.
+        batches: the sizes of batches that were measured.
         kept: by row, by stage, the ids that stayed.
         shares: by row, by stage, by operand.
     """
@@ -85,6 +88,7 @@ class Measured:
     ms: Floats
     selection_ms: Floats
     recall: Floats
+    batches: tuple[int, ...]
     kept: tuple[tuple[tuple[int, ...], ...], ...]
     shares: tuple[tuple[dict[str, float], ...], ...]
 
@@ -116,6 +120,7 @@ class Measured:
             ms=column(lambda row: row.ms),
             selection_ms=column(lambda row: row.selection_ms),
             recall=column(lambda row: row.recall),
+            batches=tuple(sorted({row.batch for row in rows})),
             kept=tuple(row.kept for row in rows),
             shares=tuple(row.shares for row in rows),
         )
@@ -131,7 +136,6 @@ class Arm:
         of: the method that a control belongs to, or none.
         keep: the budget as the study wrote it, or none.
         cells: one a seed, rows in the comparison's order.
-        correct: float64 `[samples]`, the mean over seeds.
     """
 
     method: str
@@ -174,6 +178,11 @@ class Arm:
     def selection_ms(self) -> float:
         """Give the mean milliseconds of a sample spent selecting."""
         return float(self._mean(lambda cell: cell.selection_ms).mean())
+
+    @property
+    def shape(self) -> str | None:
+        """Give where it cuts and to how many tokens, as a hash, or none."""
+        return self.cells[0].cell.shape
 
     @property
     def label(self) -> str:
@@ -279,6 +288,28 @@ class Comparison:
     def of_kind(self, kind: str) -> Mask:
         """Give bool `[samples]`: which of them are of a type."""
         return np.array(self.kinds) == kind
+
+    def interval(self, arm: Arm, kind: str | None = None) -> Interval:
+        """Give an arm's share of right answers with its interval.
+
+        Args:
+            arm: one of this comparison.
+            kind: a type of question; the headline if not given.
+        """
+        return self._intervals(kind)[id(arm)]
+
+    def _intervals(self, kind: str | None) -> dict[int, Interval]:
+        """Give the intervals of all arms, drawn together once."""
+        if kind not in self._drawn:
+            mask = self.headline if kind is None else self.of_kind(kind)
+            scores = np.array([arm.correct[mask] for arm in self.arms])
+            found = inference.means(scores, self.clusters[mask])
+            self._drawn[kind] = {id(arm): one for arm, one in zip(self.arms, found, strict=True)}
+        return self._drawn[kind]
+
+    @cached_property
+    def _drawn(self) -> dict[str | None, dict[int, Interval]]:
+        return {}
 
     def score(self, arm: Arm) -> float:
         """Give an arm's share of right answers over the headline."""
@@ -390,6 +421,8 @@ def rivals(comparison: Comparison, arm: Arm) -> list[Rival]:
     for role in CONTROLS:
         arms = [one for one in comparison.arms if one.role == role]
         near = [one for one in arms if abs(one.tokens - arm.tokens) <= MATCH * max(one.tokens, arm.tokens)]
+        # One that cuts at the same places costs the same in every layer, not only in the mean.
+        near = [one for one in near if one.shape is not None and one.shape == arm.shape] or near
         if near:
             best = max(near, key=comparison.score)
             found.append(Rival(best.label, role, best.correct, best.tokens, mixed=False))
@@ -444,7 +477,7 @@ def _compared(cells: Sequence[Measured]) -> Comparison:
 
 
 def _code(measured: Measured) -> str:
-    return measured.cell.versions.get("tokensieve", "")
+    return measured.cell.versions.get("code", "")
 
 
 def _named(cell: Cell) -> str:
@@ -475,6 +508,7 @@ def _ordered(measured: Measured, samples: tuple[str, ...]) -> Measured:
         ms=measured.ms[order],
         selection_ms=measured.selection_ms[order],
         recall=measured.recall[order],
+        batches=measured.batches,
         kept=taken(measured.kept),
         shares=taken(measured.shares),
     )

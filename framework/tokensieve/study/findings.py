@@ -7,9 +7,10 @@ differences of the same question within a comparison; otherwise it is `open`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Block, Comparison, Floats, Mask, Rival, rivals
+from tokensieve.study.inference import Versus
 
-LEVEL = 0.05
 ATTENTION = frozenset(
     {
         Evidence.VISION_ATTENTION,
@@ -32,46 +33,6 @@ ATTENTION = frozenset(
     }
 )
 """Evidence that is somebody's attention."""
-
-Verdict = Literal["better", "worse", "open"]
-
-
-@dataclass(frozen=True)
-class Versus:
-    """A paired difference.
-
-    Attributes:
-        value: the mean difference of shares of right answers.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
-        p: of no difference.
-        holm: `p`, corrected for all differences of the same question.
-        wins: samples where the first is better.
-        ties: samples where both are equal.
-        losses: samples where the second is better.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
-    holm: float
-    wins: int
-    ties: int
-    losses: int
-
-    @property
-    def samples(self) -> int:
-        """Give how many samples were compared."""
-        return self.wins + self.ties + self.losses
-
-    @property
-    def verdict(self) -> Verdict:
-        """Say what is shown after the correction."""
-        if self.holm >= LEVEL:
-            return "open"
-        return "better" if self.value > 0 else "worse"
-
 
 @dataclass(frozen=True, eq=False)
 class Against:
@@ -84,6 +45,7 @@ class Against:
         mixed: whether that is a mixture of budgets.
         versus: the difference, the method's minus the other's.
         kind: the type of question, or none for the headline.
+        control: the control's role, where it is one.
     """
 
     arm: Arm
@@ -92,6 +54,7 @@ class Against:
     mixed: bool
     versus: Versus
     kind: str | None = None
+    control: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +78,12 @@ class Composed:
     @property
     def beats_each(self) -> bool:
         """Say whether it is shown to be better than every operand, and all were measured."""
-        return not self.missing and all(one.versus.verdict == "better" for one in self.against)
+        return bool(self.against) and not self.missing and all(one.versus.verdict == "better" for one in self.against)
 
 
 @dataclass(frozen=True, eq=False)
 class Alarm:
-    """A method that is not shown to be better than its own inverse.
+    """A method against its own inverse. It rings unless the method is shown to be better.
 
     Attributes:
         arm: the method.
@@ -131,6 +94,11 @@ class Alarm:
     arm: Arm
     inverse: Arm
     versus: Versus
+
+    @property
+    def rings(self) -> bool:
+        """Say whether the method is not shown to be better than its inverse."""
+        return self.versus.verdict != "better"
 
     @property
     def loud(self) -> bool:
@@ -167,7 +135,7 @@ class Findings:
         plain: every method against `uniform` and against `random`.
         composed: every composition against its operands.
         attention: methods that judge by attention, by type of question, against the best control.
-        alarms: methods not shown to be better than their inverse.
+        inverses: every method against its inverse.
         detectable: the smallest difference that this many samples show with a power of 80 %, or none.
         anatomies: by method.
     """
@@ -177,7 +145,7 @@ class Findings:
     plain: tuple[Against, ...]
     composed: tuple[Composed, ...]
     attention: tuple[Against, ...]
-    alarms: tuple[Alarm, ...]
+    inverses: tuple[Alarm, ...]
     detectable: float | None
     anatomies: Mapping[str, Anatomy]
 
@@ -194,30 +162,14 @@ def find(comparison: Comparison, registry: Registry) -> Findings:
     methods = [arm for arm in comparison.arms if arm.role == "method" and arm.keep is not None]
     return Findings(
         comparison=comparison,
-        controls=_holm(_over_best(comparison, methods)),
-        plain=_holm(_over_plain(comparison, methods)),
+        controls=_over_best(comparison, methods),
+        plain=_over_plain(comparison, methods),
         composed=_composed(comparison, methods, anatomies),
-        attention=_holm(_by_kind(comparison, methods, anatomies)),
-        alarms=_alarms(comparison, methods),
+        attention=_by_kind(comparison, methods, anatomies),
+        inverses=_inverses(comparison, methods),
         detectable=_detectable(comparison, methods),
         anatomies=anatomies,
     )
-
-
-def versus(comparison: Comparison, first: Floats, second: Floats, where: Mask | None = None) -> Versus:
-    """Give a paired difference.
-
-    Args:
-        comparison: whose samples these are.
-        first: float64 `[samples]`.
-        second: float64 `[samples]`.
-        where: bool `[samples]`, which samples count; the headline if not given.
-    """
-    mask = comparison.headline if where is None else where
-    found = inference.paired(first[mask], second[mask], comparison.clusters[mask])
-    delta = first[mask] - second[mask]
-    wins, losses = int((delta > 0).sum()), int((delta < 0).sum())
-    return Versus(found.value, found.low, found.high, found.p, found.p, wins, len(delta) - wins - losses, losses)
 
 
 def anatomise(comparison: Comparison, registry: Registry) -> dict[str, Anatomy]:
@@ -238,10 +190,8 @@ def anatomise(comparison: Comparison, registry: Registry) -> dict[str, Anatomy]:
 
 
 def _read(recipe: Mapping[str, Any], registry: Registry) -> Recipe | None:
-    # YAML reads JSON.
-    import json
-
     try:
+        # YAML reads JSON.
         return Recipe.loads(json.dumps(recipe), registry, str(recipe.get("name", "recipe")))
     except TokensieveError:
         # A plugin that is not installed here, or has changed since: its numbers stand, its anatomy is not known.
@@ -261,36 +211,63 @@ def _anatomy(name: str, recipe: Recipe, alone: Mapping[tuple[str, Any], str]) ->
     )
 
 
-def _over_best(comparison: Comparison, methods: Sequence[Arm]) -> list[Against]:
-    found = []
-    for arm in methods:
-        for rival in rivals(comparison, arm)[:1]:
-            found.append(_against(comparison, arm, rival))
-    return found
+def _over_best(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Against, ...]:
+    # Methods with the same rivals are compared at once: their intervals hold together.
+    groups: dict[tuple[int, ...], tuple[list[Arm], list[Rival]]] = {}
+    for number, arm in enumerate(methods):
+        others = rivals(comparison, arm)
+        mixed = any(other.mixed for other in others)
+        key = (-number,) if mixed else tuple(id(other.correct) for other in others)
+        groups.setdefault(key, ([], others))[0].append(arm)
+    pairs: list[tuple[Arm, Rival]] = []
+    found: list[Versus] = []
+    mask, clusters = comparison.headline, comparison.clusters[comparison.headline]
+    for arms, others in groups.values():
+        if others:
+            pairs += [(arm, others[0]) for arm in arms]
+            controls = np.array([other.correct[mask] for other in others])
+            found += inference.over_best(np.array([arm.correct[mask] for arm in arms]), controls, clusters)
+    return _against(comparison, pairs, inference.corrected_best(found))
 
 
-def _over_plain(comparison: Comparison, methods: Sequence[Arm]) -> list[Against]:
-    return [
-        _against(comparison, arm, rival)
-        for arm in methods
-        for rival in rivals(comparison, arm)
-        if rival.control in ("uniform", "random")
+def _over_plain(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Against, ...]:
+    pairs = [
+        (arm, rival) for arm in methods for rival in rivals(comparison, arm) if rival.control in ("uniform", "random")
     ]
+    return _against(comparison, pairs, _paired(comparison, [(arm.correct, rival.correct) for arm, rival in pairs]))
 
 
-def _by_kind(comparison: Comparison, methods: Sequence[Arm], anatomies: Mapping[str, Anatomy]) -> list[Against]:
+def _by_kind(
+    comparison: Comparison, methods: Sequence[Arm], anatomies: Mapping[str, Anatomy]
+) -> tuple[Against, ...]:
     judged = [arm for arm in methods if arm.method in anatomies and anatomies[arm.method].attention]
-    return [
-        replace(_against(comparison, arm, rival, comparison.of_kind(kind)), kind=kind)
-        for arm in judged
-        for rival in rivals(comparison, arm)[:1]
-        for kind in comparison.headline_kinds
-    ]
+    pairs = [(arm, rival) for arm in judged for rival in rivals(comparison, arm)[:1]]
+    scores = [(arm.correct, rival.correct) for arm, rival in pairs]
+    kinds = comparison.headline_kinds
+    found = inference.corrected([one for kind in kinds for one in _paired(comparison, scores, comparison.of_kind(kind))])
+    whole = _against(comparison, pairs * len(kinds), found)
+    named = [kind for kind in kinds for _ in pairs]
+    return tuple(replace(one, kind=kind) for one, kind in zip(whole, named, strict=True))
 
 
-def _against(comparison: Comparison, arm: Arm, rival: Rival, where: Mask | None = None) -> Against:
-    difference = versus(comparison, arm.correct, rival.correct, where)
-    return Against(arm, comparison.block_of(arm), rival.name, rival.mixed, difference)
+def _against(
+    comparison: Comparison, pairs: Sequence[tuple[Arm, Rival]], found: Sequence[Versus]
+) -> tuple[Against, ...]:
+    return tuple(
+        Against(arm, comparison.block_of(arm), rival.name, rival.mixed, one, control=rival.control)
+        for (arm, rival), one in zip(pairs, found, strict=True)
+    )
+
+
+def _paired(
+    comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]], where: Mask | None = None
+) -> list[Versus]:
+    """Give the paired differences of many pairs, `[samples]` each, over the headline or where it is said."""
+    if not pairs:
+        return []
+    mask = comparison.headline if where is None else where
+    first, second = (np.array([pair[place][mask] for pair in pairs]) for place in (0, 1))
+    return inference.paired(first, second, comparison.clusters[mask])
 
 
 def _composed(
@@ -299,22 +276,18 @@ def _composed(
     plans: list[tuple[Arm, list[Arm], list[str]]] = []
     for arm in methods:
         anatomy = anatomies.get(arm.method)
-        if anatomy is None or not anatomy.operands:
+        if anatomy is None or not (anatomy.operands or anatomy.unmatched):
             continue
-        block = comparison.block_of(arm)
-        same = {one.method: one for one in block.arms}
+        same = {one.method: one for one in comparison.block_of(arm).arms}
         there = [same[name] for name in anatomy.operands if name in same]
         gone = [name for name in anatomy.operands if name not in same]
         plans.append((arm, there, [*gone, *anatomy.unmatched]))
-    flat = _holm(
-        [
-            Against(
-                arm, comparison.block_of(arm), one.method, False, versus(comparison, arm.correct, one.correct)
-            )
-            for arm, there, _ in plans
-            for one in there
-        ]
-    )
+    pairs = [(arm, one) for arm, there, _ in plans for one in there]
+    found = _paired(comparison, [(arm.correct, one.correct) for arm, one in pairs])
+    flat = [
+        Against(arm, comparison.block_of(arm), other.method, False, one)
+        for (arm, other), one in zip(pairs, found, strict=True)
+    ]
     return tuple(
         Composed(
             arm,
@@ -327,31 +300,20 @@ def _composed(
     )
 
 
-def _alarms(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Alarm, ...]:
+def _inverses(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Alarm, ...]:
     inverses = {(arm.of, arm.keep): arm for arm in comparison.arms if arm.role == "inverted"}
     pairs = [(arm, inverses[arm.method, arm.keep]) for arm in methods if (arm.method, arm.keep) in inverses]
-    found = [versus(comparison, arm.correct, inverse.correct) for arm, inverse in pairs]
-    corrected = inference.holm([one.p for one in found])
-    alarms = [
-        Alarm(arm, inverse, replace(one, holm=p))
-        for (arm, inverse), one, p in zip(pairs, found, corrected, strict=True)
-    ]
-    return tuple(alarm for alarm in alarms if alarm.versus.verdict != "better")
+    found = _paired(comparison, [(arm.correct, inverse.correct) for arm, inverse in pairs])
+    return tuple(Alarm(arm, inverse, one) for (arm, inverse), one in zip(pairs, found, strict=True))
 
 
 def _detectable(comparison: Comparison, methods: Sequence[Arm]) -> float | None:
     """Give what is detectable between a typical method and its best control, the median over methods and budgets."""
-    mask, clusters = comparison.headline, comparison.clusters
+    mask, clusters = comparison.headline, comparison.clusters[comparison.headline]
     found = [
-        inference.detectable(arm.correct[mask] - rival.correct[mask], clusters[mask])
+        inference.detectable(arm.correct[mask], rival.correct[mask], clusters)
         for arm in methods
         for rival in rivals(comparison, arm)[:1]
     ]
-    return float(np.median(found)) if found else None
-
-
-def _holm(found: Sequence[Against]) -> tuple[Against, ...]:
-    corrected = inference.holm([one.versus.p for one in found])
-    return tuple(
-        replace(one, versus=replace(one.versus, holm=p)) for one, p in zip(found, corrected, strict=True)
-    )
+    known = [one for one in found if one is not None]
+    return float(np.median(known)) if known else None

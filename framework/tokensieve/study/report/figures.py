@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokensieve.study import inference
+from tokensieve.study import inference, statistics
 from tokensieve.study.analysis import CONTROLS, Arm, Block, Comparison, Floats, Mask
 from tokensieve.study.findings import Findings
 from tokensieve.study.report.style import INK, MARKERS, PALETTE, SOFT, Drawing, Look, canvas, looks, paper
@@ -81,7 +81,7 @@ def accuracy_flops(found: Findings, look: dict[str, Look]) -> Drawing:
 
 def accuracy_time(found: Findings, look: dict[str, Look]) -> Drawing:
     """Draw right answers against measured time."""
-    batch = sorted({int(cell.cell_batch) for arm in found.comparison.arms for cell in arm.cells})
+    batch = sorted({size for arm in found.comparison.arms for cell in arm.cells for size in cell.batches})
     said = ", ".join(map(str, batch))
     return _against(
         found,
@@ -108,7 +108,7 @@ def by_kind(found: Findings, look: dict[str, Look]) -> Drawing | None:
         if kind is None:
             axes.set_visible(False)
             continue
-        _curves(axes, comparison, look, lambda arm: arm.tokens, comparison.of_kind(kind), bands=False, front=False)
+        _curves(axes, comparison, look, lambda arm: arm.tokens, kind, bands=False)
         out = kind in comparison.left_out
         count = int(comparison.of_kind(kind).sum())
         axes.set_title(f"{kind}{' †' if out else ''} (n = {count})", loc="left")
@@ -187,24 +187,19 @@ def _curves(
     comparison: Comparison,
     look: dict[str, Look],
     value: Callable[[Arm], float],
-    where: Mask | None = None,
+    kind: str | None = None,
     bands: bool = True,
-    front: bool = True,
 ) -> None:
-    mask = comparison.headline if where is None else where
+    mask = comparison.headline if kind is None else comparison.of_kind(kind)
     everything: list[tuple[float, float]] = []
     for arms, one in _series(comparison, look):
         points = []
         for arm in _sorted(arms, value):
-            if bands:
-                found = inference.mean(arm.correct[mask], comparison.clusters[mask])
-                points.append((value(arm), 100 * found.value, 100 * found.low, 100 * found.high))
-            else:
-                mean = 100 * float(arm.correct[mask].mean())
-                points.append((value(arm), mean, mean, mean))
+            found = comparison.interval(arm, kind)
+            points.append((value(arm), 100 * found.estimate, 100 * found.low, 100 * found.high))
         _line(axes, arms[0].method, points, one, bands)
         everything += [(x, y) for x, y, *_ in points]
-    if front:
+    if bands and everything:
         unpruned = comparison.unpruned
         if unpruned is not None:
             everything.append((value(unpruned), 100 * float(unpruned.correct[mask].mean())))
@@ -230,22 +225,10 @@ def _line(axes: Axes, name: str, points: Sequence[tuple[float, ...]], look: Look
     )
 
 
-def front_of(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Give the Pareto front: the points that have more right than everything that costs no more, the cheapest first.
-
-    Args:
-        points: cost and quality of each.
-    """
-    found: list[tuple[float, float]] = []
-    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not found or quality > found[-1][1]:
-            found.append((cost, quality))
-    return found
-
-
-def _front(axes: Axes, points: Iterable[tuple[float, float]]) -> None:
-    best = front_of(points)
-    xs, ys = [x for x, _ in best], [y for _, y in best]
+def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    costs, gains = (list(column) for column in zip(*points, strict=True))
+    best = statistics.front(costs, gains)
+    xs, ys = [costs[place] for place in best], [gains[place] for place in best]
     axes.step(xs, ys, where="post", color=INK, alpha=0.16, linewidth=6, solid_capstyle="butt", zorder=1)
 
 
@@ -324,8 +307,8 @@ def _legend(axes: Axes) -> None:
 
 def _recalled(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:
     known = np.isfinite(arm.recall)
-    found = inference.mean(arm.recall[known], comparison.clusters[known])
-    return 100 * found.value, 100 * found.low, 100 * found.high
+    [found] = inference.means(arm.recall[known][None], comparison.clusters[known])
+    return 100 * found.estimate, 100 * found.low, 100 * found.high
 
 
 # ------------------------------------------------------------------------------------------------------ what was kept
@@ -338,16 +321,6 @@ def middle(comparison: Comparison) -> Block | None:
     return full[len(full) // 2] if full else None
 
 
-def jaccard(first: Arm, second: Arm) -> float:
-    """Give the mean over samples of the overlap of what two arms kept last: common tokens by all that either kept."""
-    found = []
-    for one, other in zip(first.cells[0].kept, second.cells[0].kept, strict=True):
-        if one and other:
-            a, b = set(one[-1]), set(other[-1])
-            found.append(len(a & b) / len(a | b) if a | b else 1.0)
-    return float(np.mean(found)) if found else math.nan
-
-
 def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
     """Draw how much of what two methods keep is the same."""
     comparison = found.comparison
@@ -357,7 +330,9 @@ def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
     arms = sorted((arm for arm in arms if arm.method in order), key=lambda arm: order.index(arm.method))
     if block is None or len(arms) < 2:
         return None
-    values = np.array([[jaccard(one, other) for other in arms] for one in arms])
+    # A seed stands for all: of a random draw, others overlap as much.
+    last = [[frozenset(row[-1]) if row else frozenset() for row in arm.cells[0].kept] for arm in arms]
+    values = np.array(statistics.overlaps(last))
     names = [arm.method for arm in arms]
     figure = canvas(5.4, 5.0)
     axes = figure.subplots()
@@ -367,9 +342,9 @@ def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
     for row, column in np.ndindex(values.shape):
         shade = BLACK if values[row, column] > 0.55 else WHITE
         axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=6.5, color=shade)
-    visual = float(np.mean(arms[0].cells[0].visual))
-    kept = float(np.mean([len(one[-1]) for one in arms[0].cells[0].kept if one]))
-    chance = kept / (2 * visual - kept) if visual else math.nan
+    visual = round(float(np.mean(arms[0].cells[0].visual)))
+    kept = min(visual, round(float(np.mean([len(one) for one in last[0]]))))
+    chance = statistics.chance_jaccard(visual, kept, kept)
     return Drawing(
         f"overlap-{slug(comparison.title)}",
         f"{comparison.title}: overlap of what methods keep",
@@ -502,12 +477,11 @@ def critical_difference(found: Findings, look: dict[str, Look]) -> Drawing | Non
     block = middle(comparison)
     if block is None or len(block.arms) < 3:
         return None
-    ranks = inference.ranks(
-        np.array([arm.correct[comparison.headline] for arm in block.arms]), comparison.clusters[comparison.headline]
-    )
+    mask = comparison.headline
+    ranks = inference.by_picture(np.array([arm.correct[mask] for arm in block.arms]), comparison.clusters[mask])
     if ranks is None:
         return None
-    order = sorted(range(len(block.arms)), key=lambda place: ranks.mean[place])
+    order = sorted(range(len(block.arms)), key=lambda place: ranks.ranks[place])
     half = math.ceil(len(order) / 2)
     figure = canvas(5.4, 1.2 + 0.24 * half)
     axes = figure.subplots()
@@ -520,7 +494,7 @@ def critical_difference(found: Findings, look: dict[str, Look]) -> Drawing | Non
         axes.plot([tick, tick], [0, 0.2], color=INK, linewidth=0.8)
         axes.text(tick, 0.35, str(tick), ha="center", fontsize=7)
     for place, number in enumerate(order):
-        arm, rank = block.arms[number], float(ranks.mean[number])
+        arm, rank = block.arms[number], float(ranks.ranks[number])
         left = place < half
         y = -0.9 - (place if left else last - 1 - place)
         end = 1 - 0.05 * last if left else last + 0.05 * last
@@ -530,13 +504,14 @@ def critical_difference(found: Findings, look: dict[str, Look]) -> Drawing | Non
         axes.plot([rank], [0], color=colour, marker=MARKERS[0] if one is None else one.marker, markersize=4)
         text = f"{arm.method}  {rank:.2f}"
         axes.text(end, y, f"{text} " if left else f" {text}", ha="right" if left else "left", va="center", fontsize=7.5)
-    for level, (first, final) in enumerate(ranks.cliques):
+    for level, group in enumerate(ranks.groups):
+        first, final = ranks.ranks[group[0]], ranks.ranks[group[-1]]
         y = -0.25 - 0.16 * (level % 4)
         axes.plot([first - 0.04, final + 0.04], [y, y], color=INK, alpha=0.55, linewidth=2.6, solid_capstyle="round")
     return Drawing(
         f"ranks-{slug(comparison.title)}",
         f"{comparison.title}: critical differences of ranks",
-        f"Mean rank over pictures at {block_name(block)}, 1 is best; Friedman's p = {ranks.p:.2g}. A bar joins what "
-        f"cannot be told apart: mean ranks that differ by less than {ranks.critical:.2f}.",
+        f"Mean rank over pictures at {block_name(block)}, 1 is best; Friedman's p = {ranks.p_f:.2g}. A bar joins what "
+        f"cannot be told apart: mean ranks that differ by less than {ranks.difference:.2f}.",
         figure,
     )

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Block, Comparison
-from tokensieve.study.findings import Findings, Versus
-from tokensieve.study.inference import Interval
+from tokensieve.study.findings import Findings
+from tokensieve.study.inference import Versus, half
+from tokensieve.study.statistics import Interval
 
 MARKS = {"better": "▲", "worse": "▼", "open": ""}
 """What stands behind a difference that is shown."""
@@ -97,14 +97,13 @@ def accuracy_table(found: Findings) -> Table:
         "GFLOPs",
         "ms",
     )
-    over = {id(one.arm): one for one in found.controls}
     groups = []
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     ordered = _sorted(shown, out)
     if free:
         groups.append(Group("All tokens, and none", tuple(_line(comparison, arm, ordered) for arm in free)))
     for block in comparison.blocks:
-        lines = _block_lines(found, block, ordered, over)
+        lines = _block_lines(found, block, ordered)
         groups.append(Group(block_name(block), lines))
     return Table(f"accuracy-{slug(comparison.title)}", comparison.title, columns, tuple(groups), _notes(found))
 
@@ -134,7 +133,7 @@ def task_table(founds: Sequence[Findings]) -> Table | None:
         # Rows stand together only if they are in the same block of every task.
         heading = tuple("" if block is None else block_name(block) for block in blocks)
         shares = [
-            None if one is None else Share(_headline(comparison, one))
+            None if one is None else Share(comparison.interval(one))
             for one, comparison in zip(where, single, strict=True)
         ]
         ratios = [
@@ -216,12 +215,11 @@ def control_table(found: Findings) -> Table:
 
 def _line(comparison: Comparison, arm: Arm, kinds: Sequence[str], **more: Cell) -> Line:
     cells: list[Cell] = [
-        Share(inference.mean(arm.correct[mask], comparison.clusters[mask]))
-        for mask in (comparison.of_kind(kind) for kind in kinds)
+        Share(comparison.interval(arm, kind)) for kind in kinds
     ]
     ratio = relative(comparison, arm)
     cells += [
-        more.get("all") or Share(_headline(comparison, arm)),
+        more.get("all") or Share(comparison.interval(arm)),
         None if ratio is None else 100 * ratio,
         more.get("delta"),
         f"{arm.tokens:.1f}",
@@ -231,22 +229,17 @@ def _line(comparison: Comparison, arm: Arm, kinds: Sequence[str], **more: Cell) 
     return Line(arm.method, tuple(cells), arm.role)
 
 
-def _block_lines(found: Findings, block: Block, kinds: Sequence[str], over: dict[int, object]) -> tuple[Line, ...]:
+def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[Line, ...]:
     comparison = found.comparison
     best = max((comparison.score(arm) for arm in block.arms), default=0.0)
     lines = []
     for arm in block.arms:
         one = next((one for one in found.controls if one.arm is arm), None)
-        whole = Share(_headline(comparison, arm), best=len(block.arms) > 1 and comparison.score(arm) >= best)
+        whole = Share(comparison.interval(arm), best=len(block.arms) > 1 and comparison.score(arm) >= best)
         delta = None if one is None else Delta(one.versus)
         lines.append(_line(comparison, arm, kinds, all=whole, delta=delta))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
     return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
-
-
-def _headline(comparison: Comparison, arm: Arm) -> Interval:
-    mask = comparison.headline
-    return inference.mean(arm.correct[mask], comparison.clusters[mask])
 
 
 def _notes(found: Findings) -> tuple[str, ...]:
@@ -294,7 +287,7 @@ def printed(cell: Cell) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, Share):
-        return f"{100 * cell.interval.value:.1f} ±{100 * cell.interval.half:.1f}"
+        return f"{100 * cell.interval.estimate:.1f} ±{100 * half(cell.interval):.1f}"
     if isinstance(cell, Delta):
         one = cell.versus
         mark = MARKS[one.verdict]
@@ -384,9 +377,9 @@ def tex(text: str) -> str:
 
 def _tex_cell(cell: Cell) -> str:
     if isinstance(cell, Share):
-        number = f"{100 * cell.interval.value:.1f}"
+        number = f"{100 * cell.interval.estimate:.1f}"
         bold = f"\\textbf{{{number}}}" if cell.best else number
-        return f"{bold} {{\\scriptsize $\\pm${100 * cell.interval.half:.1f}}}"
+        return f"{bold} {{\\scriptsize $\\pm${100 * half(cell.interval):.1f}}}"
     if isinstance(cell, Delta):
         value, _, rest = printed(cell).partition(" ")
         return f"${value}$ {{\\scriptsize {tex(rest)}}}"
@@ -412,10 +405,10 @@ def _width(table: Table, number: int) -> bool:
 
 def _numbers(cell: Cell, interval: bool) -> list[str]:
     if isinstance(cell, Share):
-        one: Interval | Versus = cell.interval
+        values = (cell.interval.estimate, cell.interval.low, cell.interval.high)
     elif isinstance(cell, Delta):
-        one = cell.versus
+        values = (cell.versus.value, cell.versus.low, cell.versus.high)
     else:
         text = "" if cell is None else printed(cell)
         return [text, "", ""] if interval else [text]
-    return [f"{100 * value:.3f}" for value in (one.value, one.low, one.high)]
+    return [f"{100 * value:.3f}" for value in values]
