@@ -109,6 +109,10 @@ class Made:
     def failures(self):
         return list(self.failed)
 
+    def plan(self):
+        skipped = {"model": "small-b", "role": "downsampled", "of": None, "keep": None, "reason": "one size of picture"}
+        return {"keys": list(self.content), "skipped": [skipped]}
+
 
 def cell(task: Task, model: str, method: str, role: str, keep: str | None, seed: int | None = None, of=None) -> Cell:
     recipe = None

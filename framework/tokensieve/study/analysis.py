@@ -53,6 +53,9 @@ class Results(Protocol):
     def failures(self) -> Iterable[Failure]:
         """Give the cells that did not finish."""
 
+    def plan(self) -> Mapping[str, Any]:
+        """Give `keys`, all cells in the study's order, and `skipped`, controls that do not apply; or nothing."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -396,11 +399,17 @@ def collect(results: Results) -> tuple[Comparison, ...]:
         StudyError: if a cell's rows cannot be used.
     """
     groups: dict[tuple[str, str, str, str], list[Measured]] = {}
-    for key in results.keys():  # noqa: SIM118 - a store is no mapping
+    for key in _in_order(results):
         measured = Measured.of(*results.read(key))
         cell = measured.cell
         groups.setdefault((cell.model, cell.model_hash, cell.task, cell.card_hash), []).append(measured)
     return tuple(_compared(cells) for cells in groups.values())
+
+
+def _in_order(results: Results) -> list[str]:
+    """Give the keys of finished cells in the study's order."""
+    place = {key: number for number, key in enumerate(results.plan().get("keys", ()))}
+    return sorted(results.keys(), key=lambda key: place.get(key, len(place)))
 
 
 def rivals(comparison: Comparison, arm: Arm) -> list[Rival]:

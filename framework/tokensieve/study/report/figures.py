@@ -113,7 +113,8 @@ def by_kind(found: Findings, look: dict[str, Look]) -> Drawing | None:
         count = int(comparison.of_kind(kind).sum())
         axes.set_title(f"{kind}{' †' if out else ''} (n = {count})", loc="left")
         _token_axis(axes, comparison, label=False)
-    figure.supxlabel("mean visual tokens per decoder layer", fontsize=8.5)
+        # The lowest panel of a column has the numbers, whether or not it is in the last row.
+        axes.tick_params(labelbottom=kinds.index(kind) + across >= len(kinds))
     figure.supylabel("right answers, %", fontsize=8.5)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6)
@@ -121,7 +122,8 @@ def by_kind(found: Findings, look: dict[str, Look]) -> Drawing | None:
     return Drawing(
         f"kinds-{slug(comparison.title)}",
         f"{comparison.title}: by type of question",
-        "Without bands, to stay readable; the tables have the intervals."
+        "Against mean visual tokens per decoder layer, without bands to stay readable: the tables have the intervals. "
+        "Dotted: oracle and anti-oracle; dashed and dash-dotted: all tokens, and none."
         + (f" †: below 80 % for the unpruned model, left out of the headline ({left})." if left else ""),
         figure,
         wide=True,
@@ -204,7 +206,7 @@ def _curves(
         if unpruned is not None:
             everything.append((value(unpruned), 100 * float(unpruned.correct[mask].mean())))
         _front(axes, everything)
-    _bounds(axes, comparison, value, mask)
+    _bounds(axes, comparison, value, mask, named=bands)
 
 
 def _line(axes: Axes, name: str, points: Sequence[tuple[float, ...]], look: Look, band: bool = True) -> None:
@@ -232,31 +234,35 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     axes.step(xs, ys, where="post", color=INK, alpha=0.16, linewidth=6, solid_capstyle="butt", zorder=1)
 
 
-def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask) -> None:
+def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask, named: bool) -> None:
     for role in ("oracle", "anti_oracle"):
         arms = _sorted([arm for arm in comparison.arms if arm.role == role], value)
         if arms:
             ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
             axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
-            axes.annotate(role.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(left=True))
+            if named:
+                axes.annotate(role.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(below=True))
     for role, dash, name in (("unpruned", "--", "all tokens"), ("text_only", "-.", "no tokens")):
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
             y = 100 * float(arm.correct[mask].mean())
             axes.axhline(y, color=INK, alpha=SOFT, linestyle=dash, linewidth=0.8, zorder=1)
-            axes.annotate(name, (0, y), xycoords=("axes fraction", "data"), **_beside(above=True))
+            if named:
+                axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), **_beside(above=True))
 
 
-def _beside(left: bool = False, above: bool = False) -> dict[str, Any]:
+def _beside(below: bool = False, above: bool = False) -> dict[str, Any]:
     if above:
-        return {"xytext": (3, 2), "textcoords": "offset points", "fontsize": 7, "alpha": SOFT + 0.2}
+        place, across, down = (-2, 2), "right", "bottom"
+    else:
+        place, across, down = ((0, -4), "left", "top") if below else ((4, 0), "left", "center")
     return {
-        "xytext": (-3, -8) if left else (4, 0),
+        "xytext": place,
         "textcoords": "offset points",
         "fontsize": 7,
-        "alpha": SOFT + 0.2,
-        "va": "center",
-        "ha": "left",
+        "alpha": 0.8,
+        "ha": across,
+        "va": down,
     }
 
 

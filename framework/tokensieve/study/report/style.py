@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -103,7 +104,15 @@ class Drawing:
         text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
         text = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}-\1)", text)
         text = re.sub(r'href="#([^"]+)"', rf'href="#{self.name}-\1"', text)
-        return re.sub(r'<svg ([^>]*?)width="[^"]+" height="[^"]+"|<svg height="[^"]+" ', r"<svg \1", text, count=1)
+        head, _, body = text.partition(">")
+        # The page says how wide it is; the view box, how it is shaped.
+        head = re.sub(r' (?:width|height|version)="[^"]*"', "", head)
+        return f"{head}>{body}"
+
+    @property
+    def accessible(self) -> str:
+        """Give `inline` as one picture with a name, for those who hear the page."""
+        return self.inline.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.title)}"', 1)
 
 
 @contextmanager
