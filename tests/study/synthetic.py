@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from PIL import Image, ImageDraw
+
 from tokensieve.study.rows import Cell, Failure, Row
 from tokensieve.tasks import Answer, Sample, Task
 
@@ -27,7 +28,14 @@ STRATEGY = {
     "fastv": {"use": "fastv"},
     "tome": {"use": "tome"},
 }
-FORMULAS = {"script": "gsp & qcsp", "gsp": "gsp", "qcsp": "qcsp", "fastv": "fastv", "tome": "tome", "vote": "gsp | tome"}
+FORMULAS = {
+    "script": "gsp & qcsp",
+    "gsp": "gsp",
+    "qcsp": "qcsp",
+    "fastv": "fastv",
+    "tome": "tome",
+    "vote": "gsp | tome",
+}
 SKILL = {"script": 0.9, "qcsp": 0.84, "gsp": 0.7, "tome": 0.66, "vote": 0.72, "fastv": 0.3}
 CONTROL = {"random": 0.42, "uniform": 0.52, "pool": 0.5, "downsampled": 0.55}
 BOUND = {"oracle": 0.99, "anti_oracle": 0.02}
@@ -235,5 +243,7 @@ def study(task: Task | None = None, models=MODELS, keeps=tuple(KEEPS), methods=t
             else:
                 made.failed.append(Failure(done, "n/a: the processor of small-b takes one size of picture only", ""))
     broken = cell(task, models[0], "divprune", "method", keeps[0])
-    made.failed.append(Failure(replace(broken, recipe=None), "OutOfMemoryError: 2.1 GB asked, 1.0 GB free", "Traceback"))
+    made.failed.append(
+        Failure(replace(broken, recipe=None), "OutOfMemoryError: 2.1 GB asked, 1.0 GB free", "Traceback")
+    )
     return made

@@ -290,7 +290,7 @@ class Comparison:
 
     def of_kind(self, kind: str) -> Mask:
         """Give bool `[samples]`: which of them are of a type."""
-        return np.array(self.kinds) == kind
+        return np.isin(np.array(self.kinds), [kind])
 
     def interval(self, arm: Arm, kind: str | None = None) -> Interval:
         """Give an arm's share of right answers with its interval.

@@ -34,6 +34,7 @@ ATTENTION = frozenset(
 )
 """Evidence that is somebody's attention."""
 
+
 @dataclass(frozen=True, eq=False)
 class Against:
     """A method against something else at the same ledger.
@@ -237,14 +238,14 @@ def _over_plain(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Against
     return _against(comparison, pairs, _paired(comparison, [(arm.correct, rival.correct) for arm, rival in pairs]))
 
 
-def _by_kind(
-    comparison: Comparison, methods: Sequence[Arm], anatomies: Mapping[str, Anatomy]
-) -> tuple[Against, ...]:
+def _by_kind(comparison: Comparison, methods: Sequence[Arm], anatomies: Mapping[str, Anatomy]) -> tuple[Against, ...]:
     judged = [arm for arm in methods if arm.method in anatomies and anatomies[arm.method].attention]
     pairs = [(arm, rival) for arm in judged for rival in rivals(comparison, arm)[:1]]
     scores = [(arm.correct, rival.correct) for arm, rival in pairs]
     kinds = comparison.headline_kinds
-    found = inference.corrected([one for kind in kinds for one in _paired(comparison, scores, comparison.of_kind(kind))])
+    found = inference.corrected(
+        [one for kind in kinds for one in _paired(comparison, scores, comparison.of_kind(kind))]
+    )
     whole = _against(comparison, pairs * len(kinds), found)
     named = [kind for kind in kinds for _ in pairs]
     return tuple(replace(one, kind=kind) for one, kind in zip(whole, named, strict=True))
@@ -259,9 +260,7 @@ def _against(
     )
 
 
-def _paired(
-    comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]], where: Mask | None = None
-) -> list[Versus]:
+def _paired(comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]], where: Mask | None = None) -> list[Versus]:
     """Give the paired differences of many pairs, `[samples]` each, over the headline or where it is said."""
     if not pairs:
         return []
@@ -270,9 +269,7 @@ def _paired(
     return inference.paired(first, second, comparison.clusters[mask])
 
 
-def _composed(
-    comparison: Comparison, methods: Sequence[Arm], anatomies: Mapping[str, Anatomy]
-) -> tuple[Composed, ...]:
+def _composed(comparison: Comparison, methods: Sequence[Arm], anatomies: Mapping[str, Anatomy]) -> tuple[Composed, ...]:
     plans: list[tuple[Arm, list[Arm], list[str]]] = []
     for arm in methods:
         anatomy = anatomies.get(arm.method)

@@ -88,7 +88,9 @@ def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
     counts = [_counted(one - other) for one, other in zip(first, second, strict=True)]
     if len(set(clusters.tolist())) < 2:
         gaps = (first - second).mean(axis=1)
-        return [Versus(float(gap), -1.0, 1.0, 1.0, 1.0, *count, "open") for gap, count in zip(gaps, counts, strict=True)]
+        return [
+            Versus(float(gap), -1.0, 1.0, 1.0, 1.0, *count, "open") for gap, count in zip(gaps, counts, strict=True)
+        ]
     design = _design(clusters)
     intervals = statistics.difference_intervals(first, second, design)
     ps = statistics.sign_flip(first, second, design)
@@ -146,7 +148,7 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
 
 
 def corrected_best(found: Sequence[Versus]) -> list[Versus]:
-    """Give differences to best controls with Holm's correction over all of them: `better` takes both it and the interval."""
+    """Give differences to best controls, corrected over all of them: `better` takes the p-value and the interval."""
     return [
         Versus(
             one.value,

@@ -11,7 +11,8 @@ from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Comparison
 from tokensieve.study.findings import Against, Findings
 from tokensieve.study.inference import Versus, half
-from tokensieve.study.report.tables import Cell, Delta, Group, Line, Table, control_table, slug
+from tokensieve.study.report.tables import NOTE, Cell, Delta, Group, Line, Table, control_table, slug
+from tokensieve.study.statistics import Rank
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Answer:
 
     Attributes:
         title: of the comparison.
-        text: the answer, a few sentences.
+        text: the answer in a sentence.
+        points: what it is made of, one a method: its name, and what is shown of it.
         alarm: whether a reader must not miss it.
     """
 
     title: str
     text: str
+    points: tuple[tuple[str, str], ...] = ()
     alarm: bool = False
 
 
@@ -75,13 +78,28 @@ def _best_control(found: Findings) -> Answer:
     comparison = found.comparison
     if not found.controls:
         return Answer(comparison.title, "No method can be compared: no control was measured at any of their budgets.")
+    points = []
+    for method, ours in _by_method(found.controls):
+        parts = []
+        for verdict in ("better", "worse"):
+            shown = [one for one in ours if one.versus.verdict == verdict]
+            if shown:
+                far = max(shown, key=lambda one: abs(one.versus.value))
+                where = _listed([one.arm.keep for one in shown], len(ours))
+                parts.append(f"{verdict} at {where}, most at {far.arm.keep}: {_points(far.versus)}")
+        points.append((method, "; ".join(parts) or f"not shown to differ at any of {_budgets(len(ours))}"))
     best = [
         f"{names[0].method} at {block.keep} ({_percent(comparison, names[0])})"
         for block in comparison.blocks
         if (names := [arm for arm in block.arms if arm.role != "method"]) and len(block.arms) > len(names)
     ]
-    strongest = f" The best controls: {', '.join(best)}." if best else ""
-    return Answer(comparison.title, _tally(found.controls, len(comparison.keeps)) + strongest)
+    if best:
+        points.append(("best controls", ", ".join(best)))
+    won, lost = _somewhere(found.controls, "better"), _somewhere(found.controls, "worse")
+    total = len(_by_method(found.controls))
+    text = f"Yes: {len(won)} of {total} methods somewhere" if won else "None is shown to"
+    text += f"; {len(lost)} of {total} are somewhere worse." if lost else "."
+    return Answer(comparison.title, text, tuple(points))
 
 
 def _plain(found: Findings) -> Answer:
@@ -89,19 +107,21 @@ def _plain(found: Findings) -> Answer:
     both = _both(found)
     if not both:
         return Answer(title, "Nothing to compare: uniform and random were not both measured at any method's ledger.")
-    methods = dict.fromkeys(arm.method for arm, _ in both)
-    parts = []
+    points = []
+    methods = list(dict.fromkeys(arm.method for arm, _ in both))
+    beating = []
     for method in methods:
         ours = [(arm, ones) for arm, ones in both if arm.method == method]
         won = [arm.keep for arm, ones in ours if all(one.verdict == "better" for one in ones)]
         lost = [arm.keep for arm, ones in ours if any(one.verdict == "worse" for one in ones)]
-        if won:
-            parts.append((0, f"{method} beats both at {_listed(won, len(ours))}"))
-        if lost:
-            parts.append((1, f"{method} is worse than one of them at {_listed(lost, len(ours))}"))
-        if not won and not lost:
-            parts.append((2, f"{method} is not shown to differ from both at any budget"))
-    return Answer(title, "; ".join(text for _, text in sorted(parts, key=lambda part: part[0])) + ".")
+        parts = [f"beats both at {_listed(won, len(ours))}"] if won else []
+        parts += [f"worse than one of them at {_listed(lost, len(ours))}"] if lost else []
+        points.append((method, "; ".join(parts) or f"not shown to beat both at any of {_budgets(len(ours))}"))
+        beating += [method] if won else []
+    text = (
+        f"Yes: {len(beating)} of {len(methods)} methods somewhere." if beating else "None is shown to, at any budget."
+    )
+    return Answer(title, text, tuple(points))
 
 
 def _compositions(found: Findings) -> Answer:
@@ -110,20 +130,21 @@ def _compositions(found: Findings) -> Answer:
         unknown = [name for name in found.comparison.methods if name not in found.anatomies]
         why = f" ({', '.join(unknown)}: what they are made of is not known here)" if unknown else ""
         return Answer(title, f"The study has no composition whose operands can be told{why}.")
-    parts = []
+    points = []
+    beating = 0
     for method in dict.fromkeys(one.arm.method for one in found.composed):
         ours = [one for one in found.composed if one.arm.method == method]
-        missing = sorted({name for one in ours for name in one.missing})
         won = [one.arm.keep for one in ours if one.beats_each]
-        text = f"{_formula(method, ours[0].formula)} beats each operand at {_listed(won, len(ours))}"
-        details = []
+        beating += bool(won)
+        parts = [f"beats each operand at {_listed(won, len(ours))}"]
         for operand in dict.fromkeys(one.other for each in ours for one in each.against):
             versus = [one.versus for each in ours for one in each.against if one.other == operand]
-            details.append(f"against {operand} {_counted(versus)}")
-        if missing:
-            details.append(f"{', '.join(missing)} was not measured alone at the same ledger")
-        parts.append(text + (f" ({'; '.join(details)})" if details else ""))
-    return Answer(title, ". ".join(parts) + ".")
+            parts.append(f"against {operand} {_counted(versus)}")
+        missing = sorted({name for one in ours for name in one.missing})
+        parts += [f"{', '.join(missing)} was not measured alone at the same ledger"] if missing else []
+        points.append((_formula(method, ours[0].formula), "; ".join(parts)))
+    text = f"Yes: {beating} of {len(points)} somewhere." if beating else "None is shown to, at any budget."
+    return Answer(title, text, tuple(points))
 
 
 def _attention(found: Findings) -> Answer:
@@ -131,18 +152,19 @@ def _attention(found: Findings) -> Answer:
     judged = [name for name, anatomy in found.anatomies.items() if anatomy.attention]
     if not judged:
         return Answer(title, "No method of this study judges by attention.")
-    parts = []
+    points = []
+    behind = 0
     for method in judged:
         whole = [one for one in found.controls if one.arm.method == method]
-        behind = [one.arm.keep for one in whole if one.versus.verdict == "worse"]
+        lost = [one.arm.keep for one in whole if one.versus.verdict == "worse"]
         ours = [one for one in found.attention if one.arm.method == method and one.versus.verdict == "worse"]
         kinds = dict.fromkeys(one.kind for one in ours if one.kind)
-        text = f"{method} falls behind the best control at {_listed(behind, len(whole))}"
-        if kinds:
-            each = [f"{kind} ({', '.join(str(one.arm.keep) for one in ours if one.kind == kind)})" for kind in kinds]
-            text += f"; by type of question it is shown for {', '.join(each)}"
-        parts.append(text)
-    return Answer(title, ". ".join(parts) + ".")
+        each = [f"{kind} ({', '.join(str(one.arm.keep) for one in ours if one.kind == kind)})" for kind in kinds]
+        by_kind = f"; by type of question: {', '.join(each)}" if each else ""
+        points.append((method, f"behind the best control at {_listed(lost, len(whole))}{by_kind}"))
+        behind += bool(lost or kinds)
+    text = f"{behind} of {len(judged)} such methods somewhere." if behind else "Nowhere that this study can show."
+    return Answer(title, text, tuple(points))
 
 
 def _alarms(found: Findings) -> Answer:
@@ -152,35 +174,37 @@ def _alarms(found: Findings) -> Answer:
     ringing = [one for one in found.inverses if one.rings]
     if not ringing:
         return Answer(title, "Every method is shown to be better than its own inverse, at every budget measured.")
-    parts = []
+    points = []
     for method in dict.fromkeys(one.arm.method for one in ringing):
-        loud = [one.arm.keep for one in ringing if one.arm.method == method and one.loud]
-        quiet = [one.arm.keep for one in ringing if one.arm.method == method and not one.loud]
-        if loud:
-            parts.append(f"the inverse of {method} does no worse at {', '.join(map(str, loud))}")
-        if quiet:
-            parts.append(f"{method} is not shown to be better than its inverse at {', '.join(map(str, quiet))}")
-    return Answer(title, f"Alarm: {'; '.join(parts)}.", alarm=any(one.loud for one in ringing))
+        loud = [str(one.arm.keep) for one in ringing if one.arm.method == method and one.loud]
+        quiet = [str(one.arm.keep) for one in ringing if one.arm.method == method and not one.loud]
+        parts = [f"its inverse does no worse at {', '.join(loud)}"] if loud else []
+        parts += [f"not shown to be better than its inverse at {', '.join(quiet)}"] if quiet else []
+        points.append((method, "; ".join(parts)))
+    alarm = any(one.loud for one in ringing)
+    text = "Alarm: an inverted score does no worse." if alarm else "Not every method is shown to beat its inverse."
+    return Answer(title, text, tuple(points), alarm)
 
 
 def _order(found: Findings) -> Answer:
     comparison = found.comparison
-    parts = []
+    points = []
     for block in comparison.blocks:
         places = _ranks(comparison, block.arms)
         if places is not None:
             first = [arm.method for arm, rank in zip(block.arms, places, strict=True) if rank.low == 1]
-            parts.append(f"{len(first)} of {len(block.arms)} at {block.keep}")
-    if not parts:
-        return Answer(comparison.title, "There is nothing to rank.")
-    return Answer(comparison.title, f"Methods and controls that may truly be the best: {', '.join(parts)}.")
+            points.append((block.keep, f"{', '.join(first)} ({len(first)} of {len(block.arms)})"))
+    text = "Who may truly be the best of a block:" if points else "There is nothing to rank."
+    return Answer(comparison.title, text, tuple(points))
 
 
 def _certainty(found: Findings) -> Answer:
     comparison = found.comparison
     pictures = len(set(comparison.images))
     counted = int(comparison.headline.sum())
-    text = f"{len(comparison.samples)} questions on {pictures} pictures in every cell, {counted} of them in the headline."
+    text = (
+        f"{len(comparison.samples)} questions on {pictures} pictures in every cell, {counted} of them in the headline."
+    )
     if found.detectable is None:
         text += " No difference could be detected between methods that disagree this little."
     else:
@@ -204,14 +228,18 @@ def _certainty(found: Findings) -> Answer:
 
 def _plain_table(found: Findings) -> Table | None:
     return _difference_table(
-        found, "plain", "difference to uniform and to random", found.plain, lambda one: f"{one.arm.method} − {one.control}"
+        found,
+        "plain",
+        "difference to uniform and to random",
+        found.plain,
+        lambda one: f"{one.arm.method} vs {one.control}",
     )
 
 
 def _composition_table(found: Findings) -> Table | None:
     flat = [one for composed in found.composed for one in composed.against]
     return _difference_table(
-        found, "compositions", "compositions and their operands", flat, lambda one: f"{one.arm.method} − {one.other}"
+        found, "compositions", "compositions and their operands", flat, lambda one: f"{one.arm.method} vs {one.other}"
     )
 
 
@@ -231,7 +259,7 @@ def _alarm_table(found: Findings) -> Table | None:
     lines = []
     for method in dict.fromkeys(one.arm.method for one in found.inverses):
         by = {one.arm.keep: one for one in found.inverses if one.arm.method == method}
-        lines.append(Line(f"{method} − its inverse", tuple(Delta(by[k].versus) if k in by else None for k in keeps)))
+        lines.append(Line(f"{method} vs its inverse", tuple(Delta(by[k].versus) if k in by else None for k in keeps)))
     return _made(comparison, "inverses", "every method and its inverse", keeps, lines)
 
 
@@ -271,8 +299,9 @@ def record_table(found: Findings) -> Table | None:
         Line(
             name,
             tuple(
-                None if one == other else f"{record.wins[one][other]} / {record.ties[one][other]} / "
-                f"{record.losses[one][other]}"
+                None
+                if one == other
+                else f"{record.wins[one][other]} / {record.ties[one][other]} / {record.losses[one][other]}"
                 for other in range(len(common))
             ),
         )
@@ -293,10 +322,10 @@ def _difference_table(
         rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = Delta(one.versus)
     keeps = [keep for keep in comparison.keeps if any(keep in row for row in rows.values())]
     lines = [Line(text, tuple(row.get(keep) for keep in keeps)) for text, row in rows.items()]
-    notes = ("Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction.",)
+    notes = [NOTE]
     if mixed:
-        notes += ("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.",)
-    return _made(comparison, name, title, keeps, lines, notes)
+        notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
+    return _made(comparison, name, title, keeps, lines, tuple(notes))
 
 
 def _made(
@@ -305,7 +334,7 @@ def _made(
     title: str,
     columns: Sequence[str],
     lines: Sequence[Line],
-    notes: tuple[str, ...] = ("Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction.",),
+    notes: tuple[str, ...] = (NOTE,),
 ) -> Table | None:
     if not lines:
         return None
@@ -316,7 +345,7 @@ def _made(
 # ------------------------------------------------------------------------------------------------------------- words
 
 
-def _ranks(comparison: Comparison, arms: Sequence[Arm]) -> list[inference.Rank] | None:
+def _ranks(comparison: Comparison, arms: Sequence[Arm]) -> list[Rank] | None:
     mask = comparison.headline
     if len(arms) < 2:
         return None
@@ -330,26 +359,17 @@ def _both(found: Findings) -> list[tuple[Arm, list[Versus]]]:
     return [(arm, ones) for arm, ones in by.values() if len(ones) == 2]
 
 
-def _tally(found: Sequence[Against], budgets: int) -> str:
-    parts = []
-    for method in dict.fromkeys(one.arm.method for one in found):
-        ours = [one for one in found if one.arm.method == method]
-        won = [one for one in ours if one.versus.verdict == "better"]
-        lost = [one for one in ours if one.versus.verdict == "worse"]
-        if won:
-            top = max(won, key=lambda one: one.versus.value)
-            where = _listed([one.arm.keep for one in won], len(ours))
-            parts.append((0, f"{method} does at {where} (at most {_points(top.versus)} at {top.arm.keep})"))
-        if lost:
-            low = min(lost, key=lambda one: one.versus.value)
-            where = _listed([one.arm.keep for one in lost], len(ours))
-            parts.append((1, f"{method} is worse at {where} (at worst {_points(low.versus)} at {low.arm.keep})"))
-        if not won and not lost:
-            parts.append((2, f"{method} is not shown to differ at any budget"))
-    ordered = [text for _, text in sorted(parts, key=lambda part: part[0])]
-    start = "Yes: " if parts and min(place for place, _ in parts) == 0 else "None is shown to. "
-    text = "; ".join(ordered)
-    return start + (text if start == "Yes: " else text[:1].upper() + text[1:]) + "."
+def _by_method(found: Sequence[Against]) -> list[tuple[str, list[Against]]]:
+    methods = dict.fromkeys(one.arm.method for one in found)
+    return [(method, [one for one in found if one.arm.method == method]) for method in methods]
+
+
+def _somewhere(found: Sequence[Against], verdict: str) -> set[str]:
+    return {one.arm.method for one in found if one.versus.verdict == verdict}
+
+
+def _budgets(count: int) -> str:
+    return "1 budget" if count == 1 else f"{count} budgets"
 
 
 def _counted(found: Sequence[Versus]) -> str:
@@ -363,7 +383,7 @@ def _counted(found: Sequence[Versus]) -> str:
 
 def _listed(keeps: Sequence[str | None], total: int) -> str:
     if not keeps:
-        return f"none of {total} budgets"
+        return f"none of {_budgets(total)}"
     if len(keeps) == total:
         return "every budget" if total > 1 else f"{keeps[0]}"
     return f"{', '.join(map(str, keeps))} ({len(keeps)} of {total} budgets)"

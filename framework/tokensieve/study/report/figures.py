@@ -42,7 +42,12 @@ def draw(founds: Sequence[Findings]) -> list[Drawing]:
     )
     with paper():
         made = [make(found, look) for make in makers for found in founds]
-    return [drawing for drawing in made if drawing is not None]
+        drawn = [drawing for drawing in made if drawing is not None]
+        for drawing in drawn:
+            # Everything finds its place once, not anew for every file.
+            drawing.figure.draw_without_rendering()
+            drawing.figure.set_layout_engine("none")
+    return drawn
 
 
 # ------------------------------------------------------------------------------------------------------------ curves
@@ -61,8 +66,8 @@ def accuracy_tokens(found: Findings, look: dict[str, Look]) -> Drawing:
         f"tokens-{slug(comparison.title)}",
         f"{comparison.title}: right answers against visual tokens",
         "Mean visual tokens per decoder layer, as the ledger counted them. Bands are 95 % intervals over pictures. The "
-        "thick pale line is the Pareto front: nothing has more right with as few tokens. Dotted: oracle and anti-oracle; "
-        "dashed and dash-dotted: all tokens, and none.",
+        "thick pale line is the Pareto front: nothing has more right with as few tokens. Dotted: oracle and "
+        "anti-oracle; dashed and dash-dotted: all tokens, and none.",
         figure,
     )
 
@@ -89,8 +94,8 @@ def accuracy_time(found: Findings, look: dict[str, Look]) -> Drawing:
         "time",
         lambda arm: arm.ms,
         "measured milliseconds per sample",
-        f"Measured on the machine of the run: vision tower, selection and prefill, in batches of {said}. Fewer FLOPs need "
-        "not be less time.",
+        f"Measured on the machine of the run: vision tower, selection and prefill, in batches of {said}. Fewer FLOPs "
+        "need not be less time.",
     )
 
 
@@ -377,8 +382,8 @@ def shares(found: Findings, look: dict[str, Look]) -> Drawing | None:
     return Drawing(
         f"shares-{slug(comparison.title)}",
         f"{comparison.title}: what operands gave to compositions",
-        "Of the tokens a composition kept, the share that an operand would have kept alone at the same budget. 100 % for "
-        "one operand means that the others decided nothing.",
+        "Of the tokens a composition kept, the share that an operand would have kept alone at the same budget. 100 % "
+        "for one operand means that the others decided nothing.",
         figure,
     )
 
@@ -401,21 +406,20 @@ def maps(found: Findings, look: dict[str, Look]) -> Drawing | None:
     figure = canvas(8.4, 1.85 * down + 0.3)
     grid = figure.subplots(down, across, squeeze=False)
     top = max(float(where.max()) for _, where in drawn)
-    image = None
     for axes, pair in itertools.zip_longest(grid.flat, drawn):
         if pair is None:
             axes.set_visible(False)
             continue
-        image = _heat(axes, pair[1], "viridis", 0, top)
+        _heat(axes, pair[1], "viridis", 0, top)
         axes.set_title(pair[0].method, loc="left", fontsize=8.5)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.colorbar(image, ax=grid, shrink=0.8, label="share of samples that kept it", pad=0.01)
+    figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.8, label="share of samples that kept it", pad=0.01)
     return Drawing(
         f"maps-{slug(comparison.title)}",
         f"{comparison.title}: where tokens are kept",
-        f"How often each place of the grid stayed, at keep {block.keep}. A pattern that does not depend on the picture is "
-        "a position bias.",
+        f"How often each place of the grid stayed, at keep {block.keep}. A pattern that does not depend on the picture "
+        "is a position bias.",
         figure,
         wide=True,
     )

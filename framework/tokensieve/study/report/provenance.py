@@ -54,7 +54,9 @@ def missing(results: Results, comparisons: Sequence[Comparison]) -> list[Missing
         what = skipped["role"] if skipped.get("of") is None else f"{skipped['role']} {skipped['of']}"
         reason = f"n/a: {str(skipped['reason']).removeprefix('n/a: ')}"
         found.setdefault((str(skipped["model"]), what, reason), []).append(skipped.get("keep") or "all")
-    listed = [Missing(*what, ", ".join(dict.fromkeys(keeps)), reason) for (*what, reason), keeps in found.items()]
+    listed = [
+        Missing(model, what, ", ".join(dict.fromkeys(keeps)), reason) for (model, what, reason), keeps in found.items()
+    ]
     for comparison in comparisons:
         listed += [Missing(comparison.model, "not compared", "", excluded) for excluded in comparison.excluded]
     return listed
@@ -75,7 +77,11 @@ def provenance(founds: Sequence[Findings]) -> list[Listing]:
             hashes.append(cell.recipe_hash or "")
     names = sorted({name for cell in cells for name in cell.versions})
     versions = _unique(tuple(cell.versions.get(name, "") for name in names) for cell in cells)
-    notes = _unique((note, ", ".join(sorted({c.method for c in cells if note in c.notes}))) for c in cells for note in c.notes)
+    notes = _unique(
+        (note, ", ".join(dict.fromkeys(other.method for other in cells if note in other.notes)))
+        for cell in cells
+        for note in cell.notes
+    )
     listings = [
         Listing("Models", ("Name", "Hash of config and weights", "Adapter"), models),
         Listing("Tasks", ("Name", "Card", "Metric", "Questions", "Pictures"), tasks),
@@ -103,23 +109,21 @@ def warnings(founds: Sequence[Findings]) -> list[str]:
     for found in founds:
         comparison = found.comparison
         by_task.setdefault(comparison.task, set()).add(comparison.card_hash)
-        codes = {str(sorted(cell.cell.versions.items())) for arm in comparison.arms for cell in arm.cells}
-        kinds = {tuple(sorted(cell.cell.versions)) for arm in comparison.arms for cell in arm.cells}
         # A plugin's method hashes the plugin's code as well, so only libraries tell runs apart.
         libraries = {
             str(sorted((name, value) for name, value in cell.cell.versions.items() if name != "code"))
             for arm in comparison.arms
             for cell in arm.cells
         }
-        if len(libraries) > 1 and kinds and codes:
+        if len(libraries) > 1:
             said.append(f"{comparison.title}: cells were made by different versions of libraries; see Provenance.")
         if comparison.unpruned is None:
             said.append(f"{comparison.title}: the unpruned model was not measured, so nothing is relative to it.")
     for task, hashes in by_task.items():
         if len(hashes) > 1:
             said.append(
-                f"{task} was run under {len(hashes)} cards ({', '.join(sorted(hashes))}): their numbers are in no table "
-                "together."
+                f"{task} was run under {len(hashes)} cards ({', '.join(sorted(hashes))}): their numbers are in no "
+                "table together."
             )
     return said
 

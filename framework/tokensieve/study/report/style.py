@@ -120,7 +120,7 @@ def paper() -> Iterator[None]:
     """Set fonts and colours while a figure is made or written, and nothing after."""
     import matplotlib
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "tokensieve",
         "pdf.fonttype": 42,

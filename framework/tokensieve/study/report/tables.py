@@ -16,6 +16,9 @@ from tokensieve.study.findings import Findings
 from tokensieve.study.inference import Versus, half
 from tokensieve.study.statistics import Interval
 
+NOTHING = "\u2013"
+"""What is printed where there is no number: an en dash."""
+NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
 MARKS = {"better": "▲", "worse": "▼", "open": ""}
 """What stands behind a difference that is shown."""
 
@@ -169,9 +172,7 @@ def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> f
     unpruned = comparison.unpruned
     if unpruned is None:
         return None
-    masks = (
-        [comparison.headline] if headline_only else [comparison.of_kind(kind) for kind in comparison.headline_kinds]
-    )
+    masks = [comparison.headline] if headline_only else [comparison.of_kind(kind) for kind in comparison.headline_kinds]
     whole = [float(unpruned.correct[mask].mean()) for mask in masks]
     if min(whole) <= 0:
         return None
@@ -199,10 +200,11 @@ def control_table(found: Findings) -> Table:
     for keep in comparison.keeps:
         names = dict.fromkeys(one.other for one in found.controls if one.arm.keep == keep and not one.mixed)
         best.append(", ".join(name.split(" at ")[0] for name in names) or None)
-    notes = ["Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."]
+    notes = [NOTE]
     if any(one.mixed for one in found.controls):
         notes.append(
-            "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per layer."
+            "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per "
+            "layer."
         )
     return Table(
         f"controls-{slug(comparison.title)}",
@@ -214,9 +216,7 @@ def control_table(found: Findings) -> Table:
 
 
 def _line(comparison: Comparison, arm: Arm, kinds: Sequence[str], **more: Cell) -> Line:
-    cells: list[Cell] = [
-        Share(comparison.interval(arm, kind)) for kind in kinds
-    ]
+    cells: list[Cell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
     ratio = relative(comparison, arm)
     cells += [
         more.get("all") or Share(comparison.interval(arm)),
@@ -285,7 +285,7 @@ def slug(text: str) -> str:
 def printed(cell: Cell) -> str:
     """Give a cell as plain text."""
     if cell is None:
-        return "–"
+        return NOTHING
     if isinstance(cell, Share):
         return f"{100 * cell.interval.estimate:.1f} ±{100 * half(cell.interval):.1f}"
     if isinstance(cell, Delta):
@@ -370,7 +370,7 @@ def tex(text: str) -> str:
         "▼": r"$\blacktriangledown$",
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
-        "–": "--",
+        NOTHING: "--",
     }
     return "".join(signs.get(sign, sign) for sign in text)
 

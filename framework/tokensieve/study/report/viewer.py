@@ -68,7 +68,9 @@ def tasks_of(comparisons: Sequence[Comparison], registry: Registry) -> tuple[dic
             problems.append(f"The pictures of {comparison.task} are not shown: {error}")
             continue
         # A part of a task's samples has a card that says how many.
-        if json.dumps(now, sort_keys=True) != json.dumps({k: v for k, v in card.items() if k != "samples"}, sort_keys=True):
+        if json.dumps(now, sort_keys=True) != json.dumps(
+            {k: v for k, v in card.items() if k != "samples"}, sort_keys=True
+        ):
             problems.append(f"The pictures of {comparison.task} are not shown: the task is not what it was at the run.")
             continue
         found[comparison.card_hash] = task

@@ -152,7 +152,9 @@ def _markdown(
     lines += [f"> {warning}\n" for warning in warnings(founds)]
     for question in asked:
         lines += [f"### {question.text}", ""]
-        lines += [f"- **{answer.title}**: {answer.text}" for answer in question.answers]
+        for answer in question.answers:
+            lines.append(f"- **{answer.title}**: {answer.text}")
+            lines += [f"    - {name}: {said}" for name, said in answer.points]
         lines += ["", *(markdown(table).replace("### ", "#### ", 1) for table in question.tables)]
     lines += ["## Tables", "", *(markdown(table) for table in tables), "## Figures", ""]
     lines += [f"![{one.title}](figures/{one.name}.svg)\n\n{one.caption}\n" for one in drawings]
