@@ -11,7 +11,7 @@ from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Comparison
 from tokensieve.study.findings import Against, Findings
 from tokensieve.study.inference import Versus, half
-from tokensieve.study.report.tables import NOTE, Cell, Delta, Group, Line, Table, control_table, slug
+from tokensieve.study.report.tables import NOTE, Cell, Delta, Group, Line, Table, control_table, slug, spelled
 from tokensieve.study.statistics import Rank
 
 
@@ -142,7 +142,7 @@ def _compositions(found: Findings) -> Answer:
             parts.append(f"against {operand} {_counted(versus)}")
         missing = sorted({name for one in ours for name in one.missing})
         parts += [f"{', '.join(missing)} was not measured alone at the same ledger"] if missing else []
-        points.append((_formula(method, ours[0].formula), "; ".join(parts)))
+        points.append((spelled(method, ours[0].formula), "; ".join(parts)))
     text = f"Yes: {beating} of {len(points)} somewhere." if beating else "None is shown to, at any budget."
     return Answer(title, text, tuple(points))
 
@@ -396,8 +396,3 @@ def _points(versus: Versus) -> str:
 def _percent(comparison: Comparison, arm: Arm) -> str:
     found = comparison.interval(arm)
     return f"{100 * found.estimate:.1f} ±{100 * half(found):.1f} %"
-
-
-def _formula(method: str, formula: str) -> str:
-    bare = formula[1:-1] if formula.startswith("(") and formula.count("(") == 1 else formula
-    return method if bare == method else f"{method} = {bare}"

@@ -13,7 +13,7 @@ from tokensieve.study import inference, statistics
 from tokensieve.study.analysis import CONTROLS, Arm, Block, Comparison, Floats, Mask
 from tokensieve.study.findings import Findings
 from tokensieve.study.report.style import INK, MARKERS, PALETTE, SOFT, Drawing, Look, canvas, looks, paper
-from tokensieve.study.report.tables import block_name, slug
+from tokensieve.study.report.tables import block_name, slug, spelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,7 +151,7 @@ def recall(found: Findings, look: dict[str, Look]) -> Drawing | None:
         if bound:
             xs, ys = [arm.tokens for arm in bound], [100 * float(np.nanmean(arm.recall)) for arm in bound]
             axes.plot(xs, ys, color=INK, linestyle=":", linewidth=1)
-            axes.annotate(role.replace("_", "-"), (xs[-1], ys[-1]), **_beside())
+            axes.annotate(role.replace("_", "-"), (xs[0], ys[0]), **_beside(above=False))
     _token_axis(axes, comparison)
     axes.set_ylabel("needed tokens that stayed, %")
     axes.set_ylim(-2, 104)
@@ -246,7 +246,7 @@ def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], m
             ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
             axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
             if named:
-                axes.annotate(role.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(below=True))
+                axes.annotate(role.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(above=False))
     for role, dash, name in (("unpruned", "--", "all tokens"), ("text_only", "-.", "no tokens")):
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
@@ -256,11 +256,11 @@ def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], m
                 axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), **_beside(above=True))
 
 
-def _beside(below: bool = False, above: bool = False) -> dict[str, Any]:
+def _beside(above: bool) -> dict[str, Any]:
     if above:
         place, across, down = (-2, 2), "right", "bottom"
     else:
-        place, across, down = ((0, -4), "left", "top") if below else ((4, 0), "left", "center")
+        place, across, down = (0, -4), "left", "top"
     return {
         "xytext": place,
         "textcoords": "offset points",
@@ -474,7 +474,7 @@ def _operands(axes: Axes, name: str, arms: Sequence[Arm], found: Findings) -> No
     axes.set_yticks(range(len(ordered)), [f"keep {arm.keep}" for arm in ordered])
     axes.set_xlim(0, 100)
     anatomy = found.anatomies.get(name)
-    axes.set_title(name if anatomy is None else f"{name} = {anatomy.formula}", loc="left")
+    axes.set_title(name if anatomy is None else spelled(name, anatomy.formula), loc="left")
     axes.grid(visible=False, axis="y")
 
 

@@ -282,6 +282,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
 
 
+def spelled(method: str, formula: str) -> str:
+    """Give a method's name with its formula, where that says more."""
+    bare = formula[1:-1] if formula.startswith("(") and formula.count("(") == 1 else formula
+    return method if bare == method else f"{method} = {bare}"
+
+
 def printed(cell: Cell) -> str:
     """Give a cell as plain text."""
     if cell is None:

@@ -21,6 +21,8 @@
   const source = document.getElementById("viewer-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
+  document.getElementById("no-script").hidden = true;
+  document.getElementById("viewer-parts").hidden = false;
   const $ = function (id) { return document.getElementById(id); };
   const make = function (tag, text, kind) {
     const made = document.createElement(tag);
