@@ -46,15 +46,19 @@ class Results(Protocol):
 
     def keys(self) -> Iterable[str]:
         """Give the keys of all finished cells."""
+        raise NotImplementedError
 
     def read(self, key: str) -> tuple[Cell, list[Row]]:
         """Give a finished cell."""
+        raise NotImplementedError
 
     def failures(self) -> Iterable[Failure]:
         """Give the cells that did not finish."""
+        raise NotImplementedError
 
     def plan(self) -> Mapping[str, Any]:
         """Give `keys`, all cells in the study's order, and `skipped`, controls that do not apply; or nothing."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

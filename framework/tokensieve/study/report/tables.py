@@ -298,7 +298,7 @@ def printed(cell: Cell) -> str:
         one = cell.versus
         mark = MARKS[one.verdict]
         return f"{100 * one.value:+.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]{' ' + mark if mark else ''}"
-    if isinstance(cell, float):
+    if isinstance(cell, int | float):
         return f"{cell:.1f}"
     return cell
 
