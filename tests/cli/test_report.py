@@ -1,8 +1,8 @@
 """`tokensieve report`: from the folder of a study to a page."""
 
 import pytest
-
 from tests.study import synthetic
+
 from tokensieve.study.rows import Failure
 from tokensieve.study.store import Store
 
