@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint unit families docs bench clean
+.PHONY: help env demo test lint unit browser families docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ lint: env ## style, types by two checkers, and the never rules of the imports
 # By scope, so that a module's or a class's fixtures are made once, and a family's laws are seen by one worker.
 unit: env ## the tests with coverage, in parallel (WORKERS=2)
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope --cov
+
+browser: env ## the report's page in a real browser: Chromium, or what CHROMIUM names
+	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -m browser tests/browser
 
 families: env ## the table of what every family can do, anew: what the conformance kit sees, into docs/families/
 	TOKENSIEVE_RECORD=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadscope tests/adapters

@@ -332,6 +332,21 @@ def compare(
 
 
 @app.command()
+def report(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a study, as compare --out wrote it.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--out", metavar="DIR", help="Where the report goes; RUN/report if not given."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")] = 24,
+) -> None:
+    """Write a study's report: one page that works offline, with tables and figures as files."""
+    from tokensieve.cli.reporting import write
+
+    console.say(write(run_folder, out, samples, default_registry()))
+
+
+@app.command()
 def schema(
     out: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation

@@ -1,0 +1,212 @@
+"""The study's statistics as reports use them: many at once, and answers about one picture drawn together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokensieve.study import statistics
+from tokensieve.study.statistics import Design, Friedman, Interval, Rank, Record
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Verdict = Literal["better", "worse", "open"]
+
+LEVEL = 0.95
+RESAMPLES = 4_000
+"""Enough for ends of intervals that are printed to a tenth of a point, and p-values to survive a hundred tests."""
+FEWER = 1_000
+"""For what takes intervals of all pairs."""
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A paired difference.
+
+    Attributes:
+        value: the mean difference of shares of right answers.
+        low: the lower end of its 95 % interval.
+        high: the upper end.
+        p: of no difference; against the best of several, of being no better.
+        holm: `p`, corrected for all differences that answer the same question.
+        wins: samples where the first is better.
+        ties: samples where both are equal.
+        losses: samples where the second is better.
+        verdict: what is shown after the correction.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    holm: float
+    wins: int
+    ties: int
+    losses: int
+    verdict: Verdict
+
+    @property
+    def samples(self) -> int:
+        """Give how many samples were compared."""
+        return self.wins + self.ties + self.losses
+
+
+def half(interval: Interval) -> float:
+    """Give the larger distance of an interval's ends from its estimate, as in `87.3 ± 2.1`."""
+    return max(interval.estimate - interval.low, interval.high - interval.estimate)
+
+
+def means(scores: Floats, clusters: Integers) -> list[Interval]:
+    """Give an interval for the mean of each row.
+
+    Args:
+        scores: `[rows, samples]`, in [0, 1].
+        clusters: `[samples]`, equal for samples of one picture. With only one picture nothing is known of others, so
+            an interval is all of [0, 1].
+    """
+    if not len(scores):
+        return []
+    if len(set(clusters.tolist())) < 2:
+        return [Interval(float(row.mean()), 0.0, 1.0, LEVEL, len(row), 1) for row in scores]
+    return list(statistics.score_intervals(scores, _design(clusters)))
+
+
+def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
+    """Give the paired difference of each row of two arrays, corrected for their number.
+
+    Args:
+        first: `[rows, samples]`, in [0, 1].
+        second: `[rows, samples]`, likewise.
+        clusters: `[samples]`.
+    """
+    if not len(first):
+        return []
+    counts = [_counted(one - other) for one, other in zip(first, second, strict=True)]
+    if len(set(clusters.tolist())) < 2:
+        gaps = (first - second).mean(axis=1)
+        return [
+            Versus(float(gap), -1.0, 1.0, 1.0, 1.0, *count, "open") for gap, count in zip(gaps, counts, strict=True)
+        ]
+    design = _design(clusters)
+    intervals = statistics.difference_intervals(first, second, design)
+    ps = statistics.sign_flip(first, second, design)
+    plain = [
+        Versus(one.estimate, one.low, one.high, p, p, *count, "open")
+        for one, p, count in zip(intervals, ps, counts, strict=True)
+    ]
+    return corrected(plain)
+
+
+def corrected(found: Sequence[Versus]) -> list[Versus]:
+    """Give differences with Holm's correction over all of them, and the verdicts that follow."""
+    return [
+        Versus(
+            one.value,
+            one.low,
+            one.high,
+            one.p,
+            holm,
+            one.wins,
+            one.ties,
+            one.losses,
+            "open" if holm > 1 - LEVEL else "better" if one.value > 0 else "worse",
+        )
+        for one, holm in zip(found, statistics.holm([one.p for one in found]), strict=True)
+    ]
+
+
+def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Versus]:
+    """Give each method's difference to the best of the controls, knowing that the same samples picked it.
+
+    Its p-value is one-sided, of being no better than some control; `worse` follows from the interval. Not corrected.
+
+    Args:
+        methods: `[methods, samples]`.
+        controls: `[controls, samples]`, the best first.
+        clusters: `[samples]`.
+    """
+    counts = [_counted(row - controls[0]) for row in methods]
+    if len(set(clusters.tolist())) < 2:
+        return paired(methods, np.broadcast_to(controls[0], methods.shape), clusters)
+    found = statistics.against_best(methods, controls, _design(clusters))
+    return [
+        Versus(
+            one.difference.estimate,
+            one.difference.low,
+            one.difference.high,
+            one.p,
+            one.p,
+            *count,
+            "worse" if one.difference.high < 0 else "open",
+        )
+        for one, count in zip(found, counts, strict=True)
+    ]
+
+
+def corrected_best(found: Sequence[Versus]) -> list[Versus]:
+    """Give differences to best controls, corrected over all of them: `better` takes the p-value and the interval."""
+    return [
+        Versus(
+            one.value,
+            one.low,
+            one.high,
+            one.p,
+            holm,
+            one.wins,
+            one.ties,
+            one.losses,
+            "better" if holm <= 1 - LEVEL and one.low > 0 else one.verdict,
+        )
+        for one, holm in zip(found, statistics.holm([one.p for one in found]), strict=True)
+    ]
+
+
+def detectable(first: Floats, second: Floats, clusters: Integers) -> float | None:
+    """Give the smallest true difference that is found at 5 % with a power of 80 % between a pair like this.
+
+    None if no difference would be.
+    """
+    if len(set(clusters.tolist())) < 2:
+        return None
+    return statistics.smallest_difference(first, second, _design(clusters)).difference
+
+
+def ranks(scores: Floats, clusters: Integers) -> list[Rank] | None:
+    """Give each row's rank by its mean, with the places that it may truly have; none with one picture or one row."""
+    if len(scores) < 2 or len(set(clusters.tolist())) < 2:
+        return None
+    return list(statistics.rank_intervals(scores, _design(clusters, FEWER)))
+
+
+def record(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
+    """Give in how many blocks each row is surely better than each other; none where there is nothing to count."""
+    if not blocks or len(blocks[0][0]) < 2 or any(len(set(clusters.tolist())) < 2 for _, clusters in blocks):
+        return None
+    return statistics.win_tie_loss([(scores, _design(clusters, FEWER)) for scores, clusters in blocks])
+
+
+def by_picture(scores: Floats, clusters: Integers) -> Friedman | None:
+    """Compare rows by their ranks over pictures; none with fewer than two pictures or three rows.
+
+    Pictures are independent of each other, as blocks of this test must be.
+    """
+    _, codes = np.unique(clusters, return_inverse=True)
+    count = int(codes.max()) + 1
+    if count < 2 or len(scores) < 3:
+        return None
+    sizes = np.bincount(codes)
+    table = np.array([np.bincount(codes, row) / sizes for row in scores]).T
+    return statistics.friedman(table)
+
+
+def _design(clusters: Integers, resamples: int = RESAMPLES) -> Design:
+    return Design(clusters=clusters.tolist(), level=LEVEL, resamples=resamples)
+
+
+def _counted(delta: Floats) -> tuple[int, int, int]:
+    wins, losses = int((delta > 1e-9).sum()), int((delta < -1e-9).sum())
+    return wins, len(delta) - wins - losses, losses

@@ -1,0 +1,141 @@
+"""Where numbers come from, and what is missing among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokensieve.study.analysis import Comparison, Results
+from tokensieve.study.findings import Findings
+from tokensieve.study.rows import Cell
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of words.
+
+    Attributes:
+        title: above it.
+        columns: headings.
+        lines: its rows.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What there is no number for.
+
+    Attributes:
+        model: of which model.
+        what: the method or control.
+        keeps: at which budgets.
+        reason: why: it failed, does not apply, or has nothing to be compared with.
+    """
+
+    model: str
+    what: str
+    keeps: str
+    reason: str
+
+
+def missing(results: Results, comparisons: Sequence[Comparison]) -> list[Missing]:
+    """List failures, controls that do not apply, and cells that were not compared, the same reasons joined."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for failure in results.failures():
+        cell = failure.cell
+        found.setdefault((cell.model, _what(cell), failure.reason), []).append(cell.keep or "all tokens")
+    for skipped in results.plan().get("skipped", ()):
+        what = skipped["role"] if skipped.get("of") is None else f"{skipped['role']} {skipped['of']}"
+        reason = f"n/a: {str(skipped['reason']).removeprefix('n/a: ')}"
+        found.setdefault((str(skipped["model"]), what, reason), []).append(skipped.get("keep") or "all")
+    listed = [
+        Missing(model, what, ", ".join(dict.fromkeys(keeps)), reason) for (model, what, reason), keeps in found.items()
+    ]
+    for comparison in comparisons:
+        listed += [Missing(comparison.model, "not compared", "", excluded) for excluded in comparison.excluded]
+    return listed
+
+
+def provenance(founds: Sequence[Findings]) -> list[Listing]:
+    """List models, tasks, methods and versions, each with its hash."""
+    cells = [cell.cell for found in founds for arm in found.comparison.arms for cell in arm.cells]
+    models = _unique((cell.model, cell.model_hash, cell.adapter) for cell in cells)
+    tasks = _unique(
+        (one.task, one.card_hash, str(one.card.get("metric", "")), f"{len(one.samples)}", f"{len(set(one.images))}")
+        for one in (found.comparison for found in founds)
+    )
+    methods: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        if cell.recipe is not None and cell.role == "method":
+            hashes = methods.setdefault((cell.method, _stages(cell.recipe)), [])
+            hashes.append(cell.recipe_hash or "")
+    names = sorted({name for cell in cells for name in cell.versions})
+    versions = _unique(tuple(cell.versions.get(name, "") for name in names) for cell in cells)
+    notes = _unique(
+        (note, ", ".join(dict.fromkeys(other.method for other in cells if note in other.notes)))
+        for cell in cells
+        for note in cell.notes
+    )
+    listings = [
+        Listing("Models", ("Name", "Hash of config and weights", "Adapter"), models),
+        Listing("Tasks", ("Name", "Card", "Metric", "Questions", "Pictures"), tasks),
+        Listing(
+            "Recipes",
+            ("Name", "Stages", "Hashes, one a budget"),
+            tuple((name, stages, ", ".join(dict.fromkeys(hashes))) for (name, stages), hashes in methods.items()),
+        ),
+        Listing("Versions", tuple(names), versions),
+        Listing("Notes of the ledger", ("Note", "Methods"), notes),
+    ]
+    return [listing for listing in listings if listing.lines]
+
+
+def cards(founds: Sequence[Findings]) -> list[tuple[str, str]]:
+    """Give every card once: its name with its hash, and its content as JSON."""
+    seen = {one.card_hash: one for one in (found.comparison for found in founds)}
+    return [(f"{one.task} ({name})", json.dumps(one.card, indent=1, ensure_ascii=False)) for name, one in seen.items()]
+
+
+def warnings(founds: Sequence[Findings]) -> list[str]:
+    """Say what makes numbers of this study hard to compare."""
+    said = []
+    by_task: dict[str, set[str]] = {}
+    for found in founds:
+        comparison = found.comparison
+        by_task.setdefault(comparison.task, set()).add(comparison.card_hash)
+        # A plugin's method hashes the plugin's code as well, so only libraries tell runs apart.
+        libraries = {
+            str(sorted((name, value) for name, value in cell.cell.versions.items() if name != "code"))
+            for arm in comparison.arms
+            for cell in arm.cells
+        }
+        if len(libraries) > 1:
+            said.append(f"{comparison.title}: cells were made by different versions of libraries; see Provenance.")
+        if comparison.unpruned is None:
+            said.append(f"{comparison.title}: the unpruned model was not measured, so nothing is relative to it.")
+    for task, hashes in by_task.items():
+        if len(hashes) > 1:
+            said.append(
+                f"{task} was run under {len(hashes)} cards ({', '.join(sorted(hashes))}): their numbers are in no "
+                "table together."
+            )
+    return said
+
+
+def _what(cell: Cell) -> str:
+    seed = "" if cell.seed is None else f", seed {cell.seed}"
+    return f"{cell.method}{seed} on {cell.task}"
+
+
+def _stages(recipe: dict[str, Any]) -> str:
+    return "; ".join(f"{stage.get('select', '?')} at {stage.get('at', '?')}" for stage in recipe.get("stages", ()))
+
+
+def _unique(lines: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(dict.fromkeys(lines))

@@ -1,0 +1,161 @@
+"""How figures look: colours for every kind of colour vision, on light and on dark paper, and how they are written."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of middle lightness: each has a contrast of at least 3 to white and to the dark page, and neighbours differ in
+# lightness and hue for every kind of colour vision. Markers and dashes tell them apart once more.
+PALETTE = ("#2f7ed8", "#d95f02", "#0a8f70", "#c2478f", "#7b6fd0", "#8f7a00", "#b4504a", "#2490a8")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES: Mapping[str, Any] = {
+    "random": (0, (1, 1.6)),
+    "uniform": (0, (5, 2)),
+    "pool": (0, (4, 1.5, 1, 1.5)),
+    "downsampled": (0, (2, 1)),
+}
+CONTROL_MARKERS: Mapping[str, str] = {"random": "x", "uniform": "+", "pool": "1", "downsampled": "2"}
+
+INK = "#010203"
+"""What is written as `currentColor` in a page; nearly black elsewhere."""
+SOFT = 0.62
+"""The opacity of what explains."""
+FAMILY = "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn.
+
+    Attributes:
+        colour: of line and marker.
+        marker: matplotlib's name of it.
+        dash: matplotlib's style of line.
+    """
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+def looks(methods: Mapping[str, str]) -> dict[str, Look]:
+    """Give every method and control its look.
+
+    Args:
+        methods: roles by name, in the study's order, so that a name looks the same in every figure.
+    """
+    found = {}
+    number = 0
+    for name, role in methods.items():
+        if role in DASHES:
+            found[name] = Look(INK, CONTROL_MARKERS[role], DASHES[role])
+        else:
+            found[name] = Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], "-")
+            number += 1
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        title: above it, and read aloud.
+        caption: below it: how to read it.
+        figure: matplotlib's.
+        wide: whether it needs the page's whole width.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    wide: bool = False
+
+    def written(self, kind: str) -> bytes:
+        """Give the file: `svg`, `png` or `pdf`, on white, the same for the same numbers."""
+        out = io.BytesIO()
+        when: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
+        with paper():
+            self.figure.savefig(out, format=kind, dpi=200, facecolor="white", metadata=when)
+        return out.getvalue()
+
+    @cached_property
+    def inline(self) -> str:
+        """Give the SVG for a page: transparent, in the colour of the text around it, with ids of its own."""
+        out = io.StringIO()
+        with paper():
+            self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        text = out.getvalue()
+        text = text[text.index("<svg") :]
+        text = text.replace(INK, "currentColor")
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
+        text = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}-\1)", text)
+        text = re.sub(r'href="#([^"]+)"', rf'href="#{self.name}-\1"', text)
+        head, _, body = text.partition(">")
+        # The page says how wide it is; the view box, how it is shaped.
+        head = re.sub(r' (?:width|height|version)="[^"]*"', "", head)
+        return f"{head}>{body}"
+
+    @property
+    def accessible(self) -> str:
+        """Give `inline` as one picture with a name, for those who hear the page."""
+        return self.inline.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.title)}"', 1)
+
+
+@contextmanager
+def paper() -> Iterator[None]:
+    """Set fonts and colours while a figure is made or written, and nothing after."""
+    import matplotlib
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tokensieve",
+        "pdf.fonttype": 42,
+        "font.family": "DejaVu Sans",
+        "font.size": 8.5,
+        "axes.titlesize": 9.5,
+        "axes.labelsize": 8.5,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": INK,
+        "grid.alpha": 0.14,
+        "grid.linewidth": 0.6,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.linewidth": 0.7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "lines.linewidth": 1.5,
+        "lines.markersize": 4.5,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def canvas(width: float = 5.4, height: float = 4.3) -> Figure:
+    """Give an empty figure, in inches; 5.4 is as wide as a phone's page at its own size."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,245 @@
+"""Writing a report: one page, its tables and figures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from tokensieve.errors import StudyError
+from tokensieve.registry import Registry
+from tokensieve.study import analysis, findings
+from tokensieve.study.findings import Findings
+from tokensieve.study.report import figures, viewer
+from tokensieve.study.report.answers import Question, questions, record_table
+from tokensieve.study.report.provenance import cards, missing, provenance, warnings
+from tokensieve.study.report.style import Drawing
+from tokensieve.study.report.tables import (
+    Cell,
+    Delta,
+    Share,
+    Table,
+    accuracy_table,
+    as_csv,
+    latex,
+    markdown,
+    printed,
+    task_table,
+)
+from tokensieve.tasks.base import Task
+
+SAMPLES = 24
+KINDS = ("svg", "png", "pdf")
+BOUNDS = ("unpruned", "text_only", "oracle", "anti_oracle", "inverted")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        page: the page.
+        files: everything else.
+        findings: what it says, one a comparison.
+        problems: what could not be shown, and why.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    findings: tuple[Findings, ...]
+    problems: tuple[str, ...]
+
+
+def write_report(
+    results: analysis.Results,
+    out: Path,
+    registry: Registry,
+    *,
+    title: str = "Study",
+    study: str = "",
+    tasks: Mapping[str, Task] | None = None,
+    samples: int = SAMPLES,
+    progress: Progress = lambda _: None,
+) -> Written:
+    """Write a report of a study.
+
+    Args:
+        results: the store, or the like.
+        out: a folder; it is made where it is not there, and files of the same names are replaced.
+        registry: where recipes and tasks are looked up.
+        title: of the page.
+        study: the study as YAML, to be shown.
+        tasks: by the hash of their cards, for pictures and questions; made again from cards if not given.
+        samples: how many questions of each comparison the viewer shows.
+        progress: told what is done now.
+
+    Raises:
+        StudyError: if no cell is finished, a cell cannot be used, or nothing can be written.
+    """
+    progress("reading cells")
+    comparisons = analysis.collect(results)
+    if not comparisons:
+        raise StudyError(f"'{title}' has no finished cell to report on; run it first: tokensieve compare")
+    progress("comparing")
+    founds = [findings.find(comparison, registry) for comparison in comparisons]
+    asked = questions(founds)
+    tables = _tables(founds)
+    progress("drawing")
+    drawings = figures.draw(founds)
+    made, problems = (tasks, []) if tasks is not None else viewer.tasks_of(comparisons, registry)
+    shown = viewer.content(comparisons, made, samples)
+    shown.problems = [*problems, *shown.problems]
+    page = _page(results, founds, asked, tables, drawings, shown, title, study)
+    progress("writing")
+    try:
+        files = _files(out, founds, asked, tables, drawings, title)
+        place = out / "index.html"
+        place.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"the report cannot be written into {out}: {error.strerror or error}") from None
+    return Written(place, tuple(files), tuple(founds), tuple(shown.problems))
+
+
+def _tables(founds: Sequence[Findings]) -> list[Table]:
+    models: dict[tuple[str, str], list[Findings]] = {}
+    for found in founds:
+        models.setdefault((found.comparison.model, found.comparison.model_hash), []).append(found)
+    joint = [table for ours in models.values() if (table := task_table(ours)) is not None]
+    records = [table for found in founds if (table := record_table(found)) is not None]
+    return [*joint, *(accuracy_table(found) for found in founds), *records]
+
+
+def _files(
+    out: Path,
+    founds: Sequence[Findings],
+    asked: Sequence[Question],
+    tables: Sequence[Table],
+    drawings: Sequence[Drawing],
+    title: str,
+) -> list[Path]:
+    everything = [*tables, *(table for question in asked for table in question.tables)]
+    written = []
+
+    def put(folder: str, name: str, content: bytes) -> None:
+        place = out / folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        written.append(place)
+
+    for table in everything:
+        put("tables", f"{table.name}.md", markdown(table).encode())
+        put("tables", f"{table.name}.tex", latex(table).encode())
+        put("tables", f"{table.name}.csv", as_csv(table).encode())
+    for drawing in drawings:
+        for kind in KINDS:
+            put("figures", f"{drawing.name}.{kind}", drawing.written(kind))
+    put("", "report.md", _markdown(title, founds, asked, tables, drawings).encode())
+    return written
+
+
+def _markdown(
+    title: str,
+    founds: Sequence[Findings],
+    asked: Sequence[Question],
+    tables: Sequence[Table],
+    drawings: Sequence[Drawing],
+) -> str:
+    lines = [f"# {title}", "", "## Findings", ""]
+    lines += [f"> {warning}\n" for warning in warnings(founds)]
+    for question in asked:
+        lines += [f"### {question.text}", ""]
+        for answer in question.answers:
+            lines.append(f"- **{answer.title}**: {answer.text}")
+            lines += [f"    - {name}: {said}" for name, said in answer.points]
+        lines += ["", *(markdown(table).replace("### ", "#### ", 1) for table in question.tables)]
+    lines += ["## Tables", "", *(markdown(table) for table in tables), "## Figures", ""]
+    lines += [f"![{one.title}](figures/{one.name}.svg)\n\n{one.caption}\n" for one in drawings]
+    return "\n".join(lines)
+
+
+def _page(
+    results: analysis.Results,
+    founds: Sequence[Findings],
+    asked: Sequence[Question],
+    tables: Sequence[Table],
+    drawings: Sequence[Drawing],
+    shown: viewer.Content,
+    title: str,
+    study: str,
+) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    return environment.get_template("page.html").render(
+        title=title,
+        # These are this package's own files, figures that matplotlib wrote, and JSON without a tag in it.
+        css=Markup(_asset("page.css")),  # noqa: S704
+        js=Markup(_asset("page.js")),  # noqa: S704
+        viewer=Markup(shown.written()) if any(view["methods"] for view in shown.views) else "",  # noqa: S704
+        drawings=[
+            {
+                "name": one.name,
+                "title": one.title,
+                "caption": one.caption,
+                "wide": one.wide,
+                "svg": Markup(one.accessible),  # noqa: S704
+            }
+            for one in drawings
+        ],
+        facts=_facts(founds),
+        questions=asked,
+        warnings=warnings(founds),
+        tables=tables,
+        problems=shown.problems,
+        missing=missing(results, [found.comparison for found in founds]),
+        provenance=provenance(founds),
+        cards=cards(founds),
+        study=study,
+        version=metadata.version("tokensieve"),
+        standing=lambda role: "" if role == "method" else "bound" if role in BOUNDS else "control",
+        cell_of=_cell,
+    )
+
+
+def _facts(founds: Sequence[Findings]) -> list[tuple[str, str]]:
+    comparisons = [found.comparison for found in founds]
+    smallest = [found.detectable for found in founds if found.detectable is not None]
+    counts = sorted({len(one.samples) for one in comparisons})
+    facts = [
+        ("Models", ", ".join(dict.fromkeys(one.model for one in comparisons))),
+        ("Tasks", ", ".join(dict.fromkeys(one.task for one in comparisons))),
+        ("Methods", str(len({name for one in comparisons for name in one.methods}))),
+        ("Cells", str(sum(len(arm.cells) for one in comparisons for arm in one.arms))),
+        ("Questions a cell", " / ".join(map(str, counts))),
+    ]
+    if smallest:
+        points = f"{100 * min(smallest):.1f}"
+        if len(smallest) > 1 and f"{100 * max(smallest):.1f}" != points:
+            points += f" to {100 * max(smallest):.1f}"
+        facts.append(("Smallest detectable difference", f"{points} points"))
+    return facts
+
+
+def _asset(name: str) -> str:
+    return resources.files("tokensieve.study.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _cell(cell: Cell) -> Any:
+    """Give a cell of a table as HTML."""
+    from markupsafe import Markup
+
+    if isinstance(cell, Share):
+        number, _, spread = printed(cell).partition(" ")
+        value = Markup("<strong>{}</strong>").format(number) if cell.best else number
+        return Markup("<td>{} <small>{}</small></td>").format(value, spread)
+    if isinstance(cell, Delta):
+        number, _, rest = printed(cell).partition(" ")
+        return Markup('<td class="{}">{} <small>{}</small></td>').format(cell.versus.verdict, number, rest)
+    return Markup("<td>{}</td>").format(printed(cell))

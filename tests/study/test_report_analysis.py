@@ -1,0 +1,401 @@
+"""What a report may compare, and what it says of it; references are loops over rows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tokensieve.errors import StudyError
+from tokensieve.registry import default_registry
+from tokensieve.study import analysis, findings, statistics
+from tokensieve.study.report import answers, tables
+
+from . import synthetic
+from .synthetic import KEEPS, Made, Shapes
+
+TASK = Shapes(pictures=24)
+SMALL = tuple(KEEPS)[1:4]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return synthetic.study(TASK, keeps=SMALL, methods=("script", "gsp", "qcsp", "fastv"))
+
+
+@pytest.fixture(scope="module")
+def comparisons(made):
+    return analysis.collect(made)
+
+
+@pytest.fixture(scope="module")
+def founds(comparisons):
+    return [findings.find(comparison, default_registry()) for comparison in comparisons]
+
+
+def rows_of(made, **wanted):
+    """All rows of the cells that have these attributes, cell by cell."""
+    return [
+        rows
+        for cell, rows in made.content.values()
+        if all(getattr(cell, name) == want for name, want in wanted.items())
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ what is compared
+
+
+def test_a_comparison_is_a_model_on_a_task(made, comparisons):
+    assert [one.title for one in comparisons] == ["small-a on shapes", "small-b on shapes"]
+    for comparison in comparisons:
+        cells = [cell for cell, _ in made.content.values() if cell.model == comparison.model]
+        assert sum(len(arm.cells) for arm in comparison.arms) == len(cells)
+        assert comparison.methods == ("script", "gsp", "qcsp", "fastv")
+        assert comparison.keeps == SMALL
+        assert comparison.excluded == ()
+
+
+def test_an_arm_is_the_mean_over_seeds_of_every_sample(made, comparisons):
+    [first, _] = comparisons
+    arm = first.find("random", "1/9")
+    seeds = rows_of(made, model="small-a", method="random", keep="1/9")
+    assert len(seeds) == 3
+    for number, name in enumerate(first.samples):
+        own = [row for rows in seeds for row in rows if row.sample == name]
+        assert arm.correct[number] == pytest.approx(sum(row.correct for row in own) / 3)
+        assert arm.recall[number] == pytest.approx(sum(row.recall for row in own) / 3)
+    flat = [row for rows in seeds for row in rows]
+    assert arm.tokens == pytest.approx(sum(sum(row.per_layer) / len(row.per_layer) for row in flat) / len(flat))
+    assert arm.flops == pytest.approx(sum(row.flops for row in flat) / len(flat))
+    assert arm.ms == pytest.approx(sum(row.ms for row in flat) / len(flat))
+
+
+def test_the_tower_counts_where_it_was_pruned():
+    made = Made()
+    task = Shapes(pictures=2)
+    cell = synthetic.cell(task, "m", "tome", "method", "1/3")
+    synthetic.fill(made, task, cell, 0.5)
+    made.content[cell.key] = cell, [replace(row, tower_flops=1_000) for row in made.content[cell.key][1]]
+    [comparison] = analysis.collect(made)
+    assert comparison.arms[0].flops == made.content[cell.key][1][0].flops + 1_000
+
+
+def test_types_below_80_percent_are_left_out(made, comparisons):
+    for comparison in comparisons:
+        [rows] = rows_of(made, model=comparison.model, role="unpruned")
+        for kind in synthetic.KINDS:
+            own = [row.correct for row in rows if row.kind == kind]
+            right = sum(own) / len(own)
+            assert (kind in comparison.headline_kinds) == (right >= 0.8)
+            if right < 0.8:
+                assert comparison.left_out[kind] == (pytest.approx(right), len(own))
+        assert "count" in comparison.left_out
+        assert [row.kind in comparison.headline_kinds for row in rows] == comparison.headline.tolist()
+
+
+def test_if_no_type_is_good_all_count():
+    made = Made()
+    task = Shapes(pictures=4)
+    synthetic.fill(made, task, synthetic.cell(task, "m", "text_only", "unpruned", None), 0)
+    [comparison] = analysis.collect(made)
+    dull = [(cell, [replace(row, correct=0.0) for row in rows]) for cell, rows in made.content.values()]
+    for cell, rows in dull:
+        made.add(cell, rows)
+    [comparison] = analysis.collect(made)
+    assert comparison.headline.all()
+    assert comparison.left_out == {}
+    found = findings.find(comparison, default_registry())
+    certainty = answers.questions([found])[-1].answers[0].text
+    assert "has 80 % right in no type" in certainty
+
+
+def test_a_block_holds_what_the_ledger_says_is_alike(comparisons):
+    for comparison in comparisons:
+        placed = [id(arm) for block in comparison.blocks for arm in (*block.arms, *block.bounds)]
+        assert len(placed) == len(set(placed)) == sum(arm.keep is not None for arm in comparison.arms)
+        for block in comparison.blocks:
+            every = [arm.tokens for arm in (*block.arms, *block.bounds)]
+            assert max(every) <= min(every) * (1 + analysis.MATCH)
+            assert {arm.keep for arm in (*block.arms, *block.bounds)} == {block.keep}
+            assert not {arm.role for arm in block.arms} & {"oracle", "anti_oracle", "inverted", "unpruned"}
+            scores = [np.mean(arm.correct[comparison.headline]) for arm in block.arms]
+            assert scores == sorted(scores, reverse=True)
+        # It keeps as many, but only from the second layer on.
+        late = comparison.block_of(comparison.find("fastv", "1/9"))
+        assert [arm.method for arm in late.arms] == ["fastv"]
+
+
+def test_nothing_without_a_budget_is_in_a_block(comparisons):
+    with pytest.raises(StudyError, match="'unpruned' of small-a on shapes is in no block"):
+        comparisons[0].block_of(comparisons[0].unpruned)
+
+
+def test_rivals_match_the_ledger(comparisons):
+    [first, _] = comparisons
+    arm = first.find("script", "1/9")
+    found = analysis.rivals(first, arm)
+    assert {rival.control for rival in found} == {"random", "uniform", "pool", "downsampled"}
+    assert not any(rival.mixed for rival in found)
+    scores = [float(np.mean(rival.correct[first.headline])) for rival in found]
+    assert scores == sorted(scores, reverse=True)
+    assert all(rival.tokens == pytest.approx(arm.tokens, rel=analysis.MATCH) for rival in found)
+
+
+def test_a_mixture_costs_exactly_as_much(comparisons):
+    [first, _] = comparisons
+    arm = first.find("fastv", "1/9")
+    assert arm.tokens == pytest.approx((2 * 144 + 4 * 16) / 6)
+    for rival in analysis.rivals(first, arm):
+        # Between the largest budget of a control and the unpruned model.
+        below = first.find(rival.control, "2/9")
+        part = (arm.tokens - 32) / (144 - 32)
+        assert rival.mixed
+        assert rival.tokens == arm.tokens == pytest.approx(part * 144 + (1 - part) * below.tokens)
+        for number in range(len(first.samples)):
+            expected = part * first.unpruned.correct[number] + (1 - part) * below.correct[number]
+            assert rival.correct[number] == pytest.approx(expected)
+
+
+def test_of_controls_with_one_ledger_that_of_the_same_shape_is_the_rival():
+    made = Made()
+    task = Shapes(pictures=3)
+    for method, role, shape in (
+        ("gsp", "method", "late"),
+        ("random", "random", "early"),
+        ("random late", "random", "late"),
+    ):
+        cell = replace(synthetic.cell(task, "m", method, role, "1/3"), shape=shape)
+        synthetic.fill(made, task, cell, 0.5)
+    [comparison] = analysis.collect(made)
+    [rival] = analysis.rivals(comparison, comparison.find("gsp", "1/3"))
+    assert rival.name == "random late at 1/3"
+
+
+@pytest.mark.parametrize("change", ["card", "weights"])
+def test_other_cards_and_other_weights_are_other_comparisons(change):
+    made = Made()
+    one, other = Shapes(pictures=3), Shapes(pictures=3, protocol="ocr")
+    synthetic.fill(made, one, synthetic.cell(one, "m", "gsp", "method", "1/3"), 0.5)
+    task = other if change == "card" else one
+    cell = synthetic.cell(task, "m", "gsp", "method", "1/9")
+    if change == "weights":
+        cell = replace(cell, model_hash="other")
+    synthetic.fill(made, task, cell, 0.5)
+    found = analysis.collect(made)
+    assert len(found) == 2
+    assert [len(comparison.arms) for comparison in found] == [1, 1]
+
+
+def test_rows_in_another_order_are_the_same_cell(made, comparisons):
+    straight = {key: (cell, rows) for key, (cell, rows) in made.content.items() if cell.method == "unpruned"}
+    turned = {key: (cell, rows[::-1]) for key, (cell, rows) in made.content.items() if cell.method == "gsp"}
+    shuffled = Made({**straight, **turned})
+    for comparison, whole in zip(analysis.collect(shuffled), comparisons, strict=True):
+        for keep in SMALL:
+            assert comparison.samples == whole.samples
+            np.testing.assert_array_equal(comparison.find("gsp", keep).correct, whole.find("gsp", keep).correct)
+            assert comparison.find("gsp", keep).cells[0].kept == whole.find("gsp", keep).cells[0].kept
+
+
+def test_what_cannot_be_paired_is_excluded_and_said():
+    made = Made()
+    task = Shapes(pictures=3)
+    for method in ("gsp", "qcsp", "script"):
+        synthetic.fill(made, task, synthetic.cell(task, "m", method, "method", "1/3"), 0.5)
+    cell = synthetic.cell(task, "m", "fastv", "method", "1/3")
+    made.add(cell, made.content[synthetic.cell(task, "m", "gsp", "method", "1/3").key][1][:4])
+    older = replace(made.content[synthetic.cell(task, "m", "gsp", "method", "1/3").key][0], key="old")
+    made.add(replace(older, versions={**older.versions, "code": "older"}), made.content[cell.key][1] * 0 or [])
+    made.content["old"] = (
+        made.content["old"][0],
+        made.content[synthetic.cell(task, "m", "qcsp", "method", "1/3").key][1],
+    )
+    [comparison] = analysis.collect(made)
+    assert comparison.methods == ("gsp", "qcsp", "script")
+    short, twice = sorted(comparison.excluded)
+    assert short.startswith("fastv at 1/3: asked 4 samples")
+    assert twice == "gsp at 1/3: cell old is there twice, made by other code or another recipe"
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "has no rows"), (2, "has sample 'p00-0' twice")])
+def test_a_cell_that_cannot_be_used_is_named(count, said):
+    made = Made()
+    task = Shapes(pictures=1)
+    cell = synthetic.cell(task, "m", "gsp", "method", "1/3")
+    synthetic.fill(made, task, cell, 0.5)
+    made.content[cell.key] = cell, made.content[cell.key][1][:1] * count
+    with pytest.raises(StudyError, match=f"{cell.key}.*{said}.*run it again"):
+        analysis.collect(made)
+
+
+def test_the_study_says_the_order(made):
+    keys = list(made.content)[::-1]
+    turned = Made(dict(made.content))
+    turned.plan = lambda: {"keys": keys}
+    assert [one.model for one in analysis.collect(turned)] == ["small-b", "small-a"]
+
+
+# ------------------------------------------------------------------------------------------------- what was found
+
+
+def exact(right):
+    """A study on one model where each method has exactly these samples right, by role and name."""
+    made = Made()
+    task = Shapes(pictures=16)
+    for (method, role), chosen in right.items():
+        keep = None if role == "unpruned" else "1/9"
+        of = method.removeprefix("inverted ") if role == "inverted" else None
+        cell = synthetic.cell(task, "m", method, role, keep, of=of)
+        synthetic.fill(made, task, cell, 0.5)
+        rows = [replace(row, correct=float(chosen(n))) for n, row in enumerate(made.content[cell.key][1])]
+        made.add(cell, rows)
+    [comparison] = analysis.collect(made)
+    return findings.find(comparison, default_registry())
+
+
+@pytest.fixture(scope="module")
+def clear():
+    return exact(
+        {
+            ("unpruned", "unpruned"): lambda n: True,
+            ("script", "method"): lambda n: n % 40 != 0,
+            ("gsp", "method"): lambda n: n % 2 == 0,
+            ("qcsp", "method"): lambda n: n % 2 == 1,
+            ("fastv", "method"): lambda n: n % 10 == 0,
+            ("random", "random"): lambda n: n % 2 == 0,
+            ("uniform", "uniform"): lambda n: n % 3 == 0,
+            ("inverted gsp", "inverted"): lambda n: n % 2 == 0,
+            ("inverted script", "inverted"): lambda n: False,
+        }
+    )
+
+
+def test_a_clear_winner_is_better_and_a_twin_is_open(clear):
+    by = {one.arm.method: one for one in clear.controls}
+    assert by["script"].other == "random at 1/9"
+    assert by["script"].versus.verdict == "better"
+    assert by["gsp"].versus.verdict == "open"
+    assert by["gsp"].versus.value == pytest.approx(0)
+    assert by["gsp"].versus.ties == 80
+    assert by["script"].versus.wins == sum(n % 40 != 0 and n % 2 == 1 for n in range(80))
+    assert by["script"].versus.losses == sum(n % 40 == 0 for n in range(80))
+
+
+def test_holm_is_over_all_differences_of_a_question(clear, founds):
+    for found in [clear, *founds]:
+        for against in (found.controls, found.plain, found.attention):
+            expected = statistics.holm([one.versus.p for one in against])
+            assert [one.versus.holm for one in against] == pytest.approx(expected)
+
+
+def test_a_composition_is_set_against_its_operands(clear, founds):
+    [composed] = clear.composed
+    assert (composed.arm.method, composed.intersects, composed.missing) == ("script", True, ())
+    assert [one.other for one in composed.against] == ["gsp", "qcsp"]
+    assert composed.beats_each
+    for found in founds:
+        for one in found.composed:
+            mask = found.comparison.headline
+            for against in one.against:
+                other = found.comparison.find(against.other, one.arm.keep)
+                assert against.versus.value == pytest.approx(np.mean(one.arm.correct[mask] - other.correct[mask]))
+
+
+def test_an_operand_that_was_not_measured_is_missing():
+    found = exact({("script", "method"): lambda n: True, ("gsp", "method"): lambda n: False})
+    [composed] = found.composed
+    assert composed.missing == ("qcsp",)
+    assert not composed.beats_each
+    [answer] = next(q for q in answers.questions([found]) if q.name == "compositions").answers
+    assert "qcsp was not measured alone" in str(answer.points)
+
+
+def test_attention_is_told_by_what_strategies_need(clear, founds):
+    assert {name for name, anatomy in clear.anatomies.items() if anatomy.attention} == {"fastv"}
+    for found in founds:
+        kinds = found.comparison.headline_kinds
+        assert {(one.arm.method, one.kind) for one in found.attention} == {("fastv", kind) for kind in kinds}
+
+
+def test_a_recipe_nobody_can_read_has_no_anatomy():
+    made = Made()
+    task = Shapes(pictures=4)
+    cell = synthetic.cell(task, "m", "acme", "method", "1/3")
+    synthetic.fill(made, task, cell, 0.5)
+    [comparison] = analysis.collect(made)
+    found = findings.find(comparison, default_registry())
+    assert found.anatomies == {}
+    [answer] = next(q for q in answers.questions([found]) if q.name == "compositions").answers
+    assert "acme" in answer.text
+
+
+def test_an_alarm_rings_where_the_inverse_does_no_worse(clear, founds):
+    by = {one.arm.method: one for one in clear.inverses}
+    assert by["gsp"].rings
+    assert by["gsp"].loud
+    assert not by["script"].rings
+    [answer] = next(q for q in answers.questions([clear]) if q.name == "inverses").answers
+    assert answer.alarm
+    assert [name for name, _ in answer.points] == ["gsp"]
+    for found in founds:
+        loud = {one.arm.method for one in found.inverses if one.loud}
+        assert loud == {"fastv"}
+
+
+def test_known_truth_is_found(founds):
+    """Of the made-up study: where the truth is far apart, the verdict is right; nowhere is it the wrong way round."""
+    for found in founds:
+        for one in found.controls:
+            method, keep = one.arm.method, one.arm.keep
+            if method == "fastv":
+                assert one.versus.verdict != "better"
+            if method == "script":
+                assert one.versus.verdict != "worse"
+            if (method, keep) == ("script", "1/18"):
+                assert one.versus.verdict == "better"
+
+
+def test_questions_are_answered_for_every_comparison(founds):
+    asked = answers.questions(founds)
+    assert len({question.name for question in asked}) == len(asked) == 7
+    for question in asked:
+        assert [answer.title for answer in question.answers] == [found.comparison.title for found in founds]
+        assert all(answer.text for answer in question.answers)
+    certainty = asked[-1].answers[0].text
+    assert "120 questions on 24 pictures" in certainty
+    assert "count is left out of the headline" in certainty
+
+
+def test_without_controls_the_report_says_so():
+    found = exact({("gsp", "method"): lambda n: True})
+    texts = {question.name: question.answers[0].text for question in answers.questions([found])}
+    assert "no control was measured" in texts["best-control"]
+    assert "uniform and random were not both measured" in texts["plain"]
+    assert texts["inverses"] == "No inverted score was measured."
+    assert texts["order"] == "There is nothing to rank."
+
+
+def test_one_picture_says_nothing_of_others():
+    made = Made()
+    task = Shapes(pictures=1)
+    for method, role in (("gsp", "method"), ("random", "random"), ("unpruned", "unpruned")):
+        keep = None if role == "unpruned" else "1/3"
+        synthetic.fill(made, task, synthetic.cell(task, "m", method, role, keep), 0.5)
+    [comparison] = analysis.collect(made)
+    found = findings.find(comparison, default_registry())
+    interval = comparison.interval(comparison.find("gsp", "1/3"))
+    assert (interval.low, interval.high) == (0, 1)
+    assert [one.versus.verdict for one in found.controls] == ["open"]
+    assert found.detectable is None
+    assert len(answers.questions([found])) == 7
+
+
+def test_the_relative_average_is_the_mean_of_ratios(made, comparisons):
+    [first, _] = comparisons
+    [whole] = rows_of(made, model="small-a", role="unpruned")
+    [own] = rows_of(made, model="small-a", method="script", keep="1/9")
+    ratios = []
+    for kind in first.headline_kinds:
+        full = [row.correct for row in whole if row.kind == kind]
+        pruned = [row.correct for row in own if row.kind == kind]
+        ratios.append((sum(pruned) / len(pruned)) / (sum(full) / len(full)))
+    assert tables.relative(first, first.find("script", "1/9")) == pytest.approx(sum(ratios) / len(ratios))

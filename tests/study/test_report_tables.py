@@ -1,0 +1,176 @@
+"""Tables: what stands in them, and how it is written."""
+
+import csv
+import io
+import re
+
+import pytest
+
+from tokensieve.registry import default_registry
+from tokensieve.study import analysis, findings
+from tokensieve.study.report import answers
+from tokensieve.study.report.tables import (
+    Delta,
+    Group,
+    Line,
+    Share,
+    Table,
+    accuracy_table,
+    as_csv,
+    control_table,
+    latex,
+    markdown,
+    printed,
+    slug,
+    task_table,
+    tex,
+)
+
+from . import synthetic
+from .synthetic import KEEPS, Shapes
+
+
+@pytest.fixture(scope="module")
+def founds():
+    keeps = tuple(KEEPS)[1:3]
+    made = synthetic.study(Shapes(pictures=16), models=("small-a",), keeps=keeps, methods=("script", "gsp", "fastv"))
+    # The same model under another task, and under a third twice, with two cards.
+    for name, protocol in (("other", "a"), ("both", "b"), ("both", "c")):
+        again = synthetic.study(
+            Shapes(pictures=16, protocol=protocol), models=("small-a",), keeps=keeps, methods=("gsp", "fastv")
+        )
+        for cell, rows in again.content.values():
+            object.__setattr__(cell, "task", name)
+            made.add(cell, rows)
+    return [findings.find(comparison, default_registry()) for comparison in analysis.collect(made)]
+
+
+@pytest.fixture(scope="module")
+def every(founds):
+    asked = [table for question in answers.questions(founds) for table in question.tables]
+    return [*(accuracy_table(found) for found in founds), task_table(founds), *asked]
+
+
+def lines(table):
+    return [line for group in table.groups for line in group.lines]
+
+
+def test_every_row_is_as_wide_as_the_table(every):
+    assert len(every) > 12
+    for table in every:
+        assert lines(table)
+        assert all(len(line.cells) == len(table.columns) for line in lines(table)), table.name
+
+
+def test_names_of_files_are_unique(founds):
+    [first, *_] = founds
+    names = [table.name for question in answers.questions([first]) for table in question.tables]
+    assert len(names) == len(set(names))
+
+
+def test_the_main_table_has_the_numbers_of_the_comparison(founds):
+    found = founds[0]
+    comparison = found.comparison
+    table = accuracy_table(found)
+    assert table.columns[:5] == ("colour", "shape", "digit", "exist", "count †")
+    for group in table.groups[1:]:
+        keep = group.heading.split(":")[0].removeprefix("keep ")
+        for line in group.lines:
+            arm = comparison.find(line.label, keep)
+            for column, cell in zip(table.columns, line.cells, strict=True):
+                if column.removesuffix(" †") in synthetic.KINDS:
+                    mask = comparison.of_kind(column.removesuffix(" †"))
+                    assert cell.interval.estimate == pytest.approx(arm.correct[mask].mean())
+                if column == "All":
+                    assert cell.interval.estimate == pytest.approx(arm.correct[comparison.headline].mean())
+                if column == "Tokens/layer":
+                    assert float(cell) == pytest.approx(arm.tokens, abs=0.05)
+    assert any(note.startswith("† count: the unpruned model has") for note in table.notes)
+
+
+def test_only_the_best_of_a_ranking_is_bold(founds):
+    table = accuracy_table(founds[0])
+    for group in table.groups:
+        shares = [(line, line.cells[5]) for line in group.lines if line.role not in ("oracle", "anti_oracle")]
+        best = [cell.interval.estimate for _, cell in shares if cell.best]
+        if len(shares) == 1 or group.heading.startswith("All tokens"):
+            assert best == []
+        else:
+            assert set(best) == {max(cell.interval.estimate for _, cell in shares)}
+
+
+def test_a_method_with_another_ledger_stands_alone(founds):
+    groups = {group.heading: [line.label for line in group.lines] for group in accuracy_table(founds[0]).groups}
+    assert groups["keep 1/9: 58.7 visual tokens per layer"] == ["fastv"]
+    assert "fastv" not in groups["keep 1/9: 16 visual tokens per layer"]
+
+
+def test_tasks_of_two_cards_are_in_no_table_with_others(founds):
+    table = task_table(founds)
+    assert table.columns == ("shapes", "other", "Rel. %")
+    assert any("both was run under several cards" in note for note in table.notes)
+    cells = {line.label: line.cells for line in lines(table) if line.label in ("script", "gsp")}
+    # Not measured on the other task: a dash, and no average.
+    assert cells["script"][1:] == (None, None)
+    for line in lines(table):
+        if line.label == "unpruned":
+            assert line.cells[2] == pytest.approx(100)
+    assert task_table(founds[:1]) is None
+
+
+def test_the_difference_to_the_best_control_is_in_points(founds):
+    found = founds[0]
+    table = control_table(found)
+    by = {(one.arm.method, one.arm.keep): one for one in found.controls}
+    for line in lines(table)[1:]:
+        for keep, cell in zip(table.columns, line.cells, strict=True):
+            assert cell.versus is by[line.label.removesuffix(" ‡"), keep].versus
+    assert [line.label for line in lines(table)] == ["best control", "script", "gsp", "fastv ‡"]
+    assert any("mixed" in note for note in table.notes)
+
+
+def test_markdown_is_a_table(every):
+    for table in every:
+        rows = [line for line in markdown(table).splitlines() if line.startswith("|")]
+        widths = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert widths == {len(table.columns) + 2}, table.name
+
+
+def test_latex_is_a_table(every):
+    for table in every:
+        text = latex(table)
+        body = text.split("\\toprule")[1].split("\\bottomrule")[0]
+        rows = [row for row in body.split("\\\\") if row.strip() and "multicolumn" not in row]
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table.columns)}, table.name
+        assert text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
+        assert not re.search(r"[^\x00-\x7f]", text), re.findall(r"[^\x00-\x7f]", text)
+        assert "\\begin{tabular}{l" + "r" * len(table.columns) + "}" in text
+
+
+def test_csv_has_the_numbers(every):
+    for table in every:
+        head, *rows = csv.reader(io.StringIO(as_csv(table)))
+        assert len(rows) == len(lines(table))
+        for line, row in zip(lines(table), rows, strict=True):
+            assert len(row) == len(head)
+            for column, cell in zip(table.columns, line.cells, strict=True):
+                place = head.index(column)
+                if isinstance(cell, Share):
+                    found = cell.interval.estimate, cell.interval.low, cell.interval.high
+                elif isinstance(cell, Delta):
+                    found = cell.versus.value, cell.versus.low, cell.versus.high
+                else:
+                    assert row[place] == ("" if cell is None else printed(cell))
+                    continue
+                assert [float(value) for value in row[place : place + 3]] == pytest.approx(
+                    [100 * value for value in found], abs=6e-4
+                )
+
+
+def test_signs_of_names_are_escaped():
+    table = Table("t", "a_b", ("x|y", "50%"), (Group("g & h", (Line("a | b", ("{1}", None)),)),), ("~#$",))
+    assert "| a \\| b | {1} | \\u2013 |".replace("\\u2013", chr(0x2013)) in markdown(table)
+    assert "a \\textbar{} b & \\{1\\} & -- \\\\" in latex(table)
+    assert "\\emph{g \\& h}" in latex(table)
+    assert tex("a_b 5% $#^~") == r"a\_b 5\% \$\#\textasciicircum{}\textasciitilde{}"
+    assert slug("Small A on (shapes)!") == "small-a-on-shapes"
