@@ -1,6 +1,7 @@
 """Model families for tokensieve, one file each. Adding one is a new file and a line here."""
 
 from importlib.resources import files
+from pathlib import Path
 
 from tokensieve import Registry, hookimpl
 from tokensieve_adapters.cohere_vision import AyaVisionAdapter, Cohere2VisionAdapter
@@ -74,3 +75,12 @@ def register_adapters(registry: Registry) -> None:
     for file in sorted(files(__name__).joinpath("geometries").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json"):
             registry.add_geometry(file)
+
+
+@hookimpl
+def register_tasks(registry: Registry) -> None:
+    """Add the models that were trained on the embedded world, which lie in `checkpoints/`."""
+    folder = Path(__file__).parent / "checkpoints"
+    llava = folder / "world_llava"
+    registry.add_checkpoint("world-llava", llava, llava / "clip")
+    registry.add_checkpoint("world-llava-weak", llava, llava / "clip_weak")
