@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class _Loaded:
     Attributes:
         job: whose model it is.
         ready: it.
-        partner: the folder of its query encoder.
+        partner: its query encoder and that one's tokenizer, loaded once.
         layers: what each of its decoder's layers costs.
         grids: of the visual tokens, by the size of a picture.
         sizes: of smaller pictures, by the size of a picture and the budget.
@@ -66,7 +67,7 @@ class _Loaded:
 
     job: Job
     ready: Ready
-    partner: str | None
+    partner: tuple[Any, Any] | None
     layers: tuple[LayerCost, ...]
     grids: dict[tuple[int, int], Grid | None] = field(default_factory=dict)
     sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class Runner:
         if decoder is None:
             raise RefusedError(f"{type(ready.model).__name__} has no language model to ask")
         layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        self._loaded = _Loaded(job, ready, None if partner is None else str(partner), layers)
+        self._loaded = _Loaded(job, ready, None if partner is None else _pair(partner), layers)
         return self._loaded
 
     def _samples(self, job: Job) -> tuple[Task, list[Sample]]:
@@ -316,6 +317,14 @@ class Runner:
                 selection_ms=0.0 if outcome.run is None else _selection_ms(outcome.run) / len(batch),
                 batch=len(batch),
             )
+
+
+def _pair(folder: Path) -> tuple[Any, Any]:
+    """Load a two-tower model and its tokenizer."""
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet():
+        return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 class _Watch:
