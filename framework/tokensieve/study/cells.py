@@ -235,7 +235,7 @@ def budgeted(recipe: Recipe, budget: Budget) -> Recipe:
         return recipe.replace(keep=list(budget.keeps))
     if len(budget.keeps) > 1:
         raise BudgetError(f"'{recipe.name}' has {len(stages)} stages, so it takes no {len(budget.keeps)} budgets")
-    (last,) = budget.keeps
+    last = next(iter(budget.keeps))
     if last.count in recipe.budgets:
         return recipe.replace(keep=last.count)
     before = [stage.keep for stage in stages[:-1]]
