@@ -72,7 +72,7 @@ class Long(Colours):
     """Wants three words."""
 
     name = "long"
-    longest = 3
+    longest: int = 3
 
 
 class Faulty(Scorer):

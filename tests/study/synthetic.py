@@ -58,7 +58,7 @@ class Shapes(Task):
     """Pictures of coloured squares, made up."""
 
     name = "shapes"
-    metric = "exact"
+    metric: str = "exact"
     pictures: int = 60
     asked: int = 5
     protocol: str = "plain"
