@@ -278,6 +278,7 @@ def test_a_clear_winner_is_better_and_a_twin_is_open(clear):
     assert by["gsp"].versus.ties == 80
     assert by["script"].versus.wins == sum(n % 40 != 0 and n % 2 == 1 for n in range(80))
     assert by["script"].versus.losses == sum(n % 40 == 0 for n in range(80))
+    assert by["fastv"].versus.verdict == "worse"
 
 
 def test_holm_is_over_all_differences_of_a_question(clear, founds):
@@ -339,6 +340,20 @@ def test_an_alarm_rings_where_the_inverse_does_no_worse(clear, founds):
     for found in founds:
         loud = {one.arm.method for one in found.inverses if one.loud}
         assert loud == {"fastv"}
+
+
+def test_worse_than_the_best_control_is_corrected_too():
+    """Methods with the same few answers wrong: one alone is shown to be worse, among many it is not."""
+    few = {8, 9, 18, 19, 28, 29, 38}
+    alone = {("gsp", "method"): lambda n: n not in few, ("random", "random"): lambda n: True}
+    names = [f"m{number}" for number in range(20)]
+    many = alone | {(name, "method"): lambda n: n not in few for name in names}
+    one = next(one for one in exact(alone).controls if one.arm.method == "gsp")
+    among = next(one for one in exact(many).controls if one.arm.method == "gsp")
+    assert one.versus.value == among.versus.value < 0
+    assert one.versus.p == among.versus.p
+    assert among.versus.holm > one.versus.holm
+    assert {found.versus.verdict for found in exact(many).controls} == {"open"}
 
 
 def test_known_truth_is_found(founds):

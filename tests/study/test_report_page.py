@@ -206,7 +206,7 @@ def test_the_viewer_shows_what_the_rows_say(made, comparison):
     [view] = content.views
     assert view["grid"] == (12, 12)
     assert view["keeps"] == ["2/9", "1/9", "1/18"]
-    assert [one["id"] for one in view["samples"]] == [comparison.samples[n * 60 // 7] for n in range(7)]
+    assert [one["id"] for one in view["samples"]] == [comparison.samples[n] for n in viewer.spread(comparison.kinds, 7)]
     assert {one["name"] for one in view["methods"]} >= {"script", "random (seed 0)", "oracle", "inverted fastv"}
     rows = {
         (cell.method, cell.keep, cell.seed): {row.sample: row for row in rows} for cell, rows in made.content.values()
@@ -224,6 +224,20 @@ def test_the_viewer_shows_what_the_rows_say(made, comparison):
         assert bits_of(sample["needed"], view["size"]) == set(synthetic.needed(sample["id"]))
         assert view["whole"][number][1] == rows["unpruned", None, None][sample["id"]].answer
         assert content.pictures[sample["picture"]].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 12, 24, 59, 60, 100])
+def test_samples_are_spread_over_types_and_over_the_task(count):
+    kinds = ["a", "b", "c"] * 18 + ["rare"] * 6
+    places = viewer.spread(kinds, count)
+    assert places == sorted(set(places))
+    assert len(places) == min(count, 60)
+    each = [sum(kinds[place] == kind for place in places) for kind in ("a", "b", "c", "rare")]
+    assert max(each[:3]) - min(each[:3]) <= 1
+    assert each[3] >= min(6, count // 4)
+    if 12 <= count < 60:
+        # Of the common types, from the first third of the task as from the last.
+        assert {place // 18 for place in places if place < 54} == {0, 1, 2}
 
 
 def test_samples_of_one_picture_share_it(comparison):

@@ -8,6 +8,7 @@ import pytest
 
 from tokensieve.registry import default_registry
 from tokensieve.study import analysis, findings
+from tokensieve.study.inference import Versus
 from tokensieve.study.report import answers
 from tokensieve.study.report.tables import (
     Delta,
@@ -21,6 +22,7 @@ from tokensieve.study.report.tables import (
     latex,
     markdown,
     printed,
+    reordered,
     slug,
     task_table,
     tex,
@@ -165,6 +167,26 @@ def test_csv_has_the_numbers(every):
                 assert [float(value) for value in row[place : place + 3]] == pytest.approx(
                     [100 * value for value in found], abs=6e-4
                 )
+
+
+def test_nothing_is_minus_zero():
+    versus = Versus(-0.0001, -0.0004, 0.02, 1, 1, 0, 1, 0, "open")
+    assert printed(Delta(versus)) == "+0.0 [0.0, 2.0]"
+
+
+def test_columns_can_stand_first(founds):
+    table = accuracy_table(founds[0])
+    first = reordered(table, ("All", "Rel. %"))
+    assert first.columns[:2] == ("All", "Rel. %")
+    assert sorted(first.columns) == sorted(table.columns)
+    for line, other in zip(lines(table), lines(first), strict=True):
+        assert dict(zip(table.columns, line.cells, strict=True)) == dict(zip(first.columns, other.cells, strict=True))
+
+
+def test_ranks_of_other_ledgers_are_in_other_groups(founds):
+    headings = {line.label: group.heading for group in answers.rank_table(founds[0]).groups for line in group.lines}
+    assert headings["script"] == headings["random"] == "32 / 16 visual tokens per layer"
+    assert "fastv" not in headings
 
 
 def test_signs_of_names_are_escaped():

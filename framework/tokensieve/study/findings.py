@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tokensieve.composers import Intersection
+from tokensieve.composers import Expression, Intersection
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
+from tokensieve.strategy import Strategy
 from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Block, Comparison, Floats, Mask, Rival, rivals
 from tokensieve.study.inference import Versus
@@ -204,12 +205,20 @@ def _anatomy(name: str, recipe: Recipe, alone: Mapping[tuple[str, Any], str]) ->
     leaves = first.select.strategies() if first.select.parts and not others else ()
     known = {leaf: alone.get((str(first.at), leaf)) for leaf in leaves}
     return Anatomy(
-        formula=recipe.formula(first.select),
+        formula=_spelled(recipe, first.select),
         attention=any(stage.needs & ATTENTION for stage in recipe.stages),
         operands=tuple(method for method in known.values() if method is not None and method != name),
-        unmatched=tuple(recipe.formula(leaf) for leaf, method in known.items() if method is None),
+        unmatched=tuple(_spelled(recipe, leaf) for leaf, method in known.items() if method is None),
         intersects=isinstance(first.select, Intersection),
     )
+
+
+def _spelled(recipe: Recipe, expression: Expression) -> str:
+    """Give a formula in the strategies' own names, or in the recipe's where two strategies share one."""
+    names = [leaf.name for leaf in recipe.names() if isinstance(leaf, Strategy)]
+    if len(set(names)) < len(recipe.names()):
+        return recipe.formula(expression)
+    return expression.written(lambda leaf: leaf.name if isinstance(leaf, Strategy) else recipe.formula(leaf))
 
 
 def _over_best(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Against, ...]:

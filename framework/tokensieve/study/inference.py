@@ -31,7 +31,7 @@ class Versus:
         value: the mean difference of shares of right answers.
         low: the lower end of its 95 % interval.
         high: the upper end.
-        p: of no difference; against the best of several, of being no better.
+        p: of no difference.
         holm: `p`, corrected for all differences that answer the same question.
         wins: samples where the first is better.
         ties: samples where both are equal.
@@ -122,7 +122,9 @@ def corrected(found: Sequence[Versus]) -> list[Versus]:
 def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Versus]:
     """Give each method's difference to the best of the controls, knowing that the same samples picked it.
 
-    Its p-value is one-sided, of being no better than some control; `worse` follows from the interval. Not corrected.
+    To be better than the best is to be better than every control, and to be worse is to be worse than some. The
+    p-value is of neither: twice the smaller of both sides', where the second counts the controls that were tried.
+    Not corrected for the number of methods.
 
     Args:
         methods: `[methods, samples]`.
@@ -132,23 +134,28 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
     counts = [_counted(row - controls[0]) for row in methods]
     if len(set(clusters.tolist())) < 2:
         return paired(methods, np.broadcast_to(controls[0], methods.shape), clusters)
-    found = statistics.against_best(methods, controls, _design(clusters))
+    design = _design(clusters)
+    found = statistics.against_best(methods, controls, design)
+    # The p-value of being no worse than any of the controls.
+    unbeaten = [
+        min(1.0, len(controls) * min(statistics.sign_flip(controls, row, design, "greater"))) for row in methods
+    ]
     return [
         Versus(
             one.difference.estimate,
             one.difference.low,
             one.difference.high,
-            one.p,
-            one.p,
+            p := min(1.0, 2 * min(one.p, worse)),
+            p,
             *count,
-            "worse" if one.difference.high < 0 else "open",
+            "open",
         )
-        for one, count in zip(found, counts, strict=True)
+        for one, worse, count in zip(found, unbeaten, counts, strict=True)
     ]
 
 
 def corrected_best(found: Sequence[Versus]) -> list[Versus]:
-    """Give differences to best controls, corrected over all of them: `better` takes the p-value and the interval."""
+    """Give differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
     return [
         Versus(
             one.value,
@@ -159,7 +166,7 @@ def corrected_best(found: Sequence[Versus]) -> list[Versus]:
             one.wins,
             one.ties,
             one.losses,
-            "better" if holm <= 1 - LEVEL and one.low > 0 else one.verdict,
+            "open" if holm > 1 - LEVEL else "better" if one.low > 0 else "worse" if one.high < 0 else "open",
         )
         for one, holm in zip(found, statistics.holm([one.p for one in found]), strict=True)
     ]

@@ -11,7 +11,18 @@ from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Comparison
 from tokensieve.study.findings import Against, Findings
 from tokensieve.study.inference import Versus, half
-from tokensieve.study.report.tables import NOTE, Cell, Delta, Group, Line, Table, control_table, slug, spelled
+from tokensieve.study.report.tables import (
+    NOTE,
+    Cell,
+    Delta,
+    Group,
+    Line,
+    Table,
+    control_table,
+    in_points,
+    slug,
+    spelled,
+)
 from tokensieve.study.statistics import Rank
 
 
@@ -86,7 +97,7 @@ def _best_control(found: Findings) -> Answer:
             if shown:
                 far = max(shown, key=lambda one: abs(one.versus.value))
                 where = _listed([one.arm.keep for one in shown], len(ours))
-                parts.append(f"{verdict} at {where}, most at {far.arm.keep}: {_points(far.versus)}")
+                parts.append(f"{verdict} at {where}, most at {far.arm.keep}: {in_points(far.versus)} points")
         points.append((method, "; ".join(parts) or f"not shown to differ at any of {_budgets(len(ours))}"))
     best = [
         f"{names[0].method} at {block.keep} ({_percent(comparison, names[0])})"
@@ -98,7 +109,7 @@ def _best_control(found: Findings) -> Answer:
     won, lost = _somewhere(found.controls, "better"), _somewhere(found.controls, "worse")
     total = len(_by_method(found.controls))
     text = f"Yes: {len(won)} of {total} methods somewhere" if won else "None is shown to"
-    text += f"; {len(lost)} of {total} are somewhere worse." if lost else "."
+    text += f"; {len(lost)} of {total} somewhere worse." if lost else "."
     return Answer(comparison.title, text, tuple(points))
 
 
@@ -193,7 +204,8 @@ def _order(found: Findings) -> Answer:
         places = _ranks(comparison, block.arms)
         if places is not None:
             first = [arm.method for arm, rank in zip(block.arms, places, strict=True) if rank.low == 1]
-            points.append((block.keep, f"{', '.join(first)} ({len(first)} of {len(block.arms)})"))
+            name = f"{block.keep}, {block.tokens:.3g} tokens per layer"
+            points.append((name, f"{', '.join(first)} ({len(first)} of {len(block.arms)})"))
     text = "Who may truly be the best of a block:" if points else "There is nothing to rank."
     return Answer(comparison.title, text, tuple(points))
 
@@ -264,17 +276,29 @@ def _alarm_table(found: Findings) -> Table | None:
 
 
 def rank_table(found: Findings) -> Table | None:
-    """Give every arm's rank in its block with the places that it may truly have."""
+    """Give every arm's rank in its block with the places that it may truly have; a group for those with one ledger."""
     comparison = found.comparison
     cells: dict[str, dict[str, Cell]] = {}
+    ledgers: dict[str, list[str]] = {}
     for block in comparison.blocks:
         places = _ranks(comparison, block.arms)
         for arm, rank in zip(block.arms, places or (), strict=bool(places)):
             cells.setdefault(arm.method, {})[block.keep] = f"{rank.rank:.3g} [{rank.low}, {rank.high}]"
+            ledgers.setdefault(arm.method, []).append(f"{block.tokens:.3g}")
+    if not cells:
+        return None
     keeps = [keep for keep in comparison.keeps if any(keep in row for row in cells.values())]
-    lines = [Line(name, tuple(row.get(keep) for keep in keeps)) for name, row in cells.items()]
-    notes = ("Rank by right answers, and the places that it may truly have, all together with 95 %.",)
-    return _made(comparison, "ranks", "ranks", keeps, lines, notes)
+    groups: dict[str, list[Line]] = {}
+    for name, row in cells.items():
+        heading = f"{' / '.join(ledgers[name])} visual tokens per layer"
+        groups.setdefault(heading, []).append(Line(name, tuple(row.get(keep) for keep in keeps)))
+    return Table(
+        f"ranks-{slug(comparison.title)}",
+        f"{comparison.title}: ranks",
+        tuple(keeps),
+        tuple(Group(heading, tuple(lines)) for heading, lines in groups.items()),
+        ("Rank by right answers, and the places that it may truly have, all together with 95 %.",),
+    )
 
 
 def record_table(found: Findings) -> Table | None:
@@ -387,10 +411,6 @@ def _listed(keeps: Sequence[str | None], total: int) -> str:
     if len(keeps) == total:
         return "every budget" if total > 1 else f"{keeps[0]}"
     return f"{', '.join(map(str, keeps))} ({len(keeps)} of {total} budgets)"
-
-
-def _points(versus: Versus) -> str:
-    return f"{100 * versus.value:+.1f} points [{100 * versus.low:.1f}, {100 * versus.high:.1f}]"
 
 
 def _percent(comparison: Comparison, arm: Arm) -> str:

@@ -18,6 +18,8 @@ from tokensieve.study.report.tables import block_name, slug, spelled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+NEAR = 0.25
+"""How far apart two ticks must be, in natural logarithms."""
 BLACK, WHITE = "#111111", "#ffffff"
 
 
@@ -28,7 +30,8 @@ def draw(founds: Sequence[Findings]) -> list[Drawing]:
         for arm in found.comparison.arms:
             if arm.role == "method" or arm.role in CONTROLS:
                 roles.setdefault(arm.method, arm.role)
-    look = looks(roles)
+    # Methods before controls, whatever ran first.
+    look = looks(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
     makers: tuple[Callable[[Findings, dict[str, Look]], Drawing | None], ...] = (
         accuracy_tokens,
         accuracy_flops,
@@ -146,12 +149,12 @@ def recall(found: Findings, look: dict[str, Look]) -> Drawing | None:
         points = [(arm.tokens, *_recalled(comparison, arm)) for arm in arms if np.isfinite(arm.recall).any()]
         if points:
             _line(axes, arms[0].method, points, one)
-    for role in ("oracle", "anti_oracle"):
-        bound = _sorted([arm for arm in comparison.arms if arm.role == role], lambda arm: arm.tokens)
-        if bound:
-            xs, ys = [arm.tokens for arm in bound], [100 * float(np.nanmean(arm.recall)) for arm in bound]
-            axes.plot(xs, ys, color=INK, linestyle=":", linewidth=1)
-            axes.annotate(role.replace("_", "-"), (xs[0], ys[0]), **_beside(above=False))
+    for name, arms in _bounding(comparison).items():
+        bound = [arm for arm in arms if np.isfinite(arm.recall).any()]
+        xs, ys = [arm.tokens for arm in bound], [100 * float(np.nanmean(arm.recall)) for arm in bound]
+        axes.plot(xs, ys, color=INK, linestyle=":", linewidth=1)
+        if bound and name == bound[0].role:
+            axes.annotate(name.replace("_", "-"), (xs[0], ys[0]), **_beside(above=False))
     _token_axis(axes, comparison)
     axes.set_ylabel("needed tokens that stayed, %")
     axes.set_ylim(-2, 104)
@@ -201,7 +204,7 @@ def _curves(
     everything: list[tuple[float, float]] = []
     for arms, one in _series(comparison, look):
         points = []
-        for arm in _sorted(arms, value):
+        for arm in arms:
             found = comparison.interval(arm, kind)
             points.append((value(arm), 100 * found.estimate, 100 * found.low, 100 * found.high))
         _line(axes, arms[0].method, points, one, bands)
@@ -217,7 +220,11 @@ def _curves(
 def _line(axes: Axes, name: str, points: Sequence[tuple[float, ...]], look: Look, band: bool = True) -> None:
     xs, ys, lows, highs = (list(column) for column in zip(*points, strict=True))
     control = look.colour == INK
-    if band:
+    if band and xs != sorted(xs):
+        # Measured time need not grow with the budget: a band that turns back would say nothing.
+        errors = [[y - low for y, low in zip(ys, lows, strict=True)], [h - y for y, h in zip(ys, highs, strict=True)]]
+        axes.errorbar(xs, ys, errors, fmt="none", ecolor=look.colour, alpha=0.35, elinewidth=1)
+    elif band:
         axes.fill_between(xs, lows, highs, color=look.colour, alpha=0.07 if control else 0.13, linewidth=0)
     axes.plot(
         xs,
@@ -240,13 +247,12 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
 
 def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask, named: bool) -> None:
-    for role in ("oracle", "anti_oracle"):
-        arms = _sorted([arm for arm in comparison.arms if arm.role == role], value)
-        if arms:
-            ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
-            axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
-            if named:
-                axes.annotate(role.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(above=False))
+    for name, arms in _bounding(comparison).items():
+        ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
+        axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
+        # One that cuts elsewhere is drawn alike, and has no name of its own.
+        if named and name == arms[0].role:
+            axes.annotate(name.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(above=False))
     for role, dash, name in (("unpruned", "--", "all tokens"), ("text_only", "-.", "no tokens")):
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
@@ -254,6 +260,15 @@ def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], m
             axes.axhline(y, color=INK, alpha=SOFT, linestyle=dash, linewidth=0.8, zorder=1)
             if named:
                 axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), **_beside(above=True))
+
+
+def _bounding(comparison: Comparison) -> dict[str, list[Arm]]:
+    """Give the oracles and anti-oracles by name, the smallest budget first."""
+    found: dict[str, list[Arm]] = {}
+    for arm in _sorted(comparison.arms, lambda arm: arm.tokens):
+        if arm.role in ("oracle", "anti_oracle"):
+            found.setdefault(arm.method, []).append(arm)
+    return found
 
 
 def _beside(above: bool) -> dict[str, Any]:
@@ -287,9 +302,11 @@ def _sorted(arms: Sequence[Arm], value: Callable[[Arm], float]) -> list[Arm]:
 def _token_axis(axes: Axes, comparison: Comparison, label: bool = True) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    ticks = [block.tokens for block in comparison.blocks if len(block.arms) > 1]
-    if comparison.unpruned is not None:
-        ticks.append(comparison.unpruned.tokens)
+    ticks = [] if comparison.unpruned is None else [comparison.unpruned.tokens]
+    # Where most is; what lies so near that its number would not fit has none.
+    for block in sorted(comparison.blocks, key=lambda block: -len(block.arms)):
+        if all(abs(math.log(block.tokens / tick)) > NEAR for tick in ticks):
+            ticks.append(block.tokens)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -336,8 +353,9 @@ def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
     """Draw how much of what two methods keep is the same."""
     comparison = found.comparison
     block = middle(comparison)
-    arms = [arm for arm in (*block.arms, *block.bounds) if _keeps(arm)] if block is not None else []
-    order = [*look, "oracle"]
+    # Not the oracles: beyond what is needed they draw as `random` does, and overlap with it for no other reason.
+    arms = [arm for arm in block.arms if _keeps(arm)] if block is not None else []
+    order = list(look)
     arms = sorted((arm for arm in arms if arm.method in order), key=lambda arm: order.index(arm.method))
     if block is None or len(arms) < 2:
         return None
@@ -392,20 +410,20 @@ def maps(found: Findings, look: dict[str, Look]) -> Drawing | None:
     """Draw how often each place of the grid was kept."""
     comparison = found.comparison
     block = middle(comparison)
-    arms = [arm for arm in (*block.arms, *block.bounds) if arm.role != "inverted"] if block is not None else []
+    arms = list(block.arms) if block is not None else []
     # A method in a block of its own, as one that cuts inside the decoder, has a map too.
     keep = None if block is None else block.keep
     arms += [arm for arm in comparison.arms if arm.keep == keep and arm.role == "method" and arm not in arms]
     drawn = [(arm, where) for arm in arms if (where := frequency(arm)) is not None]
-    order = [*look, "oracle", "anti_oracle"]
-    drawn.sort(key=lambda pair: order.index(pair[0].method) if pair[0].method in order else len(order))
+    drawn.sort(key=lambda pair: list(look).index(pair[0].method))
     if block is None or not drawn:
         return None
     across = min(5, len(drawn))
     down = math.ceil(len(drawn) / across)
     figure = canvas(8.4, 1.85 * down + 0.3)
     grid = figure.subplots(down, across, squeeze=False)
-    top = max(float(where.max()) for _, where in drawn)
+    # A fixed pattern is at one everywhere, beside which all else would be dark.
+    top = min(1.0, 4 * max(float(where.mean()) for _, where in drawn))
     for axes, pair in itertools.zip_longest(grid.flat, drawn):
         if pair is None:
             axes.set_visible(False)
@@ -414,7 +432,9 @@ def maps(found: Findings, look: dict[str, Look]) -> Drawing | None:
         axes.set_title(pair[0].method, loc="left", fontsize=8.5)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.8, label="share of samples that kept it", pad=0.01)
+    figure.colorbar(
+        grid.flat[0].images[0], ax=grid, shrink=0.8, label="share of samples that kept it", pad=0.01, extend="max"
+    )
     return Drawing(
         f"maps-{slug(comparison.title)}",
         f"{comparison.title}: where tokens are kept",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,11 +78,7 @@ def provenance(founds: Sequence[Findings]) -> list[Listing]:
             hashes.append(cell.recipe_hash or "")
     names = sorted({name for cell in cells for name in cell.versions})
     versions = _unique(tuple(cell.versions.get(name, "") for name in names) for cell in cells)
-    notes = _unique(
-        (note, ", ".join(dict.fromkeys(other.method for other in cells if note in other.notes)))
-        for cell in cells
-        for note in cell.notes
-    )
+    notes = _notes(cells)
     listings = [
         Listing("Models", ("Name", "Hash of config and weights", "Adapter"), models),
         Listing("Tasks", ("Name", "Card", "Metric", "Questions", "Pictures"), tasks),
@@ -133,7 +130,33 @@ def _what(cell: Cell) -> str:
     return f"{cell.method}{seed} on {cell.task}"
 
 
+def _notes(cells: Sequence[Cell]) -> tuple[tuple[str, ...], ...]:
+    """List notes with the methods that have them; those that differ in numbers only are one."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for cell in cells:
+        for note in cell.notes:
+            notes, methods = found.setdefault(re.sub(r"\d+", "#", note), ({}, {}))
+            notes[note] = None
+            methods[cell.method] = None
+    return tuple(
+        (next(iter(notes)) + (f" (and {len(notes) - 1} alike)" if len(notes) > 1 else ""), ", ".join(methods))
+        for notes, methods in found.values()
+    )
+
+
 def _stages(recipe: dict[str, Any]) -> str:
+    named = [f"{name}: {_strategy(settings)}" for name, settings in recipe.get("strategies", {}).items()]
+    return _sites(recipe) + (f" ({', '.join(named)})" if named else "")
+
+
+def _strategy(settings: Any) -> str:
+    if not isinstance(settings, dict):
+        return str(settings)
+    more = [f"{name} {value}" for name, value in settings.items() if name != "use"]
+    return " ".join([str(settings.get("use", "?")), *more])
+
+
+def _sites(recipe: dict[str, Any]) -> str:
     return "; ".join(f"{stage.get('select', '?')} at {stage.get('at', '?')}" for stage in recipe.get("stages", ()))
 
 

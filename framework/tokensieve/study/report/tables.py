@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -199,7 +199,7 @@ def control_table(found: Findings) -> Table:
     best = []
     for keep in comparison.keeps:
         names = dict.fromkeys(one.other for one in found.controls if one.arm.keep == keep and not one.mixed)
-        best.append(", ".join(name.split(" at ")[0] for name in names) or None)
+        best.append(", ".join(name.removesuffix(f" at {keep}") for name in names) or None)
     notes = [NOTE]
     if any(one.mixed for one in found.controls):
         notes.append(
@@ -288,6 +288,26 @@ def spelled(method: str, formula: str) -> str:
     return method if bare == method else f"{method} = {bare}"
 
 
+def in_points(versus: Versus) -> str:
+    """Give a difference in points with its interval, as `+3.1 [1.0, 5.2]`."""
+    # Rounded first, so that nothing is printed as minus zero.
+    value, low, high = (round(100 * one, 1) + 0.0 for one in (versus.value, versus.low, versus.high))
+    return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
+
+
+def reordered(table: Table, first: Collection[str]) -> Table:
+    """Give a table with some columns before the others."""
+    order = sorted(range(len(table.columns)), key=lambda number: table.columns[number] not in first)
+    groups = tuple(
+        replace(
+            group,
+            lines=tuple(replace(line, cells=tuple(line.cells[number] for number in order)) for line in group.lines),
+        )
+        for group in table.groups
+    )
+    return replace(table, columns=tuple(table.columns[number] for number in order), groups=groups)
+
+
 def printed(cell: Cell) -> str:
     """Give a cell as plain text."""
     if cell is None:
@@ -297,7 +317,7 @@ def printed(cell: Cell) -> str:
     if isinstance(cell, Delta):
         one = cell.versus
         mark = MARKS[one.verdict]
-        return f"{100 * one.value:+.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]{' ' + mark if mark else ''}"
+        return in_points(one) + (f" {mark}" if mark else "")
     if isinstance(cell, int | float):
         return f"{cell:.1f}"
     return cell

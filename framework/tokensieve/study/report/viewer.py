@@ -89,20 +89,41 @@ def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], sample
     numbers: dict[tuple[str, str], int | None] = {}
     share = BYTES // max(1, len(comparisons))
     for comparison in comparisons:
-        chosen = spread(len(comparison.samples), samples)
+        chosen = spread(comparison.kinds, samples)
         one = _View(comparison, tasks.get(comparison.card_hash), made, numbers)
         view = one.made(chosen)
         while len(chosen) > 1 and (size := len(json.dumps(view))) > share:
-            chosen = spread(len(comparison.samples), max(1, int(len(chosen) * share / size * 0.95)))
+            chosen = spread(comparison.kinds, max(1, int(len(chosen) * share / size * 0.95)))
             view = one.made(chosen)
         made.views.append(view)
     made.problems = list(dict.fromkeys(made.problems))
     return made
 
 
-def spread(total: int, count: int) -> list[int]:
-    """Give at most `count` places, evenly spread over `total`."""
-    return list(range(total)) if count >= total else [number * total // count for number in range(count)]
+def spread(kinds: Sequence[str], count: int) -> list[int]:
+    """Give at most `count` places, evenly spread over types of question, and within each over the task.
+
+    Tasks ask their types in turn, so evenly spaced samples could all be of one.
+
+    Args:
+        kinds: the samples' types.
+        count: how many places are wanted.
+    """
+    places: dict[str, list[int]] = {}
+    for number, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(number)
+    # One more of each type in turn, until there are enough.
+    wanted = dict.fromkeys(places, 0)
+    while sum(wanted.values()) < min(count, len(kinds)):
+        for kind, own in places.items():
+            if sum(wanted.values()) < count and wanted[kind] < len(own):
+                wanted[kind] += 1
+    chosen = []
+    for turn, (kind, own) in enumerate(places.items()):
+        # Every type starts elsewhere, so that types have different pictures.
+        start = turn / len(places)
+        chosen += [own[int((number + start) * len(own) / wanted[kind])] for number in range(wanted[kind])]
+    return sorted(chosen)
 
 
 def inlined(picture: Image.Image) -> str:

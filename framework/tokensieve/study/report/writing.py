@@ -26,6 +26,7 @@ from tokensieve.study.report.tables import (
     latex,
     markdown,
     printed,
+    reordered,
     task_table,
 )
 from tokensieve.tasks.base import Task
@@ -196,7 +197,8 @@ def _page(
         facts=_facts(founds),
         questions=asked,
         warnings=warnings(founds),
-        tables=tables,
+        # What a reader asks first stands first; files have it last, as papers do.
+        tables=[reordered(table, ("All", "Rel. %", "Δ best control")) for table in tables],
         problems=shown.problems,
         missing=missing(results, [found.comparison for found in founds]),
         provenance=provenance(founds),
