@@ -158,6 +158,7 @@ def test_a_key_is_of_what_decides_the_rows_and_of_nothing_else(
         planned("[gsp]", tasks="[{use: colours, questions: 7}]"),
         planned("[gsp]", models=f"[{{path: {checkpoint}, dtype: bfloat16}}]"),
         planned("[gsp]", more="limit: 3"),
+        planned("[gsp]", more="share: false"),
     )
     for other in everything:
         assert not set(keys(other)) & set(base)

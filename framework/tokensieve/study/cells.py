@@ -39,6 +39,7 @@ class Job:
         keep: the budget of a control that has no recipe.
         batch: samples in a forward pass.
         limit: samples of the task; all if none.
+        share: whether cells share pictures that were encoded.
         plugins: modules to register first.
     """
 
@@ -48,6 +49,7 @@ class Job:
     keep: Keep | None
     batch: int
     limit: int | None
+    share: bool
     plugins: tuple[str, ...]
 
 
@@ -451,6 +453,7 @@ def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
         "partner": opened.partner if reads_query else None,
         "card": one.card,
         "batch": study.batch,
+        "share": study.share,
         "versions": {name: made_of[name] for name in ("code", "torch", "transformers")},
     }
     cell = Cell(
@@ -473,7 +476,7 @@ def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
         shape=entry.shape,
     )
     keep = entry.keep.keeps[0] if entry.role == "downsampled" and entry.keep is not None else None
-    return Job(cell, _found(opened.model), one.asked, keep, study.batch, study.limit, study.plugins)
+    return Job(cell, _found(opened.model), one.asked, keep, study.batch, study.limit, study.share, study.plugins)
 
 
 def _found(model: Model) -> Model:
