@@ -9,6 +9,7 @@ import torch
 import tokensieve as ts
 from tokensieve.errors import StudyError, TaskError
 from tokensieve.loading import load, quiet
+from tokensieve.study import runner as runner_module
 from tokensieve.study.cells import plan, sample_key
 from tokensieve.study.controls import recipe_of
 from tokensieve.study.runner import SHARED, Runner
@@ -230,6 +231,26 @@ def test_a_model_is_loaded_once(planned, registry, monkeypatch, checkpoint):
     runner.forget()
     runner.run(planned().jobs[0])
     assert len(loads) == 2
+
+
+def test_a_query_encoder_of_the_hub_is_known_by_its_name(planned, ready, tmp_path):
+    """Whether its patches are turned around is known of the release, whatever folder its copy lies in."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = ready.model.config.vision_config.to_dict()
+    text = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    with quiet():
+        CLIPModel(config).save_pretrained(tmp_path)
+        ready.processor.tokenizer.save_pretrained(tmp_path)
+    job = planned().jobs[0]
+    signs = {}
+    for name in (str(tmp_path), "openai/clip-vit-large-patch14-336"):
+        named = replace(job, model=job.model.model_copy(update={"query_encoder": name}))
+        pair = runner_module._pair(tmp_path, named, ready)
+        signs[name] = ready.adapter.decoder.partner(pair).sign
+    assert list(signs.values()) == [1, -1]
 
 
 class Slow:

@@ -202,7 +202,7 @@ class Runner:
         if decoder is None:
             raise RefusedError(f"{type(ready.model).__name__} has no language model to ask")
         layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        loaded = _Loaded(job, ready, None if partner is None else _pair(partner), layers)
+        loaded = _Loaded(job, ready, None if partner is None else _pair(partner, job, ready), layers)
         if job.share:
             loaded.sights = loaded.stack.enter_context(sharing(ready.model, registry=self._registry))
         self._loaded = loaded
@@ -376,12 +376,15 @@ class Runner:
             )
 
 
-def _pair(folder: Path) -> tuple[Any, Any]:
-    """Load a two-tower model and its tokenizer."""
+def _pair(folder: Path, job: Job, ready: Ready) -> tuple[Any, Any]:
+    """Load a two-tower model, to where the other one is, and its tokenizer."""
     from transformers import AutoModel, AutoTokenizer
 
     with quiet():
-        return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder).eval().to(ready.model.device)
+        # A copy of a release is known by the release's name, not by the folder that it lies in.
+        model.config._name_or_path = job.model.query_encoder or str(folder)
+        return model, AutoTokenizer.from_pretrained(folder)
 
 
 class _Watch:
