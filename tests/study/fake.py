@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class Alike(Task):
 
     name = "alike"
     metric: str = "agrees"
-    compares = True
+    compares: ClassVar[bool] = True
 
     def samples(self):
         return Colours(questions=3).samples()

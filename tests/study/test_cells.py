@@ -158,6 +158,7 @@ def test_a_key_is_of_what_decides_the_rows_and_of_nothing_else(
         planned("[gsp]", tasks="[{use: colours, questions: 7}]"),
         planned("[gsp]", models=f"[{{path: {checkpoint}, dtype: bfloat16}}]"),
         planned("[gsp]", more="limit: 3"),
+        planned("[gsp]", more="share: false"),
     )
     for other in everything:
         assert not set(keys(other)) & set(base)
@@ -173,11 +174,19 @@ def test_a_key_is_of_what_decides_the_rows_and_of_nothing_else(
     assert not set(keys(planned("[gsp]"))) & set(base)
 
 
-def test_the_query_encoder_counts_where_it_is_read(planned, checkpoint, flexible):
-    with_one = planned("[gsp, qcsp]", models=f"[{{path: {checkpoint}, query_encoder: {flexible}}}]")
-    without = planned("[gsp, qcsp]")
-    differ = {a.cell.method for a, b in zip(with_one.jobs, without.jobs, strict=True) if a.cell.key != b.cell.key}
-    assert differ == {"qcsp", "inverted qcsp"}
+def test_models_that_differ_in_their_query_encoder_have_cells_of_their_own(planned, checkpoint, flexible):
+    """Else the controls of one would be the other's."""
+    both = planned("[gsp, qcsp]", models=f"[{checkpoint}, {{path: {checkpoint}, name: b, query_encoder: {flexible}}}]")
+    cells = {name: [job.cell for job in both.jobs if (job.cell.model == "b") == name] for name in (False, True)}
+    assert [cell.method for cell in cells[False]] == [cell.method for cell in cells[True]]
+    assert len({job.cell.key for job in both.jobs}) == 2 * len(cells[True])
+
+
+def test_the_same_twice_is_refused(planned, checkpoint):
+    with pytest.raises(StudyError, match=r"the models 'small0' and 'b' are the same.*\(study.yaml:2\)"):
+        planned(models=f"[{checkpoint}, {{path: {checkpoint}, name: b}}]")
+    with pytest.raises(StudyError, match=r"the tasks 'colours' and 'b' ask the same.*\(study.yaml:5\)"):
+        planned(tasks="[colours, {use: colours, name: b}]")
 
 
 def test_code_that_writes_reports_is_in_no_key(tmp_path, monkeypatch):

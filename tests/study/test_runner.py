@@ -1,5 +1,6 @@
 """A cell's rows are what the model does, sample by sample."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 import tokensieve as ts
 from tokensieve.errors import StudyError, TaskError
 from tokensieve.loading import load, quiet
+from tokensieve.study import runner as runner_module
 from tokensieve.study.cells import plan, sample_key
 from tokensieve.study.controls import recipe_of
-from tokensieve.study.runner import Runner
+from tokensieve.study.runner import SHARED, Runner
 
 from . import fake
 from .made import timeless
@@ -229,6 +231,67 @@ def test_a_model_is_loaded_once(planned, registry, monkeypatch, checkpoint):
     runner.forget()
     runner.run(planned().jobs[0])
     assert len(loads) == 2
+
+
+def test_a_query_encoder_of_the_hub_is_known_by_its_name(planned, ready, tmp_path):
+    """Whether its patches are turned around is known of the release, whatever folder its copy lies in."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = ready.model.config.vision_config.to_dict()
+    text = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    with quiet():
+        CLIPModel(config).save_pretrained(tmp_path)
+        ready.processor.tokenizer.save_pretrained(tmp_path)
+    job = planned().jobs[0]
+    signs = {}
+    for name in (str(tmp_path), "openai/clip-vit-large-patch14-336"):
+        named = replace(job, model=job.model.model_copy(update={"query_encoder": name}))
+        pair = runner_module._pair(tmp_path, named, ready)
+        signs[name] = ready.adapter.decoder.partner(pair).sign
+    assert list(signs.values()) == [1, -1]
+
+
+class Slow:
+    """Lets a model's encoder take its time, and counts the pictures that it sees."""
+
+    seconds = 0.02
+
+    def __init__(self, monkeypatch):
+        self.pictures = 0
+
+        def load_slow(*args):
+            ready = load(*args)
+            ready.model.model.vision_tower.register_forward_pre_hook(self.wait, with_kwargs=True)
+            return ready
+
+        monkeypatch.setattr("tokensieve.study.runner.load", load_slow)
+
+    def wait(self, _, args, kwargs):
+        number = len(args[0] if args else kwargs["pixel_values"])
+        self.pictures += number
+        time.sleep(number * self.seconds)
+
+
+def test_pictures_are_encoded_once_and_every_cell_bears_it(planned, registry, monkeypatch):
+    """Three pictures for six questions; `fastervlm` looks into the tower, for which they are encoded once more."""
+    slow, runner = Slow(monkeypatch), Runner(registry)
+    jobs = planned("[gsp, fastervlm]", more="seeds: [0]").jobs
+    jobs = [job for job in jobs if job.cell.role in ("unpruned", "text_only", "random", "method")]
+    shared = {job.cell.method: runner.run(job) for job in jobs}
+    # The first batch of four, and a blank one for where tokens are, come before anything is measured.
+    assert slow.pictures == 3 + 3 + 1 + 3
+    slow.pictures, runner = 0, Runner(registry)
+    apart = {job.cell.method: runner.run(replace(job, share=False)) for job in jobs}
+    assert slow.pictures == 4 + 1 + 6 * 4
+    for method, (cell, rows) in shared.items():
+        assert timeless(rows) == timeless(apart[method][1]), method
+        assert (SHARED in cell.notes) == (method != "text_only")
+        assert SHARED not in apart[method][0].notes
+        for row in (*rows, *apart[method][1]):
+            assert (row.ms > 1000 * slow.seconds) == (method != "text_only"), method
+            assert row.ms < 8000 * slow.seconds
 
 
 def test_a_picture_that_cannot_be_read(planned, registry, shared):

@@ -34,6 +34,7 @@ tasks:
 seeds: [5]
 batch: 3
 limit: 10
+share: false
 controls: {{inverted: 64}}
 """
 
@@ -53,7 +54,7 @@ def test_a_study_says_what_it_says(registry):
     )
     assert [str(budget) for budget in study.keep] == ["1/3", "64", "1/4", "1/10"]
     assert study.tasks[1].task(registry).questions == 100
-    assert (study.seeds, study.batch, study.limit) == ((5,), 3, 10)
+    assert (study.seeds, study.batch, study.limit, study.share) == ((5,), 3, 10, False)
     assert study.controls.inverted == (Budget.of(64),)
 
 
@@ -69,7 +70,7 @@ def test_what_is_dumped_reads_back_equal(registry):
 
 def test_defaults(registry):
     study = Study.loads(f"plugins: {PLUGIN}\nmodels: m\nkeep: 64\ntasks: colours\n", registry)
-    assert (study.seeds, study.limit, study.recipes) == ((0, 1, 2), None, ())
+    assert (study.seeds, study.limit, study.share, study.recipes) == ((0, 1, 2), None, True, ())
     assert study.controls.inverted is None
 
 
@@ -98,8 +99,8 @@ def test_defaults(registry):
         ("name: many", "name: colours", "two of the tasks are named 'colours'", 22),
         ("seeds: [5]", "seeds: []", "seeds is []", 23),
         ("batch: 3", "batch: 0", "batch is 0", 24),
-        ("inverted: 64", "invert: 64", "controls has no key 'invert'", 26),
-        ("inverted: 64", "inverted: [64, x]", "keep 'x' cannot be read", 26),
+        ("inverted: 64", "invert: 64", "controls has no key 'invert'", 27),
+        ("inverted: 64", "inverted: [64, x]", "keep 'x' cannot be read", 27),
         (PLUGIN, "no.such_module", "the plugin 'no.such_module' cannot be imported", 2),
         ("limit: 10", "limit: 10\nlimit: 11", "stands here a second time", 26),
     ],

@@ -14,7 +14,6 @@ from typing import Any
 from tokensieve.adapter import Adapter
 from tokensieve.budget import Keep, count
 from tokensieve.errors import BudgetError, StudyError, TokensieveError, UnsupportedModelError
-from tokensieve.evidence import Evidence
 from tokensieve.loading import Ready, adapter_of, processor_of
 from tokensieve.measure.geometry import Geometry
 from tokensieve.recipe import Recipe
@@ -39,6 +38,7 @@ class Job:
         keep: the budget of a control that has no recipe.
         batch: samples in a forward pass.
         limit: samples of the task; all if none.
+        share: whether cells share pictures that were encoded.
         plugins: modules to register first.
     """
 
@@ -48,6 +48,7 @@ class Job:
     keep: Keep | None
     batch: int
     limit: int | None
+    share: bool
     plugins: tuple[str, ...]
 
 
@@ -150,12 +151,23 @@ def plan(study: Study, registry: Registry, download: bool = False) -> Plan:
         StudyError: or another kind of `TokensieveError`, for anything that could not run.
     """
     tasks = [_task(study, number, registry) for number in range(len(study.tasks))]
+    cards: dict[str, str] = {}
+    for number, one in enumerate(tasks):
+        same = cards.setdefault(_hash(one.card), one.asked.name)
+        if same != one.asked.name:
+            said = f"the tasks '{same}' and '{one.asked.name}' ask the same; name one of them"
+            raise StudyError(said + study.place("tasks", number))
     jobs: dict[str, Job] = {}
     skipped: list[Skipped] = []
     notes: list[str] = []
     absent = []
+    twins: dict[tuple[str, str | None, str], str] = {}
     for number, model in enumerate(study.models):
-        opened = open_model(model, registry, download, study.place("models", number))
+        place = study.place("models", number)
+        opened = open_model(model, registry, download, place)
+        same = twins.setdefault((opened.hash, opened.partner, model.dtype), model.name)
+        if same != model.name:
+            raise StudyError(f"the models '{same}' and '{model.name}' are the same; name one of them{place}")
         if opened.folder is None:
             absent.append(model.name)
         planned = _Planner(study, registry, opened).planned(any(knows_needed(one.task) for one in tasks))
@@ -442,15 +454,16 @@ def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
     leaves = [] if recipe is None else [type(leaf) for leaf in recipe.names()]
     kinds = [type(one.task), *([] if opened.adapter is None else [type(opened.adapter)]), *leaves]
     made_of = versions(kinds)
-    reads_query = recipe is not None and any(Evidence.QUERY in stage.needs for stage in recipe.stages)
     decides = {
         "format": FORMAT,
         "what": recipe.hash() if recipe is not None else [entry.role, str(entry.keep)],
         "model": opened.hash,
         "dtype": opened.model.dtype,
-        "partner": opened.partner if reads_query else None,
+        # Also where it is not read: else the controls of one of two models that differ in it would be the other's.
+        "partner": opened.partner,
         "card": one.card,
         "batch": study.batch,
+        "share": study.share,
         "versions": {name: made_of[name] for name in ("code", "torch", "transformers")},
     }
     cell = Cell(
@@ -473,7 +486,7 @@ def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
         shape=entry.shape,
     )
     keep = entry.keep.keeps[0] if entry.role == "downsampled" and entry.keep is not None else None
-    return Job(cell, _found(opened.model), one.asked, keep, study.batch, study.limit, study.plugins)
+    return Job(cell, _found(opened.model), one.asked, keep, study.batch, study.limit, study.share, study.plugins)
 
 
 def _found(model: Model) -> Model:

@@ -100,11 +100,17 @@ def attempt(job: Job, store: Store, runner: Runner, since: float) -> Result:
         except Exception as error:
             reason = _reason(error)
             failure = Failure(job.cell, reason, traceback.format_exc())
-            # Nothing of the failed cell may stay in memory.
-            del error
-            runner.forget()
+            if _memory(error):
+                # Nothing of the failed cell may stay there, and the next one finds the model anew.
+                del error
+                runner.forget()
             return failed(store, failure, time.perf_counter() - started)
         return Result(job.cell, "done", time.perf_counter() - started)
+
+
+def _memory(error: Exception) -> bool:
+    """Tell whether memory ran out; accelerators say it in words."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def failed(store: Store, failure: Failure, seconds: float) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.budget import count
-from tokensieve.engine import prune
+from tokensieve.engine import Sights, prune, sharing
 from tokensieve.errors import RefusedError, StudyError, TaskError, TokensieveError
 from tokensieve.evidence import NEWLINE
 from tokensieve.loading import Ready, load, quiet
@@ -33,6 +33,10 @@ from tokensieve.study.spec import register
 from tokensieve.tasks.base import Answer, Sample, Task
 
 Grid = tuple[int, int]
+SHARED = (
+    "pictures were encoded once for several cells; the encoder's time was measured apart, and is in every sample's ms"
+)
+"""What the notes of a cell say whose pictures were not its own alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +47,31 @@ class _Outcome:
         answers: one a sample.
         ms: of the prefill, by sample.
         run: the ledger; none without a recipe.
+        shared: whether its pictures were encoded before, and the time for that added.
     """
 
     answers: Sequence[Answer]
     ms: float
     run: Run | None
+    shared: bool = False
+
+
+@dataclass(eq=False)
+class _Tower:
+    """What encoding pictures took.
+
+    Attributes:
+        seconds: all together.
+        pictures: how many were encoded in that time.
+    """
+
+    seconds: float = 0.0
+    pictures: int = 0
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds a picture; 0 where none was measured."""
+        return 1000 * self.seconds / self.pictures if self.pictures else 0.0
 
 
 @dataclass(eq=False)
@@ -63,6 +87,9 @@ class _Loaded:
         sizes: of smaller pictures, by the size of a picture and the budget.
         unpruned: what it answered without a recipe, by task and sample.
         warm: whether it has run yet.
+        sights: its pictures that were encoded already; none where cells do not share them.
+        towers: what encoding took, of whole pictures and of those made smaller for a budget.
+        stack: what ends with it.
     """
 
     job: Job
@@ -73,6 +100,9 @@ class _Loaded:
     sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
     unpruned: dict[tuple[str, str], Answer] = field(default_factory=dict)
     warm: bool = False
+    sights: Sights | None = None
+    towers: dict[str, _Tower] = field(default_factory=dict)
+    stack: ExitStack = field(default_factory=ExitStack)
 
 
 class Runner:
@@ -111,14 +141,13 @@ class Runner:
             # What is only done once, such as choosing kernels, is in no measurement.
             self._first(job, loaded, task, samples)
             loaded.warm = True
-        with self.shared(job):
-            for start in range(0, len(samples), job.batch):
-                batch = samples[start : start + job.batch]
-                pictures = [_picture(task, sample) for sample in batch]
-                seen |= {picture.size: picture for picture in pictures}
-                outcome = self._asked(job, loaded, recipe, task, batch, pictures)
-                rows += self._rows(job, loaded, task, batch, pictures, outcome)
-                notes |= dict.fromkeys(_notes(outcome.run))
+        for start in range(0, len(samples), job.batch):
+            batch = samples[start : start + job.batch]
+            pictures = [_picture(task, sample) for sample in batch]
+            seen |= {picture.size: picture for picture in pictures}
+            outcome = self._asked(job, loaded, recipe, task, batch, pictures)
+            rows += self._rows(job, loaded, task, batch, pictures, outcome)
+            notes |= dict.fromkeys([*_notes(outcome.run), *([SHARED] if outcome.shared else [])])
         grids = {_grid(loaded, picture) for picture in seen.values()}
         device = str(loaded.ready.model.device)
         cell = replace(
@@ -142,27 +171,28 @@ class Runner:
         """Ask the unpruned model the first batch, and give its milliseconds a sample."""
         first = samples[: job.batch]
         inputs = loaded.ready.batch([_picture(task, one) for one in first], [one.question for one in first])
-        return self._forward(loaded.ready, inputs, task, None).ms
+        outcome = self._forward(loaded.ready, inputs, task, None)
+        if loaded.sights is not None:
+            # What these took is in no measurement either, so they are encoded again.
+            loaded.sights.forget()
+        return outcome.ms
 
     def forget(self) -> None:
         """Give back the memory of the model, such as after it ran out."""
+        if self._loaded is not None:
+            self._loaded.stack.close()
         self._loaded = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def shared(self, job: Job) -> AbstractContextManager[None]:
-        """Give the context in which the forward passes of a cell run."""
-        return nullcontext()
-
     # What a cell needs
 
     def _model(self, job: Job) -> _Loaded:
         known = self._loaded
-        if known is not None and known.job.model == job.model and known.job.cell.model_hash == job.cell.model_hash:
+        if known is not None and _alike(known.job, job):
             return known
-        self._loaded = None
-        gc.collect()
+        self.forget()
         folder = folder_of(job.model.path, self._registry, job.model.revision, download=True)
         if folder is None:
             raise StudyError(f"the checkpoint '{job.model.path}' is not here")
@@ -172,8 +202,11 @@ class Runner:
         if decoder is None:
             raise RefusedError(f"{type(ready.model).__name__} has no language model to ask")
         layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        self._loaded = _Loaded(job, ready, None if partner is None else _pair(partner), layers)
-        return self._loaded
+        loaded = _Loaded(job, ready, None if partner is None else _pair(partner, job, ready), layers)
+        if job.share:
+            loaded.sights = loaded.stack.enter_context(sharing(ready.model, registry=self._registry))
+        self._loaded = loaded
+        return loaded
 
     def _samples(self, job: Job) -> tuple[Task, list[Sample]]:
         known = self._task
@@ -204,8 +237,9 @@ class Runner:
         if role == "downsampled":
             pictures = [self._smaller(job, loaded, picture) for picture in pictures]
         inputs = ready.batch(pictures, questions)
+        size = str(job.keep) if role == "downsampled" else ""
         if recipe is None:
-            return self._forward(ready, inputs, task, None)
+            return self._alone(loaded, inputs, task, None, size)
         keys = [sample_key(sample.id) for sample in batch]
         if role.endswith("oracle"):
             recipe = informed(recipe, self._needed(loaded, task, batch, pictures, keys))
@@ -217,7 +251,30 @@ class Runner:
             keys=keys,
             registry=self._registry,
         ) as run:
-            return self._forward(ready, inputs, task, run)
+            return self._alone(loaded, inputs, task, run, size)
+
+    def _alone(self, loaded: _Loaded, inputs: Mapping[str, Any], task: Task, run: Run | None, size: str) -> _Outcome:
+        """Answer a batch as if its pictures were nobody else's: where they are known, their time is added.
+
+        They are encoded before anything is timed. So it does not matter to any time which cell came first.
+        """
+        sights, decoder = loaded.sights, loaded.ready.adapter.decoder
+        tower = loaded.towers.setdefault(size, _Tower())
+        inside = run is not None and any(stage.at.part == "encoder" for stage in run.recipe.stages)
+        if sights is None or decoder is None or inside:
+            return self._forward(loaded.ready, inputs, task, run)
+        hits, misses, started = sights.hits, sights.misses, _now(loaded.ready.model)
+        with torch.no_grad(), quiet():
+            decoder.encode(inputs)
+        if (sights.hits, sights.misses) == (hits, misses):
+            # The family's pictures cannot be shared: forward passes encode them themselves.
+            loaded.sights = None
+            return self._forward(loaded.ready, inputs, task, run)
+        if sights.misses > misses:
+            tower.seconds += _now(loaded.ready.model) - started
+            tower.pictures += sights.misses - misses
+        outcome = self._forward(loaded.ready, inputs, task, run)
+        return replace(outcome, ms=outcome.ms + tower.ms, shared=True)
 
     def _forward(self, ready: Ready, inputs: Mapping[str, Any], task: Task, run: Run | None) -> _Outcome:
         """Answer a batch: by one forward pass where an answer is one token."""
@@ -319,12 +376,15 @@ class Runner:
             )
 
 
-def _pair(folder: Path) -> tuple[Any, Any]:
-    """Load a two-tower model and its tokenizer."""
+def _pair(folder: Path, job: Job, ready: Ready) -> tuple[Any, Any]:
+    """Load a two-tower model, to where the other one is, and its tokenizer."""
     from transformers import AutoModel, AutoTokenizer
 
     with quiet():
-        return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder).eval().to(ready.model.device)
+        # A copy of a release is known by the release's name, not by the folder that it lies in.
+        model.config._name_or_path = job.model.query_encoder or str(folder)
+        return model, AutoTokenizer.from_pretrained(folder)
 
 
 class _Watch:
@@ -339,7 +399,7 @@ class _Watch:
 
     def __enter__(self) -> _Watch:
         self._hook = self._model.register_forward_hook(self._first)
-        self._start = self._now()
+        self._start = _now(self._model)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -347,13 +407,19 @@ class _Watch:
 
     def _first(self, *_: object) -> None:
         if not self.ms:
-            self.ms = 1000 * (self._now() - self._start)
+            self.ms = 1000 * (_now(self._model) - self._start)
 
-    def _now(self) -> float:
-        device = self._model.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
+
+def _now(model: Any) -> float:
+    """Give the time in seconds, once the model's device has done what it was asked."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()
+
+
+def _alike(one: Job, other: Job) -> bool:
+    """Tell whether two jobs run on the same model in the same way."""
+    return (one.model, one.cell.model_hash, one.share) == (other.model, other.cell.model_hash, other.share)
 
 
 def _picture(task: Task, sample: Sample) -> Image.Image:
@@ -383,7 +449,8 @@ def _layout(ready: Ready, picture: Image.Image) -> Grid | None:
     decoder = ready.adapter.decoder
     if decoder is None:
         return None
-    inputs = ready.batch([picture], ["?"])
+    # Where tokens are depends on a picture's size alone; and what is shared shall be encoded with its own batch.
+    inputs = ready.batch([Image.new("RGB", picture.size)], ["?"])
     with torch.no_grad(), quiet():
         outputs = decoder.encode(inputs)
         layouts = [one for name, output in outputs.items() for one in decoder.layout(name, output, inputs)]

@@ -187,6 +187,8 @@ class Study(BaseModel):
         seeds: of every random draw.
         batch: samples in a forward pass.
         limit: samples of each task, evenly spread over it; all by default.
+        share: whether a picture is encoded once for all cells that ask about it. The encoder's time is then measured
+            apart, and added to every cell's.
         controls: what the controls leave out.
         plugins: modules with plugins that are not installed.
     """
@@ -201,6 +203,7 @@ class Study(BaseModel):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     batch: int = Field(default=16, ge=1)
     limit: int | None = Field(default=None, ge=1)
+    share: bool = True
     controls: Controls = Controls()
     plugins: tuple[str, ...] = ()
 
@@ -267,6 +270,8 @@ class Study(BaseModel):
         data |= {"seeds": list(self.seeds), "batch": self.batch}
         if self.limit is not None:
             data["limit"] = self.limit
+        if not self.share:
+            data["share"] = False
         controls: dict[str, Any] = {"at_every_site": self.controls.at_every_site}
         if self.controls.inverted is not None:
             controls["inverted"] = [budget.written() for budget in self.controls.inverted]
