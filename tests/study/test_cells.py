@@ -1,5 +1,6 @@
 """The product of a study: its cells, its controls, and what makes a key."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -225,6 +226,21 @@ def test_samples_are_spread_evenly():
     samples = [Sample(str(i), "", "") for i in range(10)]
     assert [sample.id for sample in chosen(samples, 4)] == ["0", "2", "5", "7"]
     assert chosen(samples, None) == chosen(samples, 10) == chosen(samples, 11) == samples
+
+
+@pytest.mark.parametrize("limit", [9, 10, 24, 100, 215])
+def test_a_limit_takes_every_type_that_is_asked_in_turn(limit):
+    # Of 216 questions of nine types in turn, every ninth is of one type alone.
+    samples = [Sample(str(i), "", "", kind=str(i % 9)) for i in range(216)]
+    some = chosen(samples, limit)
+    assert len({sample.id for sample in some}) == len(some) == limit
+    assert some == [sample for sample in samples if sample in some]
+    counts = [sum(sample.kind == str(kind) for sample in some) for kind in range(9)]
+    assert max(counts) - min(counts) <= 1
+    # And all over the task: no type is taken from one end of it.
+    for kind in range(9):
+        places = [int(sample.id) for sample in some if sample.kind == str(kind)]
+        assert all(b - a <= 2 * 216 / len(places) for a, b in itertools.pairwise(places))
 
 
 def test_every_sample_has_a_key_of_its_own():

@@ -22,6 +22,7 @@ from tokensieve.review import review
 from tokensieve.study.controls import PLAIN, Needed, alike, draws, inverted, reseeded, shape
 from tokensieve.study.resolution import size_for, visual_tokens
 from tokensieve.study.rows import FORMAT, Cell
+from tokensieve.study.sampling import spread
 from tokensieve.study.sources import checkpoint_hash, folder_of, partner_of, versions
 from tokensieve.study.spec import Asked, Budget, Method, Model, Study
 from tokensieve.tasks.base import Sample, Task
@@ -197,10 +198,10 @@ def knows_needed(task: Task) -> bool:
 
 
 def chosen(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """Give at most `limit` samples, evenly spread over all of them."""
+    """Give at most `limit` samples, evenly spread over types of question and over all of them."""
     if limit is None or limit >= len(samples):
         return list(samples)
-    return [samples[i * len(samples) // limit] for i in range(limit)]
+    return [samples[place] for place in spread([sample.kind for sample in samples], limit)]
 
 
 def sample_key(sample: str) -> int:

@@ -186,7 +186,7 @@ class Study(BaseModel):
         tasks: what models are asked.
         seeds: of every random draw.
         batch: samples in a forward pass.
-        limit: samples of each task, evenly spread over it; all by default.
+        limit: samples of each task, evenly spread over its types of question and over it; all by default.
         share: whether a picture is encoded once for all cells that ask about it. The encoder's time is then measured
             apart, and added to every cell's.
         controls: what the controls leave out.

@@ -15,6 +15,7 @@ from PIL import Image
 from tokensieve.errors import TaskError, TokensieveError
 from tokensieve.registry import Registry
 from tokensieve.study.analysis import CONTROLS, Arm, Comparison
+from tokensieve.study.sampling import spread
 from tokensieve.tasks.base import Sample, Task
 
 LARGEST = 336
@@ -98,32 +99,6 @@ def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], sample
         made.views.append(view)
     made.problems = list(dict.fromkeys(made.problems))
     return made
-
-
-def spread(kinds: Sequence[str], count: int) -> list[int]:
-    """Give at most `count` places, evenly spread over types of question, and within each over the task.
-
-    Tasks ask their types in turn, so evenly spaced samples could all be of one.
-
-    Args:
-        kinds: the samples' types.
-        count: how many places are wanted.
-    """
-    places: dict[str, list[int]] = {}
-    for number, kind in enumerate(kinds):
-        places.setdefault(kind, []).append(number)
-    # One more of each type in turn, until there are enough.
-    wanted = dict.fromkeys(places, 0)
-    while sum(wanted.values()) < min(count, len(kinds)):
-        for kind, own in places.items():
-            if sum(wanted.values()) < count and wanted[kind] < len(own):
-                wanted[kind] += 1
-    chosen = []
-    for turn, (kind, own) in enumerate(places.items()):
-        # Every type starts elsewhere, so that types have different pictures.
-        start = turn / len(places)
-        chosen += [own[int((number + start) * len(own) / wanted[kind])] for number in range(wanted[kind])]
-    return sorted(chosen)
 
 
 def inlined(picture: Image.Image) -> str:
