@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from tokensieve.tasks.world.questions import Question, questions
-from tokensieve.tasks.world.scenes import SIDE, Density, Scene, Split, Thing, scene
+from tokensieve.tasks.world.scenes import COVERED, SIDE, Density, Scene, Split, Thing, scene
 from tokensieve.tasks.world.words import COLORS, KINDS
 
 ROWS = COLUMNS = 12
@@ -81,7 +81,7 @@ def scenes(folder: Path, split: Split, count: int, density: Density = "all") -> 
             drawn = scene(split, number, density)
             covered = drawn.coverage(ROWS, COLUMNS)
             pixels[number] = drawn.pixels
-            owner[number] = np.where(covered.max(axis=0) >= 0.12, covered.argmax(axis=0), GROUND)
+            owner[number] = np.where(covered.max(axis=0) >= COVERED, covered.argmax(axis=0), GROUND)
             things.append([asdict(thing) for thing in drawn.things])
         np.savez(stem.with_suffix(".npz"), pixels=pixels, owner=owner)
         stem.with_suffix(".json").write_text(json.dumps(things), encoding="utf-8")

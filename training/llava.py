@@ -23,7 +23,7 @@ from tokensieve.tasks.world.words import COLORS, KINDS
 from training.clip import PATCH, WIDTH, images, read, see
 from training.data import TOKENS, scenes
 from training.language import Asked, Frame, aligned, begin, encoded, language_options, start_projector, teach
-from training.loop import start
+from training.loop import save_half, start
 from training.words import BOS, EOS, IDS, IMAGE, PAD, tokenizer
 
 LAYERS = 6
@@ -77,10 +77,7 @@ def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, cu
     """Save the model with its processor, weights in half precision, to be loaded in float32."""
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
     folder = arguments.out / "model"
-    model.half().save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_half(model, folder)
     words = tokenizer(end=False, extra_special_tokens={"image_token": "<image>"})
     LlavaProcessor(
         image_processor=images(),

@@ -36,6 +36,7 @@ class Training:
         warm: steps of linear warm-up.
         cool: the part of all steps, at the end, in which the rate falls to nothing.
         every: steps between checkpoints and evaluations.
+        decay: of weights.
         seed: of all draws.
     """
 
@@ -151,6 +152,14 @@ def start(seed: int, threads: int) -> None:
     """Seed everything that initialisation draws from."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
+
+
+def save_half(model: Any, folder: Path) -> None:
+    """Save a model with weights in half precision and a config by which they are loaded in float32."""
+    model.half().save_pretrained(folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def options(parser: argparse.ArgumentParser, steps: int) -> None:

@@ -30,7 +30,7 @@ from tokensieve.tasks.world.words import COLORS, KINDS, PLACES
 from training.clip import Heads
 from training.data import COLUMNS, MEAN, ROWS, STD, TOKENS, Scenes, scenes
 from training.language import Asked, Frame, begin, encoded, language_options, start_projector, teach
-from training.loop import Training, batch, matrices, start
+from training.loop import Training, batch, matrices, save_half, start
 from training.words import BOS, EOS, IDS, IMAGE_PAD, PAD, VIDEO_PAD, VISION_END, VISION_START, tokenizer
 
 WIDTH, HEADS, LAYERS = 128, 4, 6
@@ -201,10 +201,7 @@ def save(model: Qwen2VLForConditionalGeneration, arguments: argparse.Namespace, 
     """Save the model with its processor, weights in half precision, to be loaded in float32."""
     folder = arguments.out / "model"
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
-    model.half().save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_half(model, folder)
     processor().save_pretrained(folder)
     (arguments.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
 

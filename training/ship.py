@@ -24,6 +24,7 @@ from tokensieve.tasks import Answer
 from tokensieve.tasks.world import World
 from tokensieve.tasks.world.questions import TYPES
 from tokensieve.tasks.world.scenes import Density
+from training.loop import save_half
 
 CHECKPOINTS = Path(__file__).parents[1] / "adapters" / "tokensieve_adapters" / "checkpoints"
 MOST = 12_000_000
@@ -94,11 +95,7 @@ def table(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
 
 def halved(source: Path, target: Path) -> None:
     """Copy a two-tower model with weights in half precision, to be loaded in float32."""
-    model = CLIPModel.from_pretrained(source)
-    model.half().save_pretrained(target)
-    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_half(CLIPModel.from_pretrained(source), target)
     for file in source.iterdir():
         if file.suffix == ".json" and file.name != "config.json":
             shutil.copy(file, target / file.name)
@@ -110,6 +107,43 @@ def low(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
     if not below:
         return "No type of question is below 80 % on dense scenes."
     return f"Below 80 % on dense scenes, and so left out of headlines: {', '.join(below)}."
+
+
+def weight(folder: Path) -> int:
+    """Give the bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def card(
+    family: str,
+    folder: Path,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    found: Mapping[str, Mapping[str, tuple[int, int]]],
+    note: str,
+) -> str:
+    """Write a family's card.
+
+    Args:
+        family: whose template in `cards/`.
+        folder: of the shipped checkpoint.
+        curves: of every training, by name.
+        found: right answers and questions, by scenes and type.
+        note: what else to say of the training.
+    """
+    last = []
+    for name, curve in curves.items():
+        shares = ", ".join(f"{what} {100 * part:.1f} %" for what, part in curve[-1].items() if what != "step")
+        last.append(f"- `{name}`, step {curve[-1]['step']}: {shares}")
+    parameters = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(folder).parameters())
+    template = (Path(__file__).parent / "cards" / f"{family}.md").read_text(encoding="utf-8")
+    return template.format(
+        table=table(found),
+        low=low(found),
+        last="\n".join(last),
+        megabytes=f"{weight(folder) / 1e6:.1f}",
+        parameters=f"{parameters / 1e6:.2f}",
+        note=note,
+    )
 
 
 def main() -> None:
@@ -135,19 +169,8 @@ def main() -> None:
     (target / "curve.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
     found = figures(target, arguments.pictures)
     (target / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    card = (Path(__file__).parent / "cards" / f"{arguments.family}.md").read_text(encoding="utf-8")
-    last = {name: curve[-1] for name, curve in curves.items()}
-    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    parameters = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(target).parameters())
-    card = card.format(
-        table=table(found),
-        low=low(found),
-        last=last,
-        megabytes=f"{size / 1e6:.1f}",
-        parameters=f"{parameters / 1e6:.2f}",
-        note=arguments.note,
-    )
-    (target / "README.md").write_text(card, encoding="utf-8")
+    (target / "README.md").write_text(card(arguments.family, target, curves, found, arguments.note), encoding="utf-8")
+    size = weight(target)
     if size > MOST:
         raise SystemExit(f"{target} has {size} bytes, more than {MOST}")
 

@@ -6,8 +6,9 @@ import pytest
 from tests.cli.conftest import QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.watching import jaccard, watch
+from tokensieve.cli.watching import watch
 from tokensieve.loading import pruned
+from tokensieve.study.statistics.overlap import jaccard_of as jaccard
 
 TWO_STAGES = """
 name: two

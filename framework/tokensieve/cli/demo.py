@@ -23,11 +23,12 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.showing import ends, names, picture, require_places
-from tokensieve.cli.watching import Seen, jaccard, watch
+from tokensieve.cli.watching import Seen, watch
 from tokensieve.loading import Ready, load, pruned, save_example
 from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.run import Run
+from tokensieve.study.statistics.overlap import jaccard_of as jaccard
 
 FORMAT = "tokensieve.demo/1"
 

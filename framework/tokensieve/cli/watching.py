@@ -70,11 +70,6 @@ class Seen:
         return tuple(name for name, ids in self.own.items() if token in ids)
 
 
-def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
-    """Give the part of what either holds that both hold; 1 for two empty sets."""
-    return len(a & b) / len(a | b) if a | b else 1.0
-
-
 @torch.no_grad()
 def watch(
     ready: Ready, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -103,20 +103,7 @@ def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
 
 def corrected(found: Sequence[Versus]) -> list[Versus]:
     """Give differences with Holm's correction over all of them, and the verdicts that follow."""
-    return [
-        Versus(
-            one.value,
-            one.low,
-            one.high,
-            one.p,
-            holm,
-            one.wins,
-            one.ties,
-            one.losses,
-            "open" if holm > 1 - LEVEL else "better" if one.value > 0 else "worse",
-        )
-        for one, holm in zip(found, statistics.holm([one.p for one in found]), strict=True)
-    ]
+    return [_judged(one, one.value, one.value) for one in _holm(found)]
 
 
 def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Versus]:
@@ -156,20 +143,18 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
 
 def corrected_best(found: Sequence[Versus]) -> list[Versus]:
     """Give differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
-    return [
-        Versus(
-            one.value,
-            one.low,
-            one.high,
-            one.p,
-            holm,
-            one.wins,
-            one.ties,
-            one.losses,
-            "open" if holm > 1 - LEVEL else "better" if one.low > 0 else "worse" if one.high < 0 else "open",
-        )
-        for one, holm in zip(found, statistics.holm([one.p for one in found]), strict=True)
-    ]
+    return [_judged(one, one.low, one.high) for one in _holm(found)]
+
+
+def _holm(found: Sequence[Versus]) -> list[Versus]:
+    """Give differences with their p-values corrected for their number."""
+    return [replace(one, holm=p) for one, p in zip(found, statistics.holm([one.p for one in found]), strict=True)]
+
+
+def _judged(one: Versus, low: float, high: float) -> Versus:
+    """Give a difference with its verdict: better where `low` is above zero, worse where `high` is below."""
+    shown = one.holm <= 1 - LEVEL
+    return replace(one, verdict="better" if shown and low > 0 else "worse" if shown and high < 0 else "open")
 
 
 def detectable(first: Floats, second: Floats, clusters: Integers) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
 import numpy as np
 
@@ -10,6 +10,12 @@ from tokensieve.errors import StudyError
 
 Kept = Sequence[Collection[int]]
 """Of each sample, the ids of the tokens that a method kept."""
+
+
+def jaccard_of(one: Set[int], other: Set[int]) -> float:
+    """Give the part of what either set holds that both hold; 1 for two empty sets."""
+    either = one | other
+    return len(one & other) / len(either) if either else 1.0
 
 
 def jaccard(first: Kept, second: Kept) -> float:
@@ -24,7 +30,7 @@ def jaccard(first: Kept, second: Kept) -> float:
         raise StudyError(
             f"overlap is of the same samples, at least one; {len(first)} and {len(second)} kept sets were given."
         )
-    return float(np.mean([_jaccard(set(one), set(other)) for one, other in zip(first, second, strict=True)]))
+    return float(np.mean([jaccard_of(set(one), set(other)) for one, other in zip(first, second, strict=True)]))
 
 
 def overlaps(kept: Sequence[Kept]) -> tuple[tuple[float, ...], ...]:
@@ -61,8 +67,3 @@ def chance_jaccard(tokens: int, first: int, second: int) -> float:
         return 1.0
     shared = np.arange(max(0, first + second - tokens), min(first, second) + 1)
     return float((hypergeom.pmf(shared, tokens, first, second) * shared / (first + second - shared)).sum())
-
-
-def _jaccard(one: set[int], other: set[int]) -> float:
-    either = one | other
-    return len(one & other) / len(either) if either else 1.0
