@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from tokensieve.budget import deal
 from tokensieve.evidence import NEWLINE
 from tokensieve_strategies._maths.order import runs, stacked
 
-Grid = list[list[int]]
+Grid = tuple[tuple[int, ...], ...]
 Cell = list[int]
 
 
@@ -50,8 +51,7 @@ class Pool(Merger):
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Give the token in the middle of each of `depth` cells."""
         orders = [
-            torch.tensor([_middle(grid, cell) for cell in _cells(grid, depth)], dtype=torch.int64)
-            for grid in _grids(tokens)
+            torch.tensor([middle for middle, _ in _cut(grid, depth)], dtype=torch.int64) for grid in _grids(tokens)
         ]
         return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
 
@@ -60,15 +60,21 @@ class Pool(Merger):
         kept = torch.zeros_like(tokens.valid)
         owner = torch.zeros_like(tokens.ids)
         for row, (grid, k) in enumerate(zip(_grids(tokens), keep.tolist(), strict=True)):
-            for cell in _cells(grid, k):
-                middle = _middle(grid, cell)
+            for middle, cell in _cut(grid, k):
                 kept[row, middle] = True
                 owner[row, cell] = middle
         return Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
 
 
 def _grids(tokens: Tokens) -> list[Grid]:
-    return [tokens.grid[row, :n].tolist() for row, n in enumerate(tokens.universe.counts.tolist())]
+    rows = [tokens.grid[row, :n].tolist() for row, n in enumerate(tokens.universe.counts.tolist())]
+    return [tuple(tuple(place) for place in row) for row in rows]
+
+
+@lru_cache(maxsize=64)
+def _cut(grid: Grid, k: int) -> list[tuple[int, Cell]]:
+    """Give min(k, n) cells, each after the place in its middle; rows of a batch mostly have the same."""
+    return [(_middle(grid, cell), cell) for cell in _cells(grid, k)]
 
 
 def _cells(grid: Grid, k: int) -> list[Cell]:

@@ -15,9 +15,9 @@ _STRETCHES = (1.0, 1.07, 1 / 1.07, 1.15, 1 / 1.15)
 _STEPS = 7
 
 
-def visual_tokens(ready: Ready, picture: Image.Image, prompt: str = "?") -> tuple[int, int]:
-    """Give how many visual and how many text tokens the processor makes of a question about a picture."""
-    ids = ready.words([picture], [prompt])["input_ids"]
+def visual_tokens(ready: Ready, picture: Image.Image | None, prompt: str = "?") -> tuple[int, int]:
+    """Give how many visual and how many text tokens the processor makes of a question about a picture, or none."""
+    ids = ready.words(None if picture is None else [picture], [prompt])["input_ids"]
     decoder = ready.adapter.decoder
     placeholders = [] if decoder is None else [modality.placeholder for modality in decoder.modalities]
     visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)

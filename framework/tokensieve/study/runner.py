@@ -86,6 +86,8 @@ class _Loaded:
         grids: of the visual tokens, by the size of a picture.
         sizes: of smaller pictures, by the size of a picture and the budget.
         unpruned: what it answered without a recipe, by task and sample.
+        needed: the tokens that answers need, by sample and grid.
+        texts: visual and text tokens of prompts, by the size of a picture (none without one) and the question.
         warm: whether it has run yet.
         sights: its pictures that were encoded already; none where cells do not share them.
         towers: what encoding took, of whole pictures and of those made smaller for a budget.
@@ -99,10 +101,25 @@ class _Loaded:
     grids: dict[tuple[int, int], Grid | None] = field(default_factory=dict)
     sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
     unpruned: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    needed: dict[tuple[str, Grid], frozenset[int] | None] = field(default_factory=dict)
+    texts: dict[tuple[tuple[int, int] | None, str], tuple[int, int]] = field(default_factory=dict)
     warm: bool = False
     sights: Sights | None = None
     towers: dict[str, _Tower] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
+
+    def forget(self) -> None:
+        """Forget what was learnt of a task."""
+        self.unpruned.clear()
+        self.needed.clear()
+        self.texts.clear()
+
+    def lengths(self, picture: Image.Image | None, question: str) -> tuple[int, int]:
+        """Give how many visual and how many text tokens a prompt has, which its picture's size decides."""
+        key = None if picture is None else picture.size, question
+        if key not in self.texts:
+            self.texts[key] = visual_tokens(self.ready, picture, question)
+        return self.texts[key]
 
 
 class Runner:
@@ -214,7 +231,7 @@ class Runner:
             task = job.task.task(self._registry)
             known = self._task = job, task, chosen(task.samples(), job.limit)
             if self._loaded is not None:
-                self._loaded.unpruned.clear()
+                self._loaded.forget()
         return known[1], known[2]
 
     # Asking
@@ -306,7 +323,7 @@ class Runner:
     def _smaller(self, job: Job, loaded: _Loaded, picture: Image.Image) -> Image.Image:
         if job.keep is None:
             raise StudyError("a smaller picture needs a budget")
-        whole, _ = visual_tokens(loaded.ready, picture)
+        whole, _ = loaded.lengths(picture, "?")
         budget = count(job.keep, whole)
         if (picture.size, budget) not in loaded.sizes:
             size = size_for(loaded.ready, picture, budget)
@@ -434,8 +451,12 @@ def _picture(task: Task, sample: Sample) -> Image.Image:
 
 def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Image.Image) -> frozenset[int] | None:
     grid = _grid(loaded, picture)
-    found = None if grid is None else task.needed(sample, *grid)
-    return None if found is None else frozenset(int(one) for one in found)
+    if grid is None:
+        return None
+    if (sample.id, grid) not in loaded.needed:
+        found = task.needed(sample, *grid)
+        loaded.needed[sample.id, grid] = None if found is None else frozenset(int(one) for one in found)
+    return loaded.needed[sample.id, grid]
 
 
 def _grid(loaded: _Loaded, picture: Image.Image) -> Grid | None:
@@ -473,15 +494,14 @@ def _sizes(
     found = []
     for sample, picture in zip(batch, pictures, strict=True):
         if job.cell.role == "text_only":
-            text = int(loaded.ready.words(None, [sample.question])["input_ids"].numel())
-            found.append((text, 0, (0,) * depth))
+            found.append((loaded.lengths(None, sample.question)[1], 0, (0,) * depth))
             continue
-        visual, text = visual_tokens(loaded.ready, picture, sample.question)
+        visual, text = loaded.lengths(picture, sample.question)
         seen = visual
         if job.cell.role == "downsampled":
             budget = count(job.keep, visual) if job.keep is not None else visual
             size = loaded.sizes[picture.size, budget]
-            seen, _ = visual_tokens(loaded.ready, picture.resize(size), sample.question)
+            seen, _ = loaded.lengths(picture.resize(size), sample.question)
         found.append((text, visual, (seen,) * depth))
     return found
 

@@ -17,6 +17,11 @@ from tokensieve.tasks.world.scenes import FINE, SIDE, Density, Scene, Split, sce
 _drawn = functools.lru_cache(maxsize=512)(scene)
 
 
+@functools.lru_cache(maxsize=4096)
+def _asked(split: Split, density: Density, number: int, most: int, types: tuple[str, ...]) -> Sequence[Question]:
+    return questions(_drawn(split, number, density), f"{split} {density} {number}", most, types)
+
+
 class World(Task):
     """Questions of one word about scenes drawn from a seed, of which the needed tokens are known.
 
@@ -87,8 +92,8 @@ class World(Task):
     def _scene(self, number: int) -> Scene:
         return _drawn(self.split, number, self.density)
 
-    def _questions(self, number: int) -> list[Question]:
-        return questions(self._scene(number), f"{self.split} {self.density} {number}", self.per_picture, self.types)
+    def _questions(self, number: int) -> Sequence[Question]:
+        return _asked(self.split, self.density, number, self.per_picture, self.types)
 
 
 def _spoken(text: str) -> str:
