@@ -22,8 +22,8 @@ help: ## this list
 env: ## the environment alone: made and installed if it is not up to date
 	@tools/env.sh "$(VENV)" "$(PYTHON)"
 
-demo: env ## prune a small model on this machine, and draw what was kept (into demo/)
-	"$(BIN)"/tokensieve demo
+demo: env ## compare methods on the models that are shipped, and write the report (into demo/; QUICK=1 for a small one)
+	OMP_NUM_THREADS=1 "$(BIN)"/tokensieve demo $(if $(QUICK),--quick)
 
 test: lint unit docs ## everything that CI runs: lint, tests with coverage, documentation
 

@@ -266,7 +266,8 @@ def _require(recipe: Recipe, adapter: Adapter) -> None:
 def _require_checkpoint(directory: Path) -> None:
     if not directory.is_dir():
         raise RefusedError(
-            f"there is no folder {directory}; --model takes a folder written by save_pretrained, and downloads nothing"
+            f"there is no folder {directory}; --model takes a folder written by save_pretrained, or "
+            "the name of a shipped checkpoint, and downloads nothing"
         )
     if not (directory / "config.json").is_file():
         raise RefusedError(

@@ -1,73 +1,67 @@
-"""`demo`, from nothing to pictures."""
+"""`demo`, from nothing to a report."""
 
 import json
 from pathlib import Path
 
-import torch
-from PIL import Image
+import pytest
 
-import tokensieve as ts
-from tokensieve.cli.app import DEMO, DEMO_QUESTION
-from tokensieve.cli.files import shipped_photo
-from tokensieve.cli.watching import watch
+from tokensieve import default_registry
+from tokensieve.cli.demo import QUICK, shipped_study
+from tokensieve.study.cells import plan
+from tokensieve.study.spec import Study
+from tokensieve.study.store import Store
+
+KEEPS = ["1/3", "2/9", "1/9", "1/18", "1/36"]
 
 
-def test_the_demo(cli, ready, photo):
-    threads = torch.get_num_threads()
-    result = cli("demo", "--repeats", "1")
+@pytest.fixture(scope="module")
+def study():
+    return Study.load(shipped_study(), default_registry())
+
+
+def test_the_study_crosses_what_it_promises(study):
+    assert {"script", "gsp", "qcsp", "fastv", "tome", "divprune"} <= {method.name for method in study.recipes}
+    budgets = [keep for budget in study.keep for keep in budget.keeps]
+    assert list(map(str, budgets)) == KEEPS
+    assert {model.path for model in study.models} == set(default_registry().checkpoints)
+    cells = [job.cell for job in plan(study, default_registry()).jobs]
+    for model in study.models:
+        ours = [cell for cell in cells if cell.model == model.name]
+        assert {"unpruned", "text_only", "random", "uniform", "pool", "oracle", "anti_oracle", "inverted"} <= {
+            cell.role for cell in ours
+        }
+        # Every method at every budget, each with random tokens of the same cost, thrice.
+        for method in study.recipes:
+            if method.models is None or model.name in method.models:
+                assert len([cell for cell in ours if cell.role == "method" and cell.method == method.name]) == 5
+        assert len([cell for cell in ours if cell.method == "random"]) == 15
+
+
+def test_the_demo(cli):
+    small = ("--quick", "--workers", "1", "--set", "limit=18", "--set", "keep=1/9", "--set", "recipes=script,fastv")
+    result = cli("demo", *small)
     assert result.exit_code == 0, result.output
-    assert torch.get_num_threads() == threads
-    assert "RANDOM WEIGHTS" in result.stdout
-    assert DEMO_QUESTION in result.stdout
-    for recipe in DEMO:
-        assert recipe in result.stdout
-    for file in ("demo/grace_hopper.kept.png", "demo/ledger.json", "demo/model"):
-        assert file in result.stdout
-        assert Path(file).exists()
-    assert max(map(len, result.stdout.splitlines()[1:-1])) <= 80
-    with Image.open("demo/grace_hopper.kept.png") as drawn:
-        assert drawn.width > 1_500
+    page = Path("demo/report/index.html")
+    assert f"page     {page}" in result.stdout
+    assert "<h1>demo</h1>" in page.read_text(encoding="utf-8")
+    figures = list(Path("demo/report/figures").glob("tokens-*.svg"))
+    assert len(figures) == 1
+    assert "Does any method beat both uniform and random?" in result.stdout
+    store = Store("demo")
+    assert [cell.method for cell in store.cells() if cell.role == "method"] == ["script", "fastv"]
+    for cell in store.cells():
+        _, rows = store.read(cell.key)
+        assert len(rows) == 18
+        if cell.role == "method":
+            assert {len(row.kept[-1]) for row in rows} == {16}
+    keys = json.loads(Path("demo/plan.json").read_text(encoding="utf-8"))["keys"]
 
-    ledger = json.loads(Path("demo/ledger.json").read_text(encoding="utf-8"))
-    assert ledger["format"] == "tokensieve.demo/1"
-    assert [entry["recipe"] for entry in ledger["recipes"]] == list(DEMO)
-    assert str(Path.cwd()) not in json.dumps(ledger)
-    # The kept sets are the same every time: here, of another copy of the example.
-    inputs = ready.inputs(photo, DEMO_QUESTION)
-    for entry in ledger["recipes"]:
-        assert {len(times) for times in entry["ms"].values()} == {1}
-        assert entry["samples"][0]["flops_pruned"] < entry["samples"][0]["flops_unpruned"]
-        _, seen = watch(ready, ts.Recipe.load(entry["recipe"]), inputs, None, ts.default_registry())
-        for one, stage, operands in zip(seen, entry["stages"], entry["operands"], strict=True):
-            assert sorted(one.kept) == stage["samples"][0]["kept_ids"]
-            assert {name: sorted(ids) for name, ids in one.own.items()} == operands["own_ids"]
-
-    # What script keeps is neither of its operands, which stand in the table by themselves, too.
-    by_name = {entry["recipe"]: entry for entry in ledger["recipes"]}
-    script, gsp, qcsp = (by_name[name]["stages"][0]["samples"][0]["kept_ids"] for name in ("script", "gsp", "qcsp"))
-    assert script != gsp != qcsp != script
-    operands = by_name["script"]["operands"][0]
-    assert operands["own_ids"] == {"graph": gsp, "query": qcsp}
-    assert operands["jaccard_with_kept"]["graph"] == len(set(script) & set(gsp)) / len(set(script) | set(gsp))
-    assert 0 < operands["jaccard_between"]["graph query"] < 1
-    assert f"{operands['jaccard_with_kept']['graph']:.2f}" in result.stdout
+    again = cli("demo", *small)
+    assert again.exit_code == 0, again.output
+    assert f"0 cells run, {len(keys)} were there" in again.stdout
 
 
-def test_the_demo_of_something_else(cli, recipe, tmp_path):
-    Image.new("RGB", (90, 60), "teal").save(tmp_path / "flat.png")
-    arguments = ("--image", "flat.png", "--prompt", "Why [blue]?", "--keep", "9", "--repeats", "1", "--out", "here")
-    result = cli("demo", recipe("norm"), *arguments)
-    assert result.exit_code == 0, result.output
-    assert "Why [blue]?" in result.stdout
-    assert "What the operands contribute" not in result.stdout
-    ledger = json.loads(Path("here/ledger.json").read_text(encoding="utf-8"))
-    assert (ledger["image"], ledger["prompt"]) == ("flat.png", "Why [blue]?")
-    assert ledger["recipes"][0]["stages"][0]["samples"][0]["kept"] == 9
-    assert Path("here/flat.kept.png").is_file()
-
-
-def test_the_shipped_photo_has_a_source():
-    photo = shipped_photo()
-    assert photo.is_file()
-    assert "public domain" in photo.with_name("SOURCES.md").read_text(encoding="utf-8")
-    assert photo.name in photo.with_name("SOURCES.md").read_text(encoding="utf-8")
+def test_quick_is_the_same_study_made_smaller(study):
+    quick = Study.load(shipped_study(), default_registry(), QUICK)
+    assert [method.name for method in quick.recipes] == [method.name for method in study.recipes]
+    assert len(plan(quick, default_registry()).jobs) * quick.limit < 10_000

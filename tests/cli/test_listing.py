@@ -289,7 +289,6 @@ def test_what_needs_no_model_imports_no_model_library():
         (["run", "script", "--model", "m", "--image", {str(PHOTO)!r}, "--prompt", "p"], 1),
         (["show", "script", "--model", "m", "--image", "i"], 1),
         (["check", "script", "--model", "m"], 1),
-        (["demo", "gps"], 1),
     ):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == expected, (command, result.output)

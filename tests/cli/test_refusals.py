@@ -33,7 +33,6 @@ def said(result, code=1):
         ("check", "gps"),
         ("run", "gps", "--model", "nowhere", *ASK),
         ("show", "script", "gps", "--image", PHOTO),
-        ("demo", "gps"),
     ],
     ids=lambda command: command[0],
 )
@@ -74,7 +73,7 @@ def test_a_recipe_that_is_not_there(cli):
     assert said(cli("check", "none.yaml")).startswith("RecipeError: there is no file none.yaml")
 
 
-@pytest.mark.parametrize("command", ["run", "show", "demo"])
+@pytest.mark.parametrize("command", ["run", "show"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -87,10 +86,9 @@ def test_a_recipe_that_is_not_there(cli):
 def test_a_picture_that_cannot_be_read(cli, command, content, message):
     if content is not None:
         Path("picture.jpg").write_bytes(content)
-    options = {"run": ("--model", "m", "--prompt", "Why?"), "show": (), "demo": ()}[command]
-    recipes = () if command == "demo" else ("script",)
-    assert said(cli(command, *recipes, "--image", "picture.jpg", *options)).startswith(message)
-    assert not Path("demo").exists()
+    options = {"run": ("--model", "m", "--prompt", "Why?"), "show": ("--out", "made")}[command]
+    assert said(cli(command, "script", "--image", "picture.jpg", *options)).startswith(message)
+    assert not Path("made").exists()
 
 
 @pytest.mark.parametrize(
@@ -166,10 +164,8 @@ def test_evidence_that_the_model_lacks(cli, recipe, checkpoint):
     assert "'fastv' needs decoder_attention" in text
 
 
-@pytest.mark.parametrize("command", ["show", "demo"])
-def test_a_picture_of_a_stage_deeper_than_any_example(cli, recipe, command):
-    options = ("--image", PHOTO) if command == "show" else ()
-    result = cli(command, recipe(at="encoder.23"), *options)
+def test_a_picture_of_a_stage_deeper_than_any_example(cli, recipe):
+    result = cli("show", recipe(at="encoder.23"), "--image", PHOTO)
     assert result.exit_code == 1
     assert "llava has no encoder.23; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.2" in result.stderr
 
@@ -221,8 +217,7 @@ def test_a_budget_that_cannot_be_read_is_a_wrong_command_line(cli, keep):
         ("check", "script", "--nonsense"),
         ("run", "script"),
         ("run", "script", "--model", "m", *ASK, "--max-new-tokens", "0"),
-        ("demo", "--repeats", "0"),
-        ("demo", "--repeats", "many"),
+        ("demo", "--workers", "0"),
     ],
     ids=lambda c: "-".join(map(str, c[:2])) or "nothing",
 )

@@ -6,7 +6,9 @@ from pathlib import Path
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
+from tokensieve import default_registry
 from tokensieve.loading import answer
+from tokensieve.tasks.world import World
 
 ASK = ("--image", PHOTO, "--prompt", QUESTION, "--max-new-tokens", "3", "--device", "cpu")
 
@@ -18,6 +20,27 @@ def test_run_answers_and_prints_the_ledger(cli, checkpoint):
         assert part in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert result.stderr == ""
+
+
+def test_a_shipped_checkpoint_goes_by_its_name_and_brings_its_query_encoder(cli):
+    task = World(pictures=1)
+    sample = next(one for one in task.samples() if one.question == "what color is the cross?")
+    task.picture(sample).save("scene.png")
+    ask = ("--image", "scene.png", "--prompt", sample.question, "--keep", "16", "--device", "cpu")
+    strong = cli("run", "script", "--model", "world-llava", *ask)
+    assert strong.exit_code == 0, strong.output
+    assert strong.stdout.splitlines()[0] == sample.answers[0] == "red"
+    assert "relevance: clip text tower" in strong.stdout
+    # Another encoder can still be named; the model's own folder has the weak one beside the strong one.
+    weak = default_registry().checkpoint("world-llava-weak").query_encoder
+    cli("run", "script", "--model", "world-llava", *ask, "--query-encoder", weak, "--save-kept", "weak.json")
+    cli("run", "script", "--model", "world-llava-weak", *ask, "--save-kept", "own.json")
+    cli("run", "script", "--model", "world-llava", *ask, "--save-kept", "strong.json")
+    kept = [Path(f"{name}.json").read_text(encoding="utf-8") for name in ("weak", "own", "strong")]
+    assert kept[0] == kept[1] != kept[2]
+    for command in (("check", "script"), ("cost", "script", "--visual", "144"), ("show", "script", *ask[:2])):
+        result = cli(*command, "--model", "world-llava")
+        assert result.exit_code == 0, result.output
 
 
 def test_run_writes_what_it_found(cli, checkpoint, ready, photo):

@@ -1,6 +1,6 @@
 """Every block of the documentation is run: code, recipes, commands, and what they are said to print.
 
-The blocks of a page share one namespace and one folder, which looks like a checkout after `make demo`.
+The blocks of a page share one namespace and one folder, which looks like a checkout.
 """
 
 import importlib
@@ -19,20 +19,11 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.study.spec import Study
-from tokensieve_adapters.llava import LlavaAdapter
 
 from .pages import PAGES, ROOT, blocks, name
 
 RUN = [page for page in PAGES if blocks(page)]
 PIP = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """What `make demo` leaves in demo/model."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    assert LlavaAdapter.example(folder)
-    return folder
 
 
 class Reader:
@@ -152,9 +143,7 @@ def agree(shown, printed):
 
 
 @pytest.mark.parametrize("page", RUN, ids=name)
-def test_a_page_runs_as_it_is_written(page, checkpoint, tmp_path, tmp_path_factory, monkeypatch):
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "model").symlink_to(checkpoint)
+def test_a_page_runs_as_it_is_written(page, tmp_path, tmp_path_factory, monkeypatch):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

@@ -19,12 +19,10 @@ from tokensieve.budget import Keep
 from tokensieve.cli import console
 from tokensieve.errors import BudgetError, RefusedError, TokensieveError, listing
 from tokensieve.recipe import Recipe
-from tokensieve.registry import default_registry
+from tokensieve.registry import Registry, default_registry
 
-DEMO = ("script", "gsp-fastv", "gsp", "qcsp", "fastv", "tome", "random")
-"""The shipped recipes of the demo."""
-DEMO_QUESTION = "Which flag is behind her?"
 QUESTION = "What is in this picture?"
+SAMPLES = 24
 
 
 class _Commands(TyperGroup):
@@ -70,11 +68,11 @@ RecipeNames = Annotated[
 ]
 Model = Annotated[
     Path,
-    typer.Option("--model", metavar="DIR", help="The folder of a checkpoint, as save_pretrained writes it."),
+    typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped."),
 ]
 MaybeModel = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation
-    typer.Option("--model", metavar="DIR", help="The folder of a checkpoint, as save_pretrained writes it."),
+    typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped."),
 ]
 Budget = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
@@ -87,6 +85,10 @@ Partner = Annotated[
     typer.Option(
         "--query-encoder", metavar="DIR", help="The two-tower model of the vision tower's space, to judge relevance."
     ),
+]
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+    typer.Option("--set", metavar="PATH=VALUE", help="Change the study, such as keep=64,128 or limit=100."),
 ]
 Device = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
@@ -151,7 +153,7 @@ def check(recipe: RecipeName, model: MaybeModel = None) -> None:
     if model is not None:
         from tokensieve.loading import adapter_of
 
-        adapter = adapter_of(model, registry)
+        adapter = adapter_of(_checkpoint(model, registry), registry)
     found = review(loaded, adapter)
     for part in plan(loaded, adapter):
         console.show(part)
@@ -191,7 +193,7 @@ def cost(
     if model is not None:
         from tokensieve.loading import adapter_of
 
-        adapter, title = adapter_of(model, registry), str(model)
+        adapter, title = adapter_of(_checkpoint(model, registry), registry), str(model)
     else:
         shape = Geometry.load(registry.geometry(str(geometry)))
         with console.working("building the model without its weights, and counting what a picture costs"):
@@ -238,8 +240,9 @@ def run(
     picture = photo(image)
     from tokensieve.loading import answer, load
 
-    ready = load(model, registry, (loaded,), device)
-    text, ledger = answer(ready, loaded, picture, prompt, max_new_tokens, query_encoder, registry)
+    ready = load(_checkpoint(model, registry), registry, (loaded,), device)
+    partner = _partner(model, query_encoder, registry)
+    text, ledger = answer(ready, loaded, picture, prompt, max_new_tokens, partner, registry)
     console.say(text)
     console.say()
     console.show(ledger.table())
@@ -279,12 +282,14 @@ def show(
     from tokensieve.cli.showing import draw, names
     from tokensieve.loading import example_or, load
 
-    with example_or(model, registry, loaded) as (directory, description):
+    named = None if model is None else _checkpoint(model, registry)
+    partner = _partner(model, query_encoder, registry)
+    with example_or(named, registry, loaded) as (directory, description):
         ready = load(directory, registry, loaded, device)
     if description is not None:
         console.warn(f"No model was given, so this is the example: {description}.")
     for name, (file, picture) in zip(names(image), pictures, strict=True):
-        sheet = draw(ready, loaded, picture, file.name, prompt, query_encoder, registry, description)
+        sheet = draw(ready, loaded, picture, file.name, prompt, partner, registry, description)
         sheet.image.save(out / name)
         console.say(str(out / name))
 
@@ -295,10 +300,7 @@ def compare(
     out: Annotated[
         str, typer.Option("--out", metavar="DIR", help="Where results go: a folder, or an address such as s3://b/x.")
     ],
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--set", metavar="PATH=VALUE", help="Change the study, such as keep=64,128 or limit=100."),
-    ] = None,
+    settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, and list cells and costs.")] = False,
     probe: Annotated[bool, typer.Option("--probe", help="With --dry-run: time a batch of every model.")] = False,
     engine: Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")] = Engine.local,
@@ -316,19 +318,13 @@ def compare(
     registry = default_registry()
     loaded = Study.load(study, registry, settings or [])
     store = Store(out)
-    with console.working("checking the study"):
-        planned = plan(loaded, registry, download=not dry_run)
     if dry_run:
+        with console.working("checking the study"):
+            planned = plan(loaded, registry)
         comparing.show_plan(planned, store, registry, probe)
         raise typer.Exit(0)
-    comparing.remarks(planned)
-    try:
-        summary = comparing.compare(loaded, planned, store, registry, engine.value, workers, gpus)
-    except KeyboardInterrupt:
-        console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
-        raise typer.Exit(1) from None
-    console.say(comparing.outcome(summary, store, planned.skipped))
-    raise typer.Exit(1 if summary.failed else 0)
+    complete = comparing.run(loaded, store, registry, engine.value, workers, gpus)
+    raise typer.Exit(0 if complete else 1)
 
 
 @app.command()
@@ -338,12 +334,12 @@ def report(
         Optional[Path],  # noqa: UP045 - typer reads the annotation
         typer.Option("--out", metavar="DIR", help="Where the report goes; RUN/report if not given."),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")] = 24,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")] = SAMPLES,
 ) -> None:
     """Write a study's report: one page that works offline, with tables and figures as files."""
     from tokensieve.cli.reporting import write
 
-    console.say(write(run_folder, out, samples, default_registry()))
+    console.say(str(write(run_folder, out, samples, default_registry()).page))
 
 
 @app.command()
@@ -367,35 +363,37 @@ def schema(
 
 @app.command()
 def demo(
-    recipes: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads the annotation
-        typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, or paths to YAML.", show_default=False),
-    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path("demo"),
-    image: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--image", metavar="FILE", help="Another picture than the one that is shipped."),
-    ] = None,
-    prompt: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--prompt", metavar="TEXT", help="Another question."),
-    ] = None,
-    keep: Budget = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="How often everything is timed.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer models, budgets and questions.")] = False,
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 2,
 ) -> None:
-    """Prune a small model on this machine, time it, and draw what was kept."""
+    """Compare methods on the models that are shipped, and write the report; it goes on where it stopped."""
+    from tokensieve.cli import comparing
+    from tokensieve.cli.demo import QUICK, shipped_study, tell
+    from tokensieve.cli.files import folder
+    from tokensieve.cli.reporting import write
+    from tokensieve.study.spec import Study
+    from tokensieve.study.store import Store
+
     registry = default_registry()
-    budgets = _budgets(keep)
-    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes or DEMO]
-    from tokensieve.cli.files import folder, photo, shipped_photo
-
-    file = image if image is not None else shipped_photo()
-    picture = photo(file)
+    loaded = Study.load(shipped_study(), registry, [*(QUICK if quick else ()), *(settings or [])])
     folder(out)
-    from tokensieve.cli.demo import demonstrate
+    complete = comparing.run(loaded, Store(str(out)), registry, "local", workers, gpus=0.0)
+    tell(write(str(out), None, SAMPLES, registry))
+    raise typer.Exit(0 if complete else 1)
 
-    question = prompt or (DEMO_QUESTION if image is None else QUESTION)
-    demonstrate(registry, loaded, file.name, picture, question, out, repeats)
+
+def _checkpoint(model: Path, registry: Registry) -> Path:
+    """Give the folder of a model that a command line names: that of a shipped checkpoint, or the one it says."""
+    shipped = registry.checkpoints.get(str(model))
+    return model if shipped is None else shipped.folder
+
+
+def _partner(model: Path | None, named: Path | None, registry: Registry) -> Path | None:
+    """Give the query encoder that a command line names, or that of the shipped checkpoint it names."""
+    shipped = registry.checkpoints.get(str(model))
+    return shipped.query_encoder if named is None and shipped is not None else named
 
 
 def _budgets(text: str | None) -> list[Keep] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.registry import Registry
-from tokensieve.study.cells import Plan, Skipped
+from tokensieve.study.cells import Plan, Skipped, plan
 from tokensieve.study.engines import Result, Summary, run_local
 from tokensieve.study.estimate import Estimate, estimates
 from tokensieve.study.rows import Cell
@@ -21,14 +22,14 @@ from tokensieve.study.spec import Study
 from tokensieve.study.store import Store
 
 
-def show_plan(plan: Plan, store: Store, registry: Registry, probe: bool) -> None:
+def show_plan(planned: Plan, store: Store, registry: Registry, probe: bool) -> None:
     """Print the cells of a plan, what they cost, and what does not apply."""
     finished = store.finished()
     table = Table("model", "task", "method", "keep", "cells", "done")
     for column in table.columns[4:]:
         column.justify = "right"
     groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for job in plan.jobs:
+    for job in planned.jobs:
         groups.setdefault((job.cell.model, job.cell.task, job.cell.method), []).append(job.cell)
     for names, cells in groups.items():
         keeps = ", ".join(dict.fromkeys(one.keep for one in cells if one.keep))
@@ -37,11 +38,11 @@ def show_plan(plan: Plan, store: Store, registry: Registry, probe: bool) -> None
     console.show(table)
     console.say()
     with console.working("counting" + (", and timing a batch of every model" if probe else "")):
-        found = estimates(plan.jobs, store, registry, probe)
+        found = estimates(planned.jobs, store, registry, probe)
     console.show(costs(found))
     for basis in dict.fromkeys(one.basis for one in found):
         console.say(f"counted by {basis}")
-    remarks(plan)
+    remarks(planned)
 
 
 def costs(found: Sequence[Estimate]) -> Table:
@@ -72,26 +73,44 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def remarks(plan: Plan) -> None:
+def remarks(planned: Plan) -> None:
     """Print what is worth knowing of a plan."""
-    for model in plan.absent:
+    for model in planned.absent:
         console.say(f"note: the checkpoint of '{model}' is not here; its cells are checked when it is fetched")
-    for note in plan.notes:
+    for note in planned.notes:
         console.say(f"note: {note}")
-    for reason, role, of in dict.fromkeys((one.reason, one.role, one.of) for one in plan.skipped):
-        keeps = [one.keep for one in plan.skipped if (one.reason, one.role, one.of) == (reason, role, of)]
+    for reason, role, of in dict.fromkeys((one.reason, one.role, one.of) for one in planned.skipped):
+        keeps = [one.keep for one in planned.skipped if (one.reason, one.role, one.of) == (reason, role, of)]
         at = ", ".join(dict.fromkeys(keep for keep in keeps if keep))
         console.say(f"n/a: {role}{f' of {of}' if of else ''} at keep {at}: {reason}")
 
 
+def run(study: Study, store: Store, registry: Registry, engine: str, workers: int, gpus: float) -> bool:
+    """Check a study, run it, and say what became of it.
+
+    Returns:
+        Whether every cell is there.
+    """
+    with console.working("checking the study"):
+        planned = plan(study, registry, download=True)
+    remarks(planned)
+    try:
+        summary = compare(study, planned, store, registry, engine, workers, gpus)
+    except KeyboardInterrupt:
+        console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
+        raise typer.Exit(1) from None
+    console.say(outcome(summary, store, planned.skipped))
+    return not summary.failed
+
+
 def compare(
-    study: Study, plan: Plan, store: Store, registry: Registry, engine: str, workers: int, gpus: float
+    study: Study, planned: Plan, store: Store, registry: Registry, engine: str, workers: int, gpus: float
 ) -> Summary:
     """Run a plan, with progress on stderr."""
-    keys = [job.cell.key for job in plan.jobs]
-    store.begin(study.dump(), {"keys": keys, "skipped": [asdict(one) for one in plan.skipped]})
+    keys = [job.cell.key for job in planned.jobs]
+    store.begin(study.dump(), {"keys": keys, "skipped": [asdict(one) for one in planned.skipped]})
     finished = store.finished()
-    left = [job for job in plan.jobs if job.cell.key not in finished]
+    left = [job for job in planned.jobs if job.cell.key not in finished]
     with _progress() as progress:
         task = progress.add_task("", total=len(left))
 

@@ -8,8 +8,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokensieve.errors import RefusedError
 
-PHOTO = "grace_hopper.jpg"
-
 
 def photo(file: Path) -> Image.Image:
     """Read a picture, upright and in RGB.
@@ -28,16 +26,6 @@ def photo(file: Path) -> Image.Image:
     # What decoders raise over a broken file is not documented.
     except Exception as error:
         raise RefusedError(f"{file} cannot be read as a picture: {error}") from None
-
-
-def shipped_photo() -> Path:
-    """Give the photograph of the demo: beside this module if installed, in docs/ in a checkout."""
-    here = Path(__file__).resolve().parent
-    places = [here / "assets" / PHOTO, *(above / "docs" / "assets" / PHOTO for above in here.parents[2:3])]
-    for place in places:
-        if place.is_file():
-            return place
-    raise RefusedError(f"the shipped picture {PHOTO} is not installed; give one with --image")
 
 
 def folder(path: Path) -> None:

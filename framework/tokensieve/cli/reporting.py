@@ -9,13 +9,13 @@ from tokensieve.cli import console
 from tokensieve.cli.files import folder
 from tokensieve.errors import RefusedError
 from tokensieve.registry import Registry
-from tokensieve.study.report import write_report
+from tokensieve.study.report import Written, write_report
 from tokensieve.study.spec import register
 from tokensieve.study.store import Store
 
 
-def write(run: str, out: Path | None, samples: int, registry: Registry) -> str:
-    """Write a report, and say where it is.
+def write(run: str, out: Path | None, samples: int, registry: Registry) -> Written:
+    """Write a report.
 
     Args:
         run: the folder of the study, or an address that fsspec knows.
@@ -49,4 +49,4 @@ def write(run: str, out: Path | None, samples: int, registry: Registry) -> str:
         )
     for problem in written.problems:
         console.warn(problem)
-    return str(written.page)
+    return written
