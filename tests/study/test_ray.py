@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from tokensieve import default_registry
+from tokensieve.cli.demo import QUICK, shipped_study
 from tokensieve.errors import StudyError
 from tokensieve.study import engine_ray
+from tokensieve.study.cells import plan
 from tokensieve.study.engine_ray import run_ray
 from tokensieve.study.engines import run_local
+from tokensieve.study.spec import Study
 from tokensieve.study.store import Store
 
 from .made import timeless
@@ -56,6 +60,20 @@ def test_ray_gives_the_same_rows_though_a_worker_is_killed(planned, registry, cl
     # Here the strategy has nobody to kill any more.
     assert run_local(jobs, near, registry, lambda _: None).done == len(jobs)
     assert near.keys() == far.keys() == sorted(job.cell.key for job in jobs)
+    for key in near.finished():
+        assert timeless(near.read(key)[1]) == timeless(far.read(key)[1])
+
+
+def test_the_demo_gives_the_same_rows_on_ray(cluster, tmp_path):
+    small = ["limit=9", "keep=1/9", "recipes=script,fastv,tome", "batch=4", "controls.at_every_site=false"]
+    registry = default_registry()
+    jobs = plan(Study.load(shipped_study(), registry, [*QUICK, *small]), registry).jobs
+    near, far = Store(tmp_path / "near"), Store(tmp_path / "far")
+    for store in (near, far):
+        store.begin("name: x\n", {"keys": [job.cell.key for job in jobs], "skipped": []})
+    assert run_ray(jobs, far, lambda _: None).done == len(jobs) >= 12
+    assert run_local(jobs, near, registry, lambda _: None).done == len(jobs)
+    assert near.keys() == far.keys()
     for key in near.finished():
         assert timeless(near.read(key)[1]) == timeless(far.read(key)[1])
 

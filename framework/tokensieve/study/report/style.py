@@ -24,6 +24,8 @@ DASHES: Mapping[str, Any] = {
     "pool": (0, (4, 1.5, 1, 1.5)),
     "downsampled": (0, (2, 1)),
 }
+AGAIN: tuple[Any, ...] = ("-", (0, (6, 1.2)), (0, (2.5, 1.2)))
+"""Of methods, once all colours are taken."""
 CONTROL_MARKERS: Mapping[str, str] = {"random": "x", "uniform": "+", "pool": "1", "downsampled": "2"}
 
 INK = "#010203"
@@ -60,7 +62,8 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
         if role in DASHES:
             found[name] = Look(INK, CONTROL_MARKERS[role], DASHES[role])
         else:
-            found[name] = Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], "-")
+            again = number // len(PALETTE)
+            found[name] = Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], AGAIN[again % len(AGAIN)])
             number += 1
     return found
 
