@@ -5,6 +5,7 @@ A page asks for a table by a comment such as `<!-- table: strategies -->`. So no
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import re
@@ -18,6 +19,9 @@ from tokensieve.recipe import budget_of
 from tokensieve_strategies._provenance import Origin, provenance
 
 DOCS = Path(__file__).parent
+FINDINGS = DOCS / "assets" / "findings"
+"""Tables of reports, as `tokensieve report` wrote them."""
+SHOWN = ("unpruned", "text_only", "method", "random", "uniform", "pool", "downsampled", "oracle", "anti_oracle")
 KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
 
@@ -182,6 +186,32 @@ def decisions() -> str:
     return "\n".join(f"- [{_heading(file)}]({file.name})" for file in _decisions())
 
 
+def measured() -> str:
+    """Give the right answers of the demo's methods and controls, by model and budget."""
+    return "\n\n".join(_accuracies(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
+
+
+def operands() -> str:
+    """Give the demo's compositions against their operands, by model and budget."""
+    return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("compositions-*.csv")))
+
+
+def seeds() -> str:
+    """Give the right answers of models that differ in the seed of their training."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for file in sorted((FINDINGS / "seeds").glob("accuracy-*.csv")):
+        for line in _lines(file):
+            if line["role"] in SHOWN:
+                budgets = found.setdefault(line["row"], {})
+                budgets.setdefault(_budget(line["group"]), []).append(float(line["All"]))
+    keeps = list(dict.fromkeys(keep for budgets in found.values() for keep in budgets))
+    rows = [
+        (name, *(" / ".join(f"{value:.1f}" for value in budgets.get(keep, ())) for keep in keeps))
+        for name, budgets in found.items()
+    ]
+    return _table(("right answers, %", *keeps), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "strategies": strategies,
     "recipes": recipes,
@@ -194,6 +224,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "published": published,
     "decisions": decisions,
+    "measured": measured,
+    "operands": operands,
+    "seeds": seeds,
 }
 
 
@@ -252,6 +285,47 @@ def _published(name: str) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _lines(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def _budget(group: str) -> str:
+    """Give the budget that the title of a table's group begins with, and `all` where there is none."""
+    found = re.match(r"keep ([^:]+):", group)
+    return found[1] if found else "all"
+
+
+def _accuracies(file: Path) -> str:
+    """Give a model's table: a row a method, a column a budget, the interval's half width behind each number."""
+    found: dict[str, dict[str, str]] = {}
+    for line in _lines(file):
+        if line["role"] in SHOWN:
+            value, low, high = (float(line[f"All{end}"]) for end in ("", " low", " high"))
+            said = f"{value:.1f} [{low:.1f}, {high:.1f}]"
+            found.setdefault(line["row"], {})[_budget(line["group"])] = said
+    keeps = list(dict.fromkeys(keep for budgets in found.values() for keep in budgets))
+    rows = [(name, *(budgets.get(keep, "") for keep in keeps)) for name, budgets in found.items()]
+    return _table((f"`{_model(file)}`, right answers in %", *keeps), rows)
+
+
+def _differences(file: Path) -> str:
+    lines = _lines(file)
+    keeps = [name for name in lines[0] if f"{name} low" in lines[0]]
+    rows = [
+        (
+            line["row"],
+            *(f"{float(line[k]):+.1f} [{float(line[f'{k} low']):.1f}, {float(line[f'{k} high']):.1f}]" for k in keeps),
+        )
+        for line in lines
+    ]
+    return _table((f"`{_model(file)}`, difference in points", *keeps), rows)
+
+
+def _model(file: Path) -> str:
+    return file.stem.partition("-")[2].removesuffix("-on-world")
 
 
 def _kind(strategy: type[ts.Strategy]) -> str:

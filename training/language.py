@@ -144,18 +144,17 @@ def aligned(projected: Tensor, words: Tensor, width: int) -> tuple[Tensor, Tenso
 def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
     """Initialise a language model: words at their vectors, and attention that looks for its like and copies it.
 
-    Where attention has biases, half of the heads look one and two tokens back instead, so that what a word has found
-    is at hand at the end of the question, and the others look among cells alone.
+    Half of the heads look one and two tokens back instead, by the biases that their queries and keys must have, so that
+    what a word has found is at hand at the end of the question; the others look among cells alone.
     """
     width = language.embed_tokens.weight.shape[1]
-    biased = language.layers[0].self_attn.q_proj.bias is not None
     for layer in language.layers:
         attention = layer.self_attn
         look, _ = torch.linalg.qr(torch.randn(width, width))
         copy, _ = torch.linalg.qr(torch.randn(width, width))
         noise = [0.3 * torch.randn(width, width) / width**0.5 for _ in range(4)]
-        attention.q_proj.weight.copy_((look + noise[0]) * (2 if biased else 1.3))
-        attention.k_proj.weight.copy_((look + noise[1]) * (2 if biased else 1.3))
+        attention.q_proj.weight.copy_((look + noise[0]) * 2)
+        attention.k_proj.weight.copy_((look + noise[1]) * 2)
         attention.v_proj.weight.copy_(copy + noise[2] / 2)
         attention.o_proj.weight.copy_((copy.T + noise[3] / 2) * 0.6)
         for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
@@ -174,16 +173,15 @@ def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
         near(word, vector, 0.8)
     for word, group in (("color", COLORS), ("shape", SHAPES), ("digit", DIGITS), ("things", KINDS)):
         near(word, torch.stack([table[IDS[one]] for one in group]).mean(dim=0), 0.6)
-    if biased:
-        # A direction that all words share, and no cell has.
-        taken, _ = torch.linalg.qr(torch.cat([words, where]).T)
-        said = torch.randn(width)
-        said = F.normalize(said - taken @ (taken.T @ said), dim=0)
-        table += 0.8 * said
-        heads, theta = language.config.num_attention_heads, language.config.rope_parameters["rope_theta"]
-        for layer in language.layers:
-            look_back(layer.self_attn, heads, theta)
-            look_at_pictures(layer.self_attn, heads, said)
+    # A direction that all words share, and no cell has.
+    taken, _ = torch.linalg.qr(torch.cat([words, where]).T)
+    said = torch.randn(width)
+    said = F.normalize(said - taken @ (taken.T @ said), dim=0)
+    table += 0.8 * said
+    heads, theta = language.config.num_attention_heads, language.config.rope_parameters["rope_theta"]
+    for layer in language.layers:
+        look_back(layer.self_attn, heads, theta)
+        look_at_pictures(layer.self_attn, heads, said)
 
 
 def look_back(attention: nn.Module, heads: int, theta: float) -> None:
@@ -325,9 +323,9 @@ def encoded(see: Callable[[Tensor], Tensor], of: Scenes, file: Path) -> Tensor:
     return found
 
 
-def language_options(parser: argparse.ArgumentParser) -> None:
+def language_options(parser: argparse.ArgumentParser, steps: int) -> None:
     """Add the options of this stage."""
-    options(parser, steps=7000)
+    options(parser, steps)
     parser.add_argument("--easy", type=int, default=1000, help="steps at first with scenes of at most seven objects")
     parser.add_argument("--batch", type=int, default=8, help="pictures in a step")
     parser.add_argument("--questions", type=int, default=20, help="of a picture in a step")

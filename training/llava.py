@@ -45,6 +45,7 @@ def build(clip: CLIPModel) -> LlavaForConditionalGeneration:
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
+        attention_bias=True,
         max_position_embeddings=512,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
         tie_word_embeddings=True,
@@ -94,7 +95,7 @@ def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, cu
 def main(words: Sequence[str] | None = None) -> None:
     """Train from the command line, or from its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    language_options(parser)
+    language_options(parser, steps=3000)
     parser.add_argument("--clip", required=True, help="the folder of stage 1's model")
     arguments = parser.parse_args(words)
     start(arguments.seed, arguments.threads)

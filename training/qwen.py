@@ -234,9 +234,9 @@ def processor() -> Qwen2VLProcessor:
 def main(words: Sequence[str] | None = None) -> None:
     """Train from the command line, or from its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    language_options(parser)
-    parser.add_argument("--tower-steps", type=int, default=2000)
-    parser.add_argument("--tower-batch", type=int, default=24, help="pictures")
+    language_options(parser, steps=4000)
+    parser.add_argument("--tower-steps", type=int, default=1500)
+    parser.add_argument("--tower-batch", type=int, default=12, help="pictures")
     arguments = parser.parse_args(words)
     start(arguments.seed, arguments.threads)
     held = scenes(arguments.scenes, "validation", arguments.held)

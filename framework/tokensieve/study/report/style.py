@@ -63,7 +63,9 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
             found[name] = Look(INK, CONTROL_MARKERS[role], DASHES[role])
         else:
             again = number // len(PALETTE)
-            found[name] = Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], AGAIN[again % len(AGAIN)])
+            found[name] = Look(
+                PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], AGAIN[again % len(AGAIN)]
+            )
             number += 1
     return found
 
