@@ -72,7 +72,7 @@ def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: 
     visual, text, basis = None, TEXT, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
         ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
-        picture = first.task.task(registry).picture(samples[0])
+        picture = first.task.task(registry).shown(samples[0])
         visual, text = visual_tokens(ready, picture, samples[0].question)
         basis = "the first sample's prompt"
     elif first.model.geometry is not None:
