@@ -77,6 +77,9 @@ class Ready:
         if videos:
             if getattr(self.processor, "video_processor", None) is None:
                 raise RefusedError(f"the checkpoint's {type(self.processor).__name__} takes no videos")
+            mark = getattr(self.processor, "video_token", None) or "<video>"
+            if not all(mark in text for text in settings["text"]):
+                raise RefusedError(f"the checkpoint's chat template has no place for a video: no {mark} in the prompt")
             # These are the frames: none of them is left out.
             settings |= {"videos": videos, "do_sample_frames": False}
         elif images is not None:

@@ -17,6 +17,11 @@ class Video:
 
     frames: tuple[Image.Image, ...]
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Width, height, and how many frames."""
+        return *self.frames[0].size, len(self.frames)
+
 
 Shown = Image.Image | Video
 """A picture or a video."""

@@ -71,8 +71,12 @@ def llava(folder: Path) -> Path:
 
 def llava_next(folder: Path) -> Path:
     """A picture as a whole and in up to 2 x 2 tiles of 24 x 24 tokens."""
-    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor
-    from transformers import LlavaNextProcessor
+    from transformers import (
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
 
     tokenizer = _example._tokenizer()
     image = tokenizer.convert_tokens_to_ids(_example.IMAGE)

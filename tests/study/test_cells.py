@@ -84,7 +84,7 @@ def test_a_model_that_no_task_asks_is_not_even_looked_for(planned, checkpoint):
     assert {job.cell.model for job in found.jobs} == {checkpoint.name}
     assert found.absent == ()
     assert "no task asks the model 'other', so it has no cells" in found.notes
-    with pytest.raises(StudyError, match="model 'other': .* is no shipped checkpoint"):
+    with pytest.raises(StudyError, match=r"model 'other': .* is no shipped checkpoint"):
         planned(models=models)
 
 

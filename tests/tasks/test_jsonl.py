@@ -413,7 +413,9 @@ def test_frames_that_cannot_be_shown(write, clip, folder):
     (folder / "empty").mkdir()
     lines = [CLIP, {**CLIP, "video": "empty"}, {**CLIP, "video": "gone"}]
     task = VqaJsonl(path=write(*lines), longest_side=8)
-    for sample, said in zip(task.samples(), ("of several sizes: 4 x 8, 8 x 4", "no picture in .*empty", "gone"), strict=True):
+    for sample, said in zip(
+        task.samples(), ("of several sizes: 4 x 8, 8 x 4", "no picture in .*empty", "gone"), strict=True
+    ):
         with pytest.raises(TaskError, match=said):
             task.shown(sample)
     # What is not looked at does not count.

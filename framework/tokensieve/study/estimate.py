@@ -63,12 +63,10 @@ def estimates(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool
     for job in jobs:
         groups.setdefault((job.cell.model, job.cell.task), []).append(job)
     opened: dict[Model, Opened] = {}
-    for (first, *_) in groups.values():
+    for first, *_ in groups.values():
         if first.model not in opened:
             opened[first.model] = open_model(first.model, registry)
-    return [
-        _estimate(group, opened[group[0].model], store, finished, registry, probe) for group in groups.values()
-    ]
+    return [_estimate(group, opened[group[0].model], store, finished, registry, probe) for group in groups.values()]
 
 
 def _estimate(

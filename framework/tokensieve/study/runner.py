@@ -88,7 +88,7 @@ class _Loaded:
         sizes: of smaller pictures, by the size of a picture and the budget.
         unpruned: what it answered without a recipe, by task and sample.
         needed: the tokens that answers need, by sample and grid.
-        texts: visual and text tokens of prompts, by the size of a picture (none without one) and the question.
+        texts: visual and text tokens of prompts, by the size of a picture or video (none without one) and the question.
         warm: whether it has run yet.
         sights: its pictures that were encoded already; none where cells do not share them.
         towers: what encoding took, of whole pictures and of those made smaller for a budget.
@@ -103,7 +103,7 @@ class _Loaded:
     sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
     unpruned: dict[tuple[str, str], Answer] = field(default_factory=dict)
     needed: dict[tuple[str, Grid], frozenset[int] | None] = field(default_factory=dict)
-    texts: dict[tuple[tuple[int, int] | None, str], tuple[int, int]] = field(default_factory=dict)
+    texts: dict[tuple[tuple[int, ...] | None, str], tuple[int, int]] = field(default_factory=dict)
     warm: bool = False
     sights: Sights | None = None
     towers: dict[str, _Tower] = field(default_factory=dict)
@@ -115,8 +115,8 @@ class _Loaded:
         self.needed.clear()
         self.texts.clear()
 
-    def lengths(self, picture: Image.Image | None, question: str) -> tuple[int, int]:
-        """Give how many visual and how many text tokens a prompt has, which its picture's size decides."""
+    def lengths(self, picture: Shown | None, question: str) -> tuple[int, int]:
+        """Give how many visual and how many text tokens a prompt has, which its picture's or video's size decides."""
         key = None if picture is None else picture.size, question
         if key not in self.texts:
             self.texts[key] = visual_tokens(self.ready, picture, question)

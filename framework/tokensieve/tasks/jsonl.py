@@ -323,7 +323,9 @@ class VqaJsonl(Task):
                 first = next(iter(samples))
                 if bool(sample.video) != bool(samples[first].video):
                     other = "image" if sample.video else "video"
-                    self._refuse(f"a file is all of pictures or all of videos, and line {lines[first]} has {other}", number)
+                    self._refuse(
+                        f"a file is all of pictures or all of videos, and line {lines[first]} has {other}", number
+                    )
         if not samples:
             self._refuse("there is no sample in this file", 1)
         chosen, subset = self._subset(list(samples))
