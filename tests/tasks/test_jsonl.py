@@ -97,9 +97,9 @@ LINES = [
     ("[1]", {}, "a line is a JSON object, not list"),
     ({"question": "What?", "answer": "x"}, {}, "a line needs 'image' or 'video', one of them, and this one has none"),
     ({**RED, "anser": "x"}, {}, "a line has no 'anser'; it has answer, answers, choices, id, image, kind, meta, ocr, "
-     "question. Did you mean 'answer'?"),
+     "question, video. Did you mean 'answer'?"),
     ({**RED, "source": "web"}, {}, "a line has no 'source'; it has answer, answers, choices, id, image, kind, meta, "
-     "ocr, question. What is only yours can stand under 'meta'."),
+     "ocr, question, video. What is only yours can stand under 'meta'."),
     ({**RED, "answer": True}, {}, "'answer' cannot be True: "),
     ({**RED, "choices": ["a", 1]}, {}, "'choices' cannot be 1: "),
     ({**RED, "answers": ["red"]}, {}, "a line has answer or answers, not both"),
