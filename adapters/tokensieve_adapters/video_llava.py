@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ class VideoLlavaDecoder(Decoder):
 
     vision_path = "image_tower.encoder.layers"
     vision_types = frozenset({"clip_vision_model"})
+    refused_inputs: ClassVar[Mapping[str, str]] = {
+        "pixel_values_images": "the library calls it pixel_values now; pass it by that name, which the processor gives "
+        "with return_legacy_image_output=False"
+    }
 
     @property
     def vision_prefix(self) -> int:

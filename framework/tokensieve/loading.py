@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -23,6 +23,10 @@ from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.review import review
 from tokensieve.run import Run
+from tokensieve.video import Shown, Video
+
+Seen = Literal["image", "video"] | None
+"""What a question is about; none where it is asked alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +51,11 @@ class Ready:
         """
         return self.batch([image], [prompt])
 
-    def batch(self, images: Sequence[Image.Image] | None, prompts: Sequence[str]) -> dict[str, Any]:
-        """Give the model's inputs for questions about a picture each, padded on the left.
+    def batch(self, images: Sequence[Shown] | None, prompts: Sequence[str]) -> dict[str, Any]:
+        """Give the model's inputs for questions about a picture or a video each, padded on the left.
 
         Args:
-            images: one a prompt, or none: then the questions are asked without a picture.
+            images: pictures or videos, one a prompt, or none: then the questions are asked without a picture.
             prompts: the users' turns.
 
         Raises:
@@ -59,15 +63,26 @@ class Ready:
         """
         return dict(self.words(images, prompts).to(self.model.device, dtype=self.model.dtype))
 
-    def words(self, images: Sequence[Image.Image] | None, prompts: Sequence[str]) -> Any:
+    def words(self, images: Sequence[Shown] | None, prompts: Sequence[str]) -> Any:
         """Give what `batch` does as the processor makes it: on the CPU, and also for a model without weights.
 
         Raises:
             RefusedError: if the processor takes them not.
         """
-        text = [self.render(prompt, picture=images is not None) for prompt in prompts]
-        settings: dict[str, Any] = {"text": text, "return_tensors": "pt"}
-        if images is not None:
+        videos = [list(shown.frames) for shown in images or () if isinstance(shown, Video)]
+        if images is not None and 0 < len(videos) < len(images):
+            raise RefusedError("pictures and videos are not asked about in one batch")
+        seen: Seen = None if images is None else "video" if videos else "image"
+        settings: dict[str, Any] = {"text": [self.render(prompt, seen) for prompt in prompts], "return_tensors": "pt"}
+        if videos:
+            if getattr(self.processor, "video_processor", None) is None:
+                raise RefusedError(f"the checkpoint's {type(self.processor).__name__} takes no videos")
+            mark = getattr(self.processor, "video_token", None) or "<video>"
+            if not all(mark in text for text in settings["text"]):
+                raise RefusedError(f"the checkpoint's chat template has no place for a video: no {mark} in the prompt")
+            # These are the frames: none of them is left out.
+            settings |= {"videos": videos, "do_sample_frames": False}
+        elif images is not None:
             # By prompt, as families take them that cut pictures into tiles.
             settings["images"] = [[image] for image in images] if len(images) > 1 else list(images)
         if len(prompts) > 1:
@@ -79,13 +94,15 @@ class Ready:
             said = brief(error)
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
 
-    def render(self, prompt: str, picture: bool = True) -> str:
-        """Give the text of a user's turn, with one picture or none: by the chat template, if there is one."""
+    def render(self, prompt: str, seen: Seen = "image") -> str:
+        """Give the text of a user's turn, with a picture, a video or neither: by the chat template, if there is one."""
         if getattr(self.processor, "chat_template", None):
-            seen = [{"type": "image"}] if picture else []
-            turn = {"role": "user", "content": [*seen, {"type": "text", "text": prompt}]}
+            shown = [] if seen is None else [{"type": seen}]
+            turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
             return str(self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
-        return f"{getattr(self.processor, 'image_token', None) or '<image>'}\n{prompt}" if picture else prompt
+        if seen is None:
+            return prompt
+        return f"{getattr(self.processor, f'{seen}_token', None) or f'<{seen}>'}\n{prompt}"
 
     def prefill(self, inputs: Mapping[str, Any]) -> None:
         """Run a prompt once, as `generate` does before the first word."""

@@ -66,6 +66,8 @@ VISION = {
     # Patch embedding, layers (all are run, also those after the one that is read), projector; tiles.
     "llava-1_5-7b": 2 * 576 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 577) + two(576, 1024, 4096, 4096),
     "llava-next-7b": 5 * (2 * 576 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 577) + two(576, 1024, 4096, 4096)),
+    # The frames of a video, whose class tokens are tokens of the prompt.
+    "video-llava-7b": 8 * (2 * 256 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 257)) + two(8 * 257, 1024, 4096, 4096),
     "llava-onevision-7b": 5 * (2 * 729 * 3 * 14**2 * 1152 + vit(1152, 4304, 26, 729) + two(729, 1152, 3584, 3584)),
     "internvl3-8b": 7 * (2 * 1024 * 3 * 14**2 * 1024 + vit(1024, 4096, 24, 1025) + two(256, 4096, 3584, 3584)),
     # Windows of 64 patches in 28 of 32 layers, the whole picture in four.
@@ -107,6 +109,16 @@ def test_merging_in_the_tower_is_counted_as_by_hand():
     layers = layer_costs(adapter)
     lengths = [64 + (208 if layer < 2 else 64) for layer in range(32)]
     assert cost(recipe, layers, [576], 64, reduces=True) == by_hand(geometry.config, lengths)
+
+
+def test_a_video_goes_through_a_tower_that_no_token_leaves(cli):
+    result = cli("cost", "tome-encoder", "--geometry", "video-llava-7b")
+    assert result.exit_code == 0, result.output
+    [row] = re.findall(r"tome-encoder.*", result.stdout)
+    config = Geometry.load(REGISTRY.geometry("video-llava-7b")).config
+    cells = [cell.strip() for cell in row.split("│")]
+    seen, spoken = VISION["video-llava-7b"], by_hand(config, [64 + 2056] * 32)
+    assert cells[2:6] == ["2056.0", f"{seen / 1e12:.3f}", f"{spoken / 1e12:.3f}", "100.0%"]
 
 
 def test_a_budget_for_each_image():

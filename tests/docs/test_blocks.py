@@ -144,7 +144,8 @@ def agree(shown, printed):
 
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_a_page_runs_as_it_is_written(page, tmp_path, tmp_path_factory, monkeypatch):
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    for folder in ("docs", "studies"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     installed = tmp_path_factory.mktemp("installed")

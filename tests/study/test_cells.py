@@ -55,6 +55,39 @@ def test_without_a_task_that_knows_what_is_needed_there_is_no_oracle(planned):
     assert {job.cell.task for job in both.jobs if job.cell.role == "oracle"} == {"colours"}
 
 
+def test_models_have_budgets_and_tasks_of_their_own(planned, checkpoint, flexible):
+    models = f"[{{path: {checkpoint}, name: small, keep: [4, 6]}}, {{path: {flexible}, name: large}}]"
+    found = planned(
+        "[gsp, {use: norm, keep: 5}]",
+        "[9]",
+        "[{name: all, use: colours}, {name: some, use: colours, questions: 2, models: large}]",
+        models,
+        "controls: {inverted: [6]}",
+    )
+    cells = [job.cell for job in found.jobs]
+    assert {(cell.model, cell.task) for cell in cells} == {("small", "all"), ("large", "all"), ("large", "some")}
+    keeps = {}
+    for cell in cells:
+        keeps.setdefault((cell.model, cell.method), set()).add(cell.keep)
+    for model, own in (("small", {"4", "6"}), ("large", {"9"})):
+        assert keeps[model, "gsp"] == own
+        # A recipe's own budgets go before any model's, and bring controls with them.
+        assert keeps[model, "norm"] == {"5"}
+        assert keeps[model, "random"] == keeps[model, "uniform"] == own | {"5"}
+    assert keeps["small", "inverted gsp"] == {"6"}
+    assert ("large", "inverted gsp") not in keeps
+
+
+def test_a_model_that_no_task_asks_is_not_even_looked_for(planned, checkpoint):
+    models = f"[{checkpoint}, {{path: no/where/at/all, name: other}}]"
+    found = planned(tasks=f"[{{use: colours, models: [{checkpoint.name}]}}]", models=models)
+    assert {job.cell.model for job in found.jobs} == {checkpoint.name}
+    assert found.absent == ()
+    assert "no task asks the model 'other', so it has no cells" in found.notes
+    with pytest.raises(StudyError, match=r"model 'other': .* is no shipped checkpoint"):
+        planned(models=models)
+
+
 def test_smaller_pictures_where_the_processor_makes_them(planned, flexible):
     found = planned(models=f"[{flexible}]", keep="[4, 1/9]", tasks="[{use: colours, side: 96}]")
     assert listed(found, "downsampled") == [

@@ -4,7 +4,7 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.errors import StudyError, TokensieveError
-from tokensieve.study.spec import Budget, Study, override
+from tokensieve.study.spec import Budget, Model, Study, override
 
 from .conftest import PLUGIN
 
@@ -13,7 +13,7 @@ name: a study
 plugins: [{PLUGIN}]
 models:
   - some/folder
-  - {{path: other, name: second, device: cpu, dtype: bfloat16}}
+  - {{path: other, name: second, device: cpu, dtype: bfloat16, keep: [32, 1/8]}}
 recipes:
   - script
   - use: sparsevlm
@@ -30,7 +30,7 @@ recipes:
 keep: [1/3, 64, 0.25, 10%]
 tasks:
   - colours
-  - {{name: many, use: colours, questions: 100}}
+  - {{name: many, use: colours, questions: 100, models: second}}
 seeds: [5]
 batch: 3
 limit: 10
@@ -53,7 +53,9 @@ def test_a_study_says_what_it_says(registry):
         "(edge & qcsp)",
     )
     assert [str(budget) for budget in study.keep] == ["1/3", "64", "1/4", "1/10"]
+    assert [model.keep for model in study.models] == [None, (Budget.of(32), Budget.of("1/8"))]
     assert study.tasks[1].task(registry).questions == 100
+    assert [task.models for task in study.tasks] == [None, ("second",)]
     assert (study.seeds, study.batch, study.limit, study.share) == ((5,), 3, 10, False)
     assert study.controls.inverted == (Budget.of(64),)
 
@@ -85,6 +87,10 @@ def test_defaults(registry):
         ("[192, [100", "[lots, [100", "keep 'lots' cannot be read", 9),
         ("[100, 50, 20], own", "[], own", "a study's budget", 9),
         ("models: [second]", "models: [third]", "the study has no model 'third'", 10),
+        ("models: second", "models: secnd", "no model 'secnd'; it has folder, second. Did you mean 'second'?", 22),
+        ("keep: [32, 1/8]", "keep: [32, 0/8]", "keep", 5),
+        ("keep: [32, 1/8]", "keep: [auto]", "a study's budget", 5),
+        ("keep: [32, 1/8]", "keep: []", "keep is ()", 5),
         ("name: mine", "name: script", "two of the recipes are named 'script'", 11),
         ("  - name: mine\n    strategies", "  - strategies", "needs a name", 11),
         ("tau: 0.5", "tua: 0.5", "'gsp' has no parameter 'tua'", 12),
@@ -119,6 +125,17 @@ def test_what_a_study_needs(registry, key):
     text = f"plugins: [{PLUGIN}]\n" + "\n".join(line for name, line in lines.items() if name != key) + "\n"
     with pytest.raises(StudyError, match=f"a study needs '{key}'"):
         Study.loads(text, registry)
+
+
+def test_budgets_of_models_are_enough(registry):
+    text = f"plugins: [{PLUGIN}]\nmodels: [{{path: m, keep: 64}}, {{path: n, keep: 32}}]\ntasks: [colours]\n"
+    study = Study.loads(text, registry)
+    assert (study.keep, study.models[1].keep) == ((), (Budget.of(32),))
+    assert Study.loads(study.dump(), registry) == study
+    with pytest.raises(StudyError, match="a study needs 'keep'"):
+        Study.loads(text.replace(", keep: 32", ""), registry)
+    with pytest.raises(ValueError, match="a study needs 'keep', or each of its models does"):
+        Study(models=(Model(path="m"),), tasks=study.tasks)
 
 
 def test_files_that_are_none(registry, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokensieve.tasks import Sample, Task
+from tokensieve.tasks import Sample, Task, Video
 from tokensieve.tasks.fidelity import Fidelity
 from tokensieve.tasks.jsonl import VqaJsonl
 from tokensieve.tasks.world import World
@@ -68,6 +68,7 @@ def of_metric(metric):
             "metric": "anls" if metric == "exact" else "exact",
             "prompt": "{question} Say it.",
             "longest_side": 4,
+            "frames": 2,
             "subset": 1,
             "ocr": True,
         }
@@ -101,6 +102,21 @@ class TestADraw(TestExact):
     def make(cls, folder):
         super().make(folder)
         cls.task = cls.task.model_copy(update={"subset": 1})
+
+
+class TestVideos(TestExact):
+    @classmethod
+    def make(cls, folder):
+        (folder / "clip").mkdir()
+        for number in range(3):
+            Image.new("RGB", (6, 4), (number, 0, 0)).save(folder / "clip" / f"{number}.png")
+        lines = [
+            {"video": "clip", "question": "Eh?", "answer": "red", "ocr": []},
+            {"video": ["a.png", "a.png"], "question": "Eh?", "answer": "blue", "ocr": []},
+        ]
+        path = folder / "asked.jsonl"
+        path.write_text("\n".join(json.dumps(line) for line in lines))
+        cls.task = VqaJsonl(path=str(path))
 
 
 class TestWorld(TaskConformance):
@@ -249,6 +265,11 @@ class OnePictureForAll(Counts):
         return Image.new("RGB", (int(sample.id), 1))
 
 
+class Flickers(Counts):
+    def video(self, sample):
+        return Video((self.picture(sample), Image.new("RGB", (1, 9))))
+
+
 class Beyond(Counts):
     def needed(self, sample, rows, columns):
         return [rows * columns]
@@ -304,6 +325,7 @@ CAUGHT = [
     ("summary_has_the_metric", Deviates, ""),
     ("pictures_are_rgb", Grey, ""),
     ("pictures_are_rgb", Noise, ""),
+    ("pictures_are_rgb", Flickers, ""),
     ("pictures_are_rgb", OnePictureForAll, ""),
     ("needed_within_grid", Beyond, ""),
     ("needed_within_grid", NeedsTwice, ""),

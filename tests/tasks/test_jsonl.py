@@ -95,11 +95,11 @@ LINES = [
     ('{"image": "a.png", "image": "b.jpg"}', {}, "this is not a JSON object: 'image' stands there twice"),
     ('{"image": "\\ud800", "question": "?", "answer": "x"}', {}, "this is not a JSON object: 'utf-8' codec"),
     ("[1]", {}, "a line is a JSON object, not list"),
-    ({"question": "What?", "answer": "x"}, {}, "a line needs 'image', and this one has none"),
+    ({"question": "What?", "answer": "x"}, {}, "a line needs 'image' or 'video', one of them, and this one has none"),
     ({**RED, "anser": "x"}, {}, "a line has no 'anser'; it has answer, answers, choices, id, image, kind, meta, ocr, "
-     "question. Did you mean 'answer'?"),
+     "question, video. Did you mean 'answer'?"),
     ({**RED, "source": "web"}, {}, "a line has no 'source'; it has answer, answers, choices, id, image, kind, meta, "
-     "ocr, question. What is only yours can stand under 'meta'."),
+     "ocr, question, video. What is only yours can stand under 'meta'."),
     ({**RED, "answer": True}, {}, "'answer' cannot be True: "),
     ({**RED, "choices": ["a", 1]}, {}, "'choices' cannot be 1: "),
     ({**RED, "answers": ["red"]}, {}, "a line has answer or answers, not both"),
@@ -337,3 +337,106 @@ def test_a_missing_picture_costs_no_other_cell(write, folder):
     assert len(task.samples()) == 2
     assert len(task.hash()) == 12
     assert task.picture(task.samples()[1]).size == (40, 20)
+
+
+# Videos
+
+CLIP = {"video": "clip", "question": "What happens?", "answer": "rain"}
+
+
+@pytest.fixture
+def clip(folder):
+    """A folder of twelve frames, each of another red, and what is none."""
+    (folder / "clip").mkdir()
+    for number in range(12):
+        Image.new("RGB", (9, 4), (number, 0, 0)).save(folder / "clip" / f"frame{number}.png")
+    (folder / "clip" / ".frame3.png").write_bytes(b"hidden")
+    (folder / "clip" / "notes.txt").write_text("nothing to see")
+    return folder / "clip"
+
+
+def reds(video):
+    return [frame.getpixel((0, 0))[0] for frame in video.frames]
+
+
+def test_a_folder_of_frames_is_a_video(write, clip):
+    task = VqaJsonl(path=write(CLIP, {**CLIP, "question": "And then?"}))
+    sample, other = task.samples()
+    assert (sample.image, sample.video, other.image) == ("clip", ("clip",), "clip")
+    # By number: frame2 comes before frame10.
+    assert reds(task.shown(sample)) == list(range(12))
+    assert {frame.mode for frame in task.video(sample).frames} == {"RGB"}
+    # The one that stands for it.
+    assert task.picture(sample).getpixel((0, 0))[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("frames", "seen"),
+    # By hand: from the first to the last, at i (n - 1) / (frames - 1), rounded down.
+    [(1, [0]), (2, [0, 11]), (3, [0, 5, 11]), (8, [0, 1, 3, 4, 6, 7, 9, 11]), (12, list(range(12)))],
+)
+def test_as_many_frames_as_are_asked_for(write, clip, frames, seen):
+    task = VqaJsonl(path=write(CLIP), frames=frames)
+    assert reds(task.shown(task.samples()[0])) == seen
+    assert VqaJsonl(path=write(CLIP)).hash() != task.hash()
+
+
+def test_a_list_of_frames_is_a_video_in_its_own_order(write, clip):
+    names = ["clip/frame7.png", "clip/frame2.png", "clip/frame7.png"]
+    task = VqaJsonl(path=write({**CLIP, "video": names}))
+    (sample,) = task.samples()
+    assert sample.image == "clip/frame7.png + clip/frame2.png + clip/frame7.png"
+    assert reds(task.shown(sample)) == [7, 2, 7]
+    # A short one is shown in as many frames as a model wants.
+    few = VqaJsonl(path=write({**CLIP, "video": names[:2]}), frames=4)
+    assert reds(few.shown(few.samples()[0])) == [7, 7, 7, 2]
+    one = VqaJsonl(path=write({**CLIP, "video": names[:1]}))
+    assert reds(one.shown(one.samples()[0])) == [7]
+
+
+def test_a_picture_is_no_video(write):
+    task = VqaJsonl(path=write(RED))
+    (sample,) = task.samples()
+    assert task.video(sample) is None
+    assert task.shown(sample).size == (8, 6)
+
+
+def test_a_card_knows_the_frames(write, clip):
+    before = VqaJsonl(path=write(CLIP)).hash()
+    assert VqaJsonl(path=write(CLIP)).hash() == before
+    Image.new("RGB", (90, 40), "blue").save(clip / "frame12.png")
+    assert VqaJsonl(path=write(CLIP)).hash() != before
+
+
+def test_frames_that_cannot_be_shown(write, clip, folder):
+    Image.new("RGB", (4, 9)).save(clip / "frame11.png")
+    (folder / "empty").mkdir()
+    lines = [CLIP, {**CLIP, "video": "empty"}, {**CLIP, "video": "gone"}]
+    task = VqaJsonl(path=write(*lines), longest_side=8)
+    for sample, said in zip(
+        task.samples(), ("of several sizes: 4 x 8, 8 x 4", "no picture in .*empty", "gone"), strict=True
+    ):
+        with pytest.raises(TaskError, match=said):
+            task.shown(sample)
+    # What is not looked at does not count.
+    assert len(VqaJsonl(path=write(CLIP), frames=1).shown(task.samples()[0]).frames) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"question": "Eh?", "answer": "a"}, "a line needs 'image' or 'video', one of them, and this one has none"),
+        ({**RED, "video": "clip"}, "one of them, and this one has both"),
+        ({**CLIP, "video": []}, "a video has at least one frame"),
+        ({**CLIP, "video": 3}, "'video' cannot be 3"),
+        ({**CLIP, "video": "../clip"}, "a video's folder or frame is named by its place under"),
+        ({**CLIP, "video": ["clip/frame1.png", "/etc/x.png"]}, "not '/etc/x.png'"),
+        ({**CLIP, "video": [""]}, "not ''"),
+        (RED, "a file is all of pictures or all of videos, and line 1 has video"),
+    ],
+)
+def test_mistakes_in_lines_of_videos(write, clip, line, said):
+    with pytest.raises(TaskError) as caught:
+        VqaJsonl(path=write(CLIP, line)).samples()
+    assert said in str(caught.value)
+    assert str(caught.value).endswith(":2)")

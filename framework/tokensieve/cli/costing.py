@@ -33,7 +33,10 @@ def costs(
         text: text tokens of the prompt.
         vision: what encoding the picture costs, where the picture is known.
     """
-    layers, reduces = layer_costs(adapter), adapter.encoder is not None and adapter.encoder.reduces
+    layers = layer_costs(adapter)
+    # The tower that tokens leave in may not be the one that a video goes through.
+    seen_by_tower = vision is None or vision.pictures > 0
+    reduces = adapter.encoder is not None and adapter.encoder.reduces and seen_by_tower
     parts = "the language model's layers" + (
         ", and of everything that encodes the picture" if vision is not None else "; the picture is not known"
     )

@@ -26,11 +26,12 @@ class Geometry:
 
     Attributes:
         name: what it is called.
-        visual: visual tokens of the picture that `of` describes.
-        of: which picture.
+        visual: visual tokens of the picture or video that `of` describes.
+        of: which picture or video.
         config: the model's config, with `model_type`.
-        pixels: the shape of the picture as the model's processor hands it over.
+        pixels: the shape of the picture or video as the model's processor hands it over.
         sizes: what the processor says of it besides, by argument.
+        argument: what the pixels are called.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Geometry:
     config: dict[str, Any]
     pixels: tuple[int, ...]
     sizes: dict[str, list[Any]]
+    argument: str = "pixel_values"
 
     @classmethod
     def load(cls, file: Traversable) -> Geometry:
@@ -46,12 +48,13 @@ class Geometry:
         content = json.loads(file.read_text(encoding="utf-8"))
         name = file.name.removesuffix(".json")
         pixels, sizes = tuple(content["pixels"]), content.get("sizes", {})
-        return cls(name, content["visual"], content["of"], content["config"], pixels, sizes)
+        argument = content.get("argument", "pixel_values")
+        return cls(name, content["visual"], content["of"], content["config"], pixels, sizes, argument)
 
     def inputs(self) -> dict[str, Tensor]:
-        """Give the picture as arguments of the model: pixels on the meta device."""
+        """Give the picture or video as arguments of the model: pixels on the meta device."""
         sizes = {name: torch.tensor(values) for name, values in self.sizes.items()}
-        return {"pixel_values": torch.empty(self.pixels, device="meta")} | sizes
+        return {self.argument: torch.empty(self.pixels, device="meta")} | sizes
 
     def model(self) -> nn.Module:
         """Build the model on the meta device: its shapes, and no numbers."""

@@ -114,6 +114,8 @@ class VisionCost:
         finally:
             if hook is not None:
                 hook.remove()
+        # Videos may have a tower of their own, in which no token leaves.
+        encoder = encoder if shapes else None
         pictures = sum(shape[0] for shape in shapes)
         patches = shapes[0][1] - encoder.prefix if encoder is not None else 0
         tower = TowerCost.of(encoder) if encoder is not None and encoder.splits else None

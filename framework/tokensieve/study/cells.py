@@ -20,12 +20,13 @@ from tokensieve.recipe import Recipe
 from tokensieve.registry import Registry
 from tokensieve.review import review
 from tokensieve.study.controls import PLAIN, Needed, alike, draws, inverted, reseeded, shape
-from tokensieve.study.resolution import size_for, visual_tokens
+from tokensieve.study.resolution import NOT_SMALLER, size_for, visual_tokens
 from tokensieve.study.rows import FORMAT, Cell
 from tokensieve.study.sampling import spread
 from tokensieve.study.sources import checkpoint_hash, folder_of, partner_of, versions
 from tokensieve.study.spec import Asked, Budget, Method, Model, Study
 from tokensieve.tasks.base import Sample, Task
+from tokensieve.video import Shown, Video
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,10 @@ def plan(study: Study, registry: Registry, download: bool = False) -> Plan:
     absent = []
     twins: dict[tuple[str, str | None, str], str] = {}
     for number, model in enumerate(study.models):
+        asked = [one for one in tasks if one.asked.models is None or model.name in one.asked.models]
+        if not asked:
+            notes.append(f"no task asks the model '{model.name}', so it has no cells")
+            continue
         place = study.place("models", number)
         opened = open_model(model, registry, download, place)
         same = twins.setdefault((opened.hash, opened.partner, model.dtype), model.name)
@@ -171,10 +176,10 @@ def plan(study: Study, registry: Registry, download: bool = False) -> Plan:
             raise StudyError(f"the models '{same}' and '{model.name}' are the same; name one of them{place}")
         if opened.folder is None:
             absent.append(model.name)
-        planned = _Planner(study, registry, opened).planned(any(knows_needed(one.task) for one in tasks))
+        planned = _Planner(study, registry, opened).planned(any(knows_needed(one.task) for one in asked))
         skipped += planned.skipped
         notes += planned.notes
-        for one in tasks:
+        for one in asked:
             smaller = _Smaller(opened, one)
             for entry in planned.entries:
                 if entry.role.endswith("oracle") and not knows_needed(one.task):
@@ -274,20 +279,23 @@ class _Smaller:
 
     def __init__(self, opened: Opened, asked: _Task) -> None:
         self._ready = None
+        self._picture: Shown | None = None
         sample = asked.samples[0]
-        if opened.folder is None or opened.adapter is None:
-            return
         try:
-            self._picture = asked.task.picture(sample)
+            self._picture = asked.task.shown(sample)
         # A picture that cannot be read is no business of a plan: it costs its cells, with the reason.
         except Exception:
+            return
+        if opened.folder is None or opened.adapter is None or isinstance(self._picture, Video):
             return
         self._ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
         self._whole, _ = visual_tokens(self._ready, self._picture, sample.question)
 
     def refuses(self, budget: Budget | None) -> str | None:
         """Say why there is none for a budget; nothing if there is, or nobody can know yet."""
-        if self._ready is None or budget is None:
+        if isinstance(self._picture, Video):
+            return NOT_SMALLER
+        if self._ready is None or self._picture is None or budget is None:
             return None
         wanted = count(budget.keeps[0], self._whole)
         if size_for(self._ready, self._picture, wanted) is not None:
@@ -302,6 +310,7 @@ class _Planner:
         self._study = study
         self._registry = registry
         self._opened = opened
+        self._keep = study.keep if opened.model.keep is None else opened.model.keep
         self._done = _Planned()
         self._shapes: dict[tuple[Any, ...], tuple[Recipe, Budget]] = {}
 
@@ -310,7 +319,7 @@ class _Planner:
         done = self._done
         done.entries += [_Entry("unpruned", "unpruned"), _Entry("text_only", "text_only")]
         cuts = list(self._cuts())
-        plain = [budget for budget in self._study.keep if len(budget.keeps) == 1]
+        plain = [budget for budget in self._keep if len(budget.keeps) == 1]
         everywhere = self._study.controls.at_every_site
         for budget in plain:
             # Any choice will do: only where and how much is taken from it.
@@ -339,7 +348,7 @@ class _Planner:
             if method.models is not None and self._opened.model.name not in method.models:
                 continue
             place = self._study.place("recipes", number)
-            for budget in method.keep if method.keep is not None else self._study.keep:
+            for budget in method.keep if method.keep is not None else self._keep:
                 try:
                     cut = budgeted(method.recipe, budget)
                 except TokensieveError as error:

@@ -11,10 +11,11 @@ from tokensieve.loading import Ready, processor_of, quiet
 from tokensieve.measure.cost import LayerCost, prefill_flops
 from tokensieve.measure.geometry import Geometry, cost, layer_costs
 from tokensieve.registry import Registry
-from tokensieve.study.cells import Job, chosen, open_model
+from tokensieve.study.cells import Job, Opened, chosen, open_model
 from tokensieve.study.controls import recipe_of
 from tokensieve.study.resolution import visual_tokens
 from tokensieve.study.runner import Runner
+from tokensieve.study.spec import Model
 from tokensieve.study.store import Store
 
 TEXT = 64
@@ -61,18 +62,23 @@ def estimates(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.cell.model, job.cell.task), []).append(job)
-    return [_estimate(group, store, finished, registry, probe) for group in groups.values()]
+    opened: dict[Model, Opened] = {}
+    for first, *_ in groups.values():
+        if first.model not in opened:
+            opened[first.model] = open_model(first.model, registry)
+    return [_estimate(group, opened[group[0].model], store, finished, registry, probe) for group in groups.values()]
 
 
-def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: Registry, probe: bool) -> Estimate:
+def _estimate(
+    group: Sequence[Job], opened: Opened, store: Store, finished: set[str], registry: Registry, probe: bool
+) -> Estimate:
     first = group[0]
     left = [job for job in group if job.cell.key not in finished]
     samples = chosen(first.task.task(registry).samples(), first.limit)
-    opened = open_model(first.model, registry)
     visual, text, basis = None, TEXT, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
         ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
-        picture = first.task.task(registry).picture(samples[0])
+        picture = first.task.task(registry).shown(samples[0])
         visual, text = visual_tokens(ready, picture, samples[0].question)
         basis = "the first sample's prompt"
     elif first.model.geometry is not None:
@@ -81,7 +87,8 @@ def _estimate(group: Sequence[Job], store: Store, finished: set[str], registry: 
     flops = None
     if visual is not None and opened.adapter is not None:
         layers, encoder = layer_costs(opened.adapter), opened.adapter.encoder
-        reduces = encoder is not None and encoder.reduces
+        # No family's tower that tokens leave in takes videos.
+        reduces = encoder is not None and encoder.reduces and not samples[0].video
         flops = sum(_flops(job, layers, visual, text, reduces, registry) for job in left) * len(samples)
     ms = _measured(store, [job for job in group if job.cell.key in finished])
     if ms is None and probe and opened.folder is not None:

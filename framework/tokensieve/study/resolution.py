@@ -7,16 +7,24 @@ from collections.abc import Iterator
 from PIL import Image
 
 from tokensieve.loading import Ready
+from tokensieve.video import Shown
 
 NEAR = 0.8
 """A picture is as good as a budget if it has at most so many tokens, and no fewer than this part of them."""
+NOT_SMALLER = "a video is not made smaller: its frames are as many, and processors give all of them one size"
 _STRETCHES = (1.0, 1.07, 1 / 1.07, 1.15, 1 / 1.15)
 """By how much wider or narrower a picture may become, so that its tokens come nearer to the budget."""
 _STEPS = 7
 
 
-def visual_tokens(ready: Ready, picture: Image.Image | None, prompt: str = "?") -> tuple[int, int]:
-    """Give how many visual and how many text tokens the processor makes of a question about a picture, or none."""
+def visual_tokens(ready: Ready, picture: Shown | None, prompt: str = "?") -> tuple[int, int]:
+    """Give how many visual and how many text tokens the processor makes of a question about a picture or a video.
+
+    Args:
+        ready: whose processor it is.
+        picture: what is shown; none for a question alone.
+        prompt: the user's turn.
+    """
     ids = ready.words(None if picture is None else [picture], [prompt])["input_ids"]
     decoder = ready.adapter.decoder
     placeholders = [] if decoder is None else [modality.placeholder for modality in decoder.modalities]

@@ -26,11 +26,12 @@ from tokensieve.run import Run
 from tokensieve.sites import Site
 from tokensieve.study.cells import Job, chosen, sample_key
 from tokensieve.study.controls import informed, recipe_of
-from tokensieve.study.resolution import size_for, visual_tokens
+from tokensieve.study.resolution import NOT_SMALLER, size_for, visual_tokens
 from tokensieve.study.rows import Cell, Row
 from tokensieve.study.sources import folder_of, partner_of
 from tokensieve.study.spec import register
 from tokensieve.tasks.base import Answer, Sample, Task
+from tokensieve.video import Shown, Video
 
 Grid = tuple[int, int]
 SHARED = (
@@ -87,7 +88,7 @@ class _Loaded:
         sizes: of smaller pictures, by the size of a picture and the budget.
         unpruned: what it answered without a recipe, by task and sample.
         needed: the tokens that answers need, by sample and grid.
-        texts: visual and text tokens of prompts, by the size of a picture (none without one) and the question.
+        texts: visual and text tokens of prompts, by the size of a picture or video (none without one) and the question.
         warm: whether it has run yet.
         sights: its pictures that were encoded already; none where cells do not share them.
         towers: what encoding took, of whole pictures and of those made smaller for a budget.
@@ -102,7 +103,7 @@ class _Loaded:
     sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
     unpruned: dict[tuple[str, str], Answer] = field(default_factory=dict)
     needed: dict[tuple[str, Grid], frozenset[int] | None] = field(default_factory=dict)
-    texts: dict[tuple[tuple[int, int] | None, str], tuple[int, int]] = field(default_factory=dict)
+    texts: dict[tuple[tuple[int, ...] | None, str], tuple[int, int]] = field(default_factory=dict)
     warm: bool = False
     sights: Sights | None = None
     towers: dict[str, _Tower] = field(default_factory=dict)
@@ -114,8 +115,8 @@ class _Loaded:
         self.needed.clear()
         self.texts.clear()
 
-    def lengths(self, picture: Image.Image | None, question: str) -> tuple[int, int]:
-        """Give how many visual and how many text tokens a prompt has, which its picture's size decides."""
+    def lengths(self, picture: Shown | None, question: str) -> tuple[int, int]:
+        """Give how many visual and how many text tokens a prompt has, which its picture's or video's size decides."""
         key = None if picture is None else picture.size, question
         if key not in self.texts:
             self.texts[key] = visual_tokens(self.ready, picture, question)
@@ -151,7 +152,7 @@ class Runner:
         loaded = self._model(job)
         task, samples = self._samples(job)
         rows: list[Row] = []
-        seen: dict[tuple[int, int], Image.Image] = {}
+        grids: set[Grid | None] = set()
         notes: dict[str, None] = {}
         recipe = recipe_of(job.cell, self._registry)
         if not loaded.warm:
@@ -161,11 +162,10 @@ class Runner:
         for start in range(0, len(samples), job.batch):
             batch = samples[start : start + job.batch]
             pictures = [_picture(task, sample) for sample in batch]
-            seen |= {picture.size: picture for picture in pictures}
+            grids |= {_grid(loaded, picture) for picture in pictures}
             outcome = self._asked(job, loaded, recipe, task, batch, pictures)
             rows += self._rows(job, loaded, task, batch, pictures, outcome)
             notes |= dict.fromkeys([*_notes(outcome.run), *([SHARED] if outcome.shared else [])])
-        grids = {_grid(loaded, picture) for picture in seen.values()}
         device = str(loaded.ready.model.device)
         cell = replace(
             job.cell,
@@ -243,7 +243,7 @@ class Runner:
         recipe: Recipe | None,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Shown],
     ) -> _Outcome:
         ready, role = loaded.ready, job.cell.role
         if task.compares:
@@ -310,7 +310,7 @@ class Runner:
         return _Outcome([Answer(t, one) for t, one in zip(texts, logits, strict=True)], watch.ms / rows, run)
 
     def _compare(
-        self, job: Job, loaded: _Loaded, task: Task, batch: Sequence[Sample], pictures: Sequence[Image.Image]
+        self, job: Job, loaded: _Loaded, task: Task, batch: Sequence[Sample], pictures: Sequence[Shown]
     ) -> None:
         """Ask the unpruned model, once for every sample."""
         if all((job.task.name, sample.id) in loaded.unpruned for sample in batch):
@@ -320,7 +320,9 @@ class Runner:
         for sample, answer in zip(batch, outcome.answers, strict=True):
             loaded.unpruned[job.task.name, sample.id] = answer
 
-    def _smaller(self, job: Job, loaded: _Loaded, picture: Image.Image) -> Image.Image:
+    def _smaller(self, job: Job, loaded: _Loaded, picture: Shown) -> Image.Image:
+        if isinstance(picture, Video):
+            raise StudyError(NOT_SMALLER)
         if job.keep is None:
             raise StudyError("a smaller picture needs a budget")
         whole, _ = loaded.lengths(picture, "?")
@@ -339,7 +341,7 @@ class Runner:
         loaded: _Loaded,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Shown],
         keys: Sequence[int],
     ) -> dict[int, frozenset[int]]:
         found = {}
@@ -356,7 +358,7 @@ class Runner:
         loaded: _Loaded,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Shown],
         outcome: _Outcome,
     ) -> Iterator[Row]:
         role = job.cell.role
@@ -439,9 +441,9 @@ def _alike(one: Job, other: Job) -> bool:
     return (one.model, one.cell.model_hash, one.share) == (other.model, other.cell.model_hash, other.share)
 
 
-def _picture(task: Task, sample: Sample) -> Image.Image:
+def _picture(task: Task, sample: Sample) -> Shown:
     try:
-        return task.picture(sample)
+        return task.shown(sample)
     except TokensieveError:
         raise
     # What decoders raise over a broken file is not documented.
@@ -449,7 +451,7 @@ def _picture(task: Task, sample: Sample) -> Image.Image:
         raise TaskError(f"the picture of '{sample.id}' cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Image.Image) -> frozenset[int] | None:
+def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Shown) -> frozenset[int] | None:
     grid = _grid(loaded, picture)
     if grid is None:
         return None
@@ -459,8 +461,10 @@ def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Image.Image) -
     return loaded.needed[sample.id, grid]
 
 
-def _grid(loaded: _Loaded, picture: Image.Image) -> Grid | None:
+def _grid(loaded: _Loaded, picture: Shown) -> Grid | None:
     """Give rows and columns of a picture's visual tokens, where they are one grid; pictures of a size have the same."""
+    if isinstance(picture, Video):
+        return None
     if picture.size not in loaded.grids:
         loaded.grids[picture.size] = _layout(loaded.ready, picture)
     return loaded.grids[picture.size]
@@ -484,7 +488,7 @@ def _layout(ready: Ready, picture: Image.Image) -> Grid | None:
 
 
 def _sizes(
-    job: Job, loaded: _Loaded, batch: Sequence[Sample], pictures: Sequence[Image.Image], run: Run | None
+    job: Job, loaded: _Loaded, batch: Sequence[Sample], pictures: Sequence[Shown], run: Run | None
 ) -> list[tuple[int, int, tuple[int, ...]]]:
     """Give text tokens, visual tokens, and visual tokens by layer, of every sample."""
     depth = len(loaded.layers)
@@ -498,7 +502,7 @@ def _sizes(
             continue
         visual, text = loaded.lengths(picture, sample.question)
         seen = visual
-        if job.cell.role == "downsampled":
+        if job.cell.role == "downsampled" and isinstance(picture, Image.Image):
             budget = count(job.keep, visual) if job.keep is not None else visual
             size = loaded.sizes[picture.size, budget]
             seen, _ = loaded.lengths(picture.resize(size), sample.question)

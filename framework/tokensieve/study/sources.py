@@ -7,7 +7,7 @@ import importlib
 import platform
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -123,5 +123,10 @@ def _modules(found: Path) -> Iterator[tuple[str, Path]]:
 
 def versions(kinds: Iterable[type]) -> dict[str, str]:
     """Give the versions of what decides rows: code by its content, libraries by name."""
-    libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
-    return {"code": code_hash(kinds), **libraries, "python": platform.python_version()}
+    return {"code": code_hash(kinds), **_libraries(), "python": platform.python_version()}
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    """Look them up once: a plan has a hundred thousand cells."""
+    return {name: metadata.version(name) for name in ("torch", "transformers")}

@@ -83,6 +83,7 @@ class Model(BaseModel):
         device: where it runs; an accelerator if there is one.
         dtype: of its weights; as they were saved by default.
         geometry: the name of a registered geometry, by which a dry run counts where the checkpoint is not here.
+        keep: its own budgets instead of the study's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -94,6 +95,7 @@ class Model(BaseModel):
     device: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     geometry: str | None = None
+    keep: tuple[Budget, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +111,7 @@ class Method(BaseModel):
     Attributes:
         name: what reports call it.
         recipe: it.
-        keep: its own budgets instead of the study's.
+        keep: its own budgets instead of the study's and of any model's.
         models: the models that it runs on; all by default.
     """
 
@@ -128,6 +130,7 @@ class Asked(BaseModel):
         name: what reports call it; the task's own name by default.
         use: the task's name.
         fields: its settings.
+        models: the models that are asked; all by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,6 +138,7 @@ class Asked(BaseModel):
     name: str = Field(pattern=_NAME)
     use: str
     fields: Mapping[str, Any] = {}
+    models: tuple[str, ...] | None = None
 
     def task(self, registry: Registry) -> Task:
         """Make the task.
@@ -182,7 +186,8 @@ class Study(BaseModel):
         name: what it is called.
         models: what is pruned.
         recipes: the methods.
-        keep: budgets. See `cells.budgeted` for what one means for a recipe of several stages.
+        keep: budgets of all models that have none of their own. See `cells.budgeted` for what one means for a recipe
+            of several stages.
         tasks: what models are asked.
         seeds: of every random draw.
         batch: samples in a forward pass.
@@ -198,7 +203,7 @@ class Study(BaseModel):
     name: str = Field(default="study", pattern=_NAME)
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: tuple[Method, ...] = ()
-    keep: tuple[Budget, ...] = Field(min_length=1)
+    keep: tuple[Budget, ...] = ()
     tasks: tuple[Asked, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     batch: int = Field(default=16, ge=1)
@@ -208,6 +213,12 @@ class Study(BaseModel):
     plugins: tuple[str, ...] = ()
 
     _places: dict[tuple[str, int], str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if not self.keep and any(model.keep is None for model in self.models):
+            raise ValueError("a study needs 'keep', or each of its models does")
+        return self
 
     def place(self, key: str, number: int) -> str:
         """Give where an entry stands, ` (PATH:LINE)`, or nothing for a study that was in no file."""
@@ -263,10 +274,11 @@ class Study(BaseModel):
         data: dict[str, Any] = {"name": self.name}
         if self.plugins:
             data["plugins"] = list(self.plugins)
-        data["models"] = [model.model_dump(exclude_defaults=True) for model in self.models]
+        data["models"] = [_model_written(model) for model in self.models]
         data["recipes"] = [_written(method) for method in self.recipes]
-        data["keep"] = [budget.written() for budget in self.keep]
-        data["tasks"] = [{"name": task.name, "use": task.use, **task.fields} for task in self.tasks]
+        if self.keep:
+            data["keep"] = [budget.written() for budget in self.keep]
+        data["tasks"] = [_task_written(task) for task in self.tasks]
         data |= {"seeds": list(self.seeds), "batch": self.batch}
         if self.limit is not None:
             data["limit"] = self.limit
@@ -280,6 +292,16 @@ class Study(BaseModel):
     def dump(self) -> str:
         """Give the study as YAML; `loads` reads it back equal."""
         return marked.write(self.to_dict())
+
+
+def _model_written(model: Model) -> dict[str, Any]:
+    own = {} if model.keep is None else {"keep": [budget.written() for budget in model.keep]}
+    return model.model_dump(exclude_defaults=True, exclude={"keep"}) | own
+
+
+def _task_written(task: Asked) -> dict[str, Any]:
+    own = {} if task.models is None else {"models": list(task.models)}
+    return {"name": task.name, "use": task.use, **own, **task.fields}
 
 
 def _written(method: Method) -> dict[str, Any]:
@@ -400,7 +422,8 @@ class _Reader:
         if not isinstance(data, dict):
             raise self._error(StudyError, f"a study is a mapping with the keys {', '.join(keys)}", ())
         self._known(data, keys, (), "a study")
-        for key in ("models", "keep", "tasks"):
+        own = [isinstance(entry, dict) and entry.get("keep") is not None for entry, _ in self._entries("models")]
+        for key in ("models", "tasks") if all(own) else ("models", "keep", "tasks"):
             if data.get(key) in (None, []):
                 raise self._error(StudyError, f"a study needs '{key}'", (key,))
         plugins = data.get("plugins") or []
@@ -411,7 +434,8 @@ class _Reader:
                 raise self._error(type(error), str(error), ("plugins", i)) from None
         fields = {key: value for key, value in data.items() if value is not None}
         fields["models"] = [self._model(*entry) for entry in self._entries("models")]
-        fields["keep"] = self._budgets(data["keep"], ("keep",))
+        if data.get("keep") is not None:
+            fields["keep"] = self._budgets(data["keep"], ("keep",))
         fields["recipes"] = [self._method(*entry) for entry in self._entries("recipes")]
         fields["tasks"] = [self._task(*entry) for entry in self._entries("tasks")]
         for key in ("seeds", "plugins"):
@@ -442,6 +466,8 @@ class _Reader:
         if not isinstance(data, dict):
             raise self._error(StudyError, "a model is a name, a folder, a hub id, or a mapping with path", path)
         self._known(data, list(Model.model_fields), path, "a model")
+        if data.get("keep") is not None:
+            data = {**data, "keep": self._budgets(data["keep"], (*path, "keep"))}
         try:
             return Model.model_validate(data)
         except ValidationError as error:
@@ -455,8 +481,7 @@ class _Reader:
         used = "use" in entry
         keys = _USED if used else (*_INLINE, "models")
         self._known(entry, keys, path, "a recipe of a study" + (" with use" if used else ""))
-        models = entry.get("models")
-        rest: dict[str, Any] = {} if models is None else {"models": [models] if isinstance(models, str) else models}
+        rest: dict[str, Any] = self._only(entry)
         if entry.get("keep") is not None:
             rest["keep"] = self._budgets(entry["keep"], (*path, "keep"))
         if used:
@@ -465,6 +490,12 @@ class _Reader:
         if not entry.get("name"):
             raise self._error(StudyError, "a recipe that is written out in a study needs a name", path)
         return self._make(path, name=entry["name"], recipe=self._inline(entry, path), **rest)
+
+    @staticmethod
+    def _only(entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the models that an entry is for, where it says so."""
+        models = entry.get("models")
+        return {} if models is None else {"models": [models] if isinstance(models, str) else models}
 
     def _make(self, path: marked.Path, **fields: Any) -> Method:
         try:
@@ -499,9 +530,9 @@ class _Reader:
         data = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(data, dict) or not isinstance(data.get("use"), str):
             raise self._error(StudyError, "a task is a name, or a mapping with use: NAME and its settings", path)
-        fields = {key: value for key, value in data.items() if key not in ("use", "name")}
+        fields = {key: value for key, value in data.items() if key not in ("use", "name", "models")}
         try:
-            asked = Asked(name=data.get("name") or data["use"], use=data["use"], fields=fields)
+            asked = Asked(name=data.get("name") or data["use"], use=data["use"], fields=fields, **self._only(data))
             asked.task(self._registry)
         except ValidationError as error:
             raise self._invalid(error, path) from None
@@ -540,11 +571,12 @@ class _Reader:
                     raise self._error(StudyError, said, (key, i))
                 names[one.name] = i
         models = {model.name for model in study.models}
-        for i, method in enumerate(study.recipes):
-            for name in method.models or ():
-                if name not in models:
-                    said = f"the study has no model '{name}'; it has {listing(models)}.{did_you_mean(name, models)}"
-                    raise self._error(StudyError, said, ("recipes", i, "models"))
+        some = [("recipes", i, name) for i, method in enumerate(study.recipes) for name in method.models or ()]
+        some += [("tasks", i, name) for i, task in enumerate(study.tasks) for name in task.models or ()]
+        for key, i, name in some:
+            if name not in models:
+                said = f"the study has no model '{name}'; it has {listing(models)}.{did_you_mean(name, models)}"
+                raise self._error(StudyError, said, (key, i, "models"))
 
     def _known(self, data: Mapping[Any, Any], keys: Sequence[str], path: marked.Path, what: str) -> None:
         for key in data:

@@ -8,6 +8,7 @@ from tokensieve.hookspecs import hookimpl
 from tokensieve.tasks.base import Answer as Answer
 from tokensieve.tasks.base import Sample as Sample
 from tokensieve.tasks.base import Task as Task
+from tokensieve.video import Video as Video
 
 if TYPE_CHECKING:
     from tokensieve.registry import Registry

@@ -15,18 +15,22 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from tokensieve.video import Shown, Video
+
 
 @dataclass(frozen=True)
 class Sample:
-    """A question about a picture.
+    """A question about a picture or a video.
 
     Attributes:
         id: its name, unique in the task.
         question: what is asked, as the user's turn.
-        image: the picture's name in the task; samples of the same name share the picture.
+        image: the picture's or the video's name in the task; samples of the same name share it.
         answers: what counts as right; empty where the task needs no labels.
         kind: the type of question, for breakdowns; empty where there are none.
         choices: the answers to choose among, or empty for open questions.
+        video: where the frames are, in order: their names in the task, or that of the one folder they are in. Empty
+            for a picture.
     """
 
     id: str
@@ -35,6 +39,7 @@ class Sample:
     answers: tuple[str, ...] = ()
     kind: str = ""
     choices: tuple[str, ...] = ()
+    video: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +93,28 @@ class Task(BaseModel):
 
     @abstractmethod
     def picture(self, sample: Sample) -> Image.Image:
-        """Give a sample's picture, RGB.
+        """Give a sample's picture, RGB; of a video one that stands for it where a page has room for one.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
         """
+
+    def video(self, sample: Sample) -> Video | None:
+        """Give a sample's video, or none where it is about a picture.
+
+        Raises:
+            TaskError: if it cannot be read. It costs that sample's cell only.
+        """
+        return None
+
+    def shown(self, sample: Sample) -> Shown:
+        """Give what a model is shown: the sample's video if it has one, else its picture.
+
+        Raises:
+            TaskError: if it cannot be read. It costs that sample's cell only.
+        """
+        video = self.video(sample)
+        return self.picture(sample) if video is None else video
 
     @abstractmethod
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def pictures_in(folder: Path) -> tuple[str, ...]:
     if not names:
         raise TaskError(f"there is no picture in {folder}; it holds no {', '.join(sorted(PICTURES))}")
     return tuple(names)
+
+
+def frames_in(folder: Path) -> tuple[str, ...]:
+    """Give the names of the pictures right in a folder, without hidden ones; `9.png` comes before `10.png`."""
+    names = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != "."]
+
+    def parts(name: str) -> list[str | int]:
+        # Text and digits take turns, so like is compared with like.
+        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+    return tuple(sorted(names, key=lambda name: (parts(name), name)))
+
+
+def evenly(names: Sequence[str], count: int | None) -> list[str]:
+    """Give so many of the names, evenly from the first to the last; all if none, some twice if there are too few."""
+    if count is None:
+        return list(names)
+    return [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tokensieve.errors import TaskError, did_you_mean, listing
 from tokensieve.tasks import files, metrics
 from tokensieve.tasks.base import Answer, Sample, Task
+from tokensieve.video import Video
 
 SHORT = "{question}\nAnswer the question using a single word or phrase."
 SHORT_WITH_OCR = "{question}\nReference OCR token: {ocr}\nAnswer the question using a single word or phrase."
@@ -93,8 +94,9 @@ class _Line(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    image: str
     question: str
+    image: str | None = None
+    video: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
     id: str | int | None = None
     answer: str | int | float | None = None
     answers: Annotated[tuple[str | int | float, ...], Field(strict=False)] = ()
@@ -131,21 +133,24 @@ class _Content:
 
 
 class VqaJsonl(Task):
-    """Your own pictures, questions and answers, one JSON object a line.
+    """Your own pictures or videos, questions and answers, one JSON object a line.
 
-    A line has `image` (a file under `images`), `question`, `answer` or `answers`, and where they apply `id`,
-    `choices`, `kind` (for breakdowns), `ocr` (the text in the picture, or a list of its words) and `meta` (yours,
-    not looked at).
+    A line has `image` (a file under `images`) or, in all lines of a file, `video` (a folder of frames there, in the
+    order of their names and numbers, or a list of files), `question`, `answer` or `answers`, and where they apply
+    `id`, `choices`, `kind` (for breakdowns), `ocr` (the text in the picture, or a list of its words) and `meta`
+    (yours, not looked at).
 
     Attributes:
         path: the file.
-        images: the folder of the pictures; the file's own folder by default.
+        images: the folder of the pictures and videos; the file's own folder by default.
         metric: one of `METRICS`.
         longest: how many tokens an answer may have.
         prompt: the user's turn, with `{question}`, and `{choices}` and `{ocr}` where they apply; by default what is
             usual for the metric.
         ocr: whether the text in the picture is given in the prompt.
         longest_side: larger pictures are shrunk to so many pixels; none is enlarged.
+        frames: of a video that are shown, evenly from its first to its last, some twice if it has fewer; all of them by
+            default.
         subset: how many samples are drawn, or a file with an id on each line; all of them by default.
         subset_seed: of the draw.
     """
@@ -159,6 +164,7 @@ class VqaJsonl(Task):
     prompt: str | None = None
     ocr: bool = False
     longest_side: int | None = Field(default=None, ge=1)
+    frames: int | None = Field(default=None, ge=1)
     subset: Annotated[int, Field(ge=1)] | str | None = None
     subset_seed: int = 0
 
@@ -221,12 +227,36 @@ class VqaJsonl(Task):
         return self._content.samples
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Give a sample's picture, RGB.
+        """Give a sample's picture, RGB, or the middle frame of its video.
 
         Raises:
             TaskError: if it cannot be read.
         """
-        return files.picture(self.folder / sample.image, self.longest_side)
+        shown = self._shown(sample)
+        return files.picture(self.folder / shown[len(shown) // 2], self.longest_side)
+
+    def video(self, sample: Sample) -> Video | None:
+        """Give a sample's video, or none where it is about a picture.
+
+        Raises:
+            TaskError: if a frame cannot be read, or frames are of several sizes.
+        """
+        if not sample.video:
+            return None
+        shown = self._shown(sample)
+        frames = {name: files.picture(self.folder / name, self.longest_side) for name in dict.fromkeys(shown)}
+        sizes = sorted({frame.size for frame in frames.values()})
+        if len(sizes) > 1:
+            said = listing(f"{width} x {height}" for width, height in sizes)
+            raise TaskError(f"the frames of the video {self.folder / sample.image} are of several sizes: {said}")
+        return Video(tuple(frames[name] for name in shown))
+
+    def _shown(self, sample: Sample) -> list[str]:
+        """Give the files of what a model is shown."""
+        names = self._files(sample)
+        if not names:
+            raise TaskError(f"there is no picture in {self.folder / sample.image}, which should hold a video's frames")
+        return files.evenly(names, self.frames) if sample.video else list(names)
 
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
         """Grade an answer by the metric.
@@ -271,7 +301,13 @@ class VqaJsonl(Task):
     @cached_property
     def _pictures(self) -> str:
         """What stands for the pictures: looked up once, for there may be many, and a card for each cell."""
-        return files.identity(self.folder, (sample.image for sample in self._content.samples))
+        return files.identity(self.folder, (name for sample in self._content.samples for name in self._files(sample)))
+
+    def _files(self, sample: Sample) -> tuple[str, ...]:
+        """Give the files of a sample's picture or video, by their places under the folder."""
+        if len(sample.video) == 1 and (self.folder / sample.image).is_dir():
+            return tuple(f"{sample.image}/{name}" for name in files.frames_in(self.folder / sample.image))
+        return sample.video or (sample.image,)
 
     @cached_property
     def _content(self) -> _Content:
@@ -284,6 +320,12 @@ class VqaJsonl(Task):
                 if sample.id in samples:
                     self._refuse(f"the id '{sample.id}' is that of line {lines[sample.id]}, too", number)
                 samples[sample.id], lines[sample.id] = sample, number
+                first = next(iter(samples))
+                if bool(sample.video) != bool(samples[first].video):
+                    other = "image" if sample.video else "video"
+                    self._refuse(
+                        f"a file is all of pictures or all of videos, and line {lines[first]} has {other}", number
+                    )
         if not samples:
             self._refuse("there is no sample in this file", 1)
         chosen, subset = self._subset(list(samples))
@@ -297,9 +339,17 @@ class VqaJsonl(Task):
             self._refuse("a line has answer or answers, not both", number)
         if not right:
             self._refuse("a line has answer, or answers, at least one", number)
-        image = PurePosixPath(line.image)
-        if not line.image or "\0" in line.image or image.is_absolute() or ".." in image.parts:
-            self._refuse(f"an image is named by its place under {self.folder}, not {line.image!r}", number)
+        if (line.image is None) == (line.video is None):
+            has = "none" if line.image is None else "both"
+            self._refuse(f"a line needs 'image' or 'video', one of them, and this one has {has}", number)
+        video = (line.video,) if isinstance(line.video, str) else line.video or ()
+        if line.video is not None and not video:
+            self._refuse("a video has at least one frame, or is a folder of frames", number)
+        for name in video if line.image is None else (line.image,):
+            place = PurePosixPath(name)
+            if not name or "\0" in name or place.is_absolute() or ".." in place.parts:
+                what = "an image" if line.image is not None else "a video's folder or frame"
+                self._refuse(f"{what} is named by its place under {self.folder}, not {name!r}", number)
         if self.ocr and line.ocr is None:
             self._refuse("ocr is in the prompt, and this line has none; an empty one is []", number)
         if self.metric == "choice":
@@ -309,10 +359,11 @@ class VqaJsonl(Task):
             question=self.template.format(
                 question=line.question, choices=metrics.lettered(line.choices), ocr=line.words
             ),
-            image=line.image,
+            image=" + ".join(video) if line.image is None else line.image,
             answers=right,
             kind=line.kind,
             choices=line.choices,
+            video=video,
         )
         wrong = METRICS[self.metric].check(sample)
         if wrong is not None:

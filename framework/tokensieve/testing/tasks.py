@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from tokensieve.tasks.base import Answer, Sample, Task, columns
+from tokensieve.video import Video
 
 if TYPE_CHECKING:
     import pytest
@@ -164,12 +165,18 @@ def summary_has_the_metric(trial: Trial) -> None:
 
 
 def pictures_are_rgb(trial: Trial) -> None:
-    """Pictures are RGB and not empty; asked again, and of samples that name the same one, they are the same."""
+    """Pictures and frames of videos are RGB and not empty, frames of one size; asked again, they are the same.
+
+    So they are of samples that name the same one.
+    """
     seen: dict[str, bytes] = {}
     for sample in [*trial.task.samples()[:MOST], *trial.task.samples()[:1]]:
-        image = trial.task.picture(sample)
-        _hold(image.mode == "RGB" and min(image.size) > 0, f"'{sample.image}' is {image.mode} of {image.size}")
-        content = repr(image.size).encode() + image.tobytes()
+        shown = trial.task.shown(sample)
+        frames = shown.frames if isinstance(shown, Video) else (shown,)
+        _hold(len({frame.size for frame in frames}) == 1, f"'{sample.image}' has no frames, or frames of several sizes")
+        for frame in frames:
+            _hold(frame.mode == "RGB" and min(frame.size) > 0, f"'{sample.image}' is {frame.mode} of {frame.size}")
+        content = repr(frames[0].size).encode() + b"".join(frame.tobytes() for frame in frames)
         _hold(seen.setdefault(sample.image, content) == content, f"'{sample.image}' is not always the same picture")
 
 
