@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from tokensieve.errors import StudyError
 from tokensieve.registry import default_registry
-from tokensieve.study import analysis, findings, statistics
+from tokensieve.study import analysis, findings, inference, statistics
 from tokensieve.study.report import answers, tables
 
 from . import synthetic
@@ -286,6 +287,52 @@ def test_holm_is_over_all_differences_of_a_question(clear, founds):
         for against in (found.controls, found.plain, found.attention):
             expected = statistics.holm([one.versus.p for one in against])
             assert [one.versus.holm for one in against] == pytest.approx(expected)
+
+
+def by_hand(first, second):
+    """McNemar's exact p-value of two lists of answers, or none where one is neither right nor wrong."""
+    if not {*first, *second} <= {0.0, 1.0}:
+        return None
+    wins = sum(one > other for one, other in zip(first, second, strict=True))
+    losses = sum(one < other for one, other in zip(first, second, strict=True))
+    return binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+
+
+def holm_by_hand(ps):
+    """Each p-value times the number of those that are not smaller, and no smaller than any before it."""
+    known = sorted(p for p in ps if p is not None)
+    steps = [min(1.0, (len(known) - place) * p) for place, p in enumerate(known)]
+    return [None if p is None else max(steps[: known.index(p) + 1]) for p in ps]
+
+
+def test_mcnemar_stands_beside_the_interval(clear, founds):
+    seen = set()
+    for found in [clear, *founds]:
+        mask = found.comparison.headline
+        operands = [one for composed in found.composed for one in composed.against]
+        for against in (found.controls, operands):
+            expected = []
+            for one in against:
+                if one in operands:
+                    other = found.comparison.find(one.other, one.arm.keep).correct
+                else:
+                    [other] = [r.correct for r in analysis.rivals(found.comparison, one.arm) if r.name == one.other]
+                expected.append(by_hand(one.arm.correct[mask].tolist(), other[mask].tolist()))
+            assert [one.versus.mcnemar for one in against] == pytest.approx(expected)
+            assert [one.versus.mcnemar_holm for one in against] == pytest.approx(holm_by_hand(expected))
+            seen |= {p is None for p in expected}
+    # Controls that are mixed, and means over draws, are neither right nor wrong.
+    assert seen == {True, False}
+    by = {one.arm.method: one.versus for one in clear.controls}
+    assert by["gsp"].mcnemar == by["gsp"].mcnemar_holm == 1
+    assert by["script"].mcnemar < by["script"].mcnemar_holm < 1e-6
+
+
+def test_partial_credit_and_a_single_picture_have_no_mcnemar():
+    half = exact({("gsp", "method"): lambda n: n % 3 / 2, ("random", "random"): lambda n: n % 2})
+    assert [one.versus.mcnemar for one in half.controls] == [None]
+    alone = inference.paired(np.ones((1, 6)), np.zeros((1, 6)), np.zeros(6, dtype=np.int64))
+    assert [one.mcnemar for one in alone] == [None]
 
 
 def test_a_composition_is_set_against_its_operands(clear, founds):

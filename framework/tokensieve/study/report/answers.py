@@ -20,8 +20,11 @@ from tokensieve.study.report.tables import (
     Table,
     control_table,
     in_points,
+    mcnemar_note,
     slug,
     spelled,
+    tested,
+    with_tests,
 )
 from tokensieve.study.statistics import Rank
 
@@ -251,7 +254,12 @@ def _plain_table(found: Findings) -> Table | None:
 def _composition_table(found: Findings) -> Table | None:
     flat = [one for composed in found.composed for one in composed.against]
     return _difference_table(
-        found, "compositions", "compositions and their operands", flat, lambda one: f"{one.arm.method} vs {one.other}"
+        found,
+        "compositions",
+        "compositions and their operands",
+        flat,
+        lambda one: f"{one.arm.method} vs {one.other}",
+        test=True,
     )
 
 
@@ -262,6 +270,7 @@ def _attention_table(found: Findings) -> Table | None:
         "attention against the best control",
         found.attention,
         lambda one: f"{one.arm.method}: {one.kind or 'all'}",
+        test=True,
     )
 
 
@@ -336,20 +345,31 @@ def record_table(found: Findings) -> Table | None:
 
 
 def _difference_table(
-    found: Findings, name: str, title: str, differences: Iterable[Against], label: Callable[[Against], str]
+    found: Findings,
+    name: str,
+    title: str,
+    differences: Iterable[Against],
+    label: Callable[[Against], str],
+    *,
+    test: bool = False,
 ) -> Table | None:
+    """Give a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
     comparison = found.comparison
-    rows: dict[str, dict[str, Cell]] = {}
+    rows: dict[str, dict[str, Versus]] = {}
     mixed = False
     for one in differences:
         mixed |= one.mixed
-        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = Delta(one.versus)
+        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = one.versus
     keeps = [keep for keep in comparison.keeps if any(keep in row for row in rows.values())]
-    lines = [Line(text, tuple(row.get(keep) for keep in keeps)) for text, row in rows.items()]
-    notes = [NOTE]
+    width = 2 if test else 1
+    lines = [
+        Line(text, tuple(cell for keep in keeps for cell in tested(row.get(keep))[:width]))
+        for text, row in rows.items()
+    ]
+    notes = [NOTE, mcnemar_note(comparison)][:width]
     if mixed:
         notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
-    return _made(comparison, name, title, keeps, lines, tuple(notes))
+    return _made(comparison, name, title, with_tests(keeps) if test else keeps, lines, tuple(notes))
 
 
 def _made(

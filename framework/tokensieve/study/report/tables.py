@@ -43,7 +43,14 @@ class Delta:
     versus: Versus
 
 
-Cell: TypeAlias = str | float | Share | Delta | None
+@dataclass(frozen=True)
+class PValue:
+    """A p-value, printed as `0.012`; `n/a` where there is none."""
+
+    p: float | None
+
+
+Cell: TypeAlias = str | float | Share | Delta | PValue | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ def accuracy_table(found: Findings) -> Table:
         "All",
         "Rel. %",
         "Δ best control",
+        "p",
         "Tokens/layer",
         "GFLOPs",
         "ms",
@@ -193,14 +201,14 @@ def control_table(found: Findings) -> Table:
         cells: list[Cell] = []
         for keep in comparison.keeps:
             one = by.get((method, keep))
-            cells.append(None if one is None else Delta(one.versus))
+            cells += tested(None if one is None else one.versus)
         mixed = any(one.mixed for one in found.controls if one.arm.method == method)
         lines.append(Line(f"{method} ‡" if mixed else method, tuple(cells)))
-    best = []
+    best: list[Cell] = []
     for keep in comparison.keeps:
         names = dict.fromkeys(one.other for one in found.controls if one.arm.keep == keep and not one.mixed)
-        best.append(", ".join(name.removesuffix(f" at {keep}") for name in names) or None)
-    notes = [NOTE]
+        best += [", ".join(name.removesuffix(f" at {keep}") for name in names) or None, None]
+    notes = [NOTE, mcnemar_note(comparison, picked=True)]
     if any(one.mixed for one in found.controls):
         notes.append(
             "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per "
@@ -209,19 +217,53 @@ def control_table(found: Findings) -> Table:
     return Table(
         f"controls-{slug(comparison.title)}",
         f"{comparison.title}: difference to the best control",
-        comparison.keeps,
+        with_tests(comparison.keeps),
         (Group("", (Line("best control", tuple(best), "control"), *lines)),),
         tuple(notes),
     )
 
 
-def _line(comparison: Comparison, arm: Arm, kinds: Sequence[str], **more: Cell) -> Line:
+def tested(versus: Versus | None) -> tuple[Cell, Cell]:
+    """Give the cells of a difference and of McNemar's p-value beside it."""
+    return (None, None) if versus is None else (Delta(versus), PValue(versus.mcnemar_holm))
+
+
+def with_tests(keeps: Iterable[str]) -> tuple[str, ...]:
+    """Give a column for every budget and one for the p-value beside it."""
+    return tuple(column for keep in keeps for column in (keep, f"p at {keep}"))
+
+
+def mcnemar_note(comparison: Comparison, picked: bool = False) -> str:
+    """Say what McNemar's p-values are, and whether they can be trusted.
+
+    Args:
+        comparison: of which.
+        picked: whether they are against the control that came out best, and what stands beside them is not.
+    """
+    note = (
+        "p: McNemar's exact test after Holm's correction; n/a where some answer is neither right nor wrong, as in a "
+        "mean over draws or a mixture of budgets."
+    )
+    if picked:
+        note += " It takes the control that came out best for the only one; ▲ and ▼ reckon with all of them."
+    mask = comparison.headline
+    if len(set(comparison.clusters[mask].tolist())) < mask.sum():
+        note += (
+            " It takes questions for independent, so p is too small where a picture has several; ▲ and ▼ are by a test "
+            "that flips whole pictures."
+        )
+    return note
+
+
+def _line(
+    comparison: Comparison, arm: Arm, kinds: Sequence[str], best: bool = False, versus: Versus | None = None
+) -> Line:
     cells: list[Cell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
     ratio = relative(comparison, arm)
     cells += [
-        more.get("all") or Share(comparison.interval(arm)),
+        Share(comparison.interval(arm), best),
         None if ratio is None else 100 * ratio,
-        more.get("delta"),
+        *tested(versus),
         f"{arm.tokens:.1f}",
         f"{arm.flops / 1e9:.4g}",
         f"{arm.ms:.3g}",
@@ -235,9 +277,8 @@ def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[L
     lines = []
     for arm in block.arms:
         one = next((one for one in found.controls if one.arm is arm), None)
-        whole = Share(comparison.interval(arm), best=len(block.arms) > 1 and comparison.score(arm) >= best)
-        delta = None if one is None else Delta(one.versus)
-        lines.append(_line(comparison, arm, kinds, all=whole, delta=delta))
+        first = len(block.arms) > 1 and comparison.score(arm) >= best
+        lines.append(_line(comparison, arm, kinds, first, None if one is None else one.versus))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
     return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
 
@@ -248,6 +289,7 @@ def _notes(found: Findings) -> tuple[str, ...]:
         f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
         f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
         "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured.",
+        mcnemar_note(comparison, picked=True),
     ]
     for kind, (right, count) in comparison.left_out.items():
         notes.append(
@@ -318,6 +360,8 @@ def printed(cell: Cell) -> str:
         one = cell.versus
         mark = MARKS[one.verdict]
         return in_points(one) + (f" {mark}" if mark else "")
+    if isinstance(cell, PValue):
+        return "n/a" if cell.p is None else "<0.001" if cell.p < 0.001 else f"{cell.p:.3f}"
     if isinstance(cell, int | float):
         return f"{cell:.1f}"
     return cell
@@ -390,6 +434,8 @@ def tex(text: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "|": r"\textbar{}",
+        "<": r"$<$",
+        ">": r"$>$",
         "±": r"$\pm$",
         "Δ": r"$\Delta$",
         "▲": r"$\blacktriangle$",
@@ -434,6 +480,8 @@ def _numbers(cell: Cell, interval: bool) -> list[str]:
         values = (cell.interval.estimate, cell.interval.low, cell.interval.high)
     elif isinstance(cell, Delta):
         values = (cell.versus.value, cell.versus.low, cell.versus.high)
+    elif isinstance(cell, PValue):
+        return ["" if cell.p is None else f"{cell.p:.6g}"]
     else:
         text = "" if cell is None else printed(cell)
         return [text, "", ""] if interval else [text]

@@ -198,7 +198,7 @@ def _page(
         questions=asked,
         warnings=warnings(founds),
         # What a reader asks first stands first; files have it last, as papers do.
-        tables=[reordered(table, ("All", "Rel. %", "Δ best control")) for table in tables],
+        tables=[reordered(table, ("All", "Rel. %", "Δ best control", "p")) for table in tables],
         problems=shown.problems,
         missing=missing(results, [found.comparison for found in founds]),
         provenance=provenance(founds),
