@@ -25,6 +25,7 @@ from tokensieve.errors import StudyError
 from tokensieve.study import inference
 from tokensieve.study.rows import Cell, Failure, Row
 from tokensieve.study.statistics import Interval
+from tokensieve.tasks.base import columns
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -72,6 +73,7 @@ class Measured:
         images: pictures' names.
         answers: what was answered.
         correct: float64 `[rows]`.
+        grades: by name, float64 `[rows]`, what the task gave; the metric is `correct`.
         tokens: float64 `[rows]`, mean visual tokens per decoder layer.
         visual: int64 `[rows]`, visual tokens of the prompt.
         flops: float64 `[rows]`, counted: language model and, where the recipe prunes it, tower.
@@ -89,6 +91,7 @@ class Measured:
     images: tuple[str, ...]
     answers: tuple[str, ...]
     correct: Floats
+    grades: Mapping[str, Floats]
     tokens: Floats
     visual: Integers
     flops: Floats
@@ -121,6 +124,7 @@ class Measured:
             images=tuple(row.image for row in rows),
             answers=tuple(row.answer for row in rows),
             correct=column(lambda row: row.correct),
+            grades=columns([row.grades for row in rows]),
             tokens=column(lambda row: sum(row.per_layer) / max(1, len(row.per_layer))),
             visual=np.array([row.visual for row in rows], dtype=np.int64),
             flops=column(lambda row: row.flops + (row.tower_flops or 0)),
@@ -515,6 +519,7 @@ def _ordered(measured: Measured, samples: tuple[str, ...]) -> Measured:
         images=taken(measured.images),
         answers=taken(measured.answers),
         correct=measured.correct[order],
+        grades={name: values[order] for name, values in measured.grades.items()},
         tokens=measured.tokens[order],
         visual=measured.visual[order],
         flops=measured.flops[order],

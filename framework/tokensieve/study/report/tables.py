@@ -15,9 +15,12 @@ from tokensieve.study.analysis import Arm, Block, Comparison
 from tokensieve.study.findings import Findings
 from tokensieve.study.inference import Versus, half
 from tokensieve.study.statistics import Interval
+from tokensieve.tasks.base import Task
 
 NOTHING = "\u2013"
 """What is printed where there is no number: an en dash."""
+FREE = "All tokens, and none"
+"""The heading of what has no budget."""
 NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
 MARKS = {"better": "▲", "worse": "▼", "open": ""}
 """What stands behind a difference that is shown."""
@@ -112,7 +115,7 @@ def accuracy_table(found: Findings) -> Table:
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     ordered = _sorted(shown, out)
     if free:
-        groups.append(Group("All tokens, and none", tuple(_line(comparison, arm, ordered) for arm in free)))
+        groups.append(Group(FREE, tuple(_line(comparison, arm, ordered) for arm in free)))
     for block in comparison.blocks:
         lines = _block_lines(found, block, ordered)
         groups.append(Group(block_name(block), lines))
@@ -162,10 +165,49 @@ def task_table(founds: Sequence[Findings]) -> Table | None:
         f"{single[0].model}: all tasks",
         (*(comparison.task for comparison in single), "Rel. %"),
         tuple(
-            Group(" / ".join(dict.fromkeys(filter(None, heading))) or "All tokens, and none", _by_mean(lines))
+            Group(" / ".join(dict.fromkeys(filter(None, heading))) or FREE, _by_mean(lines))
             for heading, lines in groups.items()
         ),
         ("All: types of question that count in the headline. Rel.: mean ratio to the unpruned model.", *notes),
+    )
+
+
+def measures_table(comparison: Comparison, task: Task) -> Table | None:
+    """Give what a task makes of all grades, such as POPE's F1: a column a measure, groups as in the main table.
+
+    Args:
+        comparison: of that task.
+        task: what was asked.
+
+    Returns:
+        The table, or none where the task has nothing but its metric.
+    """
+    groups = []
+    names: dict[str, None] = {}
+    for heading, arms in _headed(comparison):
+        found = [(arm, [task.summary(cell.grades) for cell in arm.cells]) for arm in arms]
+        names |= dict.fromkeys(name for _, cells in found for cell in cells for name in cell)
+        groups.append((heading, found))
+    if set(names) <= {task.metric}:
+        return None
+    return Table(
+        f"measures-{slug(comparison.title)}",
+        f"{comparison.title}: measures of the task",
+        tuple(names),
+        tuple(
+            Group(
+                heading,
+                tuple(
+                    Line(arm.method, tuple(_measure([cell[name] for cell in cells]) for name in names), arm.role)
+                    for arm, cells in found
+                ),
+            )
+            for heading, found in groups
+        ),
+        (
+            f"Over all {len(comparison.samples)} questions, also of types that All leaves out; of draws, the mean.",
+            f"Methods are compared by {task.metric}.",
+        ),
     )
 
 
@@ -281,6 +323,24 @@ def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[L
         lines.append(_line(comparison, arm, kinds, first, None if one is None else one.versus))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
     return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
+
+
+def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
+    """Give all arms but inverted scores under the headings of the main table."""
+    free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
+    blocks = [
+        (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
+        for block in comparison.blocks
+    ]
+    return [(FREE, free), *blocks] if free else blocks
+
+
+def _measure(values: Sequence[float]) -> Cell:
+    mean = float(np.mean(values))
+    if not np.isfinite(mean):
+        return None
+    # Measures are of any size: a divergence may be tiny.
+    return f"{mean:.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
 
 
 def _notes(found: Findings) -> tuple[str, ...]:
