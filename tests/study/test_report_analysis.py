@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, kendalltau
 
 from tokensieve.errors import StudyError
 from tokensieve.registry import default_registry
@@ -416,11 +416,124 @@ def test_known_truth_is_found(founds):
                 assert one.versus.verdict == "better"
 
 
+# ------------------------------------------------------------------------------------------------ from model to model
+
+
+def test_an_order_is_compared_between_models(made, comparisons):
+    found = findings.transfers(comparisons)
+    assert [(one.first.model, one.second.model, one.keep) for one in found] == [
+        ("small-a", "small-b", keep) for keep in SMALL
+    ]
+    for one in found:
+        # `fastv` has another ledger, so it is ranked with none.
+        assert set(one.methods) == {"script", "gsp", "qcsp"}
+        kinds = set(comparisons[0].headline_kinds) & set(comparisons[1].headline_kinds)
+        scores = []
+        for model in ("small-a", "small-b"):
+            scores.append([])
+            for method in one.methods:
+                [rows] = rows_of(made, model=model, method=method, keep=one.keep)
+                own = [row.correct for row in rows if row.kind in kinds]
+                scores[-1].append(sum(own) / len(own))
+        assert one.found.tau == pytest.approx(kendalltau(*scores).statistic)
+        assert one.found.low <= one.found.tau + 1e-9
+        assert one.found.pairs == 3
+
+
+def pair(order, **changes):
+    """Two models on which methods have shares of samples right: in an order on one, in another on the other."""
+    made = Made()
+    task = Shapes(pictures=40)
+    for model, shares in order.items():
+        for method, share in shares.items():
+            cell = replace(synthetic.cell(task, model, method, "method", "1/9"), **changes.get(model, {}))
+            synthetic.fill(made, task, cell, 0.5)
+            rows = [
+                replace(row, correct=float(n * 7 % 200 < 200 * share))
+                for n, row in enumerate(made.content[cell.key][1])
+            ]
+            made.add(cell, rows)
+    return analysis.collect(made)
+
+
+CLEAR = {"gsp": 0.9, "script": 0.6, "qcsp": 0.3}
+TURNED = {"gsp": 0.3, "script": 0.6, "qcsp": 0.9}
+
+
+def test_models_agree_or_do_not():
+    [alike] = findings.transfers(pair({"m": CLEAR, "n": CLEAR}))
+    assert (alike.found.tau, alike.found.low, alike.found.high) == pytest.approx((1, 1, 1))
+    [opposed] = findings.transfers(pair({"m": CLEAR, "n": TURNED}))
+    assert (opposed.found.tau, opposed.found.low, opposed.found.high) == pytest.approx((-1, -1, -1))
+    assert (opposed.found.same, opposed.found.opposite) == (0, 3)
+
+
+def test_samples_are_paired_by_their_names():
+    straight = pair({"m": CLEAR, "n": TURNED})
+    turned = replace(
+        straight[1],
+        samples=straight[1].samples[::-1],
+        kinds=straight[1].kinds[::-1],
+        images=straight[1].images[::-1],
+        arms=tuple(
+            replace(arm, cells=tuple(analysis._ordered(cell, straight[1].samples[::-1]) for cell in arm.cells))
+            for arm in straight[1].arms
+        ),
+    )
+    [one], [other] = findings.transfers(straight), findings.transfers([straight[0], turned])
+    assert one.found == other.found
+
+
+def test_only_what_may_be_compared_is():
+    assert findings.transfers(pair({"m": CLEAR})) == ()
+    assert findings.transfers(pair({"m": CLEAR, "n": {"gsp": 0.5, "fastv": 0.5}})) == ()
+    assert findings.transfers(pair({"m": CLEAR, "n": CLEAR}, n={"card_hash": "other"})) == ()
+    assert len(findings.transfers(pair({"m": CLEAR, "n": CLEAR, "o": TURNED}))) == 3
+
+
+def test_whether_an_order_carries_over_is_asked_of_several_models_only(founds, clear):
+    assert [question.name for question in answers.questions([clear])].count("transfer") == 0
+    [question] = [question for question in answers.questions(founds) if question.name == "transfer"]
+    [answer] = question.answers
+    assert answer.title == "small-a and small-b on shapes"
+    [table] = question.tables
+    assert table.columns == SMALL
+    [group] = table.groups
+    assert group.heading == "small-a and small-b"
+    [line] = group.lines
+    assert line.label == "3 methods"
+    for one, cell in zip(findings.transfers([found.comparison for found in founds]), line.cells, strict=True):
+        assert cell == f"{one.found.tau:.2f} [{one.found.low:.2f}, {one.found.high:.2f}]"
+    assert "3 methods: script, gsp, qcsp." in table.notes
+    assert tables.latex(table).isascii()
+
+
+def test_what_is_said_of_an_order_that_carries_over():
+    def said(order):
+        found = [findings.find(one, default_registry()) for one in pair(order)]
+        [question] = [question for question in answers.questions(found) if question.name == "transfer"]
+        return [answer.text for answer in question.answers]
+
+    assert said({"m": CLEAR, "n": CLEAR}) == [
+        "τ is 1.00. Of 3 pairs of methods (over all budgets), both models tell 3 apart, "
+        "and all of these are in the same order."
+    ]
+    assert said({"m": CLEAR, "n": TURNED}) == [
+        "τ is -1.00. Of 3 pairs of methods (over all budgets), both models tell 3 apart, "
+        "and 3 of these are turned around."
+    ]
+    same = dict.fromkeys(CLEAR, 0.5)
+    assert said({"m": same, "n": CLEAR}) == [
+        "τ is not known. Of 3 pairs of methods (over all budgets), both models tell none apart."
+    ]
+
+
 def test_questions_are_answered_for_every_comparison(founds):
     asked = answers.questions(founds)
-    assert len({question.name for question in asked}) == len(asked) == 7
+    assert len({question.name for question in asked}) == len(asked) == 8
     for question in asked:
-        assert [answer.title for answer in question.answers] == [found.comparison.title for found in founds]
+        if question.name != "transfer":
+            assert [answer.title for answer in question.answers] == [found.comparison.title for found in founds]
         assert all(answer.text for answer in question.answers)
     certainty = asked[-1].answers[0].text
     assert "120 questions on 24 pictures" in certainty

@@ -139,7 +139,7 @@ class Odd(Shapes):
     """Its measures are of no size in particular."""
 
     def summary(self, grades):
-        return {"exact": 0.5, "tiny": 0.000123, "none": float("nan"), "large": 12345.6, "zero": 0.0}
+        return {"exact": 0.5, "tiny": 0.0001, "none": float("nan"), "large": 12345.6, "zero": 0.0}
 
 
 def test_measures_are_printed_whatever_their_size():
@@ -148,7 +148,7 @@ def test_measures_are_printed_whatever_their_size():
     synthetic.fill(made, task, synthetic.cell(task, "m", "gsp", "method", "1/3"), 0.5)
     [comparison] = analysis.collect(made)
     [group] = tables.measures_table(comparison, task).groups
-    assert group.lines[0].cells == ("0.500", "0.00012", None, "12345.600", "0.000")
+    assert group.lines[0].cells == ("0.500", "0.00010", None, "12345.600", "0.000")
 
 
 def test_columns_of_grades_are_those_of_the_rows(made):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokensieve.study import statistics
-from tokensieve.study.statistics import Design, Friedman, Interval, Rank, Record
+from tokensieve.study.statistics import Design, Friedman, Interval, Rank, Record, Transfer
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -195,6 +195,13 @@ def record(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
     if not blocks or len(blocks[0][0]) < 2 or any(len(set(clusters.tolist())) < 2 for _, clusters in blocks):
         return None
     return statistics.win_tie_loss([(scores, _design(clusters, FEWER)) for scores, clusters in blocks])
+
+
+def transfer(first: Floats, second: Floats, clusters: Integers) -> Transfer | None:
+    """Say how far two models, `[rows, samples]` each, order rows alike; none with one picture or one row."""
+    if len(first) < 2 or len(set(clusters.tolist())) < 2:
+        return None
+    return statistics.transfer(first, second, _design(clusters, FEWER))
 
 
 def by_picture(scores: Floats, clusters: Integers) -> Friedman | None:

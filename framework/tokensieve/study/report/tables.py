@@ -340,7 +340,7 @@ def _measure(values: Sequence[float]) -> Cell:
     if not np.isfinite(mean):
         return None
     # Measures are of any size: a divergence may be tiny.
-    return f"{mean:.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
+    return f"{mean:#.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
 
 
 def _notes(found: Findings) -> tuple[str, ...]:
@@ -498,6 +498,7 @@ def tex(text: str) -> str:
         ">": r"$>$",
         "±": r"$\pm$",
         "Δ": r"$\Delta$",
+        "τ": r"$\tau$",
         "▲": r"$\blacktriangle$",
         "▼": r"$\blacktriangledown$",
         "†": r"$\dagger$",
