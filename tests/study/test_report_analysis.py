@@ -1,5 +1,6 @@
 """What a report may compare, and what it says of it; references are loops over rows."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,38 @@ def test_an_arm_is_the_mean_over_seeds_of_every_sample(made, comparisons):
     assert arm.tokens == pytest.approx(sum(sum(row.per_layer) / len(row.per_layer) for row in flat) / len(flat))
     assert arm.flops == pytest.approx(sum(row.flops for row in flat) / len(flat))
     assert arm.ms == pytest.approx(sum(row.ms for row in flat) / len(flat))
+
+
+def test_what_stayed_is_what_the_rows_say():
+    given = [((0, 7, 575), (7,)), (), ((), ()), ((2,),), ((1, 2), (), (2**31 - 1,))]
+    kept = analysis.Kept.of(given)
+    assert list(kept) == given
+    assert [kept[place] for place in range(-5, 5)] == given * 2
+    assert list(kept.taken(np.array([4, 0, 0, 2]))) == [given[place] for place in (4, 0, 0, 2)]
+    assert list(analysis.Kept.of([])) == []
+    for place in (5, -6):
+        with pytest.raises(IndexError):
+            kept[place]
+
+
+def test_what_stayed_is_held_in_four_bytes_an_id():
+    task = Shapes(pictures=40)
+    cell = synthetic.cell(task, "m", "gsp", "method", "1/3")
+
+    def rows():
+        blank = synthetic.row(cell, synthetic.sample(0, 0), 0.5, 4, 0.5)
+        return [
+            replace(blank, sample=f"{number}", kept=(tuple(range(1000 + number, 1500 + number)),))
+            for number in range(200)
+        ]
+
+    analysis.Measured.of(cell, rows())
+    tracemalloc.start()
+    measured = analysis.Measured.of(cell, rows())
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(measured.kept[199][0]) == 500
+    assert held < 200 * 500 * 4 * 1.5
 
 
 def test_the_tower_counts_where_it_was_pruned():
@@ -194,7 +227,7 @@ def test_rows_in_another_order_are_the_same_cell(made, comparisons):
         for keep in SMALL:
             assert comparison.samples == whole.samples
             np.testing.assert_array_equal(comparison.find("gsp", keep).correct, whole.find("gsp", keep).correct)
-            assert comparison.find("gsp", keep).cells[0].kept == whole.find("gsp", keep).cells[0].kept
+            assert list(comparison.find("gsp", keep).cells[0].kept) == list(whole.find("gsp", keep).cells[0].kept)
 
 
 def test_what_cannot_be_paired_is_excluded_and_said():
