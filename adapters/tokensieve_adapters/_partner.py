@@ -48,12 +48,15 @@ class TextPartner:
 
     @torch.no_grad()
     def patches(self, selected: Tensor) -> Tensor:
-        """Project patches by the partner's own post-norm and, where it has one, visual projection."""
+        """Project patches by the partner's own post-norm and, where it has one, visual projection.
+
+        A partner that was handed over may be on another device; what it gives is on that of the patches.
+        """
         tower = self.model.vision_model
-        x = tower.post_layernorm(selected.to(self.model.dtype))
+        x = tower.post_layernorm(selected.to(self.model.device, self.model.dtype))
         projection = getattr(self.model, "visual_projection", None)
         result: Tensor = x if projection is None else projection(x)
-        return result
+        return result.to(selected.device)
 
     @torch.no_grad()
     def text(self, question: str) -> Tensor:
@@ -86,13 +89,15 @@ class TextPartner:
         return int(width)
 
 
-def load_partner(query_encoder: object, vision_config: Any) -> TextPartner:
+def load_partner(query_encoder: object, vision_config: Any, tower: nn.Module) -> TextPartner:
     """Load a partner from a directory, a model, or a model and its tokenizer.
 
     Args:
         query_encoder: a path, a CLIPModel or SiglipModel (its tokenizer is looked for where the
-            model was loaded from), or a pair (model, tokenizer).
+            model was loaded from), or a pair (model, tokenizer). What is loaded from a path goes to
+            the tower's device; a model stays where it is.
         vision_config: of the language model's own vision tower; the partner's must agree.
+        tower: that vision tower, or a part of it.
 
     Raises:
         RefusedError: if it is none of these, or its tower is another one.
@@ -105,6 +110,10 @@ def load_partner(query_encoder: object, vision_config: Any) -> TextPartner:
         model, tokenizer = query_encoder
     if isinstance(query_encoder, (str, Path)):
         model = AutoModel.from_pretrained(query_encoder).eval()
+        place = next(tower.parameters()).device
+        # An offloaded tower has no weights until it runs.
+        if place.type != "meta":
+            model.to(place)
         tokenizer = AutoTokenizer.from_pretrained(query_encoder)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if not isinstance(model, nn.Module) or kind not in ("clip", "siglip"):

@@ -48,7 +48,7 @@ class TowerDecoder(Decoder):
 
     def partner(self, query_encoder: object) -> Partner:
         """Load the CLIP or SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
+        return load_partner(query_encoder, self.config.vision_config, self.base.get_submodule(str(self.vision_path)))
 
 
 class SquaresDecoder(Decoder):

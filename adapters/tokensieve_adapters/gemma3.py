@@ -30,7 +30,7 @@ class Gemma3Decoder(SquaresDecoder):
 
     def partner(self, query_encoder: object) -> Partner:
         """Load the SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config)
+        return load_partner(query_encoder, self.config.vision_config, self.base.get_submodule(str(self.vision_path)))
 
 
 class Gemma3Adapter(Adapter):

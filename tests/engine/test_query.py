@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -20,6 +21,8 @@ from tokensieve import Evidence, Scorer
 from tokensieve.errors import RefusedError
 from tokensieve.testing.prompts import lively
 from tokensieve_adapters import _example
+from tokensieve_adapters.gemma3 import Gemma3Adapter
+from tokensieve_adapters.llava import LlavaAdapter
 
 from .models import IMAGE, ONE, RAGGED, Prompt, batch, generate, llava, patches, prompts, shared
 
@@ -245,6 +248,47 @@ def test_partners_that_do_not_fit():
         read(model, prompts(model, ONE), query_encoder=two_towers(model), query=["acat"])
     with pytest.raises(RefusedError, match="processor= or query="):
         read(model, prompts(model, ONE), query_encoder=(two_towers(model), letters()))
+
+
+def elsewhere(model, device):
+    """A copy of the model, whose vision tower is on a device that this machine need not have."""
+    moved = copy.deepcopy(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in moved.model.vision_tower.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, device=device))
+    return moved
+
+
+@pytest.mark.parametrize(("adapter", "kind"), [(LlavaAdapter, "clip"), (Gemma3Adapter, "siglip")])
+@pytest.mark.parametrize(("device", "place"), [("cuda:1", "cuda:1"), ("cpu", "cpu"), ("meta", None)])
+def test_a_partner_that_is_loaded_goes_to_where_the_tower_is(tmp_path, monkeypatch, adapter, kind, device, place):
+    """Of an offloaded tower, whose weights are not there, nobody knows where it will be: the partner stays."""
+    model = adapter.tiny()
+    partner = two_towers(model, kind)
+    partner.save_pretrained(tmp_path)
+    letters().save_pretrained(tmp_path)
+    moved = []
+    monkeypatch.setattr(type(partner), "to", lambda self, where: moved.append(str(where)) or self)
+    decoder = adapter(elsewhere(model, device)).decoder
+    for path in (tmp_path, str(tmp_path)):
+        decoder.partner(path)
+    assert moved == ([] if place is None else [place] * 2)
+    decoder.partner((partner, letters()))
+    assert len(moved) == (0 if place is None else 2)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_patches_come_to_a_partner_that_was_handed_over_and_back(kind):
+    model = shared("sdpa" if kind == "clip" else "siglip")
+    partner = two_towers(model, kind)
+    loaded = LlavaAdapter(model).decoder.partner((partner, letters()))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        seen = torch.empty(1, 5, model.config.vision_config.hidden_size, device="cuda:1")
+        found = loaded.patches(seen)
+    assert str(found.device) == "cuda:1"
+    assert partner.device.type == "cpu"
 
 
 def test_encoded_images_have_no_patches_for_a_partner():

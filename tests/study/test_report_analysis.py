@@ -1,13 +1,15 @@
 """What a report may compare, and what it says of it; references are loops over rows."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, kendalltau
 
 from tokensieve.errors import StudyError
 from tokensieve.registry import default_registry
-from tokensieve.study import analysis, findings, statistics
+from tokensieve.study import analysis, findings, inference, statistics
 from tokensieve.study.report import answers, tables
 
 from . import synthetic
@@ -67,6 +69,38 @@ def test_an_arm_is_the_mean_over_seeds_of_every_sample(made, comparisons):
     assert arm.tokens == pytest.approx(sum(sum(row.per_layer) / len(row.per_layer) for row in flat) / len(flat))
     assert arm.flops == pytest.approx(sum(row.flops for row in flat) / len(flat))
     assert arm.ms == pytest.approx(sum(row.ms for row in flat) / len(flat))
+
+
+def test_what_stayed_is_what_the_rows_say():
+    given = [((0, 7, 575), (7,)), (), ((), ()), ((2,),), ((1, 2), (), (2**31 - 1,))]
+    kept = analysis.Kept.of(given)
+    assert list(kept) == given
+    assert [kept[place] for place in range(-5, 5)] == given * 2
+    assert list(kept.taken(np.array([4, 0, 0, 2]))) == [given[place] for place in (4, 0, 0, 2)]
+    assert list(analysis.Kept.of([])) == []
+    for place in (5, -6):
+        with pytest.raises(IndexError):
+            kept[place]
+
+
+def test_what_stayed_is_held_in_four_bytes_an_id():
+    task = Shapes(pictures=40)
+    cell = synthetic.cell(task, "m", "gsp", "method", "1/3")
+
+    def rows():
+        blank = synthetic.row(cell, synthetic.sample(0, 0), 0.5, 4, 0.5)
+        return [
+            replace(blank, sample=f"{number}", kept=(tuple(range(1000 + number, 1500 + number)),))
+            for number in range(200)
+        ]
+
+    analysis.Measured.of(cell, rows())
+    tracemalloc.start()
+    measured = analysis.Measured.of(cell, rows())
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(measured.kept[199][0]) == 500
+    assert held < 200 * 500 * 4 * 1.5
 
 
 def test_the_tower_counts_where_it_was_pruned():
@@ -193,7 +227,7 @@ def test_rows_in_another_order_are_the_same_cell(made, comparisons):
         for keep in SMALL:
             assert comparison.samples == whole.samples
             np.testing.assert_array_equal(comparison.find("gsp", keep).correct, whole.find("gsp", keep).correct)
-            assert comparison.find("gsp", keep).cells[0].kept == whole.find("gsp", keep).cells[0].kept
+            assert list(comparison.find("gsp", keep).cells[0].kept) == list(whole.find("gsp", keep).cells[0].kept)
 
 
 def test_what_cannot_be_paired_is_excluded_and_said():
@@ -288,6 +322,52 @@ def test_holm_is_over_all_differences_of_a_question(clear, founds):
             assert [one.versus.holm for one in against] == pytest.approx(expected)
 
 
+def by_hand(first, second):
+    """McNemar's exact p-value of two lists of answers, or none where one is neither right nor wrong."""
+    if not {*first, *second} <= {0.0, 1.0}:
+        return None
+    wins = sum(one > other for one, other in zip(first, second, strict=True))
+    losses = sum(one < other for one, other in zip(first, second, strict=True))
+    return binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+
+
+def holm_by_hand(ps):
+    """Each p-value times the number of those that are not smaller, and no smaller than any before it."""
+    known = sorted(p for p in ps if p is not None)
+    steps = [min(1.0, (len(known) - place) * p) for place, p in enumerate(known)]
+    return [None if p is None else max(steps[: known.index(p) + 1]) for p in ps]
+
+
+def test_mcnemar_stands_beside_the_interval(clear, founds):
+    seen = set()
+    for found in [clear, *founds]:
+        mask = found.comparison.headline
+        operands = [one for composed in found.composed for one in composed.against]
+        for against in (found.controls, operands):
+            expected = []
+            for one in against:
+                if one in operands:
+                    other = found.comparison.find(one.other, one.arm.keep).correct
+                else:
+                    [other] = [r.correct for r in analysis.rivals(found.comparison, one.arm) if r.name == one.other]
+                expected.append(by_hand(one.arm.correct[mask].tolist(), other[mask].tolist()))
+            assert [one.versus.mcnemar for one in against] == pytest.approx(expected)
+            assert [one.versus.mcnemar_holm for one in against] == pytest.approx(holm_by_hand(expected))
+            seen |= {p is None for p in expected}
+    # Controls that are mixed, and means over draws, are neither right nor wrong.
+    assert seen == {True, False}
+    by = {one.arm.method: one.versus for one in clear.controls}
+    assert by["gsp"].mcnemar == by["gsp"].mcnemar_holm == 1
+    assert by["script"].mcnemar < by["script"].mcnemar_holm < 1e-6
+
+
+def test_partial_credit_and_a_single_picture_have_no_mcnemar():
+    half = exact({("gsp", "method"): lambda n: n % 3 / 2, ("random", "random"): lambda n: n % 2})
+    assert [one.versus.mcnemar for one in half.controls] == [None]
+    alone = inference.paired(np.ones((1, 6)), np.zeros((1, 6)), np.zeros(6, dtype=np.int64))
+    assert [one.mcnemar for one in alone] == [None]
+
+
 def test_a_composition_is_set_against_its_operands(clear, founds):
     [composed] = clear.composed
     assert (composed.arm.method, composed.intersects, composed.missing) == ("script", True, ())
@@ -369,11 +449,124 @@ def test_known_truth_is_found(founds):
                 assert one.versus.verdict == "better"
 
 
+# ------------------------------------------------------------------------------------------------ from model to model
+
+
+def test_an_order_is_compared_between_models(made, comparisons):
+    found = findings.transfers(comparisons)
+    assert [(one.first.model, one.second.model, one.keep) for one in found] == [
+        ("small-a", "small-b", keep) for keep in SMALL
+    ]
+    for one in found:
+        # `fastv` has another ledger, so it is ranked with none.
+        assert set(one.methods) == {"script", "gsp", "qcsp"}
+        kinds = set(comparisons[0].headline_kinds) & set(comparisons[1].headline_kinds)
+        scores = []
+        for model in ("small-a", "small-b"):
+            scores.append([])
+            for method in one.methods:
+                [rows] = rows_of(made, model=model, method=method, keep=one.keep)
+                own = [row.correct for row in rows if row.kind in kinds]
+                scores[-1].append(sum(own) / len(own))
+        assert one.found.tau == pytest.approx(kendalltau(*scores).statistic)
+        assert one.found.low <= one.found.tau + 1e-9
+        assert one.found.pairs == 3
+
+
+def pair(order, **changes):
+    """Two models on which methods have shares of samples right: in an order on one, in another on the other."""
+    made = Made()
+    task = Shapes(pictures=40)
+    for model, shares in order.items():
+        for method, share in shares.items():
+            cell = replace(synthetic.cell(task, model, method, "method", "1/9"), **changes.get(model, {}))
+            synthetic.fill(made, task, cell, 0.5)
+            rows = [
+                replace(row, correct=float(n * 7 % 200 < 200 * share))
+                for n, row in enumerate(made.content[cell.key][1])
+            ]
+            made.add(cell, rows)
+    return analysis.collect(made)
+
+
+CLEAR = {"gsp": 0.9, "script": 0.6, "qcsp": 0.3}
+TURNED = {"gsp": 0.3, "script": 0.6, "qcsp": 0.9}
+
+
+def test_models_agree_or_do_not():
+    [alike] = findings.transfers(pair({"m": CLEAR, "n": CLEAR}))
+    assert (alike.found.tau, alike.found.low, alike.found.high) == pytest.approx((1, 1, 1))
+    [opposed] = findings.transfers(pair({"m": CLEAR, "n": TURNED}))
+    assert (opposed.found.tau, opposed.found.low, opposed.found.high) == pytest.approx((-1, -1, -1))
+    assert (opposed.found.same, opposed.found.opposite) == (0, 3)
+
+
+def test_samples_are_paired_by_their_names():
+    straight = pair({"m": CLEAR, "n": TURNED})
+    turned = replace(
+        straight[1],
+        samples=straight[1].samples[::-1],
+        kinds=straight[1].kinds[::-1],
+        images=straight[1].images[::-1],
+        arms=tuple(
+            replace(arm, cells=tuple(analysis._ordered(cell, straight[1].samples[::-1]) for cell in arm.cells))
+            for arm in straight[1].arms
+        ),
+    )
+    [one], [other] = findings.transfers(straight), findings.transfers([straight[0], turned])
+    assert one.found == other.found
+
+
+def test_only_what_may_be_compared_is():
+    assert findings.transfers(pair({"m": CLEAR})) == ()
+    assert findings.transfers(pair({"m": CLEAR, "n": {"gsp": 0.5, "fastv": 0.5}})) == ()
+    assert findings.transfers(pair({"m": CLEAR, "n": CLEAR}, n={"card_hash": "other"})) == ()
+    assert len(findings.transfers(pair({"m": CLEAR, "n": CLEAR, "o": TURNED}))) == 3
+
+
+def test_whether_an_order_carries_over_is_asked_of_several_models_only(founds, clear):
+    assert [question.name for question in answers.questions([clear])].count("transfer") == 0
+    [question] = [question for question in answers.questions(founds) if question.name == "transfer"]
+    [answer] = question.answers
+    assert answer.title == "small-a and small-b on shapes"
+    [table] = question.tables
+    assert table.columns == SMALL
+    [group] = table.groups
+    assert group.heading == "small-a and small-b"
+    [line] = group.lines
+    assert line.label == "3 methods"
+    for one, cell in zip(findings.transfers([found.comparison for found in founds]), line.cells, strict=True):
+        assert cell == f"{one.found.tau:.2f} [{one.found.low:.2f}, {one.found.high:.2f}]"
+    assert "3 methods: script, gsp, qcsp." in table.notes
+    assert tables.latex(table).isascii()
+
+
+def test_what_is_said_of_an_order_that_carries_over():
+    def said(order):
+        found = [findings.find(one, default_registry()) for one in pair(order)]
+        [question] = [question for question in answers.questions(found) if question.name == "transfer"]
+        return [answer.text for answer in question.answers]
+
+    assert said({"m": CLEAR, "n": CLEAR}) == [
+        "τ is 1.00. Of 3 pairs of methods (over all budgets), both models tell 3 apart, "
+        "and all of these are in the same order."
+    ]
+    assert said({"m": CLEAR, "n": TURNED}) == [
+        "τ is -1.00. Of 3 pairs of methods (over all budgets), both models tell 3 apart, "
+        "and 3 of these are turned around."
+    ]
+    same = dict.fromkeys(CLEAR, 0.5)
+    assert said({"m": same, "n": CLEAR}) == [
+        "τ is not known. Of 3 pairs of methods (over all budgets), both models tell none apart."
+    ]
+
+
 def test_questions_are_answered_for_every_comparison(founds):
     asked = answers.questions(founds)
-    assert len({question.name for question in asked}) == len(asked) == 7
+    assert len({question.name for question in asked}) == len(asked) == 8
     for question in asked:
-        assert [answer.title for answer in question.answers] == [found.comparison.title for found in founds]
+        if question.name != "transfer":
+            assert [answer.title for answer in question.answers] == [found.comparison.title for found in founds]
         assert all(answer.text for answer in question.answers)
     certainty = asked[-1].answers[0].text
     assert "120 questions on 24 pictures" in certainty

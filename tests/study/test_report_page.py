@@ -13,7 +13,7 @@ from PIL import Image
 from tokensieve.errors import StudyError, TaskError
 from tokensieve.registry import Registry, default_registry
 from tokensieve.study import analysis
-from tokensieve.study.report import figures, style, viewer, write_report
+from tokensieve.study.report import figures, style, tasks, viewer, write_report
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes
@@ -281,20 +281,24 @@ def registry_with(task):
 
 
 def test_a_task_is_made_again_from_its_card(comparison):
-    found, problems = viewer.tasks_of([comparison], registry_with(Shapes))
+    found, problems = tasks.tasks_of([comparison], registry_with(Shapes))
     assert problems == []
     assert found == {TASK.hash(): TASK}
+    assert tasks.unchanged([comparison], found) == (found, [])
     part = replace(comparison, card={**comparison.card, "samples": 60}, card_hash="part")
-    assert viewer.tasks_of([part], registry_with(Shapes)) == ({"part": TASK}, [])
+    assert tasks.unchanged([part], {"part": TASK}) == ({"part": TASK}, [])
 
 
 def test_a_task_that_is_not_what_it_was_is_not_shown(comparison):
     class Later(Shapes):
         version = 2
 
-    found, [problem] = viewer.tasks_of([comparison], registry_with(Later))
+    found, [problem] = tasks.tasks_of([comparison], registry_with(Later))
+    assert found == {}
+    assert problem == "The pictures and measures of shapes are not shown: the task is not what it was at the run."
+    found, [problem] = tasks.unchanged([comparison], {TASK.hash(): Shapes(pictures=13)})
     assert found == {}
     assert problem == "The pictures of shapes are not shown: the task is not what it was at the run."
-    found, [problem] = viewer.tasks_of([comparison], Registry())
+    found, [problem] = tasks.tasks_of([comparison], Registry())
     assert found == {}
     assert "no task is named 'shapes'" in problem

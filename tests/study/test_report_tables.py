@@ -14,6 +14,7 @@ from tokensieve.study.report.tables import (
     Delta,
     Group,
     Line,
+    PValue,
     Share,
     Table,
     accuracy_table,
@@ -124,11 +125,52 @@ def test_the_difference_to_the_best_control_is_in_points(founds):
     found = founds[0]
     table = control_table(found)
     by = {(one.arm.method, one.arm.keep): one for one in found.controls}
+    assert table.columns == ("2/9", "p at 2/9", "1/9", "p at 1/9")
     for line in lines(table)[1:]:
-        for keep, cell in zip(table.columns, line.cells, strict=True):
-            assert cell.versus is by[line.label.removesuffix(" ‡"), keep].versus
+        for column, cell in zip(table.columns, line.cells, strict=True):
+            versus = by[line.label.removesuffix(" ‡"), column.removeprefix("p at ")].versus
+            assert cell == PValue(versus.mcnemar_holm) if column.startswith("p at ") else cell.versus is versus
     assert [line.label for line in lines(table)] == ["best control", "script", "gsp", "fastv ‡"]
     assert any("mixed" in note for note in table.notes)
+
+
+def test_p_values_stand_beside_differences_to_best_controls_and_operands(founds, every):
+    for table in every:
+        places = [place for place, column in enumerate(table.columns) if column == "p" or column.startswith("p at ")]
+        assert bool(places) == table.name.startswith(("accuracy", "controls", "compositions", "attention")), table.name
+        for place in places:
+            for line in lines(table):
+                beside, p = line.cells[place - 1], line.cells[place]
+                assert p == (PValue(beside.versus.mcnemar_holm) if isinstance(beside, Delta) else None)
+        if places:
+            [note] = [note for note in table.notes if "McNemar" in note]
+            assert "too small where a picture has several" in note
+            assert ("control that came out best" in note) == table.name.startswith(("accuracy", "controls"))
+    table = next(table for table in every if table.name.startswith("compositions"))
+    [line] = lines(table)
+    operands = {one.arm.keep: one for composed in founds[0].composed for one in composed.against}
+    assert line.label == "script vs gsp"
+    assert [cell.p for cell in line.cells[1::2]] == [operands[keep].versus.mcnemar_holm for keep in table.columns[::2]]
+
+
+def test_of_one_question_a_picture_mcnemar_is_not_too_small():
+    keeps = tuple(KEEPS)[2:3]
+    made = synthetic.study(Shapes(pictures=12, asked=1), models=("small-a",), keeps=keeps, methods=("gsp",))
+    [comparison] = analysis.collect(made)
+    notes = control_table(findings.find(comparison, default_registry())).notes
+    assert any("McNemar" in note for note in notes)
+    assert not any("too small" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(None, "n/a"), (0.0004, "<0.001"), (0.001, "0.001"), (0.0499, "0.050"), (1.0, "1.000")]
+)
+def test_a_p_value_is_printed_to_three_places(p, said):
+    table = Table("t", "t", ("p",), (Group("", (Line("a", (PValue(p),)),)),))
+    assert printed(PValue(p)) == said
+    assert f"| a | {said.replace('<', chr(92) + '<')} |" in markdown(table)
+    assert f"a & {said.replace('<', '$<$')} " in latex(table)
+    assert as_csv(table).splitlines()[1] == f",a,method,{'' if p is None else f'{p:.6g}'}"
 
 
 def test_markdown_is_a_table(every):
@@ -161,6 +203,9 @@ def test_csv_has_the_numbers(every):
                     found = cell.interval.estimate, cell.interval.low, cell.interval.high
                 elif isinstance(cell, Delta):
                     found = cell.versus.value, cell.versus.low, cell.versus.high
+                elif isinstance(cell, PValue):
+                    assert row[place] == ("" if cell.p is None else f"{cell.p:.6g}")
+                    continue
                 else:
                     assert row[place] == ("" if cell is None else printed(cell))
                     continue

@@ -527,6 +527,60 @@ def test_agreement_is_friedmans_statistic_scaled():
     assert s.agreement([order, np.zeros(5)]).tau is None
 
 
+TRUTHS = (0.85, 0.7, 0.68, 0.4)
+
+
+@pytest.mark.parametrize(
+    "others", [(0.8, 0.62, 0.6, 0.35), (0.7, 0.72, 0.3, 0.5), (0.3, 0.5, 0.52, 0.9), (0.8, 0.5, 0.5, 0.7)]
+)
+def test_how_far_two_models_truly_agree_is_inside(others):
+    random, simulations = np.random.default_rng(33), 150
+    truth = scipy.stats.kendalltau(TRUTHS, others)[0]
+    inside = []
+    for _ in range(simulations):
+        one, other = ([right(random, 1, range(120), p, 0)[0] for p in each] for each in (TRUTHS, others))
+        found = s.transfer(one, other, quick(resamples=399))
+        assert found.tau == pytest.approx(scipy.stats.kendalltau(np.mean(one, axis=1), np.mean(other, axis=1))[0])
+        assert found.low - 1e-9 <= found.tau <= found.high + 1e-9
+        inside.append(found.low - 1e-9 <= truth <= found.high + 1e-9)
+    assert np.mean(inside) >= expected(simulations, 0.95)[0]
+
+
+def test_of_equal_methods_no_pair_is_told_apart():
+    random, simulations = np.random.default_rng(34), 150
+    told = 0
+    for _ in range(simulations):
+        one, other = (right(random, 6, range(100), 0.6, 0) for _ in range(2))
+        found = s.transfer(one, other, quick(resamples=499))
+        told += found.low > -1 or found.high < 1
+        assert found.pairs == 15
+    assert told / simulations <= expected(simulations, 0.05)[1]
+
+
+def test_pairs_that_both_models_tell_apart_are_counted():
+    rows = np.arange(400) / 400
+    first = np.array([rows < part for part in (0.9, 0.6, 0.3, 0.3)]) * 1.0
+    second = np.array([rows < part for part in (0.9, 0.3, 0.6, 0.6)]) * 1.0
+    found = s.transfer(first, second)
+    assert (found.same, found.opposite, found.pairs) == (3, 2, 6)
+    assert (found.low, found.high) == (pytest.approx(0), pytest.approx(1 / 3))
+    # By hand: three pairs alike, two opposed, and one equal in both.
+    assert found.tau == pytest.approx(1 / 5)
+    turned = s.transfer(first, 1 - second)
+    assert (turned.same, turned.opposite, turned.tau) == (2, 3, pytest.approx(-1 / 5))
+    flat = s.transfer(first, np.ones_like(second))
+    assert (flat.tau, flat.low, flat.high, flat.same, flat.opposite) == (None, -1, 1, 0, 0)
+
+
+def test_models_that_answer_alike_on_the_same_pictures_are_drawn_together():
+    """With eight questions a picture less is told apart than if they were independent."""
+    random = np.random.default_rng(35)
+    both = pictures(*([8] * 12))
+    one, other = (np.array([right(random, 1, both, p, 0.5)[0] for p in (0.75, 0.5, 0.3)]) for _ in range(2))
+    by_picture, alone = s.transfer(one, other, quick(both)), s.transfer(one, other, quick())
+    assert by_picture.same < alone.same
+
+
 def test_friedman_agrees_with_others():
     random = np.random.default_rng(30)
     for values in (random.random((9, 4)), random.integers(0, 3, (12, 5)).astype(float)):
@@ -699,6 +753,8 @@ GOOD = np.zeros((2, 4))
         (lambda: s.win_tie_loss([]), "no methods"),
         (lambda: s.win_tie_loss([(GOOD, s.Design()), (GOOD[:1], s.Design())]), r"\[1, 2\] methods"),
         (lambda: s.agreement(GOOD[:1]), "two judges"),
+        (lambda: s.transfer(GOOD[:1], GOOD[:1]), "two methods"),
+        (lambda: s.transfer(GOOD, np.zeros((3, 4))), "the same methods on the same samples"),
         (lambda: s.friedman(np.zeros((3, 2))), "three methods"),
         (lambda: s.critical_difference(1, 5), "two methods"),
         (lambda: s.front([1, 2], [1]), "2 costs and 1 gains"),

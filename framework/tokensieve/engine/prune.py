@@ -52,7 +52,8 @@ def prune(
         positions: whether kept tokens keep their positions; an override of the recipe's.
         processor: the model's processor or tokenizer, for strategies that read the question.
         query_encoder: the two-tower model of the vision tower's space (a path, the model, or the
-            model and its tokenizer), to judge relevance there.
+            model and its tokenizer), to judge relevance there. From a path it is loaded to the
+            tower's device; a model stays on its own.
         query: one question per prompt, instead of the user turns found in the prompts.
         keys: one sample key per prompt, from which random draws are made; 0 by default.
         registry: where names are looked up; everything installed by default.

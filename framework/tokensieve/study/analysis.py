@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from sys import intern
+from typing import Any, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from tokensieve.errors import StudyError
 from tokensieve.study import inference
 from tokensieve.study.rows import Cell, Failure, Row
 from tokensieve.study.statistics import Interval
+from tokensieve.tasks.base import columns
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -62,6 +64,53 @@ class Results(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Kept(Sequence[tuple[tuple[int, ...], ...]]):
+    """By row, by stage, the ids that stayed. All of a study's are in memory, so an id takes four bytes.
+
+    Attributes:
+        ids: int32, those of all rows' stages, one after another.
+        stages: int64 `[stages]`, where in `ids` each stage of any row ends.
+        rows: int64 `[rows]`, where in `stages` each row ends.
+    """
+
+    ids: NDArray[np.int32]
+    stages: Integers
+    rows: Integers
+
+    @classmethod
+    def of(cls, kept: Sequence[tuple[tuple[int, ...], ...]]) -> Kept:
+        """Take what each row kept."""
+        stages = [stage for row in kept for stage in row]
+        return cls(
+            np.fromiter(itertools.chain.from_iterable(stages), dtype=np.int32),
+            np.cumsum([len(stage) for stage in stages], dtype=np.int64),
+            np.cumsum([len(row) for row in kept], dtype=np.int64),
+        )
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[tuple[int, ...], ...]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[tuple[tuple[int, ...], ...]]: ...
+    def __getitem__(self, place: int | slice) -> tuple[tuple[int, ...], ...] | Sequence[tuple[tuple[int, ...], ...]]:
+        """Give what a row kept, by stage."""
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        row = range(len(self))[place]
+        return tuple(
+            tuple(self.ids[_start(self.stages, stage) : self.stages[stage]].tolist())
+            for stage in range(_start(self.rows, row), int(self.rows[row]))
+        )
+
+    def taken(self, order: Integers) -> Kept:
+        """Give it with its rows in an order."""
+        return Kept.of([self[int(number)] for number in order])
+
+
+@dataclass(frozen=True, eq=False)
 class Measured:
     """A finished cell's rows as columns, in the rows' order.
 
@@ -72,6 +121,7 @@ class Measured:
         images: pictures' names.
         answers: what was answered.
         correct: float64 `[rows]`.
+        grades: by name, float64 `[rows]`, what the task gave; the metric is `correct`.
         tokens: float64 `[rows]`, mean visual tokens per decoder layer.
         visual: int64 `[rows]`, visual tokens of the prompt.
         flops: float64 `[rows]`, counted: language model and, where the recipe prunes it, tower.
@@ -89,6 +139,7 @@ class Measured:
     images: tuple[str, ...]
     answers: tuple[str, ...]
     correct: Floats
+    grades: Mapping[str, Floats]
     tokens: Floats
     visual: Integers
     flops: Floats
@@ -96,7 +147,7 @@ class Measured:
     selection_ms: Floats
     recall: Floats
     batches: tuple[int, ...]
-    kept: tuple[tuple[tuple[int, ...], ...], ...]
+    kept: Kept
     shares: tuple[tuple[dict[str, float], ...], ...]
 
     @classmethod
@@ -116,11 +167,13 @@ class Measured:
 
         return cls(
             cell=cell,
-            samples=tuple(row.sample for row in rows),
-            kinds=tuple(row.kind for row in rows),
-            images=tuple(row.image for row in rows),
-            answers=tuple(row.answer for row in rows),
+            # Cells repeat each other's names and answers: each is in memory once.
+            samples=tuple(intern(row.sample) for row in rows),
+            kinds=tuple(intern(row.kind) for row in rows),
+            images=tuple(intern(row.image) for row in rows),
+            answers=tuple(intern(row.answer) for row in rows),
             correct=column(lambda row: row.correct),
+            grades=columns([row.grades for row in rows]),
             tokens=column(lambda row: sum(row.per_layer) / max(1, len(row.per_layer))),
             visual=np.array([row.visual for row in rows], dtype=np.int64),
             flops=column(lambda row: row.flops + (row.tower_flops or 0)),
@@ -128,7 +181,7 @@ class Measured:
             selection_ms=column(lambda row: row.selection_ms),
             recall=column(lambda row: row.recall),
             batches=tuple(sorted({row.batch for row in rows})),
-            kept=tuple(row.kept for row in rows),
+            kept=Kept.of([row.kept for row in rows]),
             shares=tuple(row.shares for row in rows),
         )
 
@@ -489,6 +542,10 @@ def _compared(cells: Sequence[Measured]) -> Comparison:
     )
 
 
+def _start(ends: Integers, place: int) -> int:
+    return int(ends[place - 1]) if place else 0
+
+
 def _code(measured: Measured) -> str:
     return measured.cell.versions.get("code", "")
 
@@ -515,6 +572,7 @@ def _ordered(measured: Measured, samples: tuple[str, ...]) -> Measured:
         images=taken(measured.images),
         answers=taken(measured.answers),
         correct=measured.correct[order],
+        grades={name: values[order] for name, values in measured.grades.items()},
         tokens=measured.tokens[order],
         visual=measured.visual[order],
         flops=measured.flops[order],
@@ -522,6 +580,6 @@ def _ordered(measured: Measured, samples: tuple[str, ...]) -> Measured:
         selection_ms=measured.selection_ms[order],
         recall=measured.recall[order],
         batches=measured.batches,
-        kept=taken(measured.kept),
+        kept=measured.kept.taken(order),
         shares=taken(measured.shares),
     )

@@ -8,8 +8,9 @@ differences of the same question within a comparison; otherwise it is `open`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tokensieve.strategy import Strategy
 from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Block, Comparison, Floats, Mask, Rival, rivals
 from tokensieve.study.inference import Versus
+from tokensieve.study.statistics import Transfer
 
 ATTENTION = frozenset(
     {
@@ -150,6 +152,64 @@ class Findings:
     inverses: tuple[Alarm, ...]
     detectable: float | None
     anatomies: Mapping[str, Anatomy]
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """How far two models order methods alike, on one task at one budget.
+
+    Attributes:
+        first: a model on the task.
+        second: another model on it.
+        keep: the budget.
+        methods: those that both rank.
+        found: how far they agree.
+    """
+
+    first: Comparison
+    second: Comparison
+    keep: str
+    methods: tuple[str, ...]
+    found: Transfer
+
+
+def transfers(comparisons: Sequence[Comparison]) -> tuple[Carried, ...]:
+    """Say how far the order of methods carries over from model to model, by task and budget.
+
+    Methods are ranked where their ledgers agree on either model, by the questions that count in both headlines.
+    Controls are no methods.
+    """
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in comparisons:
+        groups.setdefault((comparison.task, comparison.card_hash), []).append(comparison)
+    return tuple(
+        carried
+        for group in groups.values()
+        for first, second in combinations(group, 2)
+        for carried in _transfers(first, second)
+    )
+
+
+def _transfers(first: Comparison, second: Comparison) -> Iterator[Carried]:
+    # A model may have been asked fewer samples, or in another order.
+    place = {name: number for number, name in enumerate(second.samples)}
+    both = [(number, place[name]) for number, name in enumerate(first.samples) if name in place]
+    both = [(one, other) for one, other in both if first.headline[one] and second.headline[other]]
+    ours, theirs = ([pair[side] for pair in both] for side in (0, 1))
+    for block, twin in product(first.blocks, second.blocks):
+        if block.keep != twin.keep:
+            continue
+        arms, others = ({arm.method: arm for arm in one.arms if arm.role == "method"} for one in (block, twin))
+        names = tuple(name for name in first.methods if name in arms and name in others)
+        if len(names) < 2:
+            continue
+        found = inference.transfer(
+            np.array([arms[name].correct[ours] for name in names]),
+            np.array([others[name].correct[theirs] for name in names]),
+            first.clusters[ours],
+        )
+        if found is not None:
+            yield Carried(first, second, block.keep, names, found)
 
 
 def find(comparison: Comparison, registry: Registry) -> Findings:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokensieve.study import statistics
-from tokensieve.study.statistics import Design, Friedman, Interval, Rank, Record
+from tokensieve.study.statistics import Design, Friedman, Interval, Rank, Record, Transfer
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -37,6 +37,9 @@ class Versus:
         ties: samples where both are equal.
         losses: samples where the second is better.
         verdict: what is shown after the correction.
+        mcnemar: `p` by McNemar's exact test, which takes samples for independent of each other; none where it does not
+            apply: an answer is neither right nor wrong, or all are about one picture.
+        mcnemar_holm: the same, corrected for all such differences that answer the same question.
     """
 
     value: float
@@ -48,6 +51,8 @@ class Versus:
     ties: int
     losses: int
     verdict: Verdict
+    mcnemar: float | None = None
+    mcnemar_holm: float | None = None
 
     @property
     def samples(self) -> int:
@@ -95,8 +100,8 @@ def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
     intervals = statistics.difference_intervals(first, second, design)
     ps = statistics.sign_flip(first, second, design)
     plain = [
-        Versus(one.estimate, one.low, one.high, p, p, *count, "open")
-        for one, p, count in zip(intervals, ps, counts, strict=True)
+        Versus(one.estimate, one.low, one.high, p, p, *count, "open", _mcnemar(*answers))
+        for one, p, count, *answers in zip(intervals, ps, counts, first, second, strict=True)
     ]
     return corrected(plain)
 
@@ -111,7 +116,7 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
 
     To be better than the best is to be better than every control, and to be worse is to be worse than some. The
     p-value is of neither: twice the smaller of both sides', where the second counts the controls that were tried.
-    Not corrected for the number of methods.
+    McNemar's is against the first control alone. Not corrected for the number of methods.
 
     Args:
         methods: `[methods, samples]`.
@@ -136,8 +141,9 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
             p,
             *count,
             "open",
+            _mcnemar(row, controls[0]),
         )
-        for one, worse, count in zip(found, unbeaten, counts, strict=True)
+        for one, worse, count, row in zip(found, unbeaten, counts, methods, strict=True)
     ]
 
 
@@ -148,7 +154,17 @@ def corrected_best(found: Sequence[Versus]) -> list[Versus]:
 
 def _holm(found: Sequence[Versus]) -> list[Versus]:
     """Give differences with their p-values corrected for their number."""
-    return [replace(one, holm=p) for one, p in zip(found, statistics.holm([one.p for one in found]), strict=True)]
+    exact = iter(statistics.holm([one.mcnemar for one in found if one.mcnemar is not None]))
+    return [
+        replace(one, holm=p, mcnemar_holm=None if one.mcnemar is None else next(exact))
+        for one, p in zip(found, statistics.holm([one.p for one in found]), strict=True)
+    ]
+
+
+def _mcnemar(first: Floats, second: Floats) -> float | None:
+    """Give McNemar's exact p-value, or none where some answer is neither right nor wrong."""
+    binary = np.isin([first, second], (0, 1)).all()
+    return statistics.mcnemar(first, second).exact if binary else None
 
 
 def _judged(one: Versus, low: float, high: float) -> Versus:
@@ -179,6 +195,13 @@ def record(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
     if not blocks or len(blocks[0][0]) < 2 or any(len(set(clusters.tolist())) < 2 for _, clusters in blocks):
         return None
     return statistics.win_tie_loss([(scores, _design(clusters, FEWER)) for scores, clusters in blocks])
+
+
+def transfer(first: Floats, second: Floats, clusters: Integers) -> Transfer | None:
+    """Say how far two models, `[rows, samples]` each, order rows alike; none with one picture or one row."""
+    if len(first) < 2 or len(set(clusters.tolist())) < 2:
+        return None
+    return statistics.transfer(first, second, _design(clusters, FEWER))
 
 
 def by_picture(scores: Floats, clusters: Integers) -> Friedman | None:

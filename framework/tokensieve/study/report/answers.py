@@ -9,10 +9,11 @@ import numpy as np
 
 from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Comparison
-from tokensieve.study.findings import Against, Findings
+from tokensieve.study.findings import Against, Carried, Findings, transfers
 from tokensieve.study.inference import Versus, half
 from tokensieve.study.report.tables import (
     NOTE,
+    NOTHING,
     Cell,
     Delta,
     Group,
@@ -20,8 +21,11 @@ from tokensieve.study.report.tables import (
     Table,
     control_table,
     in_points,
+    mcnemar_note,
     slug,
     spelled,
+    tested,
+    with_tests,
 )
 from tokensieve.study.statistics import Rank
 
@@ -61,7 +65,7 @@ class Question:
 
 
 def questions(founds: Sequence[Findings]) -> list[Question]:
-    """Answer every question for every comparison."""
+    """Answer every question for every comparison, and of several models whether an order carries over."""
     asked: tuple[tuple[str, str, Callable[[Findings], Answer], Callable[[Findings], Table | None]], ...] = (
         ("best-control", "Does any method beat the best control?", _best_control, control_table),
         ("plain", "Does any method beat both uniform and random?", _plain, _plain_table),
@@ -71,7 +75,7 @@ def questions(founds: Sequence[Findings]) -> list[Question]:
         ("order", "How sure is the order?", _order, rank_table),
         ("certainty", "What can this study show at all?", _certainty, lambda _: None),
     )
-    return [
+    made = [
         Question(
             name,
             text,
@@ -80,6 +84,10 @@ def questions(founds: Sequence[Findings]) -> list[Question]:
         )
         for name, text, answer, make in asked
     ]
+    carried = transfers([found.comparison for found in founds])
+    if carried:
+        made.insert(-1, _transfer(carried))
+    return made
 
 
 # ----------------------------------------------------------------------------------------------------------- answers
@@ -210,6 +218,31 @@ def _order(found: Findings) -> Answer:
     return Answer(comparison.title, text, tuple(points))
 
 
+def _transfer(carried: Sequence[Carried]) -> Question:
+    pairs: dict[str, list[Carried]] = {}
+    tasks: dict[tuple[str, str], list[Carried]] = {}
+    for one in carried:
+        pairs.setdefault(f"{one.first.model} and {one.second.model} on {one.first.task}", []).append(one)
+        tasks.setdefault((one.first.task, one.first.card_hash), []).append(one)
+    return Question(
+        "transfer",
+        "Does the order of methods carry over to another model?",
+        tuple(Answer(title, _agreeing(found)) for title, found in pairs.items()),
+        tuple(transfer_table(found) for found in tasks.values()),
+    )
+
+
+def _agreeing(found: Sequence[Carried]) -> str:
+    taus = [_two(tau) for tau in sorted(one.found.tau for one in found if one.found.tau is not None)]
+    same, opposite = sum(one.found.same for one in found), sum(one.found.opposite for one in found)
+    text = f"τ is {' to '.join(dict.fromkeys([taus[0], taus[-1]]))}" if taus else "τ is not known"
+    text += f". Of {sum(one.found.pairs for one in found)} pairs of methods (over all budgets), both models tell "
+    if not same + opposite:
+        return f"{text}none apart."
+    how = f"{opposite} of these are turned around" if opposite else "all of these are in the same order"
+    return f"{text}{same + opposite} apart, and {how}."
+
+
 def _certainty(found: Findings) -> Answer:
     comparison = found.comparison
     pictures = len(set(comparison.images))
@@ -251,7 +284,12 @@ def _plain_table(found: Findings) -> Table | None:
 def _composition_table(found: Findings) -> Table | None:
     flat = [one for composed in found.composed for one in composed.against]
     return _difference_table(
-        found, "compositions", "compositions and their operands", flat, lambda one: f"{one.arm.method} vs {one.other}"
+        found,
+        "compositions",
+        "compositions and their operands",
+        flat,
+        lambda one: f"{one.arm.method} vs {one.other}",
+        test=True,
     )
 
 
@@ -262,6 +300,7 @@ def _attention_table(found: Findings) -> Table | None:
         "attention against the best control",
         found.attention,
         lambda one: f"{one.arm.method}: {one.kind or 'all'}",
+        test=True,
     )
 
 
@@ -301,6 +340,36 @@ def rank_table(found: Findings) -> Table | None:
     )
 
 
+def transfer_table(carried: Sequence[Carried]) -> Table:
+    """Give how far two models order methods alike on one task: a group for every two models, a column a budget."""
+    known = list(dict.fromkeys(one.methods for one in carried))
+    sets = {
+        methods: f"{len(methods)} methods" + (f" ({number})" if [*map(len, known)].count(len(methods)) > 1 else "")
+        for number, methods in enumerate(known, start=1)
+    }
+    groups: dict[str, dict[str, dict[str, Cell]]] = {}
+    for one in carried:
+        rows = groups.setdefault(f"{one.first.model} and {one.second.model}", {})
+        tau = NOTHING if one.found.tau is None else _two(one.found.tau)
+        rows.setdefault(sets[one.methods], {})[one.keep] = f"{tau} [{_two(one.found.low)}, {_two(one.found.high)}]"
+    keeps = tuple(dict.fromkeys(one.keep for one in carried))
+    task = carried[0].first.task
+    return Table(
+        f"transfer-{slug(task)}",
+        f"{task}: order of methods on two models",
+        keeps,
+        tuple(
+            Group(models, tuple(Line(label, tuple(row.get(keep) for keep in keeps)) for label, row in rows.items()))
+            for models, rows in groups.items()
+        ),
+        (
+            "Kendall's τ-b of the two orders: 1 the same, -1 turned around; and where it may truly lie with 95 %, by "
+            "intervals of all pairs of methods on both models together.",
+            *(f"{name}: {', '.join(methods)}." for methods, name in sets.items()),
+        ),
+    )
+
+
 def record_table(found: Findings) -> Table | None:
     """Give how often each method is surely better than each other over the budgets at which all were measured."""
     comparison = found.comparison
@@ -336,20 +405,31 @@ def record_table(found: Findings) -> Table | None:
 
 
 def _difference_table(
-    found: Findings, name: str, title: str, differences: Iterable[Against], label: Callable[[Against], str]
+    found: Findings,
+    name: str,
+    title: str,
+    differences: Iterable[Against],
+    label: Callable[[Against], str],
+    *,
+    test: bool = False,
 ) -> Table | None:
+    """Give a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
     comparison = found.comparison
-    rows: dict[str, dict[str, Cell]] = {}
+    rows: dict[str, dict[str, Versus]] = {}
     mixed = False
     for one in differences:
         mixed |= one.mixed
-        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = Delta(one.versus)
+        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = one.versus
     keeps = [keep for keep in comparison.keeps if any(keep in row for row in rows.values())]
-    lines = [Line(text, tuple(row.get(keep) for keep in keeps)) for text, row in rows.items()]
-    notes = [NOTE]
+    width = 2 if test else 1
+    lines = [
+        Line(text, tuple(cell for keep in keeps for cell in tested(row.get(keep))[:width]))
+        for text, row in rows.items()
+    ]
+    notes = [NOTE, mcnemar_note(comparison)][:width]
     if mixed:
         notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
-    return _made(comparison, name, title, keeps, lines, tuple(notes))
+    return _made(comparison, name, title, with_tests(keeps) if test else keeps, lines, tuple(notes))
 
 
 def _made(
@@ -390,6 +470,11 @@ def _by_method(found: Sequence[Against]) -> list[tuple[str, list[Against]]]:
 
 def _somewhere(found: Sequence[Against], verdict: str) -> set[str]:
     return {one.arm.method for one in found if one.versus.verdict == verdict}
+
+
+def _two(value: float) -> str:
+    # Rounded first, so that nothing is printed as minus zero.
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _budgets(count: int) -> str:

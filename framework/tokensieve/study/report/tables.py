@@ -15,9 +15,12 @@ from tokensieve.study.analysis import Arm, Block, Comparison
 from tokensieve.study.findings import Findings
 from tokensieve.study.inference import Versus, half
 from tokensieve.study.statistics import Interval
+from tokensieve.tasks.base import Task
 
 NOTHING = "\u2013"
 """What is printed where there is no number: an en dash."""
+FREE = "All tokens, and none"
+"""The heading of what has no budget."""
 NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
 MARKS = {"better": "▲", "worse": "▼", "open": ""}
 """What stands behind a difference that is shown."""
@@ -43,7 +46,14 @@ class Delta:
     versus: Versus
 
 
-Cell: TypeAlias = str | float | Share | Delta | None
+@dataclass(frozen=True)
+class PValue:
+    """A p-value, printed as `0.012`; `n/a` where there is none."""
+
+    p: float | None
+
+
+Cell: TypeAlias = str | float | Share | Delta | PValue | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ def accuracy_table(found: Findings) -> Table:
         "All",
         "Rel. %",
         "Δ best control",
+        "p",
         "Tokens/layer",
         "GFLOPs",
         "ms",
@@ -104,7 +115,7 @@ def accuracy_table(found: Findings) -> Table:
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     ordered = _sorted(shown, out)
     if free:
-        groups.append(Group("All tokens, and none", tuple(_line(comparison, arm, ordered) for arm in free)))
+        groups.append(Group(FREE, tuple(_line(comparison, arm, ordered) for arm in free)))
     for block in comparison.blocks:
         lines = _block_lines(found, block, ordered)
         groups.append(Group(block_name(block), lines))
@@ -154,10 +165,49 @@ def task_table(founds: Sequence[Findings]) -> Table | None:
         f"{single[0].model}: all tasks",
         (*(comparison.task for comparison in single), "Rel. %"),
         tuple(
-            Group(" / ".join(dict.fromkeys(filter(None, heading))) or "All tokens, and none", _by_mean(lines))
+            Group(" / ".join(dict.fromkeys(filter(None, heading))) or FREE, _by_mean(lines))
             for heading, lines in groups.items()
         ),
         ("All: types of question that count in the headline. Rel.: mean ratio to the unpruned model.", *notes),
+    )
+
+
+def measures_table(comparison: Comparison, task: Task) -> Table | None:
+    """Give what a task makes of all grades, such as POPE's F1: a column a measure, groups as in the main table.
+
+    Args:
+        comparison: of that task.
+        task: what was asked.
+
+    Returns:
+        The table, or none where the task has nothing but its metric.
+    """
+    groups = []
+    names: dict[str, None] = {}
+    for heading, arms in _headed(comparison):
+        found = [(arm, [task.summary(cell.grades) for cell in arm.cells]) for arm in arms]
+        names |= dict.fromkeys(name for _, cells in found for cell in cells for name in cell)
+        groups.append((heading, found))
+    if set(names) <= {task.metric}:
+        return None
+    return Table(
+        f"measures-{slug(comparison.title)}",
+        f"{comparison.title}: measures of the task",
+        tuple(names),
+        tuple(
+            Group(
+                heading,
+                tuple(
+                    Line(arm.method, tuple(_measure([cell[name] for cell in cells]) for name in names), arm.role)
+                    for arm, cells in found
+                ),
+            )
+            for heading, found in groups
+        ),
+        (
+            f"Over all {len(comparison.samples)} questions, also of types that All leaves out; of draws, the mean.",
+            f"Methods are compared by {task.metric}.",
+        ),
     )
 
 
@@ -193,14 +243,14 @@ def control_table(found: Findings) -> Table:
         cells: list[Cell] = []
         for keep in comparison.keeps:
             one = by.get((method, keep))
-            cells.append(None if one is None else Delta(one.versus))
+            cells += tested(None if one is None else one.versus)
         mixed = any(one.mixed for one in found.controls if one.arm.method == method)
         lines.append(Line(f"{method} ‡" if mixed else method, tuple(cells)))
-    best = []
+    best: list[Cell] = []
     for keep in comparison.keeps:
         names = dict.fromkeys(one.other for one in found.controls if one.arm.keep == keep and not one.mixed)
-        best.append(", ".join(name.removesuffix(f" at {keep}") for name in names) or None)
-    notes = [NOTE]
+        best += [", ".join(name.removesuffix(f" at {keep}") for name in names) or None, None]
+    notes = [NOTE, mcnemar_note(comparison, picked=True)]
     if any(one.mixed for one in found.controls):
         notes.append(
             "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per "
@@ -209,19 +259,53 @@ def control_table(found: Findings) -> Table:
     return Table(
         f"controls-{slug(comparison.title)}",
         f"{comparison.title}: difference to the best control",
-        comparison.keeps,
+        with_tests(comparison.keeps),
         (Group("", (Line("best control", tuple(best), "control"), *lines)),),
         tuple(notes),
     )
 
 
-def _line(comparison: Comparison, arm: Arm, kinds: Sequence[str], **more: Cell) -> Line:
+def tested(versus: Versus | None) -> tuple[Cell, Cell]:
+    """Give the cells of a difference and of McNemar's p-value beside it."""
+    return (None, None) if versus is None else (Delta(versus), PValue(versus.mcnemar_holm))
+
+
+def with_tests(keeps: Iterable[str]) -> tuple[str, ...]:
+    """Give a column for every budget and one for the p-value beside it."""
+    return tuple(column for keep in keeps for column in (keep, f"p at {keep}"))
+
+
+def mcnemar_note(comparison: Comparison, picked: bool = False) -> str:
+    """Say what McNemar's p-values are, and whether they can be trusted.
+
+    Args:
+        comparison: of which.
+        picked: whether they are against the control that came out best, and what stands beside them is not.
+    """
+    note = (
+        "p: McNemar's exact test after Holm's correction; n/a where some answer is neither right nor wrong, as in a "
+        "mean over draws or a mixture of budgets."
+    )
+    if picked:
+        note += " It takes the control that came out best for the only one; ▲ and ▼ reckon with all of them."
+    mask = comparison.headline
+    if len(set(comparison.clusters[mask].tolist())) < mask.sum():
+        note += (
+            " It takes questions for independent, so p is too small where a picture has several; ▲ and ▼ are by a test "
+            "that flips whole pictures."
+        )
+    return note
+
+
+def _line(
+    comparison: Comparison, arm: Arm, kinds: Sequence[str], best: bool = False, versus: Versus | None = None
+) -> Line:
     cells: list[Cell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
     ratio = relative(comparison, arm)
     cells += [
-        more.get("all") or Share(comparison.interval(arm)),
+        Share(comparison.interval(arm), best),
         None if ratio is None else 100 * ratio,
-        more.get("delta"),
+        *tested(versus),
         f"{arm.tokens:.1f}",
         f"{arm.flops / 1e9:.4g}",
         f"{arm.ms:.3g}",
@@ -235,11 +319,28 @@ def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[L
     lines = []
     for arm in block.arms:
         one = next((one for one in found.controls if one.arm is arm), None)
-        whole = Share(comparison.interval(arm), best=len(block.arms) > 1 and comparison.score(arm) >= best)
-        delta = None if one is None else Delta(one.versus)
-        lines.append(_line(comparison, arm, kinds, all=whole, delta=delta))
+        first = len(block.arms) > 1 and comparison.score(arm) >= best
+        lines.append(_line(comparison, arm, kinds, first, None if one is None else one.versus))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
     return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
+
+
+def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
+    """Give all arms but inverted scores under the headings of the main table."""
+    free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
+    blocks = [
+        (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
+        for block in comparison.blocks
+    ]
+    return [(FREE, free), *blocks] if free else blocks
+
+
+def _measure(values: Sequence[float]) -> Cell:
+    mean = float(np.mean(values))
+    if not np.isfinite(mean):
+        return None
+    # Measures are of any size: a divergence may be tiny.
+    return f"{mean:#.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
 
 
 def _notes(found: Findings) -> tuple[str, ...]:
@@ -248,6 +349,7 @@ def _notes(found: Findings) -> tuple[str, ...]:
         f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
         f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
         "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured.",
+        mcnemar_note(comparison, picked=True),
     ]
     for kind, (right, count) in comparison.left_out.items():
         notes.append(
@@ -318,6 +420,8 @@ def printed(cell: Cell) -> str:
         one = cell.versus
         mark = MARKS[one.verdict]
         return in_points(one) + (f" {mark}" if mark else "")
+    if isinstance(cell, PValue):
+        return "n/a" if cell.p is None else "<0.001" if cell.p < 0.001 else f"{cell.p:.3f}"
     if isinstance(cell, int | float):
         return f"{cell:.1f}"
     return cell
@@ -390,8 +494,11 @@ def tex(text: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "|": r"\textbar{}",
+        "<": r"$<$",
+        ">": r"$>$",
         "±": r"$\pm$",
         "Δ": r"$\Delta$",
+        "τ": r"$\tau$",
         "▲": r"$\blacktriangle$",
         "▼": r"$\blacktriangledown$",
         "†": r"$\dagger$",
@@ -434,6 +541,8 @@ def _numbers(cell: Cell, interval: bool) -> list[str]:
         values = (cell.interval.estimate, cell.interval.low, cell.interval.high)
     elif isinstance(cell, Delta):
         values = (cell.versus.value, cell.versus.low, cell.versus.high)
+    elif isinstance(cell, PValue):
+        return ["" if cell.p is None else f"{cell.p:.6g}"]
     else:
         text = "" if cell is None else printed(cell)
         return [text, "", ""] if interval else [text]

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tokensieve.errors import TaskError, TokensieveError
-from tokensieve.registry import Registry
+from tokensieve.errors import TaskError
 from tokensieve.study.analysis import CONTROLS, Arm, Comparison
 from tokensieve.study.sampling import spread
 from tokensieve.tasks.base import Sample, Task
@@ -44,38 +43,6 @@ class Content:
         text = json.dumps({"views": self.views, "pictures": self.pictures}, ensure_ascii=True, separators=(",", ":"))
         # An answer may hold anything, also the end of a script.
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def tasks_of(comparisons: Sequence[Comparison], registry: Registry) -> tuple[dict[str, Task], list[str]]:
-    """Make the tasks of comparisons again from their cards.
-
-    Args:
-        comparisons: whose.
-        registry: where tasks are looked up.
-
-    Returns:
-        Tasks by the card's hash, and why some could not be made.
-    """
-    found: dict[str, Task] = {}
-    problems = []
-    for comparison in {one.card_hash: one for one in comparisons}.values():
-        card = dict(comparison.card)
-        try:
-            kind = registry.task(str(card.get("task")))
-            fields = {name: card[name] for name in kind.model_fields if name in card}
-            task = kind.model_validate_json(json.dumps(fields))
-            now = task.card()
-        except (TokensieveError, ValueError) as error:
-            problems.append(f"The pictures of {comparison.task} are not shown: {error}")
-            continue
-        # A part of a task's samples has a card that says how many.
-        if json.dumps(now, sort_keys=True) != json.dumps(
-            {k: v for k, v in card.items() if k != "samples"}, sort_keys=True
-        ):
-            problems.append(f"The pictures of {comparison.task} are not shown: the task is not what it was at the run.")
-            continue
-        found[comparison.card_hash] = task
-    return found, problems
 
 
 def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], samples: int = 24) -> Content:

@@ -25,10 +25,12 @@ from tokensieve.study.report.tables import (
     as_csv,
     latex,
     markdown,
+    measures_table,
     printed,
     reordered,
     task_table,
 )
+from tokensieve.study.report.tasks import tasks_of, unchanged
 from tokensieve.tasks.base import Task
 
 SAMPLES = 24
@@ -73,13 +75,15 @@ def write_report(
         out: a folder; it is made where it is not there, and files of the same names are replaced.
         registry: where recipes and tasks are looked up.
         title: of the page.
-        study: the study as YAML, to be shown.
-        tasks: by the hash of their cards, for pictures and questions; made again from cards if not given.
+        study: the study as YAML, to be shown, and for tasks.
+        tasks: by the hash of their cards, for measures, questions and pictures; made again, as the study and the cards
+            say, if not given.
         samples: how many questions of each comparison the viewer shows.
         progress: told what is done now.
 
     Raises:
         StudyError: if no cell is finished, a cell cannot be used, or nothing can be written.
+        RecipeError: if the study is no YAML.
     """
     progress("reading cells")
     comparisons = analysis.collect(results)
@@ -88,12 +92,13 @@ def write_report(
     progress("comparing")
     founds = [findings.find(comparison, registry) for comparison in comparisons]
     asked = questions(founds)
-    tables = _tables(founds)
+    made, problems = (tasks, []) if tasks is not None else tasks_of(comparisons, registry, study)
+    pictured, changed = (tasks, []) if tasks is not None else unchanged(comparisons, made)
+    tables = _tables(founds, made)
     progress("drawing")
     drawings = figures.draw(founds)
-    made, problems = (tasks, []) if tasks is not None else viewer.tasks_of(comparisons, registry)
-    shown = viewer.content(comparisons, made, samples)
-    shown.problems = [*problems, *shown.problems]
+    shown = viewer.content(comparisons, pictured, samples)
+    shown.problems = [*problems, *changed, *shown.problems]
     page = _page(results, founds, asked, tables, drawings, shown, title, study)
     progress("writing")
     try:
@@ -105,13 +110,19 @@ def write_report(
     return Written(place, tuple(files), tuple(founds), tuple(shown.problems))
 
 
-def _tables(founds: Sequence[Findings]) -> list[Table]:
+def _tables(founds: Sequence[Findings], tasks: Mapping[str, Task]) -> list[Table]:
     models: dict[tuple[str, str], list[Findings]] = {}
     for found in founds:
         models.setdefault((found.comparison.model, found.comparison.model_hash), []).append(found)
     joint = [table for ours in models.values() if (table := task_table(ours)) is not None]
     records = [table for found in founds if (table := record_table(found)) is not None]
-    return [*joint, *(accuracy_table(found) for found in founds), *records]
+    measures = [
+        table
+        for found in founds
+        if (task := tasks.get(found.comparison.card_hash)) is not None
+        and (table := measures_table(found.comparison, task)) is not None
+    ]
+    return [*joint, *(accuracy_table(found) for found in founds), *measures, *records]
 
 
 def _files(
@@ -198,7 +209,7 @@ def _page(
         questions=asked,
         warnings=warnings(founds),
         # What a reader asks first stands first; files have it last, as papers do.
-        tables=[reordered(table, ("All", "Rel. %", "Δ best control")) for table in tables],
+        tables=[reordered(table, ("All", "Rel. %", "Δ best control", "p")) for table in tables],
         problems=shown.problems,
         missing=missing(results, [found.comparison for found in founds]),
         provenance=provenance(founds),

@@ -13,11 +13,13 @@ from tokensieve.study.statistics.ranks import (
     Friedman,
     Rank,
     Record,
+    Transfer,
     agreement,
     critical_difference,
     friedman,
     groups,
     rank_intervals,
+    transfer,
     win_tie_loss,
 )
 
@@ -33,6 +35,7 @@ __all__ = [
     "Power",
     "Rank",
     "Record",
+    "Transfer",
     "against_best",
     "agreement",
     "budget_weights",
@@ -56,5 +59,6 @@ __all__ = [
     "score_intervals",
     "sign_flip",
     "smallest_difference",
+    "transfer",
     "win_tie_loss",
 ]

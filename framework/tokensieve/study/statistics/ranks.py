@@ -152,6 +152,65 @@ def agreement(scores: npt.ArrayLike) -> Agreement:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """How far two models order methods alike.
+
+    Attributes:
+        tau: Kendall's τ-b of the two orders, as observed: 1 the same, -1 turned around; none where a model holds all
+            methods equal.
+        low: the smallest that it may truly be.
+        high: the largest.
+        same: pairs of methods that both models surely order, and alike.
+        opposite: pairs that both surely order, one the other way round.
+        pairs: how many there are.
+    """
+
+    tau: float | None
+    low: float
+    high: float
+    same: int
+    opposite: int
+    pairs: int
+
+
+def transfer(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    design: Design | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Transfer:
+    """Say how far an order of methods carries over from a model to another.
+
+    What τ may truly be follows from simultaneous intervals of all pairs of methods in both models: a pair that is not
+    told apart in both may be ordered alike or not. The truth is inside with probability `level`. Quantiles of τ over
+    bootstrap samples would not do: drawing adds disagreement to that which chance brought already.
+
+    Args:
+        first: `[methods, n]`, what each method has at each sample on a model.
+        second: `[methods, n]`, the same methods on the same samples on another model.
+        design: how the samples hang together.
+        bounds: the smallest and largest possible score of a sample.
+
+    Raises:
+        StudyError: if the scores have different shapes or another range, are of fewer than two methods, or there are
+            fewer than two clusters.
+    """
+    design, one, other = design or Design(), scores_of(first, "first"), scores_of(second, "second")
+    if one.shape != other.shape:
+        raise StudyError(
+            f"two models are compared by the same methods on the same samples; there are {one.shape} and "
+            f"{other.shape} scores."
+        )
+    layout = design.layout(one.shape[1])
+    # Rounded: equal scores may differ in their last bit, by the order in which they were added up.
+    tau = agreement(np.array([estimates(values, layout).round(12) for values in (one, other)])).tau
+    told = np.prod(_told([one, other], design, bounds), axis=0)
+    same, opposite, pairs = int((told > 0).sum()), int((told < 0).sum()), len(told)
+    open_ = pairs - same - opposite
+    return Transfer(tau, (same - opposite - open_) / pairs, (same - opposite + open_) / pairs, same, opposite, pairs)
+
+
+@dataclass(frozen=True)
 class Friedman:
     """Whether methods differ over blocks, and which are told apart: what a critical-difference diagram shows.
 
@@ -252,16 +311,29 @@ def groups(ranks: npt.ArrayLike, difference: float) -> tuple[tuple[int, ...], ..
 def _ahead(values: Array, design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.bool_]:
     """Say which methods are surely better than which, by simultaneous intervals of all pairs: `[methods, methods]`."""
     ahead = np.zeros((len(values), len(values)), dtype=bool)
-    pairs = list(combinations(range(len(values)), 2))
+    pairs = combinations(range(len(values)), 2)
+    for (one, other), told in zip(pairs, _told([values], design, bounds)[0], strict=True):
+        ahead[one, other], ahead[other, one] = told > 0, told < 0
+    return ahead
+
+
+def _told(blocks: Sequence[Array], design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.int_]:
+    """Say of every pair of methods whether the first is surely better (1), worse (-1) or neither: `[blocks, pairs]`.
+
+    The intervals of all pairs in all blocks, each `[methods, n]` of the same samples, hold together.
+    """
+    pairs = list(combinations(range(len(blocks[0])), 2))
     if not pairs:
-        return ahead
+        return np.zeros((len(blocks), 0), dtype=int)
     first, second = (list(places) for places in zip(*pairs, strict=True))
     found: Sequence[Interval] = difference_intervals(
-        values[first], values[second], design, simultaneous=True, bounds=bounds
+        np.concatenate([values[first] for values in blocks]),
+        np.concatenate([values[second] for values in blocks]),
+        design,
+        simultaneous=True,
+        bounds=bounds,
     )
-    for (one, other), interval in zip(pairs, found, strict=True):
-        ahead[one, other], ahead[other, one] = interval.low > 0, interval.high < 0
-    return ahead
+    return np.array([int(one.low > 0) - int(one.high < 0) for one in found]).reshape(len(blocks), len(pairs))
 
 
 def _shares(drawn: Array) -> Array:
