@@ -9,7 +9,7 @@ import csv
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,11 @@ def measured() -> str:
     return "\n\n".join(_accuracies(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
 
 
+def over_controls() -> str:
+    """Give the differences of the demo's methods to the best control of the same cost, by model and budget."""
+    return "\n\n".join(_over_control(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
+
+
 def operands() -> str:
     """Give the demo's compositions against their operands, by model and budget."""
     return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("compositions-*.csv")))
@@ -225,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "published": published,
     "decisions": decisions,
     "measured": measured,
+    "over_controls": over_controls,
     "operands": operands,
     "seeds": seeds,
 }
@@ -299,29 +305,36 @@ def _budget(group: str) -> str:
 
 
 def _accuracies(file: Path) -> str:
-    """Give a model's table: a row a method, a column a budget, the interval's half width behind each number."""
+    """Give a model's table: a row a method, a column a budget, with intervals."""
+    return _by_budget(file, "right answers in %", "All", "")
+
+
+def _over_control(file: Path) -> str:
+    """Give a model's table of what methods have over the best control, with intervals."""
+    return _by_budget(file, "points over the best control", "Δ best control", "+")
+
+
+def _by_budget(file: Path, what: str, column: str, sign: str) -> str:
     found: dict[str, dict[str, str]] = {}
     for line in _lines(file):
-        if line["role"] in SHOWN:
-            value, low, high = (float(line[f"All{end}"]) for end in ("", " low", " high"))
-            said = f"{value:.1f} [{low:.1f}, {high:.1f}]"
+        if line["role"] in SHOWN and line[column]:
+            said = _interval(line, column, sign)
             found.setdefault(line["row"], {})[_budget(line["group"])] = said
     keeps = list(dict.fromkeys(keep for budgets in found.values() for keep in budgets))
     rows = [(name, *(budgets.get(keep, "") for keep in keeps)) for name, budgets in found.items()]
-    return _table((f"`{_model(file)}`, right answers in %", *keeps), rows)
+    return _table((f"`{_model(file)}`, {what}", *keeps), rows)
 
 
 def _differences(file: Path) -> str:
     lines = _lines(file)
     keeps = [name for name in lines[0] if f"{name} low" in lines[0]]
-    rows = [
-        (
-            line["row"],
-            *(f"{float(line[k]):+.1f} [{float(line[f'{k} low']):.1f}, {float(line[f'{k} high']):.1f}]" for k in keeps),
-        )
-        for line in lines
-    ]
-    return _table((f"`{_model(file)}`, difference in points", *keeps), rows)
+    rows = [(line["row"], *(_interval(line, keep, "+") for keep in keeps)) for line in lines]
+    return _table((f"`{_model(file)}`, points over the operand", *keeps), rows)
+
+
+def _interval(line: Mapping[str, str], column: str, sign: str) -> str:
+    value, low, high = (float(line[f"{column}{end}"]) for end in ("", " low", " high"))
+    return f"{value:{sign}.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _model(file: Path) -> str:

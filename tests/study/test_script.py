@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import tokensieve as ts
 from tokensieve.cli import app
 from tokensieve.study import cells
+from tokensieve.study.report import writing
 from tokensieve.study.runner import Runner
 from tokensieve.study.spec import Study
 from tokensieve.study.store import Store
@@ -167,7 +168,7 @@ def lengths(monkeypatch):
     return found
 
 
-def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints, lengths):
+def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints, lengths, monkeypatch):
     chosen = [task for task in SAID["tasks"] if task["name"] in ("gqa", "tgif")]
     settings = [f"models.{name}.path={folder}" for name, folder in checkpoints.items()]
     settings += [f"models.{name}.query_encoder=null" for name in ("llava-1_5-7b", "llava-next-7b")]
@@ -224,6 +225,8 @@ def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints,
     assert ("video-llava-7b", "visionzip") not in ran
     skipped = {one["reason"] for one in store.plan()["skipped"] if one["model"] == "video-llava-7b"}
     assert any("a video is not made smaller" in reason for reason in skipped)
+    # Figures as PNG and PDF are drawn in other tests.
+    monkeypatch.setattr(writing, "KINDS", ("svg",))
     told = CliRunner().invoke(app, ["report", "runs/x"])
     assert told.exit_code == 0, told.output
     page = Path("runs/x/report/index.html").read_text(encoding="utf-8")
