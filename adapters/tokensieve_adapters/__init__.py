@@ -84,3 +84,4 @@ def register_tasks(registry: Registry) -> None:
     llava = folder / "world_llava"
     registry.add_checkpoint("world-llava", llava, llava / "clip")
     registry.add_checkpoint("world-llava-weak", llava, llava / "clip_weak")
+    registry.add_checkpoint("world-qwen", folder / "world_qwen")

@@ -16,7 +16,7 @@ def checkpoints():
 
 
 def test_what_ships_is_known_and_small_enough(checkpoints):
-    assert {"world-llava", "world-llava-weak"} <= set(checkpoints)
+    assert {"world-llava", "world-llava-weak", "world-qwen"} <= set(checkpoints)
     strong, weak = checkpoints["world-llava"], checkpoints["world-llava-weak"]
     assert strong.folder == weak.folder
     assert strong.query_encoder != weak.query_encoder
@@ -24,9 +24,10 @@ def test_what_ships_is_known_and_small_enough(checkpoints):
         assert ship.weight(one.folder) < ship.MOST
 
 
-def test_the_model_sees_what_it_is_asked_about(checkpoints):
+@pytest.mark.parametrize("name", ["world-llava", "world-qwen"])
+def test_the_model_sees_what_it_is_asked_about(checkpoints, name):
     task = World(pictures=8, types=list(ATTRIBUTES))
-    folder = checkpoints["world-llava"].folder
+    folder = checkpoints[name].folder
     for blind, least, most in ((False, 0.95, 1.0), (True, 0.0, 0.35)):
         counts = ship.right(folder, task, blind=blind)
         right, asked = (sum(count[place] for count in counts.values()) for place in (0, 1))
@@ -34,8 +35,9 @@ def test_the_model_sees_what_it_is_asked_about(checkpoints):
         assert least <= right / asked <= most
 
 
-def test_the_card_says_what_was_measured(checkpoints):
-    folder = checkpoints["world-llava"].folder
+@pytest.mark.parametrize("name", ["world-llava", "world-qwen"])
+def test_the_card_says_what_was_measured(checkpoints, name):
+    folder = checkpoints[name].folder
     card = (folder / "README.md").read_text(encoding="utf-8")
     found = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     dense = found["dense"]

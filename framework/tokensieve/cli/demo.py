@@ -10,7 +10,13 @@ from tokensieve.study.report import Written
 from tokensieve.study.report.answers import questions
 
 STUDY = "demo.yaml"
-QUICK = ("models=world-llava", "keep=1/3,1/9,1/36", "seeds=0", "limit=108", "controls.inverted=1/9")
+QUICK = (
+    "models=world-llava",
+    *(f"recipes.{name}.models=world-llava" for name in ("tome", "fastv", "gsp-fastv", "gsp at layer 2")),
+    "keep=1/3,1/9,1/36",
+    "seeds=0",
+    "limit=108",
+)
 """How the study is made smaller."""
 
 
