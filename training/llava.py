@@ -36,8 +36,8 @@ TEMPLATE = (
 )
 
 
-def build(clip: CLIPModel) -> LlavaForConditionalGeneration:
-    """Make the model over a CLIP's vision tower."""
+def build(clip: CLIPModel, look_back: bool) -> LlavaForConditionalGeneration:
+    """Make the model over a CLIP's vision tower; with `look_back`, its attention has biases (see `language.begin`)."""
     text = LlamaConfig(
         vocab_size=len(IDS),
         hidden_size=WIDTH,
@@ -45,7 +45,7 @@ def build(clip: CLIPModel) -> LlavaForConditionalGeneration:
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
-        attention_bias=True,
+        attention_bias=look_back,
         max_position_embeddings=512,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
         tie_word_embeddings=True,
@@ -95,8 +95,11 @@ def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, cu
 def main(words: Sequence[str] | None = None) -> None:
     """Train from the command line, or from its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    language_options(parser, steps=3000)
+    language_options(parser, steps=7000)
     parser.add_argument("--clip", required=True, help="the folder of stage 1's model")
+    parser.add_argument(
+        "--look-back", action="store_true", help="half of the heads look one and two tokens back at first"
+    )
     arguments = parser.parse_args(words)
     start(arguments.seed, arguments.threads)
     held = scenes(arguments.scenes, "validation", arguments.held)
@@ -109,7 +112,7 @@ def main(words: Sequence[str] | None = None) -> None:
     features = encoded(look, training, arguments.out / "features.pt")
     held_features = encoded(look, held, arguments.out / "held.pt")
     start(arguments.seed, arguments.threads)
-    model = build(clip)
+    model = build(clip, arguments.look_back)
     # On processors, backward through the fused kernel is slower than through plain matrix products.
     model.set_attn_implementation("eager")
     asked = Asked(model.model.multi_modal_projector, model.model.language_model, frame(), 2)

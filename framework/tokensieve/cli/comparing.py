@@ -80,9 +80,10 @@ def remarks(planned: Plan) -> None:
     for note in planned.notes:
         console.say(f"note: {note}")
     for reason, role, of in dict.fromkeys((one.reason, one.role, one.of) for one in planned.skipped):
-        keeps = [one.keep for one in planned.skipped if (one.reason, one.role, one.of) == (reason, role, of)]
-        at = ", ".join(dict.fromkeys(keep for keep in keeps if keep))
-        console.say(f"n/a: {role}{f' of {of}' if of else ''} at keep {at}: {reason}")
+        ours = [one for one in planned.skipped if (one.reason, one.role, one.of) == (reason, role, of)]
+        at = ", ".join(dict.fromkeys(one.keep for one in ours if one.keep))
+        models = ", ".join(dict.fromkeys(one.model for one in ours))
+        console.say(f"n/a: {models}: {role}{f' of {of}' if of else ''} at keep {at}: {reason}")
 
 
 def run(study: Study, store: Store, registry: Registry, engine: str, workers: int, gpus: float) -> bool:
