@@ -56,6 +56,23 @@ def test_a_comparison_is_a_model_on_a_task(made, comparisons):
         assert comparison.excluded == ()
 
 
+def test_budgets_keep_their_order_though_one_has_fewer_cells_that_cut_early(made):
+    """What does not apply at a budget leaves it with more of the late cuts, which cost more than early ones elsewhere."""
+    middle, smallest = SMALL[1:]
+    late = {key for key, (cell, _) in made.content.items() if cell.keep == middle and cell.method == "fastv"}
+    early = {
+        key
+        for key, (cell, _) in made.content.items()
+        if cell.keep == smallest and cell.method not in ("fastv", "script")
+    }
+    assert late
+    assert early
+    fewer = Made()
+    fewer.content = {key: value for key, value in made.content.items() if key not in early | late}
+    for comparison in analysis.collect(fewer):
+        assert comparison.keeps == SMALL
+
+
 def test_an_arm_is_the_mean_over_seeds_of_every_sample(made, comparisons):
     [first, _] = comparisons
     arm = first.find("random", "1/9")

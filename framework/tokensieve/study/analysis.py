@@ -382,7 +382,8 @@ class Comparison:
         for arm in self.arms:
             if arm.keep is not None and arm.role != "inverted":
                 seen.setdefault(arm.keep, []).append(arm.tokens)
-        return tuple(sorted(seen, key=lambda keep: -float(np.median(seen[keep]))))
+        # By the arms that cut first: later cuts differ less, and how many there are differs from budget to budget.
+        return tuple(sorted(seen, key=lambda keep: -min(seen[keep])))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
