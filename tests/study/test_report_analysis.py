@@ -57,7 +57,7 @@ def test_a_comparison_is_a_model_on_a_task(made, comparisons):
 
 
 def test_budgets_keep_their_order_though_one_has_fewer_cells_that_cut_early(made):
-    """What does not apply at a budget leaves it with more of the late cuts, which cost more than early ones elsewhere."""
+    """What does not apply at a budget leaves it with more of the late cuts, which cost more than early ones."""
     middle, smallest = SMALL[1:]
     late = {key for key, (cell, _) in made.content.items() if cell.keep == middle and cell.method == "fastv"}
     early = {
