@@ -201,6 +201,11 @@ def operands() -> str:
     return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("compositions-*.csv")))
 
 
+def over_plain() -> str:
+    """Give the demo's methods against uniform and random tokens, by model and budget."""
+    return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("plain-*.csv")))
+
+
 def seeds() -> str:
     """Give the right answers of models that differ in the seed of their training."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -232,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "measured": measured,
     "over_controls": over_controls,
     "operands": operands,
+    "over_plain": over_plain,
     "seeds": seeds,
 }
 
@@ -329,7 +335,7 @@ def _differences(file: Path) -> str:
     lines = _lines(file)
     keeps = [name for name in lines[0] if f"{name} low" in lines[0]]
     rows = [(line["row"], *(_interval(line, keep, "+") for keep in keeps)) for line in lines]
-    return _table((f"`{_model(file)}`, points over the operand", *keeps), rows)
+    return _table((f"`{_model(file)}`, points of difference", *keeps), rows)
 
 
 def _interval(line: Mapping[str, str], column: str, sign: str) -> str:

@@ -16,7 +16,7 @@ def tables():
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {name: module.TABLES[name]() for name in ("measured", "over_controls", "operands", "seeds")}
+    return {name: module.TABLES[name]() for name in ("measured", "over_controls", "over_plain", "operands", "seeds")}
 
 
 def test_every_interval_of_the_page_is_in_a_table(tables):
@@ -27,7 +27,7 @@ def test_every_interval_of_the_page_is_in_a_table(tables):
 
 
 def test_tables_hold_every_model_and_budget(tables):
-    for name in ("measured", "over_controls", "operands"):
+    for name in ("measured", "over_controls", "over_plain", "operands"):
         heads = [line for line in tables[name].splitlines() if line.startswith("| `world-")]
         assert [head.split("`")[1] for head in heads] == ["world-llava", "world-llava-weak", "world-qwen"]
         for head in heads:
