@@ -201,6 +201,11 @@ def operands() -> str:
     return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("compositions-*.csv")))
 
 
+def needed() -> str:
+    """Give the part of the needed tokens that the demo's methods and controls kept, by model and budget."""
+    return "\n\n".join(_needed(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
+
+
 def over_plain() -> str:
     """Give the demo's methods against uniform and random tokens, by model and budget."""
     return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("plain-*.csv")))
@@ -238,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "over_controls": over_controls,
     "operands": operands,
     "over_plain": over_plain,
+    "needed": needed,
     "seeds": seeds,
 }
 
@@ -312,20 +318,25 @@ def _budget(group: str) -> str:
 
 def _accuracies(file: Path) -> str:
     """Give a model's table: a row a method, a column a budget, with intervals."""
-    return _by_budget(file, "right answers in %", "All", "")
+    return _by_budget(file, "right answers in %", "All", lambda line: _interval(line, "All", ""))
 
 
 def _over_control(file: Path) -> str:
     """Give a model's table of what methods have over the best control, with intervals."""
-    return _by_budget(file, "points over the best control", "Δ best control", "+")
+    column = "Δ best control"
+    return _by_budget(file, "points over the best control", column, lambda line: _interval(line, column, "+"))
 
 
-def _by_budget(file: Path, what: str, column: str, sign: str) -> str:
+def _needed(file: Path) -> str:
+    """Give a model's table of the part of the needed tokens that stayed."""
+    return _by_budget(file, "needed tokens that stayed", "Needed %", lambda line: f"{line['Needed %']} %")
+
+
+def _by_budget(file: Path, what: str, column: str, said: Callable[[dict[str, str]], str]) -> str:
     found: dict[str, dict[str, str]] = {}
     for line in _lines(file):
         if line["role"] in SHOWN and line[column]:
-            said = _interval(line, column, sign)
-            found.setdefault(line["row"], {})[_budget(line["group"])] = said
+            found.setdefault(line["row"], {})[_budget(line["group"])] = said(line)
     keeps = list(dict.fromkeys(keep for budgets in found.values() for keep in budgets))
     rows = [(name, *(budgets.get(keep, "") for keep in keeps)) for name, budgets in found.items()]
     return _table((f"`{_model(file)}`, {what}", *keeps), rows)

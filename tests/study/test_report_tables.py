@@ -76,6 +76,7 @@ def test_the_main_table_has_the_numbers_of_the_comparison(founds):
     comparison = found.comparison
     table = accuracy_table(found)
     assert table.columns[:5] == ("colour", "shape", "digit", "exist", "count †")
+    assert "Needed %" in table.columns
     for group in table.groups[1:]:
         keep = group.heading.split(":")[0].removeprefix("keep ")
         for line in group.lines:
@@ -86,6 +87,11 @@ def test_the_main_table_has_the_numbers_of_the_comparison(founds):
                     assert cell.interval.estimate == pytest.approx(arm.correct[mask].mean())
                 if column == "All":
                     assert cell.interval.estimate == pytest.approx(arm.correct[comparison.headline].mean())
+                if column == "Needed %":
+                    known = [one for one in arm.recall.tolist() if one == one]
+                    assert (cell is None) == (not known)
+                    if known:
+                        assert float(cell) == pytest.approx(100 * sum(known) / len(known), abs=0.05)
                 if column == "Tokens/layer":
                     assert float(cell) == pytest.approx(arm.tokens, abs=0.05)
     assert any(note.startswith("† count: the unpruned model has") for note in table.notes)

@@ -19,6 +19,8 @@ from tokensieve.tasks.base import Task
 
 NOTHING = "\u2013"
 """What is printed where there is no number: an en dash."""
+NEEDED = "Needed %"
+"""A column: how many of the tokens that answers need stayed."""
 FREE = "All tokens, and none"
 """The heading of what has no budget."""
 NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
@@ -107,6 +109,7 @@ def accuracy_table(found: Findings) -> Table:
         "Rel. %",
         "Δ best control",
         "p",
+        *((NEEDED,) if _needed(comparison) else ()),
         "Tokens/layer",
         "GFLOPs",
         "ms",
@@ -306,11 +309,23 @@ def _line(
         Share(comparison.interval(arm), best),
         None if ratio is None else 100 * ratio,
         *tested(versus),
+        *((_stayed(arm),) if _needed(comparison) else ()),
         f"{arm.tokens:.1f}",
         f"{arm.flops / 1e9:.4g}",
         f"{arm.ms:.3g}",
     ]
     return Line(arm.method, tuple(cells), arm.role)
+
+
+def _needed(comparison: Comparison) -> bool:
+    """Tell whether it is known of any question which tokens its answer needs."""
+    return any(np.isfinite(arm.recall).any() for arm in comparison.arms)
+
+
+def _stayed(arm: Arm) -> str | None:
+    """Give the part of the needed tokens that stayed, over all questions of which it is known."""
+    known = arm.recall[np.isfinite(arm.recall)]
+    return f"{100 * known.mean():.1f}" if len(known) else None
 
 
 def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[Line, ...]:
@@ -348,7 +363,8 @@ def _notes(found: Findings) -> tuple[str, ...]:
     notes = [
         f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
         f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
-        "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured.",
+        "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured."
+        + (f" {NEEDED}: of the tokens that answers need, those that stayed." if _needed(found.comparison) else ""),
         mcnemar_note(comparison, picked=True),
     ]
     for kind, (right, count) in comparison.left_out.items():
