@@ -77,6 +77,39 @@ def test_a_weak_text_tower_stands_on_the_same_vision_tower(drawn, first, tmp_pat
     assert not [name for name in same if name.startswith("text_model.encoder") and name.endswith("proj.weight")]
 
 
+def test_heads_that_look_back_do_so_at_their_start(first):
+    torch.manual_seed(0)
+    tower = CLIPModel.from_pretrained(first / "model")
+    assert llava.build(tower, look_back=False).config.text_config.attention_bias is False
+    model = llava.build(tower, look_back=True)
+    text, config = model.model.language_model, model.config.text_config
+    width, heads = config.hidden_size, config.num_attention_heads
+    language.begin(text, torch.linalg.qr(torch.randn(width, 24)).Q.T, torch.randn(9, width))
+    attention, n, size = text.layers[3].self_attn, 12, width // heads
+    hidden = torch.nn.functional.normalize(torch.randn(n, width, dtype=torch.float64), dim=-1)
+    weights = {name: value.double() for name, value in attention.state_dict().items()}
+    query = hidden @ weights["q_proj.weight"].T + weights["q_proj.bias"]
+    key = hidden @ weights["k_proj.weight"].T + weights["k_proj.bias"]
+    theta = config.rope_parameters["rope_theta"]
+
+    def turned(vector, place):
+        """Rotary positions, pair by pair."""
+        out = vector.clone()
+        for pair in range(size // 2):
+            angle = torch.tensor(place * theta ** (-pair / (size // 2)), dtype=torch.float64)
+            a, b = vector[pair], vector[pair + size // 2]
+            out[pair] = a * angle.cos() - b * angle.sin()
+            out[pair + size // 2] = b * angle.cos() + a * angle.sin()
+        return out
+
+    for head in range(heads // 2, heads):
+        rows = slice(head * size, (head + 1) * size)
+        back = 1 + head % 2
+        for place in range(back, n):
+            seen = [turned(query[place, rows], place) @ turned(key[k, rows], k) for k in range(place + 1)]
+            assert int(torch.stack(seen).argmax()) == place - back
+
+
 @pytest.mark.parametrize("family", ["second", "other"])
 def test_questions_in_a_pack_are_answered_as_they_are_alone(family, drawn, request):
     out = request.getfixturevalue(family)
