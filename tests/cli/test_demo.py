@@ -49,7 +49,7 @@ def test_the_demo(cli, monkeypatch):
     assert len(figures) == 1
     assert "Does any method beat both uniform and random?" in result.stdout
     store = Store("demo")
-    assert [cell.method for cell in store.cells() if cell.role == "method"] == ["script", "fastv"]
+    assert {cell.method for cell in store.cells() if cell.role == "method"} == {"script", "fastv"}
     for cell in store.cells():
         _, rows = store.read(cell.key)
         assert len(rows) == 18

@@ -48,7 +48,7 @@ def test_a_study_runs_and_goes_on(cli, study):
     result = cli(study(), "--out", "runs/x")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "runs/x: 9 cells run, 0 were there, 1 n/a"
-    assert "n/a: downsampled at keep 9: the processor makes no picture of about 9 tokens" in result.stdout
+    assert "downsampled at keep 9: the processor makes no picture of about 9 tokens" in result.stdout
     store = Store("runs/x")
     assert len(store.keys()) == 9
     again = cli(study(), "--out", "runs/x")
