@@ -26,7 +26,9 @@ def test_every_interval_of_the_page_is_in_a_table(tables):
     said = INTERVAL.findall(PAGE)
     assert len(said) >= 5
     everything = "\n".join(tables.values())
-    assert [one for one in [*said, *re.findall(r"\d+\.\d %", PAGE)] if one not in everything] == []
+    assert [
+        one for one in [*said, *re.findall(r"\d+\.\d %|\d+\.\d / \d+\.\d / \d+\.\d", PAGE)] if one not in everything
+    ] == []
 
 
 def test_tables_hold_every_model_and_budget(tables):
