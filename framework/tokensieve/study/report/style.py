@@ -153,6 +153,9 @@ def paper() -> Iterator[None]:
         "lines.linewidth": 1.5,
         "lines.markersize": 4.5,
         "legend.frameon": False,
+        # Long enough for a dash to be one on either side of the marker.
+        "legend.handlelength": 2.8,
+        "legend.columnspacing": 1.2,
         "figure.constrained_layout.use": True,
     }
     with matplotlib.rc_context(settings):
