@@ -188,27 +188,27 @@ def decisions() -> str:
 
 def measured() -> str:
     """Give the right answers of the demo's methods and controls, by model and budget."""
-    return "\n\n".join(_accuracies(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
+    return _each("accuracy", _accuracies)
 
 
 def over_controls() -> str:
     """Give the differences of the demo's methods to the best control of the same cost, by model and budget."""
-    return "\n\n".join(_over_control(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
+    return _each("accuracy", _over_control)
 
 
 def operands() -> str:
     """Give the demo's compositions against their operands, by model and budget."""
-    return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("compositions-*.csv")))
+    return _each("compositions", _differences)
 
 
 def needed() -> str:
     """Give the part of the needed tokens that the demo's methods and controls kept, by model and budget."""
-    return "\n\n".join(_needed(file) for file in sorted((FINDINGS / "demo").glob("accuracy-*.csv")))
+    return _each("accuracy", _needed)
 
 
 def over_plain() -> str:
     """Give the demo's methods against uniform and random tokens, by model and budget."""
-    return "\n\n".join(_differences(file) for file in sorted((FINDINGS / "demo").glob("plain-*.csv")))
+    return _each("plain", _differences)
 
 
 def seeds() -> str:
@@ -303,6 +303,11 @@ def _published(name: str) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _each(kind: str, table: Callable[[Path], str]) -> str:
+    """Give a table of every model of the demo, from its report's tables of a kind."""
+    return "\n\n".join(table(file) for file in sorted((FINDINGS / "demo").glob(f"{kind}-*.csv")))
 
 
 def _lines(file: Path) -> list[dict[str, str]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from tokensieve.cli import console
 from tokensieve.errors import RefusedError
 from tokensieve.study.report import Written
-from tokensieve.study.report.answers import questions
 
 STUDY = "demo.yaml"
 QUICK = (
@@ -35,7 +34,7 @@ def shipped_study() -> Path:
 
 def tell(written: Written) -> None:
     """Print what the report answers, and where it is."""
-    for question in questions(written.findings):
+    for question in written.answers:
         console.say()
         console.say(question.text)
         for answer in question.answers:

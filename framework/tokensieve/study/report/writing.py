@@ -48,12 +48,14 @@ class Written:
         page: the page.
         files: everything else.
         findings: what it says, one a comparison.
+        answers: the questions that it answers.
         problems: what could not be shown, and why.
     """
 
     page: Path
     files: tuple[Path, ...]
     findings: tuple[Findings, ...]
+    answers: tuple[Question, ...]
     problems: tuple[str, ...]
 
 
@@ -107,7 +109,7 @@ def write_report(
         place.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StudyError(f"the report cannot be written into {out}: {error.strerror or error}") from None
-    return Written(place, tuple(files), tuple(founds), tuple(shown.problems))
+    return Written(place, tuple(files), tuple(founds), tuple(asked), tuple(shown.problems))
 
 
 def _tables(founds: Sequence[Findings], tasks: Mapping[str, Task]) -> list[Table]:
