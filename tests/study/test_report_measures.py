@@ -176,6 +176,14 @@ def test_a_task_with_files_is_made_as_the_study_asks_for_it(made, asked):
     assert problem.startswith("The pictures and measures of pope are not shown: the task 'vqa_jsonl': path: ")
 
 
+def test_a_task_of_some_models_is_made_as_any_other(made, asked):
+    task, study = asked
+    data = json.loads(study)
+    data["tasks"][0]["models"] = ["m"]
+    found, problems = tasks.tasks_of(analysis.collect(made), default_registry(), json.dumps(data))
+    assert (found, problems) == ({task.hash(): task}, [])
+
+
 def test_measures_need_no_files(made, asked, tmp_path):
     _, study = asked
     comparisons = analysis.collect(made)

@@ -140,6 +140,16 @@ class Asked(BaseModel):
     fields: Mapping[str, Any] = {}
     models: tuple[str, ...] | None = None
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """Read a study's entry: `use`, `name`, `models`, and beside them the task's settings.
+
+        Raises:
+            ValidationError: if its name or its models cannot be used.
+        """
+        fields = {key: value for key, value in entry.items() if key not in ("use", "name", "models")}
+        return cls(name=entry.get("name") or entry["use"], use=entry["use"], fields=fields, **_only(entry))
+
     def task(self, registry: Registry) -> Task:
         """Make the task.
 
@@ -292,6 +302,12 @@ class Study(BaseModel):
     def dump(self) -> str:
         """Give the study as YAML; `loads` reads it back equal."""
         return marked.write(self.to_dict())
+
+
+def _only(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the models that an entry is for, where it says so."""
+    models = entry.get("models")
+    return {} if models is None else {"models": [models] if isinstance(models, str) else models}
 
 
 def _model_written(model: Model) -> dict[str, Any]:
@@ -481,7 +497,7 @@ class _Reader:
         used = "use" in entry
         keys = _USED if used else (*_INLINE, "models")
         self._known(entry, keys, path, "a recipe of a study" + (" with use" if used else ""))
-        rest: dict[str, Any] = self._only(entry)
+        rest: dict[str, Any] = _only(entry)
         if entry.get("keep") is not None:
             rest["keep"] = self._budgets(entry["keep"], (*path, "keep"))
         if used:
@@ -490,12 +506,6 @@ class _Reader:
         if not entry.get("name"):
             raise self._error(StudyError, "a recipe that is written out in a study needs a name", path)
         return self._make(path, name=entry["name"], recipe=self._inline(entry, path), **rest)
-
-    @staticmethod
-    def _only(entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the models that an entry is for, where it says so."""
-        models = entry.get("models")
-        return {} if models is None else {"models": [models] if isinstance(models, str) else models}
 
     def _make(self, path: marked.Path, **fields: Any) -> Method:
         try:
@@ -530,16 +540,15 @@ class _Reader:
         data = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(data, dict) or not isinstance(data.get("use"), str):
             raise self._error(StudyError, "a task is a name, or a mapping with use: NAME and its settings", path)
-        fields = {key: value for key, value in data.items() if key not in ("use", "name", "models")}
         try:
-            asked = Asked(name=data.get("name") or data["use"], use=data["use"], fields=fields, **self._only(data))
+            asked = Asked.of(data)
             asked.task(self._registry)
         except ValidationError as error:
             raise self._invalid(error, path) from None
         except UnknownTaskError as error:
             raise self._error(UnknownTaskError, str(error), (*path, "use")) from None
         except TaskError as error:
-            wrong = next((key for key in fields if f": {key}:" in str(error)), "use")
+            wrong = next((key for key in data if f": {key}:" in str(error)), "use")
             raise self._error(StudyError, str(error), (*path, wrong)) from None
         return asked
 

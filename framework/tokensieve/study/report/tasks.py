@@ -90,14 +90,7 @@ def _asked(study: str) -> dict[str, Asked]:
     entries = data.get("tasks") if isinstance(data, dict) else None
     # A study is written down with all of them as mappings.
     named = [one for one in entries or () if isinstance(one, dict) and {"name", "use"} <= set(one)]
-    return {
-        one["name"]: Asked(
-            name=one["name"],
-            use=one["use"],
-            fields={name: value for name, value in one.items() if name not in ("name", "use")},
-        )
-        for one in named
-    }
+    return {one["name"]: Asked.of(one) for one in named}
 
 
 def _on_card(comparison: Comparison, registry: Registry) -> Asked:
