@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import tokensieve as ts
-from tokensieve.cli.catalogue import offers
-from tokensieve.recipe import budget_of
+from tokensieve.cli.plugins import offers
+from tokensieve.recipes.formulas import budget_of
 from tokensieve_strategies._provenance import Origin, provenance
 
 DOCS = Path(__file__).parent

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 import tokensieve as ts
 import tokensieve.testing
-from tokensieve import hookspecs
+from tokensieve.plugins import hookspecs
 
 PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import Modality, raster
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
+from tokensieve.models.decoder import Modality
+from tokensieve.models.layouts import raster
 from tokensieve_adapters._tower import TowerDecoder
 
 

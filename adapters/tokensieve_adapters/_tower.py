@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder, Encoder, Partner, projected_layers, raster
 from tokensieve.errors import RefusedError
-from tokensieve.recipe import Stage
+from tokensieve.models.decoder import Decoder, projected_layers
+from tokensieve.models.encoder import Encoder
+from tokensieve.models.layouts import raster
+from tokensieve.models.text_tower import Partner
+from tokensieve.stage import Stage
 from tokensieve_adapters._partner import load_partner
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}

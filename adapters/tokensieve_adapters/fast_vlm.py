@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Partner, raster
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.layouts import raster
+from tokensieve.models.text_tower import Partner
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._partner import load_partner
 from tokensieve_adapters._tower import SquaresDecoder, TowerEncoder

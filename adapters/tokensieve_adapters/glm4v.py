@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Modality
+from tokensieve.models.decoder import Modality
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._mrope import MropeAdapter, MropeDecoder
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Modality, raster
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Modality
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import SquaresDecoder
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, raster
 from tokensieve.errors import RefusedError
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.layouts import raster
 from tokensieve.sites import Site
 from tokensieve_adapters._example import save_example
 from tokensieve_adapters._tower import CLASS_TOKENS, PatchEncoder, TowerDecoder

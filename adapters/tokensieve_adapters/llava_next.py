@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter
+from tokensieve.models.adapter import Adapter
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
 from tokensieve_adapters._tower import TowerEncoder

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, raster
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
 from tokensieve_adapters._tower import TowerEncoder

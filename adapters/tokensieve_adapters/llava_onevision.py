@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, raster
 from tokensieve.evidence import NEWLINE
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
 from tokensieve_adapters._tower import TowerEncoder

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Modality, raster
 from tokensieve.errors import RefusedError
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder, Modality
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 
 if TYPE_CHECKING:
-    from tokensieve.recipe import Stage
+    from tokensieve.stage import Stage
 
 
 class Molmo2Decoder(Decoder):

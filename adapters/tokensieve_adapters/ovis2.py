@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Modality, raster
 from tokensieve.errors import RefusedError
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder, Modality
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import joined
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tokensieve.adapter import Adapter
+from tokensieve.models.adapter import Adapter
 from tokensieve_adapters import _tiny
 
 

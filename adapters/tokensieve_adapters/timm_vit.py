@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Encoder
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence
-from tokensieve.recipe import Stage
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.encoder import Encoder
+from tokensieve.stage import Stage
 
 HOME = "timm.models.vision_transformer"
 

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, raster
 from tokensieve.evidence import NEWLINE
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder
+from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import PatchEncoder
 

@@ -1,22 +1,27 @@
 """Drop or merge visual tokens of multimodal models, and tell honestly what it costs."""
 
-from tokensieve.adapter import Adapter, Decoder, Encoder
-from tokensieve.budget import Keep
-from tokensieve.chain import Chain
-from tokensieve.composers import Composer, Expression, select
+from tokensieve.algebra.budget import Keep
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.reduction import Reduction
+from tokensieve.algebra.universe import Universe
+from tokensieve.composers.expression import Composer, Expression
+from tokensieve.composers.selection import select
 from tokensieve.engine import Sights, prune, sharing
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence, Query, Text, Tokens, Words
-from tokensieve.hookspecs import hookimpl
-from tokensieve.recipe import Recipe, Stage, schema
-from tokensieve.reduction import Reduction
-from tokensieve.registry import Registry, default_registry
-from tokensieve.replay import Replay, replay
-from tokensieve.review import Finding, review
-from tokensieve.run import Run
+from tokensieve.ledger.replay import Replay, replay
+from tokensieve.ledger.run import Run
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder
+from tokensieve.models.encoder import Encoder
+from tokensieve.plugins.hookspecs import hookimpl
+from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.review import Finding, review
+from tokensieve.recipes.schema import schema
 from tokensieve.sites import Site
+from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
-from tokensieve.universe import Universe
 
 __all__ = [
     "Adapter",

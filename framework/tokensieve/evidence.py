@@ -9,8 +9,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from tokensieve.algebra.universe import Universe
 from tokensieve.errors import AlgebraError, MissingEvidenceError, listing
-from tokensieve.universe import Universe
 
 
 class Evidence(StrEnum):

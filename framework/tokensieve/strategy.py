@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from tokensieve.chain import Chain
-from tokensieve.composers import Expression, Reading
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.reduction import Reduction
+from tokensieve.composers.expression import Expression, Reading
 from tokensieve.errors import ScoreError
 from tokensieve.evidence import Evidence, Tokens
-from tokensieve.reduction import Reduction
 
 
 class Strategy(Expression, BaseModel):

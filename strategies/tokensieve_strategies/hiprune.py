@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve.budget import simplest
+from tokensieve.algebra.budget import simplest
 from tokensieve_strategies._maths.grid import neighbours
 from tokensieve_strategies._maths.order import falling, over_heads, stacked
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve.budget import deal
+from tokensieve.algebra.budget import deal
 from tokensieve_strategies._maths.order import falling, over_heads, runs, stacked
 from tokensieve_strategies._maths.vectors import require_finite, settle, unit
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
-from tokensieve.budget import deal
+from tokensieve.algebra.budget import deal
 from tokensieve.evidence import NEWLINE
 from tokensieve_strategies._maths.order import runs, stacked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tokensieve import Evidence, Scorer, Tokens
-from tokensieve.universe import draw
+from tokensieve.algebra.universe import draw
 
 
 class Random(Scorer):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 import tokensieve as ts
 from tokensieve import Evidence
-from tokensieve.adapter import VISION_EVIDENCE
 from tokensieve.errors import MissingEvidenceError, RefusedError
+from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.conformance import Watching
 from tokensieve.testing.prompts import Prompts, lively
 

@@ -11,20 +11,9 @@ from fractions import Fraction
 from itertools import count
 
 from tokensieve import Keep, Tokens
-from tokensieve.composers import (
-    AtLeast,
-    Best,
-    Borda,
-    Complement,
-    Difference,
-    Intersection,
-    PerGroup,
-    Quota,
-    SymmetricDifference,
-    Then,
-    Union,
-    Weighted,
-)
+from tokensieve.composers.expression import Best, Complement, Difference, Intersection, SymmetricDifference, Then, Union
+from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
+from tokensieve.composers.groups import PerGroup
 from tokensieve.testing.generators import AtLeastFeature, ByFeature, PickedByFeature
 
 OUTER = {"image": (0,), "tile": (0, 1), "frame": (0, 1, 2), "row": (0, 1, 2, 3), "column": (0, 1, 2, 4)}

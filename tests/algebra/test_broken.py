@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tokensieve import Chain, Composer, Ranker, Reduction, Scorer, Tokens, Universe
-from tokensieve import budget as budget_module
-from tokensieve.chain import Leaf
-from tokensieve.composers import Borda, Difference, Intersection, Quota
+from tokensieve.algebra import budget as budget_module
+from tokensieve.algebra.chain import Leaf
+from tokensieve.composers.expression import Difference, Intersection
+from tokensieve.composers.fusion import Borda, Quota
 from tokensieve.testing import laws
 from tokensieve.testing.generators import ByFeature
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 
 from tokensieve import Keep
-from tokensieve.budget import average, count, counts, deal, for_average
+from tokensieve.algebra.budget import average, count, counts, deal, for_average
 from tokensieve.errors import BudgetError
 from tokensieve.testing.generators import keeps, shares
 

@@ -9,23 +9,12 @@ import pytest
 from hypothesis import given, settings
 
 from tokensieve import Composer, Keep, select
-from tokensieve.composers import (
-    COMPOSERS,
-    AtLeast,
-    Best,
-    Borda,
-    Complement,
-    Difference,
-    Intersection,
-    PerGroup,
-    Quota,
-    SymmetricDifference,
-    Then,
-    Union,
-    Weighted,
-)
+from tokensieve.composers.builtin import COMPOSERS
+from tokensieve.composers.expression import Best, Complement, Difference, Intersection, SymmetricDifference, Then, Union
+from tokensieve.composers.formula import parse
+from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
+from tokensieve.composers.groups import PerGroup
 from tokensieve.errors import BudgetError, FormulaError, UnknownStrategyError
-from tokensieve.formula import parse
 from tokensieve.testing.generators import ByFeature, batches, expressions
 
 BY_NAME = {c.name: c for c in COMPOSERS}

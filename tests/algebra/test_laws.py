@@ -9,8 +9,11 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tokensieve import Chain, Keep, Reduction, Tokens, Universe, select
-from tokensieve.budget import counts
-from tokensieve.composers import COMPOSERS, Best, Intersection, PerGroup, Quota, Then, Union
+from tokensieve.algebra.budget import counts
+from tokensieve.composers.builtin import COMPOSERS
+from tokensieve.composers.expression import Best, Intersection, Then, Union
+from tokensieve.composers.fusion import Quota
+from tokensieve.composers.groups import PerGroup
 from tokensieve.errors import AlgebraError, FormulaError, ScoreError
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Query, Text
 from tokensieve.testing import generators, laws

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from tokensieve.budget import counts, deal
-from tokensieve.composers import select
+from tokensieve.algebra.budget import counts, deal
+from tokensieve.composers.selection import select
 from tokensieve.testing.generators import batches, expressions, keeps, shares
 
 from .reference import cut, dealt, ranked, rows_of

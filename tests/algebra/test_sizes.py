@@ -9,8 +9,10 @@ from hypothesis import given
 
 import tokensieve as ts
 from tokensieve import Composer, Keep, Ranker, Tokens, Universe, select
-from tokensieve.budget import counts
-from tokensieve.composers import COMPOSERS, Best, Intersection, PerGroup, Reading, Then
+from tokensieve.algebra.budget import counts
+from tokensieve.composers.builtin import COMPOSERS
+from tokensieve.composers.expression import Best, Intersection, Reading, Then
+from tokensieve.composers.groups import PerGroup
 from tokensieve.errors import AlgebraError, FormulaError, RecipeError
 from tokensieve.testing import laws
 from tokensieve.testing.generators import ByFeature, SpreadByFeature, batches, keeps, rankings

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 
 from tokensieve import Chain, Reduction, Universe
-from tokensieve.chain import at_least, fuse
+from tokensieve.algebra.chain import at_least, fuse
+from tokensieve.algebra.reduction import nearest
+from tokensieve.algebra.universe import draw
 from tokensieve.errors import AlgebraError
-from tokensieve.reduction import nearest
 from tokensieve.testing.generators import universes
-from tokensieve.universe import draw
 
 
 def test_universes_by_hand():

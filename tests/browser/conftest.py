@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tests.study import synthetic
 
-from tokensieve.registry import default_registry
+from tokensieve.plugins.registry import default_registry
 from tokensieve.study.report import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -7,8 +7,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tokensieve import default_registry
+from tokensieve.checkpoints.loading import load, save_example
+from tokensieve.checkpoints.ready import Ready
 from tokensieve.cli import app
-from tokensieve.loading import Ready, load, save_example
 
 PHOTO = Path(__file__).parents[2] / "docs" / "assets" / "grace_hopper.jpg"
 QUESTION = "Which flag is behind her?"

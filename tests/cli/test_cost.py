@@ -5,8 +5,8 @@ import re
 import pytest
 
 import tokensieve as ts
-from tokensieve.measure.geometry import Geometry, cost, layer_costs, visual_per_layer
-from tokensieve.measure.vision import VisionCost
+from tokensieve.cost.geometry import Geometry, cost, layer_costs, visual_per_layer
+from tokensieve.cost.vision import VisionCost
 
 REGISTRY = ts.default_registry()
 

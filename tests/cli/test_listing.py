@@ -12,7 +12,7 @@ from PIL import Image
 from tests.cli.conftest import PHOTO
 
 from tokensieve import Registry, Scorer, Tokens, default_registry, hookimpl
-from tokensieve.recipe import schema
+from tokensieve.recipes.schema import schema
 from tokensieve.tasks import Sample, Task
 
 
@@ -56,7 +56,9 @@ def install(monkeypatch):
 
     def pretend(**plugins):
         points = [Point(name, plugin) for name, plugin in plugins.items()]
-        monkeypatch.setattr("tokensieve.registry.metadata.entry_points", lambda group: [*real(group=group), *points])
+        monkeypatch.setattr(
+            "tokensieve.plugins.registry.metadata.entry_points", lambda group: [*real(group=group), *points]
+        )
 
     return pretend
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageFont
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
+from tokensieve.cli.operands import Seen
 from tokensieve.cli.picture import (
     ACROSS,
     DIM,
@@ -24,8 +25,7 @@ from tokensieve.cli.picture import (
     sheet,
     views_of,
 )
-from tokensieve.cli.showing import crops, draw, grid_of, names
-from tokensieve.cli.watching import Seen
+from tokensieve.cli.show import crops, draw, grid_of, names
 from tokensieve_strategies import Norm, ToMe
 
 SIDE = 4
@@ -283,7 +283,7 @@ def test_show_makes_an_example_where_no_model_is_given(cli):
 
 
 def test_no_example_at_all(cli, monkeypatch):
-    monkeypatch.setattr("tokensieve.registry.Registry.adapters", {})
+    monkeypatch.setattr("tokensieve.plugins.registry.Registry.adapters", {})
     result = cli("show", "random", "--image", PHOTO)
     assert result.exit_code == 1
     assert result.stderr == "TokensieveError: no adapter brings an example checkpoint (none); give --model DIR\n"

@@ -9,7 +9,7 @@ from tests.cli.conftest import PHOTO
 
 import tokensieve as ts
 from tokensieve.cli import app, console
-from tokensieve.cli.showing import require_places
+from tokensieve.cli.show import require_places
 from tokensieve.errors import RecipeError, RefusedError
 from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_adapters.llava_next import LlavaNextAdapter
@@ -236,7 +236,7 @@ def broken_schema(monkeypatch):
     def schema(registry=None):
         raise ZeroDivisionError("nothing [red]is[/red]\ndivided by nothing")
 
-    monkeypatch.setattr("tokensieve.recipe.schema", schema)
+    monkeypatch.setattr("tokensieve.recipes.recipe.schema", schema)
 
 
 def test_an_unexpected_error_is_a_paragraph_too(cli, broken_schema):

@@ -7,7 +7,7 @@ from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
 from tokensieve import default_registry
-from tokensieve.loading import answer
+from tokensieve.checkpoints.asking import answer
 from tokensieve.tasks.world import World
 
 ASK = ("--image", PHOTO, "--prompt", QUESTION, "--max-new-tokens", "3", "--device", "cpu")

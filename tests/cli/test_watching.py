@@ -6,8 +6,8 @@ import pytest
 from tests.cli.conftest import QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.watching import watch
-from tokensieve.loading import pruned
+from tokensieve.checkpoints.asking import pruned
+from tokensieve.cli.operands import watch
 from tokensieve.study.statistics.overlap import jaccard_of as jaccard
 
 TWO_STAGES = """

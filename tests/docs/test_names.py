@@ -5,8 +5,9 @@ import re
 import pytest
 
 import tokensieve as ts
-from tokensieve import errors, hookspecs
+from tokensieve import errors
 from tokensieve.cli import app
+from tokensieve.plugins import hookspecs
 from tokensieve.tasks.jsonl import METRICS, VqaJsonl, _Line
 from tokensieve.testing.strategies import CHOOSER_LAWS, LAWS, MERGER_LAWS
 from tokensieve.testing.tasks import TASK_LAWS

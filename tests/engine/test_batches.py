@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import tokensieve as ts
 from tokensieve.engine.batches import deal_grid
 from tokensieve.errors import RefusedError
-from tokensieve.review import obstacles
+from tokensieve.recipes.review import obstacles
 
 ROWS = st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=5)
 

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import tokensieve as ts
-from tokensieve.measure.cost import LayerCost, flop_counter, prefill_flops
+from tokensieve.cost.language_model import LayerCost, flop_counter, prefill_flops
 from tokensieve_strategies import Norm
 
 from .models import ONE, RAGGED, SEVERAL, batch, generate, prompts, shared

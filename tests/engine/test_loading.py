@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, QuantoConfig
 
 import tokensieve as ts
-from tokensieve.measure.cost import LayerCost
+from tokensieve.cost.language_model import LayerCost
 from tokensieve.testing.footprint import footprint
 from tokensieve_strategies import FastV, Norm
 

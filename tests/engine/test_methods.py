@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.budget import count
+from tokensieve.algebra.budget import count
 
 from .models import IMAGE, RAGGED, batch, fitted, generate, llava, patches, prompts, shared, shipped
 from .reference import Cut, Written, attended, features

@@ -11,9 +11,9 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PhiConfig
 
 import tokensieve as ts
 from tokensieve import Evidence, Tokens
-from tokensieve.adapter import VISION_EVIDENCE
 from tokensieve.engine import tap as taps
 from tokensieve.errors import MissingEvidenceError, RefusedError
+from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_adapters.llava import LlavaAdapter, LlavaDecoder
 from tokensieve_adapters.paligemma import PaliGemmaAdapter

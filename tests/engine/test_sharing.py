@@ -10,9 +10,9 @@ import torch
 
 import tokensieve as ts
 from tokensieve import Evidence, Keep, Ranker
-from tokensieve.adapter import VISION_EVIDENCE
 from tokensieve.errors import RefusedError
-from tokensieve.review import obstacles
+from tokensieve.models.offers import VISION_EVIDENCE
+from tokensieve.recipes.review import obstacles
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_strategies import Norm, VisionZip

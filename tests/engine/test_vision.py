@@ -8,11 +8,11 @@ from transformers import LlavaForConditionalGeneration
 
 import tokensieve as ts
 from tokensieve import Evidence
-from tokensieve.adapter import VISION_EVIDENCE
 from tokensieve.engine import tap as taps
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.vision import Vision
 from tokensieve.errors import RefusedError
+from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.conformance import Watching as Kit
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_adapters.llava import LlavaAdapter, LlavaDecoder

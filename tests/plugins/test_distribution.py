@@ -11,7 +11,7 @@ PLUGIN = '''\
 from pathlib import Path
 
 from tokensieve import Composer, Registry, Scorer, Tokens, hookimpl
-from tokensieve.chain import at_least
+from tokensieve.algebra.chain import at_least
 
 
 class FeatureNorm(Scorer):

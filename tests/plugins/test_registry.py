@@ -11,7 +11,7 @@ from torch import nn
 
 import tokensieve as ts
 from tokensieve import Adapter, Composer, Registry, Scorer, hookimpl
-from tokensieve.chain import at_least
+from tokensieve.algebra.chain import at_least
 from tokensieve.errors import (
     PluginError,
     UnknownCheckpointError,

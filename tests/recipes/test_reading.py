@@ -6,7 +6,7 @@ import pytest
 
 import tokensieve as ts
 from tokensieve import Keep, Recipe
-from tokensieve.budget import count
+from tokensieve.algebra.budget import count
 from tokensieve.errors import (
     BudgetError,
     FormulaError,

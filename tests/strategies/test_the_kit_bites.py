@@ -11,7 +11,7 @@ from pydantic import field_serializer
 
 import tokensieve as ts
 from tokensieve import Chain, Chooser, Evidence, Merger, Ranker, Reduction, Scorer
-from tokensieve.reduction import nearest
+from tokensieve.algebra.reduction import nearest
 from tokensieve.testing import parametrize_strategy_checks
 from tokensieve.testing.strategies import CHOOSER_LAWS, LAWS, MERGER_LAWS, exact_count
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.loading import quiet
+from tokensieve.checkpoints.ready import quiet
 from tokensieve.study.cells import plan
 from tokensieve.study.engines import PRELOAD
 from tokensieve.study.spec import Study

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tokensieve.cli import app
-from tokensieve.cli.comparing import duration
+from tokensieve.cli.compare import duration
 from tokensieve.study.engines import run_local
 from tokensieve.study.spec import Study
 from tokensieve.study.store import Store

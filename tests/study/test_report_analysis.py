@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, kendalltau
 
 from tokensieve.errors import StudyError
-from tokensieve.registry import default_registry
+from tokensieve.plugins.registry import default_registry
 from tokensieve.study import analysis, findings, inference, statistics
 from tokensieve.study.report import answers, tables
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tokensieve.registry import default_registry
+from tokensieve.plugins.registry import default_registry
 from tokensieve.study import analysis
 from tokensieve.study.report import tables, tasks, write_report
 from tokensieve.tasks import Answer

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tokensieve.errors import StudyError, TaskError
-from tokensieve.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.study import analysis
 from tokensieve.study.report import figures, style, tasks, viewer, write_report
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tokensieve.registry import default_registry
+from tokensieve.plugins.registry import default_registry
 from tokensieve.study import analysis, findings
 from tokensieve.study.inference import Versus
 from tokensieve.study.report import answers

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.checkpoints.loading import load
+from tokensieve.checkpoints.ready import quiet
 from tokensieve.errors import StudyError, TaskError
-from tokensieve.loading import load, quiet
 from tokensieve.study import runner as runner_module
 from tokensieve.study.cells import plan, sample_key
 from tokensieve.study.controls import recipe_of

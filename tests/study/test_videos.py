@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import tokensieve as ts
+from tokensieve.checkpoints.loading import load
 from tokensieve.errors import RefusedError
-from tokensieve.loading import load
 from tokensieve.study.cells import plan
 from tokensieve.study.runner import Runner
 from tokensieve.study.spec import Study

@@ -25,6 +25,22 @@ _RATIO = re.compile(r"([1-9][0-9]*)\s*/\s*([1-9][0-9]*)")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%")
 
 
+class Decimal(float):
+    """A float that remembers how it was written, so that a budget can be exact."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Decimal:
+        """Read the number from its text."""
+        value = super().__new__(cls, text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        value.text = text
+        return value
+
+    def __reduce__(self) -> tuple[type[Decimal], tuple[str]]:
+        """Copy by the text."""
+        return Decimal, (self.text,)
+
+
 @dataclass(frozen=True)
 class Keep:
     """How many tokens of a group stay: a count, an exact fraction, all but a few, or `auto`.
@@ -72,6 +88,8 @@ class Keep:
             return cls(count=value)
         if isinstance(value, Fraction):
             return cls(fraction=value)
+        if isinstance(value, Decimal):
+            return cls._parse(value.text)
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise BudgetError(f"keep {value} is not a number in (0, 1]: {_HELP}")

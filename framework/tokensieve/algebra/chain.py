@@ -20,9 +20,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from tokensieve.budget import deal
+from tokensieve.algebra.budget import deal
+from tokensieve.algebra.universe import Universe
 from tokensieve.errors import AlgebraError, ScoreError
-from tokensieve.universe import Universe
 
 
 @dataclass(frozen=True, eq=False)

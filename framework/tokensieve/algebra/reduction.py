@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokensieve.algebra.universe import Universe
 from tokensieve.errors import AlgebraError
-from tokensieve.universe import Universe
 
 
 @dataclass(frozen=True, eq=False)

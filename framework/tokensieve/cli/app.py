@@ -15,11 +15,11 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from tokensieve.budget import Keep
+from tokensieve.algebra.budget import Keep
 from tokensieve.cli import console
 from tokensieve.errors import BudgetError, RefusedError, TokensieveError, listing
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.recipes.recipe import Recipe
 
 QUESTION = "What is in this picture?"
 SAMPLES = 24
@@ -117,7 +117,7 @@ def options(
 @app.command()
 def plugins() -> None:
     """List plugins, and all that they bring: strategies, recipes, adapters, tasks and so on."""
-    from tokensieve.cli.catalogue import catalogue
+    from tokensieve.cli.plugins import catalogue
 
     registry = default_registry()
     for part in catalogue(registry):
@@ -132,8 +132,8 @@ def plugins() -> None:
 @app.command()
 def adapters() -> None:
     """List model families, and the evidence that strategies get of each."""
-    from tokensieve.cli.catalogue import families, offered
-    from tokensieve.loading import quiet
+    from tokensieve.checkpoints.ready import quiet
+    from tokensieve.cli.plugins import families, offered
 
     registry = default_registry()
     console.show(families(registry))
@@ -144,14 +144,14 @@ def adapters() -> None:
 @app.command()
 def check(recipe: RecipeName, model: MaybeModel = None) -> None:
     """Review a recipe before it runs: its plan, and what is wrong with it."""
-    from tokensieve.cli.checking import findings, plan, summary
-    from tokensieve.review import review
+    from tokensieve.cli.check import findings, plan, summary
+    from tokensieve.recipes.review import review
 
     registry = default_registry()
     loaded = Recipe.load(recipe, registry)
     adapter = None
     if model is not None:
-        from tokensieve.loading import adapter_of
+        from tokensieve.checkpoints.loading import adapter_of
 
         adapter = adapter_of(_checkpoint(model, registry), registry)
     found = review(loaded, adapter)
@@ -185,13 +185,13 @@ def cost(
     if (geometry is None) == (model is None) or (model is not None and visual is None):
         console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
         raise typer.Exit(2)
-    from tokensieve.cli.costing import costs
-    from tokensieve.measure.geometry import Geometry
-    from tokensieve.measure.vision import VisionCost
+    from tokensieve.cli.cost import costs
+    from tokensieve.cost.geometry import Geometry
+    from tokensieve.cost.vision import VisionCost
 
     vision = None
     if model is not None:
-        from tokensieve.loading import adapter_of
+        from tokensieve.checkpoints.loading import adapter_of
 
         adapter, title = adapter_of(_checkpoint(model, registry), registry), str(model)
     else:
@@ -201,7 +201,7 @@ def cost(
             # Another number of tokens is another picture.
             vision = VisionCost.of(adapter, shape.inputs()) if visual is None else None
         visual = visual or shape.visual
-    from tokensieve.review import review
+    from tokensieve.recipes.review import review
 
     for recipe in loaded:
         for finding in review(recipe, adapter):
@@ -238,7 +238,8 @@ def run(
     from tokensieve.cli.files import photo
 
     picture = photo(image)
-    from tokensieve.loading import answer, load
+    from tokensieve.checkpoints.asking import answer
+    from tokensieve.checkpoints.loading import load
 
     ready = load(_checkpoint(model, registry), registry, (loaded,), device)
     partner = _partner(model, query_encoder, registry)
@@ -279,8 +280,8 @@ def show(
 
     pictures = [(file, photo(file)) for file in image]
     folder(out)
-    from tokensieve.cli.showing import draw, names
-    from tokensieve.loading import example_or, load
+    from tokensieve.checkpoints.loading import example_or, load
+    from tokensieve.cli.show import draw, names
 
     named = None if model is None else _checkpoint(model, registry)
     partner = _partner(model, query_encoder, registry)
@@ -310,7 +311,7 @@ def compare(
     ] = 0.0,
 ) -> None:
     """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
-    from tokensieve.cli import comparing
+    from tokensieve.cli import compare as comparing
     from tokensieve.study.cells import plan
     from tokensieve.study.spec import Study
     from tokensieve.study.store import Store
@@ -337,7 +338,7 @@ def report(
     samples: Annotated[int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")] = SAMPLES,
 ) -> None:
     """Write a study's report: one page that works offline, with tables and figures as files."""
-    from tokensieve.cli.reporting import write
+    from tokensieve.cli.report import write
 
     console.say(str(write(run_folder, out, samples, default_registry()).page))
 
@@ -350,7 +351,7 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of recipe files, for editors."""
-    from tokensieve.recipe import schema as recipe_schema
+    from tokensieve.recipes.schema import schema as recipe_schema
 
     _writable(out)
     text = json.dumps(recipe_schema(), indent=2)
@@ -369,10 +370,10 @@ def demo(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 2,
 ) -> None:
     """Compare methods on the models that are shipped, and write the report; it goes on where it stopped."""
-    from tokensieve.cli import comparing
+    from tokensieve.cli import compare as comparing
     from tokensieve.cli.demo import QUICK, shipped_study, tell
     from tokensieve.cli.files import folder
-    from tokensieve.cli.reporting import write
+    from tokensieve.cli.report import write
     from tokensieve.study.spec import Study
     from tokensieve.study.store import Store
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import RenderableType
 from rich.table import Table
 
-from tokensieve.adapter import Adapter
 from tokensieve.cli.console import cell
-from tokensieve.recipe import Recipe, Stage
-from tokensieve.review import Finding
+from tokensieve.models.adapter import Adapter
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.review import Finding
+from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 
 ORDER = {"error": 0, "warning": 1, "note": 2}

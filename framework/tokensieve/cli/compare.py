@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
 from tokensieve.study.cells import Plan, Skipped, plan
 from tokensieve.study.engines import Result, Summary, run_local
 from tokensieve.study.estimate import Estimate, estimates

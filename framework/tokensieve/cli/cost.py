@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from tokensieve.adapter import Adapter
 from tokensieve.cli.console import cell
-from tokensieve.measure.cost import prefill_flops
-from tokensieve.measure.geometry import cost, layer_costs, visual_per_layer
-from tokensieve.measure.vision import VisionCost
-from tokensieve.recipe import Recipe
+from tokensieve.cost.geometry import cost, layer_costs, visual_per_layer
+from tokensieve.cost.language_model import prefill_flops
+from tokensieve.cost.vision import VisionCost
+from tokensieve.models.adapter import Adapter
+from tokensieve.recipes.recipe import Recipe
 
 
 def costs(

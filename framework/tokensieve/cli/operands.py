@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from tokensieve.chain import Chain
-from tokensieve.composers import Composer, Expression, Reading
-from tokensieve.loading import Ready, pruned
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry
-from tokensieve.run import Run
+from tokensieve.algebra.chain import Chain
+from tokensieve.checkpoints.asking import pruned
+from tokensieve.checkpoints.ready import Ready
+from tokensieve.composers.expression import Composer, Expression, Reading
+from tokensieve.ledger.run import Run
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Strategy
 
 

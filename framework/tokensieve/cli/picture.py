@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tokensieve.cli.console import plain
-from tokensieve.cli.watching import Seen
+from tokensieve.cli.operands import Seen
 
 # Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")

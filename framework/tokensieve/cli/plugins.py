@@ -11,8 +11,10 @@ from rich.table import Table
 
 from tokensieve.cli.console import cell
 from tokensieve.errors import TokensieveError
-from tokensieve.recipe import Recipe, budget_of
-from tokensieve.registry import Plugin, Registry
+from tokensieve.plugins.names import Plugin
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.formulas import budget_of
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
 from tokensieve.tasks.base import Task
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokensieve import marked
 from tokensieve.cli import console
 from tokensieve.cli.files import folder
 from tokensieve.errors import RefusedError
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes import yaml_lines
 from tokensieve.study.report import Written, write_report
 from tokensieve.study.spec import register
 from tokensieve.study.store import Store
@@ -29,7 +29,7 @@ def write(run: str, out: Path | None, samples: int, registry: Registry) -> Writt
     """
     store = Store(run)
     text = store.study()
-    data = marked.read(text, f"{run}/study.yaml").data
+    data = yaml_lines.read(text, f"{run}/study.yaml").data
     settings = data if isinstance(data, dict) else {}
     register([str(name) for name in settings.get("plugins", ())], registry)
     if out is None and "://" in run:

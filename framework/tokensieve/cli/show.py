@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.adapter import Adapter
+from tokensieve.checkpoints.ready import Ready
+from tokensieve.cli.operands import Seen, watch
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
-from tokensieve.cli.watching import Seen, watch
 from tokensieve.errors import RefusedError
-from tokensieve.loading import Ready
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry
+from tokensieve.models.adapter import Adapter
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 
 LONGEST = 300

@@ -6,22 +6,19 @@ budget needs and cuts it.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from itertools import islice
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from tokensieve.budget import LONGEST, Keep, counts, deal, simplest
-from tokensieve.chain import Chain, at_least, fuse, interleave, noted
+from tokensieve.algebra.budget import LONGEST, Keep, counts
+from tokensieve.algebra.chain import Chain, at_least, noted
 from tokensieve.errors import AlgebraError, FormulaError
-from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
-from tokensieve.universe import Universe
+from tokensieve.evidence import Evidence, Tokens
 
 Number = int | float | Fraction
 
@@ -329,29 +326,6 @@ class SymmetricDifference(Composer):
 
 
 @dataclass(frozen=True)
-class AtLeast(Composer):
-    """What at least `j` operands hold; written `at_least(j, a, b, c)`."""
-
-    j: int = 1
-
-    name = "at_least"
-
-    def __post_init__(self) -> None:
-        most = len(self.operands)
-        # A formula or a caller without type checks can bring anything.
-        if type(self.j) is not int or not 1 <= self.j <= most:
-            raise FormulaError(f"at_least takes 1 to {most} of {most} operands, not {self.j}")
-
-    def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Give the j-th smallest level."""
-        return at_least(self.j, chains)
-
-    def written(self, name: Callable[[Expression], str]) -> str:
-        """Give `at_least(j, a, b)`."""
-        return f"at_least({', '.join([str(self.j), *(o.written(name) for o in self.operands)])})"
-
-
-@dataclass(frozen=True)
 class Best(Composer):
     """`a[m]` fixes `a` at its m best; m is a count or a fraction of the group."""
 
@@ -438,267 +412,6 @@ class Then(Composer):
         return Chain.from_picks(universe, picks[:, :right], self, noted([first, second]))
 
 
-@dataclass(frozen=True)
-class Quota(Composer):
-    """Deals places to a and b in the proportion `share : 1 - share`, each token once."""
-
-    share: Fraction = Fraction(1, 2)
-
-    name = "quota"
-    arity = (2, 2)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "share", _fraction("quota", "share", self.share))
-        if not 0 < self.share < 1:
-            raise FormulaError(f"quota's share is between 0 and 1, not {self.share}")
-
-    def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Interleave both orders."""
-        return interleave(chains, [self.share, 1 - self.share], self)
-
-
-@dataclass(frozen=True)
-class Borda(Composer):
-    """Ranks by the sum of places."""
-
-    name = "borda"
-    whole = True
-
-    def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Fuse with equal weights."""
-        return fuse(chains, [Fraction(1)] * len(chains), self)
-
-
-@dataclass(frozen=True)
-class Weighted(Composer):
-    """Ranks by the weighted sum of places; `weights` holds one number an operand."""
-
-    weights: tuple[Fraction, ...] = ()
-
-    name = "weighted"
-    whole = True
-
-    def __post_init__(self) -> None:
-        raw: object = self.weights
-        given = raw if isinstance(raw, (tuple, list)) else (raw,)
-        weights = tuple(_fraction("weighted", "weights", weight) for weight in given)
-        if len(weights) != len(self.operands):
-            raise FormulaError(f"weighted takes one weight an operand: {len(self.operands)}, not {len(weights)}")
-        if any(weight < 0 for weight in weights) or not any(weights):
-            raise FormulaError("weights are not negative and not all zero")
-        object.__setattr__(self, "weights", weights)
-
-    def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Fuse with the weights."""
-        return fuse(chains, self.weights, self)
-
-
-@dataclass(frozen=True)
-class PerGroup(Composer):
-    """Judges every `by` group of a row on its own and deals places between the groups.
-
-    `by` is a grid column: image, tile, frame, row or column. Grids are numbered from the outside
-    in, so tokens of one group agree on the image too, and on the tile, as far as these are outside
-    of `by`. Or it is `window`: squares of `size` rows and columns of one picture. Places are dealt
-    by Sainte-Laguë, and what a saturated group cannot use goes to the others. `share` says in
-    which proportion: `equal`; `proportional` to the groups' sizes; or `ranked`, by how the operand
-    ranks the row as a whole, where the token at place p of n adds n - p to its group's weight.
-    """
-
-    by: str = "frame"
-    share: str = "equal"
-    size: int = 0
-
-    name = "per_group"
-    arity = (1, 1)
-    sized = True
-
-    def __post_init__(self) -> None:
-        for parameter, value, known in (
-            ("by", self.by, (*GRID_COLUMNS, "window")),
-            ("share", self.share, ("equal", "proportional", "ranked")),
-        ):
-            if value not in known:
-                raise FormulaError(f"per_group's {parameter} is one of {', '.join(known)}, not '{value}'")
-        # A formula or a caller without type checks can bring anything.
-        if type(self.size) is not int or (self.by == "window") != (self.size > 0) or self.size < 0:
-            raise FormulaError(
-                f"per_group takes a size of 1 or more by=window, such as size=6, and none otherwise; not {self.size!r}"
-            )
-        if self.share == "ranked" and not self.operands[0].is_nested:
-            raise FormulaError(f"share=ranked weighs groups by an order: {_no_order(self.operands[0])}")
-
-    @property
-    def needs(self) -> frozenset[Evidence]:
-        """What the operand needs, and the grid."""
-        return super().needs | {Evidence.GRID}
-
-    def read(self, reading: Reading, depth: int) -> Chain:
-        """Read the groups as rows of their own, then deal places to them."""
-        groups = self._groups(reading, depth)
-        inner = groups.within(reading).of(self.operands[0], depth)
-        return groups.dealt(inner.ordered(self), reading.tokens.universe, depth, self)
-
-    def read_at(self, reading: Reading, k: Tensor) -> Chain:
-        """Ask every group for as many tokens as places are dealt to it."""
-        universe = reading.tokens.universe
-        groups = self._groups(reading, universe.n)
-        dealt = [turns[:size] for turns, size in zip(groups.turns, k.tolist(), strict=True)]
-        seats = [own.count(g) for own, row in zip(dealt, groups.rows, strict=True) for g in range(len(row))]
-        inner = groups.within(reading).settled(
-            self.operands[0], torch.tensor(seats, dtype=torch.int64, device=k.device)
-        )
-        return groups.dealt(inner.ordered(self), universe, universe.n, self)
-
-    def written(self, name: Callable[[Expression], str]) -> str:
-        """Give the formula; a size is there for windows only."""
-        return super().written(name).replace(", size=0)", ")")
-
-    def _groups(self, reading: Reading, depth: int) -> _Groups:
-        tokens = reading.tokens
-        cells = tokens.grid
-        if self.by == "window":
-            window = cells[..., 3:].div(self.size, rounding_mode="floor")
-            cells = torch.cat([cells[..., :3], window], dim=-1)
-        else:
-            column = GRID_COLUMNS.index(self.by)
-            # A column of the grid crosses its rows, so image, tile and frame alone can be around it.
-            cells = cells[..., [*range(min(column, 3)), column]]
-        points: list[list[int]] | None = None
-        if self.share == "ranked":
-            level = reading.of(self.operands[0], tokens.universe.n).ordered(self).level
-            points = (tokens.universe.counts.unsqueeze(1) - level).tolist()
-        rows, turns = [], []
-        for row, (numbers, valid) in enumerate(zip(cells.tolist(), tokens.valid.tolist(), strict=True)):
-            members: dict[tuple[int, ...], list[int]] = {}
-            for place in range(tokens.universe.n):
-                if valid[place]:
-                    members.setdefault(tuple(numbers[place]), []).append(place)
-            groups = [members[number] for number in sorted(members)]
-            capacity = [len(group) for group in groups]
-            weights = [1] * len(groups) if self.share == "equal" else capacity
-            if points is not None:
-                weights = [sum(points[row][place] for place in group) for group in groups]
-            rows.append(groups)
-            turns.append([*islice(deal([Fraction(weight) for weight in weights], capacity), depth)])
-        return _Groups(rows, turns)
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Groups of each row, as memory places in id order, and whose turn it is at each of the row's places."""
-
-    rows: list[list[list[int]]]
-    turns: list[list[int]]
-
-    def within(self, reading: Reading) -> Reading:
-        """Give a reading of every group as a row of its own."""
-        device = reading.tokens.universe.device
-        flat = [(row, places) for row, groups in enumerate(self.rows) for places in groups]
-        width = max((len(places) for _, places in flat), default=0)
-        padded = [places + [0] * (width - len(places)) for _, places in flat]
-        places = torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(flat), width)
-        sizes = torch.tensor([len(p) for _, p in flat], dtype=torch.int64, device=device)
-        rows = torch.tensor([row for row, _ in flat], dtype=torch.int64, device=device)
-        valid = torch.arange(width, device=device) < sizes.unsqueeze(1)
-        return Reading(reading.tokens.take(places, valid, rows), reading._source)
-
-    def dealt(self, inner: Chain, universe: Universe, depth: int, key: Expression) -> Chain:
-        """Order each row's tokens by dealing its places to its groups, whose own orders are `inner`."""
-        deep = universe.n if inner.complete else inner.depth
-        picks = torch.full((universe.rows, min(depth, deep, universe.n)), -1, dtype=torch.int64)
-        queues = iter(inner.queue().tolist())
-        for row, (groups, turns) in enumerate(zip(self.rows, self.turns, strict=True)):
-            heads = [iter([group[i] for i in next(queues)[: len(group)]]) for group in groups]
-            for turn, party in zip(range(picks.shape[1]), turns, strict=False):
-                picks[row, turn] = next(heads[party])
-        return Chain.from_picks(universe, picks.to(universe.device), key, inner.notes)
-
-
-COMPOSERS: tuple[type[Composer], ...] = (
-    Intersection,
-    Union,
-    Difference,
-    SymmetricDifference,
-    Complement,
-    AtLeast,
-    Best,
-    Then,
-    Quota,
-    PerGroup,
-    Borda,
-    Weighted,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What a cut took.
-
-    Attributes:
-        mask: bool `[rows, n]`, in the memory order of the tokens given.
-        depth: int64 `[rows]`, how many places of the expression were read to take them.
-        shares: by strategy, float64 `[rows]`: the part of the selection that the strategy had
-            among its own k best. Strategies that judged other tokens (right of `>>`, inside
-            `per_group`) have none.
-        notes: what the chains have to say about how they came to be, such as a fallback.
-    """
-
-    mask: Tensor
-    depth: Tensor
-    shares: dict[Expression, Tensor]
-    notes: tuple[str, ...] = ()
-
-
-def select(
-    expression: Expression,
-    tokens: Tokens,
-    keep: Keep | Tensor,
-    by: Expression | None = None,
-    source: Callable[[Expression, Reading, int], Chain] | None = None,
-) -> Selection:
-    """Read an expression as deep as its budget needs, and cut it.
-
-    Args:
-        expression: what to read.
-        tokens: the groups, in any memory order.
-        keep: the budget, or a size a row, int64 `[rows]`; `auto` is a fixed set's own size.
-        by: whose order breaks ties of level, instead of the default of `Chain.cut`.
-        source: reads strategies instead of asking them; for simulations.
-
-    Raises:
-        AlgebraError: if `keep` is auto and the expression is not a fixed set.
-    """
-    canonical, order = tokens.canonical()
-    reading = Reading(canonical, source)
-    universe = canonical.universe
-    if isinstance(keep, Tensor):
-        k = torch.minimum(keep, universe.counts)
-    elif keep.auto:
-        chain = reading.of(expression, universe.n)
-        inside = chain.level == -1
-        if not bool((inside | (chain.level == universe.counts.unsqueeze(1)) | ~universe.valid).all()):
-            raise AlgebraError("keep: auto is a fixed set's own size; this expression ranks tokens: give a budget")
-        k = (inside & universe.valid).sum(dim=1)
-    else:
-        k = counts(keep, universe.counts)
-    chain = reading.settled(expression, k)
-    tie = None if by is None else reading.of(by, universe.n)
-    mask = chain.cut(k, tie)
-    deepest = torch.zeros_like(k)
-    if universe.n:
-        deepest = torch.where(mask, chain.level + 1, 0).amax(dim=1).clamp(max=universe.n)
-    shares = {}
-    for strategy in expression.strategies():
-        own = reading.known(strategy, k)
-        if own is not None:
-            agreed = (mask & own.members(k)).sum(dim=1)
-            shares[strategy] = agreed.double() / k.clamp(min=1)
-    # Undo the canonical order.
-    notes = noted([chain] if tie is None else [chain, tie])
-    return Selection(torch.zeros_like(mask).scatter_(1, order, mask), deepest, shares, notes)
-
-
 def _joined(composer: type[Composer], left: Expression, right: Expression) -> Expression:
     if not isinstance(right, Expression):
         return NotImplemented
@@ -716,14 +429,6 @@ def _flat(composer: Composer) -> tuple[Expression, ...]:
     """Give the operands of an associative composer, with its own kind's operands in their place."""
     sides = (side.parts if type(side) is type(composer) else (side,) for side in composer.operands)
     return tuple(operand for side in sides for operand in side)
-
-
-def _fraction(composer: str, parameter: str, value: object) -> Fraction:
-    if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise FormulaError(f"{composer}'s {parameter} is a number, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise FormulaError(f"{composer}'s {parameter} is a finite number, not {value}")
-    return simplest(value) if isinstance(value, float) else Fraction(value)
 
 
 def _number(value: object) -> str:

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from tokensieve.budget import Keep
-from tokensieve.composers import Best, Complement, Composer, Expression
+from tokensieve.algebra.budget import Keep
+from tokensieve.composers.expression import Best, Complement, Composer, Expression
 from tokensieve.errors import BudgetError, FormulaError, did_you_mean, listing
 
 LONGEST = 1_000

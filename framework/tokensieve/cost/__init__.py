@@ -1,1 +1,1 @@
-"""Measurement: what a run costs."""
+"""Counted FLOPs: of the language model, of the vision encoder, and of released models without their weights."""

@@ -6,18 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokensieve.budget import count
+from tokensieve.algebra.budget import count
+from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.errors import RefusedError
-from tokensieve.measure.cost import LayerCost, prefill_flops
-
-if TYPE_CHECKING:
-    from tokensieve.adapter import Adapter
-    from tokensieve.recipe import Recipe
+from tokensieve.models.adapter import Adapter
+from tokensieve.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

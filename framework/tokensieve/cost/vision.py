@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tokensieve.budget import count
-from tokensieve.measure.cost import flop_counter
-
-if TYPE_CHECKING:
-    from tokensieve.adapter import Adapter, Encoder
-    from tokensieve.recipe import Recipe
+from tokensieve.algebra.budget import count
+from tokensieve.cost.language_model import flop_counter
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.encoder import Encoder
+from tokensieve.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,6 @@ It knows sites and adapters, never a family or a method.
 """
 
 from tokensieve.engine.prune import prune
-from tokensieve.engine.sharing import Sights, sharing
+from tokensieve.engine.vision_cache import Sights, sharing
 
 __all__ = ["Sights", "prune", "sharing"]

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import VISION_EVIDENCE, Decoder, Modality
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import by_id, deal_grid, interleaved, of_id, places
 from tokensieve.engine.encoder import EncoderEngine, by_prompt
-from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.layers import Layers, Prompt, Step
+from tokensieve.engine.prompts import Asked, Selector, Settled, Towered
 from tokensieve.engine.request import (
     continued,
     has_images,
@@ -32,13 +31,16 @@ from tokensieve.engine.request import (
     text_axis,
     visual_kinds,
 )
-from tokensieve.engine.selector import Asked, Selector, Settled, Towered
-from tokensieve.engine.sharing import Sights
+from tokensieve.engine.shortening import shorten
 from tokensieve.engine.vision import SELECTED, Vision
+from tokensieve.engine.vision_cache import Sights
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
-from tokensieve.recipe import Positions, Recipe
-from tokensieve.run import Run, StageRecord
+from tokensieve.ledger.records import StageRecord
+from tokensieve.ledger.run import Run
+from tokensieve.models.decoder import Decoder, Modality
+from tokensieve.models.offers import VISION_EVIDENCE
+from tokensieve.recipes.recipe import Positions, Recipe
 
 CACHES = (None, "dynamic", "dynamic_full", "static")
 """Cache implementations that pruned generation is tested with."""

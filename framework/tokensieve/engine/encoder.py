@@ -19,13 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Encoder
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.settle import Outcome, Pool, settle
+from tokensieve.engine.selection import Outcome, Pool, settle
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value
-from tokensieve.recipe import Recipe, Stage
-from tokensieve.run import Prefill, Run, SampleRecord, StageRecord
+from tokensieve.ledger.records import Prefill, SampleRecord, StageRecord
+from tokensieve.ledger.run import Run
+from tokensieve.models.encoder import Encoder
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.stage import Stage
 
 
 @dataclass(eq=False)

@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import DECODER_EVIDENCE, Decoder
 from tokensieve.engine import cache as caches
 from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import close_up, from_sequence, hide, of_id, put_back
-from tokensieve.engine.frame import shorten
 from tokensieve.engine.installation import Installation, untraced
-from tokensieve.engine.selector import Selector, Settled
+from tokensieve.engine.prompts import Selector, Settled
+from tokensieve.engine.shortening import shorten
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value, Words
-from tokensieve.recipe import Positions
+from tokensieve.models.decoder import Decoder
+from tokensieve.models.offers import DECODER_EVIDENCE
+from tokensieve.recipes.recipe import Positions
 
 
 @dataclass(eq=False)

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import Decoder, Partner
 from tokensieve.engine.batches import by_id, padded
 from tokensieve.engine.question import questions, tokenizer_of
-from tokensieve.engine.settle import Outcome, Pool, settle
-from tokensieve.engine.sharing import Sights
+from tokensieve.engine.selection import Outcome, Pool, settle
+from tokensieve.engine.vision_cache import Sights
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Query, Text, Value
-from tokensieve.recipe import Recipe
-from tokensieve.run import Prefill, Run, StageRecord
+from tokensieve.ledger.records import Prefill, StageRecord
+from tokensieve.ledger.run import Run
+from tokensieve.models.decoder import Decoder
+from tokensieve.models.text_tower import Partner
+from tokensieve.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

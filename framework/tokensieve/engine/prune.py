@@ -9,20 +9,21 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tokensieve.adapter import Adapter
-from tokensieve.composers import Expression
+from tokensieve.composers.expression import Expression
+from tokensieve.cost.language_model import LayerCost
+from tokensieve.cost.vision import TowerCost
 from tokensieve.engine.decoder import DecoderEngine
 from tokensieve.engine.encoder import EncoderEngine
 from tokensieve.engine.installation import Session, sessions
-from tokensieve.engine.selector import Asked
-from tokensieve.engine.sharing import sights_of
+from tokensieve.engine.prompts import Asked
+from tokensieve.engine.vision_cache import sights_of
 from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
-from tokensieve.measure.cost import LayerCost
-from tokensieve.measure.vision import TowerCost
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry, default_registry
-from tokensieve.review import obstacles
-from tokensieve.run import Run, StageRecord
+from tokensieve.ledger.records import StageRecord
+from tokensieve.ledger.run import Run
+from tokensieve.models.adapter import Adapter
+from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.review import obstacles
 
 
 @contextmanager

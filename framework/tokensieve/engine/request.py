@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import Decoder, Modality
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import close_up
-from tokensieve.engine.frame import Frame
+from tokensieve.engine.shortening import Frame
 from tokensieve.errors import RefusedError
-from tokensieve.recipe import Positions
+from tokensieve.models.decoder import Decoder, Modality
+from tokensieve.recipes.recipe import Positions
 
 
 def has_images(request: Mapping[str, Any], modalities: Sequence[Modality]) -> bool:

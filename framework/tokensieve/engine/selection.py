@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokensieve.budget import counts
-from tokensieve.composers import Expression, Selection, select
+from tokensieve.algebra.budget import counts
+from tokensieve.algebra.reduction import Reduction, nearest
+from tokensieve.algebra.universe import Universe
+from tokensieve.composers.expression import Expression
+from tokensieve.composers.selection import Selection, select
 from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, taken
-from tokensieve.recipe import Recipe, Stage, written
-from tokensieve.reduction import Reduction, nearest
-from tokensieve.run import SampleRecord, StageRecord, as_ids
+from tokensieve.ledger.records import SampleRecord, StageRecord, as_ids
+from tokensieve.recipes.formulas import write_formula
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.stage import Stage
 from tokensieve.strategy import Merger, Strategy
-from tokensieve.universe import Universe
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +246,7 @@ def _record(
         for b in range(batch)
     )
     return StageRecord(
-        str(stage.at), written(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
+        str(stage.at), write_formula(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
     )
 
 

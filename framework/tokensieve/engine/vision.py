@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder
 from tokensieve.engine import tap as taps
 from tokensieve.engine.batches import by_id, interleaved
 from tokensieve.engine.encoder import EncoderEngine
 from tokensieve.engine.installation import Installation
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
+from tokensieve.models.decoder import Decoder
 
 SELECTED = "selected"
 """What is kept beside evidence: the layer that the projector takes, for a partner that shares its space."""

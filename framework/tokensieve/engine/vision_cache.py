@@ -26,10 +26,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Decoder, Modality, Partner
 from tokensieve.engine.installation import Installation, sessions
 from tokensieve.errors import RefusedError
-from tokensieve.registry import Registry, default_registry
+from tokensieve.models.decoder import Decoder, Modality
+from tokensieve.models.text_tower import Partner
+from tokensieve.plugins.registry import Registry, default_registry
 
 MEMORY = 2 * 2**30
 """Bytes of encoded pictures that are held, where nothing else is said."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from tokensieve.chain import Chain
+from tokensieve.algebra.chain import Chain
 from tokensieve.errors import RecipeError
 from tokensieve.evidence import Evidence, Tokens
-from tokensieve.run import KEPT_FORMAT
+from tokensieve.ledger.records import KEPT_FORMAT
 from tokensieve.sites import Site
 from tokensieve.strategy import Chooser
 

@@ -4,91 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from tokensieve.cost.language_model import LayerCost, prefill_flops
+from tokensieve.cost.vision import TowerCost, planned_stages
 from tokensieve.errors import TokensieveError, listing
-from tokensieve.measure.cost import LayerCost, prefill_flops
-from tokensieve.measure.vision import TowerCost, planned_stages
-from tokensieve.recipe import Recipe, budget_of
+from tokensieve.ledger.records import KEPT_FORMAT, Prefill
+from tokensieve.recipes.formulas import budget_of
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
-
-KEPT_FORMAT = "tokensieve.kept/1"
-
-
-@dataclass(frozen=True, eq=False)
-class SampleRecord:
-    """What a stage did to one sample.
-
-    Attributes:
-        entered: visual tokens entering the stage.
-        kept: int64 `[kept]`, ids of those that stayed, sorted.
-        shares: by operand, the part of the kept tokens that it had among its own best; operands
-            that judged other tokens are missing.
-        depth: the deepest place read in any group.
-    """
-
-    entered: int
-    kept: Tensor
-    shares: dict[str, float]
-    depth: int
-
-
-@dataclass(frozen=True, eq=False)
-class StageRecord:
-    """What a stage did to a batch.
-
-    Attributes:
-        site: where.
-        formula: what selected.
-        keep: the budget, as written.
-        samples: one record per input row, empty rows too.
-        ms: milliseconds spent selecting, for the whole batch.
-        notes: fallbacks used, and what else is worth knowing.
-    """
-
-    site: str
-    formula: str
-    keep: str
-    samples: tuple[SampleRecord, ...]
-    ms: float
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(eq=False)
-class Prefill:
-    """One prompt batch.
-
-    Attributes:
-        keys: sample keys.
-        text: text tokens of each sample.
-        visual: visual tokens of each sample before any stage.
-        entering: visual tokens of each sample that reach the language model: fewer where some left in the vision
-            encoder, with which they leave the prompt.
-        pictures: how many pictures of each sample a vision encoder with stages took; tiles count.
-        patches: of each of them.
-        stages: what each stage did, in order.
-        questions: what query-aware strategies read, where they did.
-        notes: how relevance was judged, and the like.
-    """
-
-    keys: list[int]
-    text: list[int]
-    visual: list[int]
-    entering: list[int]
-    pictures: list[int] = field(default_factory=list)
-    patches: int = 0
-    stages: list[StageRecord] = field(default_factory=list)
-    questions: list[str] | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 class Run:
@@ -299,8 +230,3 @@ class Run:
                 samples.append({"prefill": number, "row": i, "key": key, "visual": prefill.visual[i], "kept": kept})
         content = {"format": KEPT_FORMAT, "recipe": self.recipe.hash(), "samples": samples}
         Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def as_ids(mask: Tensor) -> Tensor:
-    """Give the sorted ids `[kept]` on the CPU of a mask `[tokens]`."""
-    return torch.nonzero(mask).flatten().cpu()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import keyword
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from importlib import metadata
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,9 +15,8 @@ from typing import Any, TypeVar
 import pluggy
 from torch import nn
 
-from tokensieve import hookspecs
-from tokensieve.adapter import Adapter
-from tokensieve.composers import COMPOSERS, Composer
+from tokensieve.composers.builtin import COMPOSERS
+from tokensieve.composers.expression import Composer
 from tokensieve.errors import (
     PluginError,
     RefusedError,
@@ -34,43 +31,13 @@ from tokensieve.errors import (
     did_you_mean,
     listing,
 )
+from tokensieve.models.adapter import Adapter
+from tokensieve.plugins import hookspecs
+from tokensieve.plugins.names import BY_HAND, ENTRY_POINTS, Checkpoint, Plugin, _said, broken, usable
 from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
 
-ENTRY_POINTS = "tokensieve"
-BY_HAND = "registered by hand"
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plugin that was asked for.
-
-    Attributes:
-        name: the entry point's name.
-        origin: distribution and version, or how it was registered.
-        error: why it did not load, or none.
-    """
-
-    name: str
-    origin: str
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained model that a plugin ships.
-
-    Attributes:
-        name: what studies and commands call it.
-        folder: as `save_pretrained` writes it, with its processor.
-        query_encoder: the folder of the two-tower model of its vision tower's space, where it has one.
-    """
-
-    name: str
-    folder: Path
-    query_encoder: Path | None = None
 
 
 class Registry:
@@ -420,22 +387,6 @@ class Registry:
             f"no {kind} is named '{name}'. Registered: {listing(table)}."
             f"{did_you_mean(name, table)}{broken(self._plugins)}"
         )
-
-
-def usable(name: str) -> bool:
-    """Tell whether a formula can say a name: an identifier, written as Python reads it."""
-    return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.normalize("NFKC", name) == name
-
-
-def broken(plugins: Iterable[Plugin]) -> str:
-    """Say which plugins did not load, or nothing."""
-    return "".join(f" The plugin '{plugin.name}' did not load ({plugin.error})." for plugin in plugins if plugin.error)
-
-
-def _said(error: BaseException) -> str:
-    """Give an error in a line: a stranger's message can be of any length."""
-    line = " ".join(str(error).split())
-    return f"{type(error).__name__}: {line if len(line) <= 300 else line[:297] + '...'}"
 
 
 PROJECT_SPEC = f"{hookspecs.PROJECT}_spec"

@@ -10,16 +10,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokensieve.adapter import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, Adapter, decoder_evidence
-from tokensieve.budget import Keep
-from tokensieve.chain import Chain
-from tokensieve.composers import Best, Expression, Reading, select
+from tokensieve.algebra.budget import Keep
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.universe import Universe, draw
+from tokensieve.composers.expression import Best, Expression, Reading
+from tokensieve.composers.selection import select
 from tokensieve.errors import listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
-from tokensieve.recipe import Recipe, Stage
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
+from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Scorer, Strategy
-from tokensieve.universe import Universe, draw
 
 Level = Literal["error", "warning", "note"]
 _MOST = 8192

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from yaml.reader import ReaderError
 
+from tokensieve.algebra.budget import Decimal
 from tokensieve.errors import RecipeError
 
 LARGEST = 64 * 1024
@@ -19,24 +20,8 @@ NUMBERED = ("budgets",)
 Path = tuple[str | int, ...]
 
 
-class Decimal(float):
-    """A float that remembers how it was written, so that a budget can be exact."""
-
-    text: str
-
-    def __new__(cls, text: str) -> Decimal:
-        """Read the number from its text."""
-        value = super().__new__(cls, text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        value.text = text
-        return value
-
-    def __reduce__(self) -> tuple[type[Decimal], tuple[str]]:
-        """Copy by the text."""
-        return Decimal, (self.text,)
-
-
 @dataclass(frozen=True)
-class Marked:
+class Document:
     """A document and where its parts stand.
 
     Attributes:
@@ -61,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
 
 
-for _tag, _pattern, _first in (
+for _tag, _pattern, first_mistake in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
@@ -71,7 +56,7 @@ for _tag, _pattern, _first in (
         list("-+.0123456789"),
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), first_mistake)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -85,7 +70,7 @@ for _sign, _resolvers in _Loader.yaml_implicit_resolvers.items():
 _ALLOWED_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")}
 
 
-def read(text: str, source: str) -> Marked:
+def read(text: str, source: str) -> Document:
     """Read one YAML document.
 
     Args:
@@ -114,7 +99,7 @@ def read(text: str, source: str) -> Marked:
         raise RecipeError(f"this is not YAML: {problem}  ({source}:{line})") from None
     if node is None:
         raise RecipeError(f"the file is empty  ({source}:1)")
-    return Marked(_build(node, (), lines, source), lines)
+    return Document(_build(node, (), lines, source), lines)
 
 
 def write(data: Any) -> str:

@@ -11,14 +11,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tokensieve.adapter import Adapter
-from tokensieve.budget import Keep, count
+from tokensieve.algebra.budget import Keep, count
+from tokensieve.checkpoints.loading import adapter_of, processor_of
+from tokensieve.checkpoints.ready import Ready
+from tokensieve.cost.geometry import Geometry
 from tokensieve.errors import BudgetError, StudyError, TokensieveError, UnsupportedModelError
-from tokensieve.loading import Ready, adapter_of, processor_of
-from tokensieve.measure.geometry import Geometry
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry
-from tokensieve.review import review
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.pictures import Shown, Video
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.review import review
 from tokensieve.study.controls import PLAIN, Needed, alike, draws, inverted, reseeded, shape
 from tokensieve.study.resolution import NOT_SMALLER, size_for, visual_tokens
 from tokensieve.study.rows import FORMAT, Cell
@@ -26,7 +28,6 @@ from tokensieve.study.sampling import spread
 from tokensieve.study.sources import checkpoint_hash, folder_of, partner_of, versions
 from tokensieve.study.spec import Asked, Budget, Method, Model, Study
 from tokensieve.tasks.base import Sample, Task
-from tokensieve.video import Shown, Video
 
 
 @dataclass(frozen=True)

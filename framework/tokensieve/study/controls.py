@@ -10,15 +10,16 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from tokensieve import marked
-from tokensieve.composers import Composer, Expression
+from tokensieve.algebra.universe import draw
+from tokensieve.composers.expression import Composer, Expression
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence, Tokens
-from tokensieve.recipe import Recipe, Stage
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes import yaml_lines
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.stage import Stage
 from tokensieve.strategy import Scorer, Strategy
 from tokensieve.study.rows import Cell
-from tokensieve.universe import draw
 
 PLAIN = ("random", "uniform", "pool")
 """Controls that are shipped recipes of these names."""
@@ -135,4 +136,4 @@ def recipe_of(cell: Cell, registry: Registry) -> Recipe | None:
     if cell.role.endswith("oracle"):
         registry = Registry()
         registry.add_strategy(Needed)
-    return Recipe.loads(marked.write(cell.recipe), registry, source=f"cell {cell.key}")
+    return Recipe.loads(yaml_lines.write(cell.recipe), registry, source=f"cell {cell.key}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokensieve.errors import StudyError
-from tokensieve.registry import default_registry
+from tokensieve.plugins.registry import default_registry
 from tokensieve.study.cells import Job
 from tokensieve.study.engines import Result, Summary, Told, attempt, await_others, failed
 from tokensieve.study.rows import Failure

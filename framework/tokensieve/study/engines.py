@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokensieve.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.study.cells import Job
 from tokensieve.study.rows import Cell, Failure
 from tokensieve.study.runner import Runner

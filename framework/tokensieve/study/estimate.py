@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tokensieve.budget import count
+from tokensieve.algebra.budget import count
+from tokensieve.checkpoints.loading import processor_of
+from tokensieve.checkpoints.ready import Ready, quiet
+from tokensieve.cost.geometry import Geometry, cost, layer_costs
+from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.errors import RefusedError
-from tokensieve.loading import Ready, processor_of, quiet
-from tokensieve.measure.cost import LayerCost, prefill_flops
-from tokensieve.measure.geometry import Geometry, cost, layer_costs
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
 from tokensieve.study.cells import Job, Opened, chosen, open_model
 from tokensieve.study.controls import recipe_of
 from tokensieve.study.resolution import visual_tokens

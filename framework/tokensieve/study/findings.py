@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tokensieve.composers import Expression, Intersection
+from tokensieve.composers.expression import Expression, Intersection
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Strategy
 from tokensieve.study import inference
 from tokensieve.study.analysis import Arm, Block, Comparison, Floats, Mask, Rival, rivals

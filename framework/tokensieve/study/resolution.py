@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from tokensieve.loading import Ready
-from tokensieve.video import Shown
+from tokensieve.checkpoints.ready import Ready
+from tokensieve.models.pictures import Shown
 
 NEAR = 0.8
 """A picture is as good as a budget if it has at most so many tokens, and no fewer than this part of them."""

@@ -14,15 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.budget import count
+from tokensieve.algebra.budget import count
+from tokensieve.checkpoints.loading import load
+from tokensieve.checkpoints.ready import Ready, quiet
+from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.engine import Sights, prune, sharing
 from tokensieve.errors import RefusedError, StudyError, TaskError, TokensieveError
 from tokensieve.evidence import NEWLINE
-from tokensieve.loading import Ready, load, quiet
-from tokensieve.measure.cost import LayerCost, prefill_flops
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry
-from tokensieve.run import Run
+from tokensieve.ledger.run import Run
+from tokensieve.models.pictures import Shown, Video
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 from tokensieve.study.cells import Job, chosen, sample_key
 from tokensieve.study.controls import informed, recipe_of
@@ -31,7 +33,6 @@ from tokensieve.study.rows import Cell, Row
 from tokensieve.study.sources import folder_of, partner_of
 from tokensieve.study.spec import register
 from tokensieve.tasks.base import Answer, Sample, Task
-from tokensieve.video import Shown, Video
 
 Grid = tuple[int, int]
 SHARED = (

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tokensieve.errors import StudyError, listing
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
 from tokensieve.study.spec import Model
 
 READ = ("*config*.json", "*.safetensors", "*.bin", "*.index.json", "tokenizer*", "*token*.json", "vocab*", "merges*")

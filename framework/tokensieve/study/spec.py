@@ -11,8 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from tokensieve import marked
-from tokensieve.budget import Keep
+from tokensieve.algebra.budget import Keep
 from tokensieve.errors import (
     BudgetError,
     PluginError,
@@ -24,8 +23,9 @@ from tokensieve.errors import (
     did_you_mean,
     listing,
 )
-from tokensieve.recipe import Recipe
-from tokensieve.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.recipes import yaml_lines
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.tasks.base import Task
 
 OWN = "own"
@@ -57,7 +57,7 @@ class Budget(BaseModel):
         if value == OWN:
             return cls(keeps=())
         values = value if isinstance(value, (list, tuple)) else [value]
-        keeps = tuple(Keep.of(one.text if isinstance(one, marked.Decimal) else one) for one in values)
+        keeps = tuple(Keep.of(one) for one in values)
         if not keeps or any(keep.auto for keep in keeps):
             raise BudgetError(f"a study's budget is a number of tokens or a fraction, or `{OWN}`: a recipe's own")
         return cls(keeps=keeps)
@@ -252,7 +252,7 @@ class Study(BaseModel):
         try:
             with Path(path).open(encoding="utf-8") as opened:
                 # One more than is read, so that an endless file is too large and not endless.
-                text = opened.read(marked.LARGEST + 1)
+                text = opened.read(yaml_lines.LARGEST + 1)
         except FileNotFoundError:
             raise StudyError(f"there is no study {path}; name a YAML file of models, recipes, keep and tasks") from None
         except (OSError, ValueError) as error:
@@ -271,7 +271,7 @@ class Study(BaseModel):
             StudyError: or another kind of `TokensieveError` that names the mistake, with file and line.
         """
         try:
-            document = marked.read(text, source)
+            document = yaml_lines.read(text, source)
         except RecipeError as error:
             raise StudyError(str(error)) from None
         if isinstance(document.data, dict):
@@ -301,7 +301,7 @@ class Study(BaseModel):
 
     def dump(self) -> str:
         """Give the study as YAML; `loads` reads it back equal."""
-        return marked.write(self.to_dict())
+        return yaml_lines.write(self.to_dict())
 
 
 def _only(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def _value(text: str, setting: str) -> Any:
     source = f"--set {setting}"
     try:
         bracketed = text.lstrip().startswith(("[", "{"))
-        return marked.read(f"[{text}]" if "," in text and not bracketed else text, source).data
+        return yaml_lines.read(f"[{text}]" if "," in text and not bracketed else text, source).data
     except RecipeError as error:
         raise StudyError(str(error)) from None
 
@@ -427,7 +427,7 @@ def _budgets(value: object) -> tuple[Budget, ...]:
 class _Reader:
     """Turns marked data into a study, and every mistake into an error with a line."""
 
-    def __init__(self, document: marked.Marked, registry: Registry, source: str) -> None:
+    def __init__(self, document: yaml_lines.Document, registry: Registry, source: str) -> None:
         self._document = document
         self._registry = registry
         self._source = source
@@ -469,7 +469,7 @@ class _Reader:
                 study._places[key, i] = f"  ({self._source}:{self._document.line(path)})"
         return study
 
-    def _entries(self, key: str) -> list[tuple[Any, marked.Path]]:
+    def _entries(self, key: str) -> list[tuple[Any, yaml_lines.Path]]:
         value = self._document.data.get(key)
         if value is None:
             return []
@@ -477,7 +477,7 @@ class _Reader:
             return [(value, (key,))]
         return [(entry, (key, i)) for i, entry in enumerate(value)]
 
-    def _model(self, entry: Any, path: marked.Path) -> Model:
+    def _model(self, entry: Any, path: yaml_lines.Path) -> Model:
         data = {"path": entry} if isinstance(entry, str) else entry
         if not isinstance(data, dict):
             raise self._error(StudyError, "a model is a name, a folder, a hub id, or a mapping with path", path)
@@ -489,7 +489,7 @@ class _Reader:
         except ValidationError as error:
             raise self._invalid(error, path) from None
 
-    def _method(self, entry: Any, path: marked.Path) -> Method:
+    def _method(self, entry: Any, path: yaml_lines.Path) -> Method:
         if isinstance(entry, str):
             return self._make(path, name=Path(entry).stem, recipe=self._used(entry, path))
         if not isinstance(entry, dict):
@@ -507,19 +507,19 @@ class _Reader:
             raise self._error(StudyError, "a recipe that is written out in a study needs a name", path)
         return self._make(path, name=entry["name"], recipe=self._inline(entry, path), **rest)
 
-    def _make(self, path: marked.Path, **fields: Any) -> Method:
+    def _make(self, path: yaml_lines.Path, **fields: Any) -> Method:
         try:
             return Method.model_validate(fields)
         except ValidationError as error:
             raise self._invalid(error, path) from None
 
-    def _used(self, name: str, path: marked.Path) -> Recipe:
+    def _used(self, name: str, path: yaml_lines.Path) -> Recipe:
         try:
             return Recipe.load(name, self._registry)
         except TokensieveError as error:
             raise self._error(type(error), str(error), path) from None
 
-    def _inline(self, entry: dict[str, Any], path: marked.Path) -> Recipe:
+    def _inline(self, entry: dict[str, Any], path: yaml_lines.Path) -> Recipe:
         """Read a recipe that stands in the study, with the study's lines."""
         lines = {at[len(path) :]: line for at, line in self._document.lines.items() if at[: len(path)] == path}
         data = {key: value for key, value in entry.items() if key not in ("keep", "models")}
@@ -534,9 +534,9 @@ class _Reader:
             raise self._error(StudyError, said, (*path, next(iter(stage))))
         if isinstance(data.get("budgets"), dict):
             data["budgets"] = {int(key) if str(key).isdecimal() else key: v for key, v in data["budgets"].items()}
-        return Recipe.read(marked.Marked(data, lines), self._registry, self._source)
+        return Recipe.read(yaml_lines.Document(data, lines), self._registry, self._source)
 
-    def _task(self, entry: Any, path: marked.Path) -> Asked:
+    def _task(self, entry: Any, path: yaml_lines.Path) -> Asked:
         data = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(data, dict) or not isinstance(data.get("use"), str):
             raise self._error(StudyError, "a task is a name, or a mapping with use: NAME and its settings", path)
@@ -561,7 +561,7 @@ class _Reader:
         except ValidationError as error:
             raise self._invalid(error, ("controls",)) from None
 
-    def _budgets(self, value: Any, path: marked.Path) -> tuple[Budget, ...]:
+    def _budgets(self, value: Any, path: yaml_lines.Path) -> tuple[Budget, ...]:
         budgets = []
         for i, one in enumerate(value if isinstance(value, list) else [value]):
             try:
@@ -587,13 +587,13 @@ class _Reader:
                 said = f"the study has no model '{name}'; it has {listing(models)}.{did_you_mean(name, models)}"
                 raise self._error(StudyError, said, (key, i, "models"))
 
-    def _known(self, data: Mapping[Any, Any], keys: Sequence[str], path: marked.Path, what: str) -> None:
+    def _known(self, data: Mapping[Any, Any], keys: Sequence[str], path: yaml_lines.Path, what: str) -> None:
         for key in data:
             if key not in keys:
                 said = f"{what} has no key '{key}'; it has {', '.join(keys)}.{did_you_mean(str(key), keys)}"
                 raise self._error(StudyError, said, (*path, key))
 
-    def _invalid(self, error: ValidationError, path: marked.Path) -> TokensieveError:
+    def _invalid(self, error: ValidationError, path: yaml_lines.Path) -> TokensieveError:
         detail = error.errors()[0]
         said = str(detail["msg"]).removeprefix("Value error, ")
         where = ".".join(map(str, detail["loc"])) or "it"
@@ -601,5 +601,5 @@ class _Reader:
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         return self._error(StudyError, f"{where} is {shown}: {said}", (*path, *detail["loc"]))
 
-    def _error(self, kind: type[TokensieveError], message: str, path: marked.Path) -> TokensieveError:
+    def _error(self, kind: type[TokensieveError], message: str, path: yaml_lines.Path) -> TokensieveError:
         return kind(f"{message[:1700]}  ({self._source}:{self._document.line(tuple(path))})")

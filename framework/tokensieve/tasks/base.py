@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from tokensieve.video import Shown, Video
+from tokensieve.models.pictures import Shown, Video
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tokensieve.errors import TaskError, did_you_mean, listing
+from tokensieve.models.pictures import Video
 from tokensieve.tasks import files, metrics
 from tokensieve.tasks.base import Answer, Sample, Task
-from tokensieve.video import Video
 
 SHORT = "{question}\nAnswer the question using a single word or phrase."
 SHORT_WITH_OCR = "{question}\nReference OCR token: {ocr}\nAnswer the question using a single word or phrase."

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 import tokensieve as ts
-from tokensieve.adapter import VISION_EVIDENCE, Adapter
+from tokensieve.cost.geometry import cost
+from tokensieve.cost.language_model import flop_counter
 from tokensieve.errors import RefusedError
-from tokensieve.measure.cost import flop_counter
-from tokensieve.measure.geometry import cost
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import Part, Prompts, Row, cache_name, lively
 from tokensieve.testing.reference import Masked, Short

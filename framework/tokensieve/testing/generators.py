@@ -17,23 +17,16 @@ import torch
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
-from tokensieve.budget import Keep
-from tokensieve.chain import Chain, Leaf
-from tokensieve.composers import (
-    AtLeast,
-    Best,
-    Borda,
-    Expression,
-    PerGroup,
-    Quota,
-    Then,
-    Weighted,
-)
+from tokensieve.algebra.budget import Keep
+from tokensieve.algebra.chain import Chain, Leaf
+from tokensieve.algebra.reduction import Reduction
+from tokensieve.algebra.universe import Universe
+from tokensieve.composers.expression import Best, Expression, Then
+from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
+from tokensieve.composers.groups import PerGroup
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
-from tokensieve.reduction import Reduction
 from tokensieve.strategy import Chooser, Ranker, Scorer
 from tokensieve.testing.samples import KINDS, sample
-from tokensieve.universe import Universe
 
 COLUMNS = 3
 """How many features the tokens of `batches` have."""

@@ -15,13 +15,15 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from tokensieve.budget import deal
-from tokensieve.chain import Chain
-from tokensieve.composers import AtLeast, Expression, Intersection, Reading, Union, select
+from tokensieve.algebra.budget import deal
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.reduction import Reduction
+from tokensieve.algebra.universe import Universe
+from tokensieve.composers.expression import Expression, Intersection, Reading, Union
+from tokensieve.composers.fusion import AtLeast
+from tokensieve.composers.selection import select
 from tokensieve.errors import ScoreError
 from tokensieve.evidence import Query, Text, Tokens, Value, Words
-from tokensieve.reduction import Reduction
-from tokensieve.universe import Universe
 
 __all__ = [
     "absorbing",

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.adapter import Adapter, Decoder, Modality
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.decoder import Decoder, Modality
 
 Part = int | tuple[str, int]
 """A number of words, or a picture: `("image", seed)`, `("video", seed)`."""

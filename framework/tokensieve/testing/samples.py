@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensieve.algebra.universe import Universe
 from tokensieve.evidence import Evidence, Query, Text, Tokens, Value, Words
-from tokensieve.universe import Universe
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
 """What vectors may be like."""

@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from tokensieve.budget import Keep
-from tokensieve.chain import Chain
-from tokensieve.composers import Expression, Reading, select
+from tokensieve.algebra.budget import Keep
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.reduction import Reduction
+from tokensieve.composers.expression import Expression, Reading
+from tokensieve.composers.selection import select
 from tokensieve.errors import MissingEvidenceError
 from tokensieve.evidence import Evidence, Tokens
-from tokensieve.recipe import Recipe
-from tokensieve.reduction import Reduction
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Chooser, Merger, Scorer, Strategy
 from tokensieve.testing import laws
 from tokensieve.testing.samples import (

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from tokensieve.models.pictures import Video
 from tokensieve.tasks.base import Answer, Sample, Task, columns
-from tokensieve.video import Video
 
 if TYPE_CHECKING:
     import pytest

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokensieve import marked
 from tokensieve.errors import TokensieveError
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes import yaml_lines
 from tokensieve.study.analysis import Comparison
 from tokensieve.study.spec import Asked
 from tokensieve.tasks.base import Task
@@ -86,7 +86,7 @@ def _by_card(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def _asked(study: str) -> dict[str, Asked]:
     """Give a study's tasks by what the study calls them."""
-    data = marked.read(study, "study.yaml").data if study else None
+    data = yaml_lines.read(study, "study.yaml").data if study else None
     entries = data.get("tasks") if isinstance(data, dict) else None
     # A study is written down with all of them as mappings.
     named = [one for one in entries or () if isinstance(one, dict) and {"name", "use"} <= set(one)]

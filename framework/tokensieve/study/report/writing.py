@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import StudyError
-from tokensieve.registry import Registry
+from tokensieve.plugins.registry import Registry
 from tokensieve.study import analysis, findings
 from tokensieve.study.findings import Findings
 from tokensieve.study.report import figures, viewer

@@ -1,0 +1,1 @@
+"""The algebra of selections: sets of tokens, chains of sets, budgets, reductions. It knows torch only."""

@@ -1,0 +1,1 @@
+"""Checkpoints: loading them from folders, and asking them."""

@@ -1,0 +1,140 @@
+"""per_group: every group of a row is judged on its own, and places are dealt between the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from tokensieve.algebra.budget import deal
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.universe import Universe
+from tokensieve.composers.expression import Composer, Expression, Reading, _no_order
+from tokensieve.errors import FormulaError
+from tokensieve.evidence import GRID_COLUMNS, Evidence
+
+
+@dataclass(frozen=True)
+class PerGroup(Composer):
+    """Judges every `by` group of a row on its own and deals places between the groups.
+
+    `by` is a grid column: image, tile, frame, row or column. Grids are numbered from the outside
+    in, so tokens of one group agree on the image too, and on the tile, as far as these are outside
+    of `by`. Or it is `window`: squares of `size` rows and columns of one picture. Places are dealt
+    by Sainte-Laguë, and what a saturated group cannot use goes to the others. `share` says in
+    which proportion: `equal`; `proportional` to the groups' sizes; or `ranked`, by how the operand
+    ranks the row as a whole, where the token at place p of n adds n - p to its group's weight.
+    """
+
+    by: str = "frame"
+    share: str = "equal"
+    size: int = 0
+
+    name = "per_group"
+    arity = (1, 1)
+    sized = True
+
+    def __post_init__(self) -> None:
+        for parameter, value, known in (
+            ("by", self.by, (*GRID_COLUMNS, "window")),
+            ("share", self.share, ("equal", "proportional", "ranked")),
+        ):
+            if value not in known:
+                raise FormulaError(f"per_group's {parameter} is one of {', '.join(known)}, not '{value}'")
+        # A formula or a caller without type checks can bring anything.
+        if type(self.size) is not int or (self.by == "window") != (self.size > 0) or self.size < 0:
+            raise FormulaError(
+                f"per_group takes a size of 1 or more by=window, such as size=6, and none otherwise; not {self.size!r}"
+            )
+        if self.share == "ranked" and not self.operands[0].is_nested:
+            raise FormulaError(f"share=ranked weighs groups by an order: {_no_order(self.operands[0])}")
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """What the operand needs, and the grid."""
+        return super().needs | {Evidence.GRID}
+
+    def read(self, reading: Reading, depth: int) -> Chain:
+        """Read the groups as rows of their own, then deal places to them."""
+        groups = self._groups(reading, depth)
+        inner = groups.within(reading).of(self.operands[0], depth)
+        return groups.dealt(inner.ordered(self), reading.tokens.universe, depth, self)
+
+    def read_at(self, reading: Reading, k: Tensor) -> Chain:
+        """Ask every group for as many tokens as places are dealt to it."""
+        universe = reading.tokens.universe
+        groups = self._groups(reading, universe.n)
+        dealt = [turns[:size] for turns, size in zip(groups.turns, k.tolist(), strict=True)]
+        seats = [own.count(g) for own, row in zip(dealt, groups.rows, strict=True) for g in range(len(row))]
+        inner = groups.within(reading).settled(
+            self.operands[0], torch.tensor(seats, dtype=torch.int64, device=k.device)
+        )
+        return groups.dealt(inner.ordered(self), universe, universe.n, self)
+
+    def written(self, name: Callable[[Expression], str]) -> str:
+        """Give the formula; a size is there for windows only."""
+        return super().written(name).replace(", size=0)", ")")
+
+    def _groups(self, reading: Reading, depth: int) -> _Groups:
+        tokens = reading.tokens
+        cells = tokens.grid
+        if self.by == "window":
+            window = cells[..., 3:].div(self.size, rounding_mode="floor")
+            cells = torch.cat([cells[..., :3], window], dim=-1)
+        else:
+            column = GRID_COLUMNS.index(self.by)
+            # A column of the grid crosses its rows, so image, tile and frame alone can be around it.
+            cells = cells[..., [*range(min(column, 3)), column]]
+        points: list[list[int]] | None = None
+        if self.share == "ranked":
+            level = reading.of(self.operands[0], tokens.universe.n).ordered(self).level
+            points = (tokens.universe.counts.unsqueeze(1) - level).tolist()
+        rows, turns = [], []
+        for row, (numbers, valid) in enumerate(zip(cells.tolist(), tokens.valid.tolist(), strict=True)):
+            members: dict[tuple[int, ...], list[int]] = {}
+            for place in range(tokens.universe.n):
+                if valid[place]:
+                    members.setdefault(tuple(numbers[place]), []).append(place)
+            groups = [members[number] for number in sorted(members)]
+            capacity = [len(group) for group in groups]
+            weights = [1] * len(groups) if self.share == "equal" else capacity
+            if points is not None:
+                weights = [sum(points[row][place] for place in group) for group in groups]
+            rows.append(groups)
+            turns.append([*islice(deal([Fraction(weight) for weight in weights], capacity), depth)])
+        return _Groups(rows, turns)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of each row, as memory places in id order, and whose turn it is at each of the row's places."""
+
+    rows: list[list[list[int]]]
+    turns: list[list[int]]
+
+    def within(self, reading: Reading) -> Reading:
+        """Give a reading of every group as a row of its own."""
+        device = reading.tokens.universe.device
+        flat = [(row, places) for row, groups in enumerate(self.rows) for places in groups]
+        width = max((len(places) for _, places in flat), default=0)
+        padded = [places + [0] * (width - len(places)) for _, places in flat]
+        places = torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(flat), width)
+        sizes = torch.tensor([len(p) for _, p in flat], dtype=torch.int64, device=device)
+        rows = torch.tensor([row for row, _ in flat], dtype=torch.int64, device=device)
+        valid = torch.arange(width, device=device) < sizes.unsqueeze(1)
+        return Reading(reading.tokens.take(places, valid, rows), reading._source)
+
+    def dealt(self, inner: Chain, universe: Universe, depth: int, key: Expression) -> Chain:
+        """Order each row's tokens by dealing its places to its groups, whose own orders are `inner`."""
+        deep = universe.n if inner.complete else inner.depth
+        picks = torch.full((universe.rows, min(depth, deep, universe.n)), -1, dtype=torch.int64)
+        queues = iter(inner.queue().tolist())
+        for row, (groups, turns) in enumerate(zip(self.rows, self.turns, strict=True)):
+            heads = [iter([group[i] for i in next(queues)[: len(group)]]) for group in groups]
+            for turn, party in zip(range(picks.shape[1]), turns, strict=False):
+                picks[row, turn] = next(heads[party])
+        return Chain.from_picks(universe, picks.to(universe.device), key, inner.notes)

@@ -1,0 +1,1 @@
+"""The ledger: what a run kept, and replaying it."""

@@ -1,0 +1,1 @@
+"""How model families carry visual tokens: what the author of an adapter implements."""

@@ -1,0 +1,1 @@
+"""Plugins: the hooks that they implement, and the registry of what they brought."""

@@ -1,0 +1,58 @@
+"""What plugins are called, and what is said of those that did not load."""
+
+from __future__ import annotations
+
+import keyword
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ENTRY_POINTS = "tokensieve"
+BY_HAND = "registered by hand"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was asked for.
+
+    Attributes:
+        name: the entry point's name.
+        origin: distribution and version, or how it was registered.
+        error: why it did not load, or none.
+    """
+
+    name: str
+    origin: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model that a plugin ships.
+
+    Attributes:
+        name: what studies and commands call it.
+        folder: as `save_pretrained` writes it, with its processor.
+        query_encoder: the folder of the two-tower model of its vision tower's space, where it has one.
+    """
+
+    name: str
+    folder: Path
+    query_encoder: Path | None = None
+
+
+def usable(name: str) -> bool:
+    """Tell whether a formula can say a name: an identifier, written as Python reads it."""
+    return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.normalize("NFKC", name) == name
+
+
+def broken(plugins: Iterable[Plugin]) -> str:
+    """Say which plugins did not load, or nothing."""
+    return "".join(f" The plugin '{plugin.name}' did not load ({plugin.error})." for plugin in plugins if plugin.error)
+
+
+def _said(error: BaseException) -> str:
+    """Give an error in a line: a stranger's message can be of any length."""
+    line = " ".join(str(error).split())
+    return f"{type(error).__name__}: {line if len(line) <= 300 else line[:297] + '...'}"

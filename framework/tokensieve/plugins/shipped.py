@@ -1,0 +1,14 @@
+"""What the framework itself brings to a registry, by the same door as any plugin: its tasks."""
+
+from tokensieve.plugins.hookspecs import Registrar, hookimpl
+
+
+@hookimpl
+def register_tasks(registry: Registrar) -> None:
+    """Add the tasks that come with tokensieve."""
+    from tokensieve.tasks.fidelity import Fidelity
+    from tokensieve.tasks.jsonl import VqaJsonl
+    from tokensieve.tasks.world import World
+
+    for task in (Fidelity, VqaJsonl, World):
+        registry.add_task(task)

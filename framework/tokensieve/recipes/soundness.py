@@ -1,0 +1,103 @@
+"""What a recipe must hold as a whole."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from pydantic import ValidationError
+
+from tokensieve.algebra.budget import Keep
+from tokensieve.errors import (
+    BudgetError,
+    RecipeError,
+    TokensieveError,
+)
+from tokensieve.plugins.names import usable
+from tokensieve.recipes import yaml_lines
+from tokensieve.recipes.formulas import strategies_of, strategy_names, without_parentheses, write_formula
+from tokensieve.stage import Stage
+from tokensieve.strategy import Chooser, Strategy
+
+BUDGETS_EXAMPLE = "{192: [300, 200, 110]}"
+
+
+def read_budget_list(number: object, entry: object) -> tuple[Keep, ...]:
+    """Read one entry of `budgets`."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise BudgetError(f"budgets are named by counts, as in {BUDGETS_EXAMPLE}; {number!r} is none")
+    if not isinstance(entry, (list, tuple)):
+        raise BudgetError(
+            f"budget {number} is a list with a budget for each stage, as in {BUDGETS_EXAMPLE}, not {entry!r}"
+        )
+    return tuple(Keep.of(value) for value in entry)
+
+
+def find_problem(
+    strategies: Mapping[str, Strategy], stages: Sequence[Stage], budgets: Mapping[int, Sequence[Keep]]
+) -> tuple[yaml_lines.Path, str] | None:
+    """Find what is wrong with a recipe as a whole, and where."""
+    if not stages:
+        return ("stages",), "a recipe has at least one stage"
+    for i, (before, after) in enumerate(itertools.pairwise(stages), start=1):
+        if before.at == after.at:
+            return ("stages", i, "at"), f"the site {after.at} stands twice; join both stages into one formula"
+        if not before.at < after.at:
+            return ("stages", i, "at"), (
+                f"stages out of order: {after.at} comes before {before.at} in the model; a token once gone "
+                "never returns, so list stages from the first site to the deepest"
+            )
+    names = strategy_names(strategies, stages)
+    leaves = strategies_of(stages)
+    for name, strategy in strategies.items():
+        path = ("strategies", name)
+        if not usable(name):
+            return path, unusable_name(name)
+        if strategy not in leaves:
+            return path, f"'{name}' stands under strategies, but no formula uses it; use it or remove it"
+        if names[strategy] != name:
+            return path, f"'{name}' is the same strategy with the same settings as '{names[strategy]}'; use one of them"
+    for i, stage in enumerate(stages):
+        if stage.by is not None and not stage.by.is_nested:
+            formula = write_formula(stage.by, names)
+            return ("stages", i, "by"), (
+                f"by: '{without_parentheses(formula)}' chooses another set for every budget, "
+                "which is no order to break ties by"
+            )
+        if stage.keep.auto and not isinstance(stage.select, Chooser):
+            formula = write_formula(stage.select, names)
+            return ("stages", i, "keep"), (
+                f"keep: auto at {stage.at} is the size of a lone Chooser's own set; "
+                f"'{without_parentheses(formula)}' is none, so give a budget"
+            )
+    for number, keeps in budgets.items():
+        if len(stages) == 1:
+            return ("budgets",), "budgets is for recipes of several stages; the budget of one stage is what keep says"
+        if len(keeps) != len(stages):
+            sites = ", ".join(str(stage.at) for stage in stages)
+            return ("budgets", number), f"budget {number} has {len(keeps)} entries for {len(stages)} stages ({sites})"
+        if any(keep.auto for keep in keeps):
+            return ("budgets", number), f"budget {number} has auto for an entry; give numbers"
+    return None
+
+
+def unusable_name(name: str) -> str:
+    """Return the message that a formula cannot name an operand so."""
+    return f"'{name}' is no name a formula can use; write letters, digits and _, but none of Python's own words"
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Say the first mistake pydantic found."""
+    detail = error.errors()[0]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error" or not where:
+        return message
+    shown = repr(detail.get("input"))
+    return f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}: {message}"
+
+
+def kind_of_mistake(error: ValidationError) -> type[TokensieveError]:
+    """Give the kind of our own error inside pydantic's, if there is one."""
+    cause = error.errors()[0].get("ctx", {}).get("error")
+    return type(cause) if isinstance(cause, BudgetError) else RecipeError
