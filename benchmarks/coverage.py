@@ -29,7 +29,7 @@ Found = list[tuple[str, float]]
 
 
 def answers(random: Generator, count: int, pictures: int, questions: int, share: float = 0.3) -> Array:
-    """Give `[count, n]` right and wrong answers, half of them right, of methods that are all alike.
+    """Return `[count, n]` right and wrong answers, half of them right, of methods that are all alike.
 
     Half of what makes a question hard is its own, for all methods; a part `share` is its picture's, for each method.
     """
@@ -40,17 +40,17 @@ def answers(random: Generator, count: int, pictures: int, questions: int, share:
 
 
 def labels(pictures: int, questions: int) -> list[int]:
-    """Give every question's picture."""
+    """Return every question's picture."""
     return np.arange(pictures).repeat(questions).tolist()
 
 
 def held(intervals: tuple[Interval, ...], truth: float) -> float:
-    """Give the part of the intervals that hold the truth."""
+    """Return the part of the intervals that hold the truth."""
     return float(np.mean([one.low <= truth <= one.high for one in intervals]))
 
 
 def plain(values: Array, design: Design, truth: float) -> float:
-    """Give how often plain percentiles of the bootstrap hold the truth."""
+    """Return how often plain percentiles of the bootstrap hold the truth."""
     low, high = np.quantile(replicates(values, design, None), [0.025, 0.975], axis=0)
     return float(np.mean((low <= truth) & (truth <= high)))
 
@@ -114,7 +114,7 @@ def of_many() -> Found:
 
 
 def all_cases() -> Iterator[tuple[str, Found]]:
-    """Give every case, with how often each way of making an interval holds the truth."""
+    """Return every case, with how often each way of making an interval holds the truth."""
     yield "Two methods, 60 pictures with 5 questions each", of_pictures(60)
     yield "The same, 12 pictures", of_pictures(12)
     yield "An accuracy of 98 %, 50 questions", of_the_nearly_perfect()

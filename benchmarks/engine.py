@@ -15,8 +15,8 @@ import torch
 
 import tokensieve as ts
 from benchmarks.models import TEXT, VISUAL, llava, request
-from tokensieve.engine.decoder import DecoderEngine
-from tokensieve.engine.layers import Layers
+from tokensieve.engine.decoder_pruner import DecoderEngine
+from tokensieve.engine.layer_pruner import Layers
 
 KEEP = 64
 
@@ -28,7 +28,7 @@ class Clock:
         self.spent = 0.0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Give the function, timed."""
+        """Return the function, timed."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
@@ -41,7 +41,7 @@ class Clock:
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Give the seconds a call takes."""
+    """Return the seconds a call takes."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started

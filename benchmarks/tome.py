@@ -26,7 +26,7 @@ RECORD = Path(__file__).parents[1] / "docs" / "assets" / "tome-sweep.json"
 
 
 def vit() -> Any:
-    """Give a ViT-S/16 of random weights, 196 patches an image."""
+    """Return a ViT-S/16 of random weights, 196 patches an image."""
     import timm
 
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def vit() -> Any:
 
 
 def recipe(r: int) -> ts.Recipe:
-    """Give the paper's schedule: r tokens in each of the twelve blocks."""
+    """Return the paper's schedule: r tokens in each of the twelve blocks."""
     merger = ts.default_registry().strategy("tome")(metric="keys")  # type: ignore[call-arg]
     return ts.Recipe.of(merger, at="encoder.0..11", r=r, rest="merge")
 

@@ -21,13 +21,13 @@ WIDTH, CELL, GAP, LEFT = 640, 48, 8, 90
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 15, weight: str = "normal") -> str:
-    """Give a line of text in the colour of its surroundings."""
+    """Return a line of text in the colour of its surroundings."""
     style = f'font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"'
     return f'<text x="{x:g}" y="{y:g}" {style} fill="currentColor">{words}</text>'
 
 
 def cell(place: int, y: float, token: int, fill: str | None) -> str:
-    """Give a token at its place in an order: filled if it was read, an outline if it was not."""
+    """Return a token at its place in an order: filled if it was read, an outline if it was not."""
     x = LEFT + place * (CELL + GAP)
     shape = f'<rect x="{x}" y="{y:g}" width="{CELL}" height="{CELL - 12}" rx="4"'
     number = f'<text x="{x + CELL / 2:g}" y="{y + 24:g}" font-size="16" text-anchor="middle"'
@@ -41,18 +41,18 @@ def cell(place: int, y: float, token: int, fill: str | None) -> str:
 
 
 def order(name: str, y: float, tokens: Sequence[int], fills: dict[int, str]) -> str:
-    """Give an order as a row of cells."""
+    """Return an order as a row of cells."""
     row = [text(16, y + 24, name)]
     return "".join([*row, *(cell(place, y, token, fills.get(token)) for place, token in enumerate(tokens))])
 
 
 def read(tokens: Sequence[int], depth: int, shared: Collection[int]) -> dict[int, str]:
-    """Give the colours of an order that was read to a depth."""
+    """Return the colours of an order that was read to a depth."""
     return {token: SHARED if token in shared else OWN for token in tokens[:depth]}
 
 
 def depth_line(y: float, height: float, depth: int) -> str:
-    """Give the line behind the last place that was read."""
+    """Return the line behind the last place that was read."""
     x = LEFT + depth * (CELL + GAP) - GAP / 2
     return (
         f'<line x1="{x:g}" y1="{y:g}" x2="{x:g}" y2="{y + height:g}" stroke="currentColor" stroke-width="2" '
@@ -61,7 +61,7 @@ def depth_line(y: float, height: float, depth: int) -> str:
 
 
 def figure(height: int, label: str, *parts: str) -> str:
-    """Give the file of a figure."""
+    """Return the file of a figure."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
         'color="#222222" font-family="system-ui, sans-serif">\n'

@@ -44,7 +44,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def strategies() -> str:
-    """Give the registered strategies."""
+    """Return the registered strategies."""
     registry = ts.default_registry()
     return _table(
         ("name", "kind", "looks at", "settings", "what it does", "paper"),
@@ -63,7 +63,7 @@ def strategies() -> str:
 
 
 def recipes() -> str:
-    """Give the shipped recipes, with what stands behind the names in their formulas."""
+    """Return the shipped recipes, with what stands behind the names in their formulas."""
     registry = ts.default_registry()
     rows = []
     for name in sorted(registry.recipes):
@@ -83,7 +83,7 @@ def recipes() -> str:
 
 
 def composers() -> str:
-    """Give the registered composers."""
+    """Return the registered composers."""
     registry = ts.default_registry()
     rows = (
         (f"`{name}`", _written(composer), first_sentence(composer)) for name, composer in registry.composers.items()
@@ -92,7 +92,7 @@ def composers() -> str:
 
 
 def adapters() -> str:
-    """Give the registered adapters."""
+    """Return the registered adapters."""
     registry = ts.default_registry()
     known = sorted(registry.adapters.items())
     return _table(
@@ -101,14 +101,14 @@ def adapters() -> str:
 
 
 def refused() -> str:
-    """Give the families that are known and cannot be pruned, with the reason."""
+    """Return the families that are known and cannot be pruned, with the reason."""
     known = sorted(ts.default_registry().adapters.items())
     rows = ((f"`{name}`", first_sentence(one), one.refused) for name, one in known if one.refused is not None)
     return _table(("family", "for", "why not"), rows)
 
 
 def evidence() -> str:
-    """Give the evidence that adapters offer, at their first site and at their last."""
+    """Return the evidence that adapters offer, at their first site and at their last."""
     rows = []
     for names, sites, here, deeper in offers(ts.default_registry()):
         said = ", ".join(f"`{kind}`" for kind in here)
@@ -118,7 +118,7 @@ def evidence() -> str:
 
 
 def families() -> str:
-    """Give what the conformance kit saw of every family: what all can do, and who cannot do the rest."""
+    """Return what the conformance kit saw of every family: what all can do, and who cannot do the rest."""
     rows = {
         file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((DOCS / "families").glob("*.json"))
     }
@@ -139,7 +139,7 @@ def families() -> str:
 
 
 def catalogue() -> str:
-    """Give every registered strategy, where it comes from and what it costs."""
+    """Return every registered strategy, where it comes from and what it costs."""
     known = provenance()
     rows = []
     for name, strategy in _catalogued():
@@ -160,12 +160,12 @@ def catalogue() -> str:
 
 
 def methods() -> str:
-    """Give a section for every registered strategy: its original, how ours differs, and what was published."""
+    """Return a section for every registered strategy: its original, how ours differs, and what was published."""
     return "\n\n".join(_section(name, strategy) for name, strategy in _catalogued())
 
 
 def published() -> str:
-    """Give the tables of results that others printed, with whose they are and what they measure."""
+    """Return the tables of results that others printed, with whose they are and what they measure."""
     known = provenance()
     parts = []
     for number, table in enumerate(known.tables, 1):
@@ -182,37 +182,37 @@ def published() -> str:
 
 
 def decisions() -> str:
-    """Give the decisions, linked by their headings."""
+    """Return the decisions, linked by their headings."""
     return "\n".join(f"- [{_heading(file)}]({file.name})" for file in _decisions())
 
 
 def measured() -> str:
-    """Give the right answers of the demo's methods and controls, by model and budget."""
+    """Return the right answers of the demo's methods and controls, by model and budget."""
     return _each("accuracy", _accuracies)
 
 
 def over_controls() -> str:
-    """Give the differences of the demo's methods to the best control of the same cost, by model and budget."""
+    """Return the differences of the demo's methods to the best control of the same cost, by model and budget."""
     return _each("accuracy", _over_control)
 
 
 def operands() -> str:
-    """Give the demo's compositions against their operands, by model and budget."""
+    """Return the demo's compositions against their operands, by model and budget."""
     return _each("compositions", _differences)
 
 
 def needed() -> str:
-    """Give the part of the needed tokens that the demo's methods and controls kept, by model and budget."""
+    """Return the part of the needed tokens that the demo's methods and controls kept, by model and budget."""
     return _each("accuracy", _needed)
 
 
 def over_plain() -> str:
-    """Give the demo's methods against uniform and random tokens, by model and budget."""
+    """Return the demo's methods against uniform and random tokens, by model and budget."""
     return _each("plain", _differences)
 
 
 def seeds() -> str:
-    """Give the right answers of models that differ in the seed of their training."""
+    """Return the right answers of models that differ in the seed of their training."""
     found: dict[str, dict[str, list[float]]] = {}
     for file in sorted((FINDINGS / "seeds").glob("accuracy-*.csv")):
         for line in _lines(file):
@@ -249,19 +249,19 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def first_sentence(documented: object) -> str:
-    """Give the first paragraph of a docstring on one line."""
+    """Return the first paragraph of a docstring on one line."""
     return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
 
 
 def differences(strategy: type[ts.Strategy]) -> str:
-    """Give the part of a docstring that says what the strategy is beside its paper, or that there is none."""
+    """Return the part of a docstring that says what the strategy is beside its paper, or that there is none."""
     paragraphs = (inspect.getdoc(strategy) or "").split("\n\n")
     told = [" ".join(p.split()) for p in paragraphs if p.startswith("Paper:") or "without a paper" in p]
     return " ".join(told)
 
 
 def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
-    """Give the registered strategies that there is an entry for, which a test shows to be all."""
+    """Return the registered strategies that there is an entry for, which a test shows to be all."""
     known = provenance().strategies
     return [(name, one) for name, one in sorted(ts.default_registry().strategies.items()) if name in known]
 
@@ -288,7 +288,7 @@ def _section(name: str, strategy: type[ts.Strategy]) -> str:
 
 
 def _used_by(registry: ts.Registry) -> dict[str, set[str]]:
-    """Give the names of the strategies in every shipped recipe."""
+    """Return the names of the strategies in every shipped recipe."""
     return {
         name: {one.name for one in ts.Recipe.load(name, registry).strategies.values()}
         for name in sorted(registry.recipes)
@@ -306,7 +306,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _each(kind: str, table: Callable[[Path], str]) -> str:
-    """Give a table of every model of the demo, from its report's tables of a kind."""
+    """Return a table of every model of the demo, from its report's tables of a kind."""
     return "\n\n".join(table(file) for file in sorted((FINDINGS / "demo").glob(f"{kind}-*.csv")))
 
 
@@ -316,24 +316,24 @@ def _lines(file: Path) -> list[dict[str, str]]:
 
 
 def _budget(group: str) -> str:
-    """Give the budget that the title of a table's group begins with, and `all` where there is none."""
+    """Return the budget that the title of a table's group begins with, and `all` where there is none."""
     found = re.match(r"keep ([^:]+):", group)
     return found[1] if found else "all"
 
 
 def _accuracies(file: Path) -> str:
-    """Give a model's table: a row a method, a column a budget, with intervals."""
+    """Return a model's table: a row a method, a column a budget, with intervals."""
     return _by_budget(file, "right answers in %", "All", lambda line: _interval(line, "All", ""))
 
 
 def _over_control(file: Path) -> str:
-    """Give a model's table of what methods have over the best control, with intervals."""
+    """Return a model's table of what methods have over the best control, with intervals."""
     column = "Δ best control"
     return _by_budget(file, "points over the best control", column, lambda line: _interval(line, column, "+"))
 
 
 def _needed(file: Path) -> str:
-    """Give a model's table of the part of the needed tokens that stayed."""
+    """Return a model's table of the part of the needed tokens that stayed."""
     return _by_budget(file, "needed tokens that stayed", "Needed %", lambda line: f"{line['Needed %']} %")
 
 

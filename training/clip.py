@@ -52,14 +52,14 @@ _PERIODS = 2 * math.pi / torch.logspace(math.log10(3), math.log10(24), 8)
 
 
 def places() -> Tensor:
-    """Give the code of every cell's place, float32 `[TOKENS, PLACE]`."""
+    """Return the code of every cell's place, float32 `[TOKENS, PLACE]`."""
     y, x = torch.meshgrid(torch.arange(ROWS).float(), torch.arange(COLUMNS).float(), indexing="ij")
     codes = [f(axis.reshape(-1, 1) * _PERIODS) for axis in (y, x) for f in (torch.sin, torch.cos)]
     return torch.cat(codes, dim=1)
 
 
 def shift(rows: int, columns: int) -> Tensor:
-    """Give the matrix that turns the code of a place into that of a neighbour's."""
+    """Return the matrix that turns the code of a place into that of a neighbour's."""
     matrix = torch.zeros(PLACE, PLACE)
     for start_, delta in ((0, rows), (PLACE // 2, columns)):
         for i, period in enumerate(_PERIODS.tolist()):
@@ -125,7 +125,7 @@ def look_at_neighbours(attention: nn.Module, mlp: nn.Module, offsets: Sequence[t
 
 
 def see(model: CLIPModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the layer that a LLaVA reads `[n, TOKENS, WIDTH]`, its projection, and the pictures' `[n, WIDTH]`."""
+    """Return the layer that a LLaVA reads `[n, TOKENS, WIDTH]`, its projection, and the pictures' `[n, WIDTH]`."""
     vision = model.vision_model
     hidden = vision.pre_layrnorm(vision.embeddings(images))
     for layer in vision.encoder.layers[:-1]:
@@ -140,7 +140,7 @@ def see(model: CLIPModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def read(model: CLIPModel, texts: Sequence[str]) -> Tensor:
-    """Give unit text embeddings `[texts, WIDTH]`."""
+    """Return unit text embeddings `[texts, WIDTH]`."""
     ids, mask = padded(texts)
     pooled = model.text_model(input_ids=ids, attention_mask=mask).pooler_output
     return F.normalize(model.text_projection(pooled).float(), dim=-1)
@@ -155,12 +155,12 @@ class Heads(nn.Module):
         self.linear = nn.Linear(width, self.colors + self.kinds + self.center)
 
     def forward(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give logits of colours, of kinds, and of being a centre."""
+        """Return logits of colours, of kinds, and of being a centre."""
         color, kind, center = self.linear(cells).float().split([self.colors, self.kinds, self.center], dim=-1)
         return color, kind, center.squeeze(-1)
 
     def loss(self, cells: Tensor, colors: Tensor, kinds: Tensor, centers: Tensor, chosen: Tensor) -> Tensor:
-        """Give the loss over chosen cells, bool `[n, TOKENS]`."""
+        """Return the loss over chosen cells, bool `[n, TOKENS]`."""
         color, kind, center = self(cells)
         middle = F.binary_cross_entropy_with_logits(center, centers, pos_weight=torch.tensor(4.0))
         return F.cross_entropy(color[chosen], colors[chosen]) + F.cross_entropy(kind[chosen], kinds[chosen]) + middle
@@ -173,7 +173,7 @@ def caption(things: Sequence[object], rng: random.Random) -> str:
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Give CLIP's loss of matching pictures and captions."""
+    """Return CLIP's loss of matching pictures and captions."""
     logits = scale * F.normalize(images.float(), dim=-1) @ texts.T
     same = torch.arange(len(logits))
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
@@ -225,7 +225,7 @@ def strong(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse
 
 @torch.no_grad()
 def judge(model: CLIPModel, heads: Heads | None, held: Scenes) -> dict[str, float]:
-    """Give how often cells of objects are nearest to their phrase, colour and kind."""
+    """Return how often cells of objects are nearest to their phrase, colour and kind."""
     pairs = read(model, [f"a {c} {k}" for c, k in PAIRS] + ["background"])
     colors_, kinds_ = read(model, list(COLORS)), read(model, [f"a {k}" for k in KINDS])
     counts: dict[str, list[float]] = {}
@@ -291,7 +291,7 @@ def weak(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse.N
 
 @torch.no_grad()
 def matched(model: CLIPModel, held: Scenes) -> dict[str, float]:
-    """Give how often a picture's own caption is the nearest of 128 (or of all that are held)."""
+    """Return how often a picture's own caption is the nearest of 128 (or of all that are held)."""
     which = np.arange(min(128, len(held)))
     rng = drawer(0, 0)
     described = read(model, [caption(held.things[number], rng) for number in which])

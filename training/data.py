@@ -41,12 +41,12 @@ class Scenes:
         return len(self.things)
 
     def images(self, which: np.ndarray) -> Tensor:
-        """Give normalised pictures, float32 `[n, 3, SIDE, SIDE]`."""
+        """Return normalised pictures, float32 `[n, 3, SIDE, SIDE]`."""
         chosen = torch.from_numpy(self.pixels[which]).permute(0, 3, 1, 2).float()
         return (chosen / 255 - MEAN) / STD
 
     def labels(self, which: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Give the colour and the kind of every cell, int64 `[n, TOKENS]`; one past the last where there is ground."""
+        """Return the colour and the kind of every cell, int64 `[n, TOKENS]`; one past the last for the ground."""
         colors = torch.full((len(which), TOKENS), len(COLORS))
         kinds = torch.full((len(which), TOKENS), len(KINDS))
         for row, number in enumerate(which):
@@ -70,7 +70,7 @@ class Scenes:
 
 
 def scenes(folder: Path, split: Split, count: int, density: Density = "all") -> Scenes:
-    """Give scenes 0 to `count` - 1 of a split, from the folder if they were drawn before."""
+    """Return scenes 0 to `count` - 1 of a split, from the folder if they were drawn before."""
     stem = folder / f"{split}-{density}-{count}"
     if not stem.with_suffix(".json").exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class Frame:
         return len(self.before) + TOKENS + len(self.after)
 
     def mask(self, questions: int) -> Tensor:
-        """Give what each place sees, float32 `[1, 1, n, n]`, 0 or minus infinity."""
+        """Return what each place sees, float32 `[1, 1, n, n]`, 0 or minus infinity."""
         n = self.length + questions * SLOT
         place = torch.arange(n) - self.length
         own = torch.where(place >= 0, place // SLOT, -1)
@@ -59,13 +59,13 @@ class Frame:
         return torch.zeros(n, n).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
 
     def all_positions(self, questions: int) -> Tensor:
-        """Give the positions of everything, int64 `[axes, n]`."""
+        """Return the positions of everything, int64 `[axes, n]`."""
         slots = (self.question + torch.arange(SLOT)).repeat(questions)
         return torch.cat([self.positions, slots.expand(len(self.positions), -1)], dim=1)
 
 
 def packed(asked: Sequence[Sequence[Question]], questions: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Give ids and labels, int64 `[pictures, questions * SLOT]`, and types `[pictures, questions]`, -1 where none."""
+    """Return ids and labels, int64 `[pictures, questions * SLOT]`, and types `[pictures, questions]`, -1 where none."""
     ids = torch.zeros(len(asked), questions, SLOT, dtype=torch.int64)
     labels = torch.full((len(asked), questions, SLOT), IGNORED)
     types = torch.full((len(asked), questions), -1)
@@ -95,7 +95,7 @@ class Asked(nn.Module):
         self._frame, self._axes = frame, position_axes
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
-        """Give logits at the questions' places, `[n, questions * SLOT, words]`."""
+        """Return logits at the questions' places, `[n, questions * SLOT, words]`."""
         rows, frame = len(features), self._frame
         embed = self.language.embed_tokens
         visual = self.projector(features)
@@ -116,7 +116,7 @@ class Asked(nn.Module):
 
 
 def aligned(projected: Tensor, words: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Give where words and cells can start, so that a word and its cells are near from the beginning.
+    """Return where words and cells can start, so that a word and its cells are near from the beginning.
 
     Args:
         projected: what cells say in the space of words, `[n, TOKENS, width]`, of unit scale.
@@ -295,7 +295,7 @@ def teach(
 
 @torch.no_grad()
 def examine(asked: Asked, held: Scenes, features: Tensor, questions: int) -> dict[str, float]:
-    """Give the part of right answers, of all questions and by type."""
+    """Return the part of right answers, of all questions and by type."""
     right, count = np.zeros(len(TYPES)), np.zeros(len(TYPES))
     for first in range(0, len(held), 32):
         which = range(first, min(first + 32, len(held)))
@@ -317,7 +317,7 @@ def examine(asked: Asked, held: Scenes, features: Tensor, questions: int) -> dic
 
 @torch.no_grad()
 def encoded(see: Callable[[Tensor], Tensor], of: Scenes, file: Path) -> Tensor:
-    """Give a frozen tower's features of all scenes, float16 `[scenes, TOKENS, c]`, from a file where there is one."""
+    """Return a frozen tower's features of all scenes, float16 `[scenes, TOKENS, c]`, from a file where there is one."""
     if not file.exists():
         parts = [see(of.images(np.arange(first, min(first + 128, len(of))))).half() for first in range(0, len(of), 128)]
         file.parent.mkdir(parents=True, exist_ok=True)

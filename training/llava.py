@@ -70,7 +70,7 @@ def build(clip: CLIPModel, look_back: bool) -> LlavaForConditionalGeneration:
 
 
 def frame() -> Frame:
-    """Give the prompt: begin, picture, question."""
+    """Return the prompt: begin, picture, question."""
     return Frame((BOS,), (), torch.arange(1 + TOKENS).unsqueeze(0), 1 + TOKENS)
 
 

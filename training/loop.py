@@ -131,12 +131,12 @@ class Training:
 
 
 def matrices(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """Give the weight matrices of some modules, which Muon moves."""
+    """Return the weight matrices of some modules, which Muon moves."""
     return [p for module in modules for p in module.parameters() if p.ndim == 2 and p.requires_grad]
 
 
 def batch(seed: int, step: int, size: int, count: int) -> np.ndarray:
-    """Give the numbers of a step's samples: epochs of all, each in an order of its own."""
+    """Return the numbers of a step's samples: epochs of all, each in an order of its own."""
     places = np.arange(step * size, (step + 1) * size)
     epochs = places // count
     orders = {int(epoch): np.random.default_rng([seed, int(epoch)]).permutation(count) for epoch in set(epochs)}
@@ -144,7 +144,7 @@ def batch(seed: int, step: int, size: int, count: int) -> np.ndarray:
 
 
 def drawer(seed: int, step: int) -> random.Random:
-    """Give the draws of a step."""
+    """Return the draws of a step."""
     return random.Random(f"{seed} {step}")  # noqa: S311 - training data are no secret
 
 

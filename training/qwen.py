@@ -115,7 +115,7 @@ def build() -> Qwen2VLForConditionalGeneration:
 
 
 def patches(images: Tensor) -> Tensor:
-    """Give normalised pictures `[n, 3, SIDE, SIDE]` as the tower takes them, `[n * patches, 6 * PATCH * PATCH]`."""
+    """Return normalised pictures `[n, 3, SIDE, SIDE]` as the tower takes them, `[n * patches, 6 * PATCH * PATCH]`."""
     n = len(images)
     frames = images.unsqueeze(1).expand(-1, 2, -1, -1, -1)
     split = frames.reshape(n, 2, 3, ROWS, MERGE, PATCH, COLUMNS, MERGE, PATCH)
@@ -123,7 +123,7 @@ def patches(images: Tensor) -> Tensor:
 
 
 def look(model: Qwen2VLForConditionalGeneration, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Give what the merger's first layer reads `[n, TOKENS, 4 * CELL]`, and the visual tokens `[n, TOKENS, WIDTH]`."""
+    """Return the merger's input `[n, TOKENS, 4 * CELL]`, and the visual tokens `[n, TOKENS, WIDTH]`."""
     grid = torch.tensor([[1, ROWS * MERGE, COLUMNS * MERGE]]).expand(len(images), -1)
     visual = model.model.visual
     seen = visual(patches(images), grid_thw=grid)
@@ -139,12 +139,12 @@ class Merger(nn.Module):
         self.mlp = mlp
 
     def forward(self, read: Tensor) -> Tensor:
-        """Give visual tokens."""
+        """Return visual tokens."""
         return self.mlp(read)
 
 
 def frame() -> Frame:
-    """Give the prompt: begin, a mark, the picture, a mark, the question."""
+    """Return the prompt: begin, a mark, the picture, a mark, the question."""
     row, column = (torch.arange(TOKENS) // COLUMNS, torch.arange(TOKENS) % COLUMNS)
     visual = torch.stack([torch.zeros_like(row), row, column]) + 2
     after = 2 + max(ROWS, COLUMNS)
@@ -180,7 +180,7 @@ def tower(
 
 @torch.no_grad()
 def judge(model: Qwen2VLForConditionalGeneration, heads: Heads, held: Scenes) -> dict[str, float]:
-    """Give how often a linear reading of a token says the colour and the kind of what covers it."""
+    """Return how often a linear reading of a token says the colour and the kind of what covers it."""
     counts: dict[str, list[float]] = {}
     for first in range(0, len(held), 128):
         which = np.arange(first, min(first + 128, len(held)))

@@ -67,7 +67,7 @@ def right(folder: Path, task: World, blind: bool = False) -> dict[str, tuple[int
 
 
 def share(counts: Mapping[str, tuple[int, int]], kinds: Sequence[str]) -> str:
-    """Give the part of right answers over some types, in per cent."""
+    """Return the part of right answers over some types, in per cent."""
     good, asked = (sum(counts[kind][place] for kind in kinds) for place in (0, 1))
     return f"{100 * good / asked:.1f}"
 
@@ -110,7 +110,7 @@ def low(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
 
 
 def weight(folder: Path) -> int:
-    """Give the bytes of a folder's files."""
+    """Return the bytes of a folder's files."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

@@ -27,12 +27,12 @@ PAD, BOS, UNK, EOS, IMAGE, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = rang
 
 
 def encode(text: str) -> list[int]:
-    """Give the ids of words between spaces."""
+    """Return the ids of words between spaces."""
     return [IDS[word] for word in text.split()]
 
 
 def padded(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Give ids between begin and end, and their mask, int64 `[texts, longest]`."""
+    """Return ids between begin and end, and their mask, int64 `[texts, longest]`."""
     rows = [[BOS, *encode(text), EOS] for text in texts]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])

@@ -16,7 +16,7 @@ from tokensieve_adapters._tower import TowerDecoder
 
 
 def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[int]:
-    """Give how many tiles each picture is cut into; one where several share a prompt, if `whole` says how many do."""
+    """Return how many tiles each picture is cut into; one where several share a prompt, if `whole` says how many do."""
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     cut = [True] * len(sizes) if whole is None else [n == 1 for n in whole for _ in range(n)]
@@ -34,13 +34,13 @@ class AnyresDecoder(TowerDecoder):
         tiles, sizes = self._tiles(request)
         return [self._one(count, size) for count, size in zip(tiles, sizes, strict=True)]
 
-    def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+    def encoded_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
         """Count tiles, and frames of a video."""
         if modality == "image":
             return self._tiles(request)[0]
         return [int(layout[:, 1].max()) + 1 for layout in layouts]
 
-    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
         """Leave out the empty tiles of pictures that are cut into fewer than others."""
         counts = given.get("batch_num_images")
         if counts is not None:
@@ -49,7 +49,7 @@ class AnyresDecoder(TowerDecoder):
             if bool((counts > 1).any()):
                 return None
             given = {**given, "batch_num_images": counts[counts == 1]}
-        pictures = super().apart(modality, given)
+        pictures = super().split_inputs(modality, given)
         if modality.name != "image" or pictures is None:
             return pictures
         if given[modality.pixels].ndim != 5 or not isinstance(given.get("image_sizes"), Tensor):
@@ -61,7 +61,7 @@ class AnyresDecoder(TowerDecoder):
         ]
 
     def _tiles(self, request: Mapping[str, Any]) -> tuple[list[int], Tensor]:
-        """Give each picture's number of tiles, and its size."""
+        """Return each picture's number of tiles, and its size."""
         sizes = request.get("image_sizes")
         if sizes is None:
             raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
@@ -69,7 +69,7 @@ class AnyresDecoder(TowerDecoder):
         whole = request.get("batch_num_images")
         return tiles_of(self.config, sizes, None if whole is None else torch.as_tensor(whole).tolist()), sizes
 
-    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
         """Pack what is known of patches as the model packs their features; newlines get zeros."""
         tiles, sizes = self._tiles(request)
         newline = values.new_zeros(values.shape[-1])

@@ -50,7 +50,7 @@ def save_example(directory: Path, sites: Sequence[Site] = ()) -> str:
 
 
 def _tokenizer() -> Any:
-    """Give a tokenizer of single bytes, which reads any text without an unknown word."""
+    """Return a tokenizer of single bytes, which reads any text without an unknown word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

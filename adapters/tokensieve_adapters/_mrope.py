@@ -31,12 +31,12 @@ class MropeDecoder(Decoder):
     vision_attention_name = "attn"
     vision_modalities = frozenset({"image", "video"})
 
-    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Give the mean over the patches of each square, which stand one behind the other."""
+    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Return the mean over the patches of each square, which stand one behind the other."""
         merge = self.config.vision_config.spatial_merge_size
         return values.reshape(-1, merge**2, values.shape[-1]).mean(dim=1)
 
-    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
         """Cut rows of patches by grids."""
         name = f"{modality.name}_grid_thw"
         pixels, grids = given.get(modality.pixels), given.get(name)
@@ -56,18 +56,18 @@ class MropeDecoder(Decoder):
         merge = self.config.vision_config.spatial_merge_size
         return [raster(h // merge, w // merge, t) for t, h, w in torch.as_tensor(grids).tolist()]
 
-    def rotate(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the position embeddings of text positions: all axes advance alike."""
-        return super().rotate(hidden, positions.expand(3, *positions.shape))
+    def rotary_embeddings(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the position embeddings of text positions: all axes advance alike."""
+        return super().rotary_embeddings(hidden, positions.expand(3, *positions.shape))
 
-    def complete(self, positions: Tensor, text: Tensor) -> Tensor:
+    def complete_positions(self, positions: Tensor, text: Tensor) -> Tensor:
         """Put the axis of text before those of vision, where it is missing."""
         if positions.ndim == 2 or positions.shape[0] == 4:
             return positions
         return torch.cat([text.unsqueeze(0), positions.expand(3, *text.shape)])
 
     def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
-        """Give positions `[4, batch, steps]`: of text, then time, height and width."""
+        """Return positions `[4, batch, steps]`: of text, then time, height and width."""
         text = super().positions(request, mask, start, steps).expand(len(mask), -1)
         if start:
             axes = (text + self.base.rope_deltas.to(text.device)).expand(3, -1, -1)  # type: ignore[operator]
@@ -104,6 +104,6 @@ class MropeAdapter(Adapter):
         return {name: torch.cat(pixels), f"{modality}_grid_thw": grids}
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
         """Tell words, pictures and videos apart."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int() + 2 * (ids == _tiny.VIDEO).int()}

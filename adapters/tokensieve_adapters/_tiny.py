@@ -10,7 +10,7 @@ PAD, BEGIN, END = 0, 1, 2
 
 
 def text(**changes: Any) -> dict[str, Any]:
-    """Give the settings of a language model of four layers and 64 words."""
+    """Return the settings of a language model of four layers and 64 words."""
     return {
         "vocab_size": WORDS,
         "hidden_size": 48,
@@ -26,7 +26,7 @@ def text(**changes: Any) -> dict[str, Any]:
 
 
 def vision(**changes: Any) -> dict[str, Any]:
-    """Give the settings of a vision tower of three layers and 4 x 4 patches a picture."""
+    """Return the settings of a vision tower of three layers and 4 x 4 patches a picture."""
     return {
         "hidden_size": 32,
         "intermediate_size": 64,

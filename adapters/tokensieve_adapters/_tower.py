@@ -12,16 +12,16 @@ from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, projected_layers
 from tokensieve.models.encoder import Encoder
 from tokensieve.models.layouts import raster
-from tokensieve.models.text_tower import Partner
+from tokensieve.models.text_tower import TextTower
 from tokensieve.stage import Stage
-from tokensieve_adapters._partner import load_partner
+from tokensieve_adapters._text_tower import load_partner
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """How many class tokens stand before the patches, by the tower's model type."""
 
 
 def joined(values: Tensor, rows: int, columns: int, factor: int) -> Tensor:
-    """Give the mean over squares of `factor` x `factor` patches, `[tokens, c]`, row by row.
+    """Return the mean over squares of `factor` x `factor` patches, `[tokens, c]`, row by row.
 
     Args:
         values: `[patches, c]` of pictures of one size, each row by row.
@@ -49,7 +49,7 @@ class TowerDecoder(Decoder):
         """One class token in CLIP, none in SigLIP."""
         return CLASS_TOKENS.get(self.config.vision_config.model_type, 0)
 
-    def partner(self, query_encoder: object) -> Partner:
+    def text_tower(self, query_encoder: object) -> TextTower:
         """Load the CLIP or SigLIP model whose vision tower this is."""
         return load_partner(query_encoder, self.config.vision_config, self.base.get_submodule(str(self.vision_path)))
 
@@ -65,8 +65,8 @@ class SquaresDecoder(Decoder):
         """How many patches a token has on each side."""
         return int(self.config.downsample_factor)
 
-    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Give the mean over the patches of each token."""
+    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Return the mean over the patches of each token."""
         vision = self.config.vision_config
         (height, width), (tall, wide) = (
             size if isinstance(size, (list, tuple)) else (size, size) for size in (vision.image_size, vision.patch_size)
@@ -82,7 +82,7 @@ class TowerEncoder(Encoder):
     and the tower alone computes on fewer.
     """
 
-    shortens = False
+    shortens_sequence = False
 
     @property
     def tower(self) -> nn.Module:
@@ -113,28 +113,28 @@ class TowerEncoder(Encoder):
         """Lay a square of patches out row by row."""
         return raster(side := math.isqrt(n), side)
 
-    def normed(self, block: int, x: Tensor) -> Tensor:
-        """Give the layer's first norm."""
+    def attention_input(self, block: int, x: Tensor) -> Tensor:
+        """Return the layer's first norm."""
         result: Tensor = self._part(block, "layer_norm1")(x)
         return result
 
-    def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Give the first half of a layer."""
-        given = kwargs | {"hidden_states": self.normed(block, x), "attention_mask": bias}
+    def attention_block(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Return the first half of a layer."""
+        given = kwargs | {"hidden_states": self.attention_input(block, x), "attention_mask": bias}
         added: Tensor = self.attention(block)(**given)[0]
         return x + added
 
-    def feed(self, block: int, x: Tensor) -> Tensor:
-        """Give the second half."""
+    def mlp_block(self, block: int, x: Tensor) -> Tensor:
+        """Return the second half."""
         added: Tensor = self._part(block, "mlp")(self._part(block, "layer_norm2")(x))
         return x + added
 
     def attention(self, block: int) -> nn.Module:
-        """Give a layer's attention."""
+        """Return a layer's attention."""
         return self._part(block, "self_attn")
 
     def width(self, block: int) -> int:
-        """Give the width of its heads."""
+        """Return the width of its heads."""
         config: Any = self.tower.config
         return int(config.hidden_size)
 
@@ -154,7 +154,7 @@ class TowerEncoder(Encoder):
     def refuses(self, stage: Stage) -> list[str]:
         """Refuse what the base class does, and what this tower cannot be given."""
         reasons = super().refuses(stage)
-        if stage.rest == "drop" and not self.reduces:
+        if stage.rest == "drop" and not self.prunes_prompt:
             reasons.append(
                 "what follows its tower needs every patch of the grid, so tokens cannot be dropped inside it; say "
                 "rest: merge, which saves the tower's own work, or prune at decoder.0"
@@ -173,4 +173,4 @@ class TowerEncoder(Encoder):
 class PatchEncoder(TowerEncoder):
     """A tower of which every patch is one token of the prompt."""
 
-    reduces = True
+    prunes_prompt = True

@@ -32,7 +32,7 @@ class AyaVisionAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile."""
+        """Return a model of 16 tokens a tile."""
         from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration
 
         model: nn.Module = AyaVisionForConditionalGeneration(
@@ -49,7 +49,7 @@ class Cohere2VisionAdapter(AyaVisionAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile."""
+        """Return a model of 16 tokens a tile."""
         from transformers import Cohere2VisionConfig, Cohere2VisionForConditionalGeneration
 
         settings: dict[str, Any] = _settings() | {"image_token_id": _tiny.IMAGE, "alignment_intermediate_size": 64}

@@ -32,7 +32,7 @@ class FastVlmAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a picture."""
+        """Return a model of 16 tokens a picture."""
         from transformers import FastVlmConfig, FastVlmForConditionalGeneration, Qwen2Config, TimmWrapperConfig
 
         tower = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 16, 32), "global_pool": "avg"}

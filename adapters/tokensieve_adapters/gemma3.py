@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
-from tokensieve.models.text_tower import Partner
+from tokensieve.models.text_tower import TextTower
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._partner import load_partner
+from tokensieve_adapters._text_tower import load_partner
 from tokensieve_adapters._tower import SquaresDecoder, TowerEncoder
 
 
@@ -30,7 +30,7 @@ class Gemma3Decoder(SquaresDecoder):
         side = math.isqrt(self.config.mm_tokens_per_image)
         return [raster(side, side) for _ in output.pooler_output]
 
-    def partner(self, query_encoder: object) -> Partner:
+    def text_tower(self, query_encoder: object) -> TextTower:
         """Load the SigLIP model whose vision tower this is."""
         return load_partner(query_encoder, self.config.vision_config, self.base.get_submodule(str(self.vision_path)))
 
@@ -45,7 +45,7 @@ class Gemma3Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a picture."""
+        """Return a model of 16 tokens a picture."""
         from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
         kinds = ["sliding_attention", "full_attention"] * 2
@@ -62,6 +62,6 @@ class Gemma3Adapter(Adapter):
         return model
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
         """Tell pictures from words."""
         return {"token_type_ids": (ids == _tiny.IMAGE).int()}

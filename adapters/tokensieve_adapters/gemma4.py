@@ -47,11 +47,11 @@ class Gemma4Adapter(Adapter):
     name = "gemma4"
     model_types = ("gemma4",)
     decoder_type = Gemma4Decoder
-    frames_apart = True
+    text_between_frames = True
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model whose last layers share keys, with windows longer than its prompts and wider heads between."""
+        """Return a model whose last layers share keys, with windows longer than its prompts and wider heads between."""
         from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
         kinds = ["sliding_attention", "full_attention"] * 2
@@ -94,6 +94,6 @@ class Gemma4Adapter(Adapter):
         }
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
         """Tell words, pictures and videos apart."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int() + 2 * (ids == _tiny.VIDEO).int()}

@@ -34,14 +34,14 @@ class Glm4vAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of a few squares of patches a picture, half of whose heads turn with positions."""
+        """Return a model of a few squares of patches a picture, half of whose heads turn with positions."""
         from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
         model: nn.Module = Glm4vForConditionalGeneration(Glm4vConfig(**_settings())).eval()
         return model
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
         """Tell words and pictures apart."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int()}
 
@@ -54,7 +54,7 @@ class Glm4vMoeAdapter(Glm4vAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model whose words each pass two of four experts and a shared one, in all layers but the first."""
+        """Return a model whose words each pass two of four experts and a shared one, in all layers but the first."""
         from transformers import Glm4vMoeConfig, Glm4vMoeForConditionalGeneration
 
         experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -70,7 +70,7 @@ class Glm46vAdapter(Glm4vAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of GLM-4V's parts."""
+        """Return a model of GLM-4V's parts."""
         from transformers import Glm46VConfig, Glm46VForConditionalGeneration
 
         model: nn.Module = Glm46VForConditionalGeneration(Glm46VConfig(**_settings())).eval()

@@ -28,9 +28,9 @@ class Idefics3Decoder(SquaresDecoder):
         """How many patches a token has on each side."""
         return int(self.config.scale_factor)
 
-    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
         """Take the tiles of a prompt for one picture, without the empty ones that fill up rows."""
-        prompts = super().apart(modality, given)
+        prompts = super().split_inputs(modality, given)
         if prompts is None or given[modality.pixels].ndim != 5:
             return None
         real = (given[modality.pixels] != 0).flatten(2).any(dim=2)
@@ -57,7 +57,7 @@ class Idefics3Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile."""
+        """Return a model of 16 tokens a tile."""
         from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
         model: nn.Module = Idefics3ForConditionalGeneration(_config(Idefics3Config)).eval()
@@ -87,7 +87,7 @@ class SmolVLMAdapter(Idefics3Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile."""
+        """Return a model of 16 tokens a tile."""
         from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
         model: nn.Module = SmolVLMForConditionalGeneration(_config(SmolVLMConfig)).eval()

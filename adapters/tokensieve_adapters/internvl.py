@@ -47,7 +47,7 @@ class InternVLAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile."""
+        """Return a model of 16 tokens a tile."""
         from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
         config = InternVLConfig(

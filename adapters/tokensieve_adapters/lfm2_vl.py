@@ -36,7 +36,7 @@ class Lfm2VlAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of up to 16 tokens a tile, two of whose layers attend."""
+        """Return a model of up to 16 tokens a tile, two of whose layers attend."""
         from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration
         from transformers import Siglip2VisionConfig as Vision
 

@@ -51,7 +51,7 @@ class LlavaAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 36 patches an image, three layers and 64 words."""
+        """Return a model of 36 patches an image, three layers and 64 words."""
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
         vision = CLIPVisionConfig(

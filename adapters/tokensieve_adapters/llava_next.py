@@ -22,7 +22,7 @@ class LlavaNextAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 patches a tile and up to five tiles."""
+        """Return a model of 16 patches a tile and up to five tiles."""
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
         config = LlavaNextConfig(

@@ -38,7 +38,7 @@ class LlavaNextVideoAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 patches a tile, up to five tiles, and 4 tokens a frame."""
+        """Return a model of 16 patches a tile, up to five tiles, and 4 tokens a frame."""
         from transformers import (
             CLIPVisionConfig,
             LlamaConfig,

@@ -53,7 +53,7 @@ class LlavaOnevisionAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 patches a tile and up to five tiles, of which more than two are made smaller."""
+        """Return a model of 16 patches a tile and up to five tiles, of which more than two are made smaller."""
         from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config
         from transformers import SiglipVisionConfig as Vision
 

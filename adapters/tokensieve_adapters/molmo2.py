@@ -31,8 +31,8 @@ class Molmo2Decoder(Decoder):
         """Pictures."""
         return super().modalities[:1]
 
-    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Give none: what is pooled is numbered through all crops of a batch."""
+    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return none: what is pooled is numbered through all crops of a batch."""
         return None
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
@@ -61,7 +61,7 @@ class Molmo2Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of four tokens a crop."""
+        """Return a model of four tokens a crop."""
         from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
         heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
@@ -109,6 +109,6 @@ class Molmo2Adapter(Adapter):
         }
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
         """Tell words and pictures apart."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int()}

@@ -33,7 +33,7 @@ class Ovis2Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile, and two indicator words."""
+        """Return a model of 16 tokens a tile, and two indicator words."""
         from transformers import Ovis2Config, Ovis2ForConditionalGeneration, Qwen2Config
         from transformers.models.ovis2 import Ovis2VisionConfig
 
@@ -51,7 +51,7 @@ class Ovis2Adapter(Adapter):
         return model
 
     @classmethod
-    def unsaid(cls, model: nn.Module) -> tuple[int, ...]:
+    def reserved_token_ids(cls, model: nn.Module) -> tuple[int, ...]:
         """Indicators."""
         config: Any = model.config
         return tuple(config.visual_indicator_token_ids)

@@ -24,7 +24,7 @@ class PaliGemmaDecoder(TowerDecoder):
         return [raster(side, side) for _ in range(output.pooler_output.flatten(0, 1).shape[0] // side**2)]
 
     def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
-        """Give positions from one on."""
+        """Return positions from one on."""
         return super().positions(request, mask, start, steps) + 1
 
 
@@ -45,7 +45,7 @@ class PaliGemmaAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a picture."""
+        """Return a model of 16 tokens a picture."""
         from transformers import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 
         config = PaliGemmaConfig(
@@ -59,7 +59,7 @@ class PaliGemmaAdapter(Adapter):
         return model
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
         """Mark all of a prompt as prefix, and what the model answered as not."""
         return {"token_type_ids": (torch.arange(ids.shape[1]) >= ids.shape[1] - answered).long().expand_as(ids)}
 
@@ -72,7 +72,7 @@ class PaliGemma2Adapter(PaliGemmaAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a picture, with windows longer than its prompts."""
+        """Return a model of 16 tokens a picture, with windows longer than its prompts."""
         from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 
         config = PaliGemmaConfig(

@@ -33,7 +33,7 @@ class PerceptionLMDecoder(Decoder):
             outputs["video"] = self.base.get_image_features(videos, return_dict=True)  # type: ignore[operator]
         return outputs
 
-    def taken(self, modality: Modality) -> frozenset[str]:
+    def encoder_arguments(self, modality: Modality) -> frozenset[str]:
         """Pixels alone."""
         return frozenset({modality.pixels})
 
@@ -59,7 +59,7 @@ class PerceptionLMAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 tokens a tile."""
+        """Return a model of 16 tokens a tile."""
         from transformers import LlamaConfig, PerceptionLMConfig, PerceptionLMForConditionalGeneration
         from transformers import TimmWrapperConfig as Vision
 

@@ -28,9 +28,9 @@ class PixtralDecoder(Decoder):
         """How many patches a token has on each side."""
         return int(getattr(self.config, "spatial_merge_size", 1))
 
-    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
         """Cut away what pads a picture to the size of others."""
-        pictures = super().apart(modality, given)
+        pictures = super().split_inputs(modality, given)
         if pictures is None or not isinstance(given.get("image_sizes"), Tensor):
             return None
         for picture in pictures:
@@ -42,14 +42,14 @@ class PixtralDecoder(Decoder):
         """Lay each picture's patches out row by row."""
         return [raster(rows // self.factor, columns // self.factor) for rows, columns in self._grids(request)]
 
-    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Give the mean over the patches of each token, picture by picture."""
+    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Return the mean over the patches of each token, picture by picture."""
         grids = self._grids(request)
         pictures = values.split([rows * columns for rows, columns in grids])
         return torch.cat([joined(own, *grid, self.factor) for own, grid in zip(pictures, grids, strict=True)])
 
     def _grids(self, request: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Give how many rows and columns of patches each picture has."""
+        """Return how many rows and columns of patches each picture has."""
         sizes = request.get("image_sizes")
         if sizes is None:
             raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
@@ -72,7 +72,7 @@ class PixtralAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of pictures of up to 4 x 4 patches."""
+        """Return a model of pictures of up to 4 x 4 patches."""
         from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PixtralVisionConfig
 
         config = LlavaConfig(
@@ -110,7 +110,7 @@ class Mistral3Adapter(PixtralAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of pictures of up to 4 x 4 squares of patches."""
+        """Return a model of pictures of up to 4 x 4 squares of patches."""
         from transformers import (
             Mistral3Config,
             Mistral3ForConditionalGeneration,

@@ -26,8 +26,8 @@ class Qwen25VLDecoder(MropeDecoder):
         usual, whole = super().vision_middle, [int(layer) for layer in self.config.vision_config.fullatt_block_indexes]
         return min(whole, key=lambda layer: abs(layer - usual))
 
-    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Give the mean over each square; the tower has them window by window, and row by row in each."""
+    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Return the mean over each square; the tower has them window by window, and row by row in each."""
         vision = self.config.vision_config
         side = vision.window_size // vision.spatial_merge_size // vision.patch_size
         order, begin = [], 0
@@ -38,7 +38,7 @@ class Qwen25VLDecoder(MropeDecoder):
             _, number = window.unique(dim=0, return_inverse=True)
             order.append(begin + number.sort(stable=True).indices)
             begin += len(grid)
-        squares = super().spread(values, request, modality)
+        squares = super().patches_to_tokens(values, request, modality)
         dealt = torch.empty_like(squares)
         dealt[torch.cat(order).to(squares.device)] = squares
         return dealt
@@ -53,7 +53,7 @@ class Qwen25VLAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of a few squares of patches a picture, with windows in its tower."""
+        """Return a model of a few squares of patches a picture, with windows in its tower."""
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
         rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}

@@ -16,7 +16,7 @@ class Qwen2VLAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of a few squares of patches a picture."""
+        """Return a model of a few squares of patches a picture."""
         from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
         rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}

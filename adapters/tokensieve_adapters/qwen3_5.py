@@ -15,11 +15,11 @@ class Qwen35Adapter(MropeAdapter):
 
     name = "qwen3_5"
     model_types = ("qwen3_5",)
-    frames_apart = True
+    text_between_frames = True
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of a few squares of patches a picture, two of whose layers attend."""
+        """Return a model of a few squares of patches a picture, two of whose layers attend."""
         from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
         model: nn.Module = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_settings())).eval()
@@ -34,7 +34,7 @@ class Qwen35MoeAdapter(Qwen35Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model whose words each pass two of four experts in a layer, and one that all share."""
+        """Return a model whose words each pass two of four experts in a layer, and one that all share."""
         from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
 
         experts = {"num_experts": 4, "num_experts_per_tok": 2}

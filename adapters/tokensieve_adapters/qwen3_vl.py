@@ -25,11 +25,11 @@ class Qwen3VLAdapter(MropeAdapter):
     name = "qwen3_vl"
     model_types = ("qwen3_vl",)
     decoder_type = Qwen3VLDecoder
-    frames_apart = True
+    text_between_frames = True
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of a few squares of patches a picture, two layers of which are added."""
+        """Return a model of a few squares of patches a picture, two layers of which are added."""
         from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
         model: nn.Module = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_settings())).eval()
@@ -44,7 +44,7 @@ class Qwen3VLMoeAdapter(Qwen3VLAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model whose words each pass two of four experts in a layer."""
+        """Return a model whose words each pass two of four experts in a layer."""
         from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}

@@ -20,7 +20,7 @@ class Llama4Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model with one expert a word."""
+        """Return a model with one expert a word."""
         from transformers import Llama4Config, Llama4ForConditionalGeneration
 
         tower = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
@@ -45,7 +45,7 @@ class MllamaAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model one of whose layers looks at pictures."""
+        """Return a model one of whose layers looks at pictures."""
         from transformers import MllamaConfig, MllamaForConditionalGeneration
 
         tower = _tiny.vision(
@@ -78,7 +78,7 @@ class InstructBlipAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of four questions a picture."""
+        """Return a model of four questions a picture."""
         from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, LlamaConfig
 
         config = InstructBlipConfig(

@@ -32,41 +32,41 @@ class TimmVitEncoder(Encoder):
         return int(self.model.num_prefix_tokens)  # type: ignore[arg-type]
 
     @property
-    def forbidden(self) -> tuple[str, ...]:
+    def refused_methods(self) -> tuple[str, ...]:
         """These reshape tokens to a full grid."""
         return ("forward_intermediates", "get_intermediate_layers")
 
     @property
-    def splits(self) -> bool:
+    def separates_mlp(self) -> bool:
         """Whether all blocks are timm's Block."""
         return not self._others()
 
     def _others(self) -> set[str]:
         return {type(block).__name__ for block in self.blocks} - {"Block"}
 
-    def normed(self, block: int, x: Tensor) -> Tensor:
-        """Give the block's first norm."""
+    def attention_input(self, block: int, x: Tensor) -> Tensor:
+        """Return the block's first norm."""
         result: Tensor = self._part(block, "norm1")(x)
         return result
 
-    def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Give the first half of timm's Block, scaled and dropped as it does."""
-        seen = self.attention(block)(self.normed(block, x), attn_mask=bias)
+    def attention_block(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Return the first half of timm's Block, scaled and dropped as it does."""
+        seen = self.attention(block)(self.attention_input(block, x), attn_mask=bias)
         added: Tensor = self._part(block, "drop_path1")(self._part(block, "ls1")(seen))
         return x + added
 
-    def feed(self, block: int, x: Tensor) -> Tensor:
-        """Give the second half."""
+    def mlp_block(self, block: int, x: Tensor) -> Tensor:
+        """Return the second half."""
         made = self._part(block, "mlp")(self._part(block, "norm2")(x))
         added: Tensor = self._part(block, "drop_path2")(self._part(block, "ls2")(made))
         return x + added
 
     def attention(self, block: int) -> nn.Module:
-        """Give a block's attention."""
+        """Return a block's attention."""
         return self._part(block, "attn")
 
     def width(self, block: int) -> int:
-        """Give the width of its heads."""
+        """Return the width of its heads."""
         attention: Any = self.attention(block)
         return int(attention.num_heads * attention.head_dim)
 
@@ -87,7 +87,7 @@ class TimmVitEncoder(Encoder):
     def refuses(self, stage: Stage) -> list[str]:
         """Refuse what the base class does, blocks that run twice, and blocks that have no two parts."""
         reasons = super().refuses(stage)
-        if not self.splits and (stage.rest == "merge" or Evidence.VISION_KEYS in stage.needs):
+        if not self.separates_mlp and (stage.rest == "merge" or Evidence.VISION_KEYS in stage.needs):
             others = ", ".join(sorted(self._others()))
             reasons.append(
                 f"its blocks are of timm's {others}; merging, and keys as evidence, are supported for timm's Block. "
@@ -123,7 +123,7 @@ class TimmVitAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 36 patches, four blocks and ten classes."""
+        """Return a model of 36 patches, four blocks and ten classes."""
         import timm
 
         model: nn.Module = timm.create_model(

@@ -44,7 +44,7 @@ class VideoLlavaDecoder(Decoder):
         video = torch.cat([classes, patches], dim=1).reshape(-1, 4)
         return [video] * (len(output.pooler_output) // frames)
 
-    def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+    def encoded_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
         """Videos have a tower of their own, in which no token leaves."""
         return [int(modality == "image")] * len(layouts)
 
@@ -69,7 +69,7 @@ class VideoLlavaAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Give a model of 16 patches a picture."""
+        """Return a model of 16 patches a picture."""
         from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
         config = VideoLlavaConfig(

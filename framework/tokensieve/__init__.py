@@ -6,9 +6,9 @@ from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Composer, Expression
 from tokensieve.composers.selection import select
-from tokensieve.engine import Sights, prune, sharing
+from tokensieve.engine import VisionCache, prune, share_vision
 from tokensieve.errors import TokensieveError
-from tokensieve.evidence import Evidence, Query, Text, Tokens, Words
+from tokensieve.evidence import Evidence, PromptText, Query, Text, Tokens
 from tokensieve.ledger.replay import Replay, replay
 from tokensieve.ledger.run import Run
 from tokensieve.models.adapter import Adapter
@@ -43,7 +43,7 @@ __all__ = [
     "Replay",
     "Run",
     "Scorer",
-    "Sights",
+    "VisionCache",
     "Site",
     "Stage",
     "Strategy",
@@ -51,7 +51,7 @@ __all__ = [
     "Tokens",
     "TokensieveError",
     "Universe",
-    "Words",
+    "PromptText",
     "default_registry",
     "hookimpl",
     "prune",
@@ -59,5 +59,5 @@ __all__ = [
     "review",
     "schema",
     "select",
-    "sharing",
+    "share_vision",
 ]

@@ -108,13 +108,13 @@ class StudyError(TokensieveError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
+    """Return ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def listing(names: Iterable[str], limit: int = 40) -> str:
-    """Give sorted `names` joined by commas, shortened past `limit`, or `none`."""
+    """Return sorted `names` joined by commas, shortened past `limit`, or `none`."""
     ordered = sorted(names)
     if not ordered:
         return "none"

@@ -42,8 +42,8 @@ class Evidence(StrEnum):
     """Like DECODER_ATTENTION, of queries and keys without rotary positions, `[rows, n, heads]`."""
     DECODER_KEYS = "decoder_keys"
     """Keys of the layer before, heads side by side, `[rows, n, d]`."""
-    DECODER_WORDS = "decoder_words"
-    """The prompt's text beside its visual tokens, in the layer before: `Words`."""
+    DECODER_TEXT = "decoder_text"
+    """The prompt's text beside its visual tokens, in the layer before: `PromptText`."""
     GRID = "grid"
     """Where a token was, int64 `[rows, n, 5]`: image, tile, frame, row, column."""
     SIZES = "sizes"
@@ -71,7 +71,7 @@ class Text:
     mask: Tensor
 
     def take(self, rows: Tensor, places: Tensor) -> Text:
-        """Give the question of each of `rows` `[new rows]`."""
+        """Return the question of each of `rows` `[new rows]`."""
         return Text(self.features[rows], self.mask[rows])
 
 
@@ -95,13 +95,13 @@ class Query:
     sign: int = 1
 
     def take(self, rows: Tensor, places: Tensor) -> Query:
-        """Give the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' questions."""
+        """Return the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' questions."""
         patch = self.patch[rows.unsqueeze(1), places]
         return replace(self, patch=patch, text=self.text[rows], mask=self.mask[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class PromptText:
     """The text tokens of a prompt beside its visual tokens, at a layer of the decoder.
 
     Attributes:
@@ -121,10 +121,10 @@ class Words:
     patch: Tensor
     mask: Tensor
 
-    def take(self, rows: Tensor, places: Tensor) -> Words:
-        """Give the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' text."""
+    def take(self, rows: Tensor, places: Tensor) -> PromptText:
+        """Return the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' text."""
         at = rows.unsqueeze(1)
-        return Words(
+        return PromptText(
             self.attention[at, places],
             self.keys[rows],
             self.features[rows],
@@ -134,11 +134,11 @@ class Words:
         )
 
 
-Value = Tensor | Query | Text | Words
+Value = Tensor | Query | Text | PromptText
 
 
-def taken(value: Value, rows: Tensor, places: Tensor) -> Value:
-    """Give what is known of the tokens at `places` `[new rows, m]` of `rows` `[new rows]`."""
+def take_rows(value: Value, rows: Tensor, places: Tensor) -> Value:
+    """Return what is known of the tokens at `places` `[new rows, m]` of `rows` `[new rows]`."""
     return value[rows.unsqueeze(1), places] if isinstance(value, Tensor) else value.take(rows, places)
 
 
@@ -167,7 +167,7 @@ class Tokens:
         object.__setattr__(self, "keys", rows if self.keys is _ZEROS else self.keys)
         object.__setattr__(self, "samples", rows if self.samples is _ZEROS else self.samples)
         for kind, value in self.evidence.items():
-            per_token = value.patch if isinstance(value, (Query, Words)) else value
+            per_token = value.patch if isinstance(value, (Query, PromptText)) else value
             if isinstance(per_token, Tensor) and per_token.shape[:2] != self.universe.valid.shape:
                 raise AlgebraError(
                     f"{kind} has the shape {list(per_token.shape)}, which does not begin with "
@@ -176,7 +176,7 @@ class Tokens:
 
     @classmethod
     def of(cls, features: Tensor, universe: Universe | None = None, **evidence: Value) -> Tokens:
-        """Give tokens from `features` `[rows, n, d]` and further evidence by name."""
+        """Return tokens from `features` `[rows, n, d]` and further evidence by name."""
         rows, n = features.shape[:2]
         known: dict[Evidence, Value] = {Evidence.FEATURES: features}
         known |= {Evidence(name): value for name, value in evidence.items()}
@@ -268,11 +268,11 @@ class Tokens:
         return self._tensor(Evidence.DECODER_KEYS)
 
     @property
-    def decoder_words(self) -> Words:
+    def decoder_text(self) -> PromptText:
         """The prompt's text beside its visual tokens."""
-        value = self._get(Evidence.DECODER_WORDS)
-        if not isinstance(value, Words):
-            raise MissingEvidenceError(f"decoder_words are given as a {type(value).__name__}, not Words")
+        value = self._get(Evidence.DECODER_TEXT)
+        if not isinstance(value, PromptText):
+            raise MissingEvidenceError(f"decoder_text are given as a {type(value).__name__}, not PromptText")
         return value
 
     @property
@@ -288,12 +288,12 @@ class Tokens:
         return self._tensor(Evidence.SIZES)
 
     def only(self, kinds: Iterable[Evidence]) -> Tokens:
-        """Give the same tokens with no other evidence than `kinds`."""
+        """Return the same tokens with no other evidence than `kinds`."""
         wanted = set(kinds)
         return replace(self, evidence={k: v for k, v in self.evidence.items() if k in wanted})
 
     def take(self, places: Tensor, valid: Tensor, rows: Tensor | None = None) -> Tokens:
-        """Give the tokens at memory `places`, with all that is known about them.
+        """Return the tokens at memory `places`, with all that is known about them.
 
         Args:
             places: int64 `[new rows, m]`, places in the row they are taken from.
@@ -302,12 +302,12 @@ class Tokens:
         """
         source = torch.arange(self.universe.rows, device=places.device) if rows is None else rows
         at = source.unsqueeze(1)
-        evidence = {kind: taken(value, source, places) for kind, value in self.evidence.items()}
+        evidence = {kind: take_rows(value, source, places) for kind, value in self.evidence.items()}
         universe = Universe(valid & self.valid[at, places], self.ids[at, places])
         return Tokens(universe, evidence, self.keys[source], self.samples[source])
 
     def canonical(self) -> tuple[Tokens, Tensor]:
-        """Give the tokens by ascending id, invalid ones last, and the places they came from."""
+        """Return the tokens by ascending id, invalid ones last, and the places they came from."""
         order = self.universe.order()
         if torch.equal(order, torch.arange(self.universe.n, device=order.device).expand_as(order)):
             # They are that already, and what is known of them need not be moved.

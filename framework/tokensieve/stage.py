@@ -62,7 +62,7 @@ class Stage(BaseModel):
 
     @classmethod
     def each(cls, **settings: Any) -> tuple[Stage, ...]:
-        """Give the stages of a range of sites, `at="encoder.0..11"`; one stage for one site.
+        """Return the stages of a range of sites, `at="encoder.0..11"`; one stage for one site.
 
         Args:
             settings: those of a stage; `keep` and `r` may be lists, with one entry for each site.

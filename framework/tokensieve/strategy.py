@@ -65,10 +65,10 @@ class Strategy(Expression, BaseModel):
 
     @abstractmethod
     def judge(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the chain, right to at least `depth`."""
+        """Return the chain, right to at least `depth`."""
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give the name under which the formula knows it."""
+        """Return the name under which the formula knows it."""
         return name(self)
 
 
@@ -77,7 +77,7 @@ class Scorer(Strategy):
 
     @abstractmethod
     def score(self, tokens: Tokens) -> Tensor:
-        """Give one score a token, `[rows, n]`, higher is kept; anything at invalid places."""
+        """Return one score a token, `[rows, n]`, higher is kept; anything at invalid places."""
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Rank by score, ties by id."""
@@ -95,7 +95,7 @@ class Ranker(Strategy):
 
     @abstractmethod
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the chain; only the first `depth` places must be right."""
+        """Return the chain; only the first `depth` places must be right."""
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Rank, and check the depth."""
@@ -110,7 +110,7 @@ class Chooser(Strategy):
 
     @abstractmethod
     def choose(self, tokens: Tokens) -> Chain:
-        """Give the fixed set, by `Chain.from_set`."""
+        """Return the fixed set, by `Chain.from_set`."""
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Choose, and check that it is a set."""
@@ -127,13 +127,13 @@ class Merger(Ranker):
 
     @abstractmethod
     def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
-        """Give the reduction to `keep` tokens a row, int64 `[rows]`.
+        """Return the reduction to `keep` tokens a row, int64 `[rows]`.
 
         Its slots are the tokens of `rank(...).cut(keep)`, in id order.
         """
 
     def fold(self, tokens: Tokens, keep: Tensor) -> tuple[Tensor, Reduction] | None:
-        """Give what `rank(...).cut(keep)` and `assign(tokens, keep)` give, where both at once are less work.
+        """Return what `rank(...).cut(keep)` and `assign(tokens, keep)` give, where both at once are less work.
 
         A stage that merges by this strategy alone then asks for no order. By default both are asked.
 

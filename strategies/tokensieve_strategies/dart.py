@@ -39,11 +39,11 @@ class DART(Ranker):
     @property
     def needs(self) -> frozenset[Evidence]:
         """The tokens, their keys, and the text beside them."""
-        return frozenset({Evidence.FEATURES, Evidence.DECODER_KEYS, Evidence.DECODER_WORDS})
+        return frozenset({Evidence.FEATURES, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Order by turns."""
-        universe, words = tokens.universe, tokens.decoder_words
+        universe, words = tokens.universe, tokens.decoder_text
         require_finite(tokens.features, tokens.valid, "dart: the features")
         require_finite(tokens.decoder_keys, tokens.valid, "dart: the decoder's keys")
         require_finite(words.features, words.mask, "dart: the text's features")

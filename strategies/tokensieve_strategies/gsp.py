@@ -53,7 +53,7 @@ class GSP(Scorer):
         return scores
 
     def redundancy(self, x: Tensor) -> Tensor:
-        """Give the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`."""
+        """Return the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`."""
         sides = even, odd = x[0::2], x[1::2]
         tau = quantile(even, odd, self.quantile) if self.tau is None else self.tau
         degrees = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]

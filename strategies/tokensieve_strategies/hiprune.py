@@ -49,7 +49,7 @@ class HiPrune(Ranker):
         return frozenset({Evidence.VISION_MIDDLE, Evidence.VISION_RECEIVED, Evidence.GRID})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the set of `depth` tokens."""
+        """Return the set of `depth` tokens."""
         middle = over_heads(tokens.vision_middle, tokens.valid, "hiprune: the middle layer's attention")
         last = over_heads(tokens.vision_received, tokens.valid, "hiprune: the attention received")
         orders = [

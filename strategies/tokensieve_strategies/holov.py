@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve.algebra.budget import deal
+from tokensieve.algebra.budget import apportion
 from tokensieve_strategies._maths.order import falling, over_heads, runs, stacked
 from tokensieve_strategies._maths.vectors import require_finite, settle, unit
 
@@ -77,12 +77,14 @@ class HoloV(Ranker):
         if not any(weights):
             weights = [Fraction(1)] * len(members)
         heads = [iter((own.start + falling(attention[own])).tolist()) for own in members]
-        dealt = [next(heads[run]) for run in islice(deal(weights, [own.stop - own.start for own in members]), depth)]
+        dealt = [
+            next(heads[run]) for run in islice(apportion(weights, [own.stop - own.start for own in members]), depth)
+        ]
         return torch.tensor(dealt, dtype=torch.int64, device=x.device)
 
 
 def _variance(x: Tensor) -> Tensor:
-    """Give the variance of each vector's cosines to the others of `x` `[m, d]`, float64 `[m]`."""
+    """Return the variance of each vector's cosines to the others of `x` `[m, d]`, float64 `[m]`."""
     direction = unit(x)
     similar = settle(direction @ direction.T)
     others = max(1, len(x) - 1)

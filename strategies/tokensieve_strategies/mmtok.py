@@ -64,6 +64,6 @@ class MMTok(Ranker):
         return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
 
     def _matched(self, rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
-        """Give the softmax over columns of the cosines, float64 `[rows, columns]`."""
+        """Return the softmax over columns of the cosines, float64 `[rows, columns]`."""
         similar: Tensor = settle(unit(rows) @ unit(columns).T) / temperature
         return similar.softmax(dim=1)

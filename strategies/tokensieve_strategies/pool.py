@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
-from tokensieve.algebra.budget import deal
+from tokensieve.algebra.budget import apportion
 from tokensieve.evidence import NEWLINE
 from tokensieve_strategies._maths.order import runs, stacked
 
@@ -49,7 +49,7 @@ class Pool(Merger):
         return frozenset({Evidence.GRID, Evidence.SIZES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the token in the middle of each of `depth` cells."""
+        """Return the token in the middle of each of `depth` cells."""
         orders = [
             torch.tensor([middle for middle, _ in _cut(grid, depth)], dtype=torch.int64) for grid in _grids(tokens)
         ]
@@ -73,12 +73,12 @@ def _grids(tokens: Tokens) -> list[Grid]:
 
 @lru_cache(maxsize=64)
 def _cut(grid: Grid, k: int) -> list[tuple[int, Cell]]:
-    """Give min(k, n) cells, each after the place in its middle; rows of a batch mostly have the same."""
+    """Return min(k, n) cells, each after the place in its middle; rows of a batch mostly have the same."""
     return [(_middle(grid, cell), cell) for cell in _cells(grid, k)]
 
 
 def _cells(grid: Grid, k: int) -> list[Cell]:
-    """Give min(k, n) cells, lists of places that hold every place once."""
+    """Return min(k, n) cells, lists of places that hold every place once."""
     pictures: dict[tuple[int, ...], Cell] = {}
     for place, at in enumerate(grid):
         pictures.setdefault(tuple(at[:3]), []).append(place)
@@ -105,12 +105,12 @@ def _bands(grid: Grid, picture: Cell, k: int) -> list[Cell]:
 def _share(k: int, parts: Sequence[Cell]) -> list[int]:
     """Deal k cells to the parts, one to each and the others by their sizes."""
     weights = [Fraction(len(part)) for part in parts]
-    dealt = [*range(len(parts)), *islice(deal(weights, [len(part) - 1 for part in parts]), k - len(parts))]
+    dealt = [*range(len(parts)), *islice(apportion(weights, [len(part) - 1 for part in parts]), k - len(parts))]
     return [dealt.count(part) for part in range(len(parts))]
 
 
 def _middle(grid: Grid, cell: Cell) -> int:
-    """Give the place nearest to the mean of the cell's places on the grid, in whole numbers."""
+    """Return the place nearest to the mean of the cell's places on the grid, in whole numbers."""
     sums = [sum(grid[place][axis] for place in cell) for axis in range(5)]
     apart = {
         place: sum((len(cell) * grid[place][axis] - total) ** 2 for axis, total in enumerate(sums)) for place in cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokensieve import Chain, Evidence, Scorer, Tokens, Words
+from tokensieve import Chain, Evidence, PromptText, Scorer, Tokens
 from tokensieve_strategies._maths.vectors import require_finite
 
 _SLACK = 2.0**-30
@@ -35,11 +35,11 @@ class SparseVLM(Scorer):
     @property
     def needs(self) -> frozenset[Evidence]:
         """The prompt's text beside the visual tokens."""
-        return frozenset({Evidence.DECODER_WORDS})
+        return frozenset({Evidence.DECODER_TEXT})
 
     def score(self, tokens: Tokens) -> Tensor:
         """Average over the raters."""
-        words, valid = tokens.decoder_words, tokens.valid
+        words, valid = tokens.decoder_text, tokens.valid
         attention = words.attention.masked_fill(~words.mask.unsqueeze(1), 0)
         require_finite(attention, valid, "sparsevlm: the text's attention")
         require_finite(words.patch, valid, "sparsevlm: the visual embeddings")
@@ -52,7 +52,7 @@ class SparseVLM(Scorer):
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Rank by score, and say where there was no text."""
-        silent = tokens.valid.any(dim=1) & ~tokens.decoder_words.mask.any(dim=1)
+        silent = tokens.valid.any(dim=1) & ~tokens.decoder_text.mask.any(dim=1)
         notes = tuple(
             f"sparsevlm: no text in row {row}; tokens rank by their place"
             for row, alone in enumerate(silent.tolist())
@@ -61,8 +61,8 @@ class SparseVLM(Scorer):
         return Chain.from_scores(tokens.universe, self.score(tokens), self, notes)
 
 
-def raters(words: Words, valid: Tensor, among: Tensor) -> Tensor:
-    """Give bool `[rows, m]`: which of the text tokens `among` `[rows, m]` match the picture more than the mean."""
+def raters(words: PromptText, valid: Tensor, among: Tensor) -> Tensor:
+    """Return bool `[rows, m]`: which of the text tokens `among` `[rows, m]` match the picture more than the mean."""
     patch = words.patch.double().masked_fill(~valid.unsqueeze(-1), 0)
     text = words.embeddings.double().masked_fill(~among.unsqueeze(-1), 0)
     match = (patch @ text.mT).masked_fill(~among.unsqueeze(1), -torch.inf).softmax(dim=2)

@@ -75,7 +75,7 @@ class ToMe(Merger):
 
 
 def _alike(*numbers: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-    """Give the rows, int64 `[some]`, that share all `numbers`, each `[rows]`; rows without tokens apart."""
+    """Return the rows, int64 `[some]`, that share all `numbers`, each `[rows]`; rows without tokens apart."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, key in enumerate(torch.stack(numbers, dim=1).tolist()):
         if key[0]:

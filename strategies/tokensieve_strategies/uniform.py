@@ -49,7 +49,7 @@ class Uniform(Ranker):
 
 
 def _coordinates(tokens: Tokens) -> Tensor:
-    """Give float64 `[rows, n, 5]`, the middle of each row's tokens at 0."""
+    """Return float64 `[rows, n, 5]`, the middle of each row's tokens at 0."""
     grid, outside = tokens.grid, ~tokens.valid.unsqueeze(-1)
     low = grid.masked_fill(outside, 2**31).amin(dim=1, keepdim=True)
     high = grid.masked_fill(outside, -(2**31)).amax(dim=1, keepdim=True)

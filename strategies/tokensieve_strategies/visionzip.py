@@ -48,7 +48,7 @@ class VisionZip(Merger):
         return frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_KEYS, Evidence.SIZES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the set of `depth` tokens, dominant ones first."""
+        """Return the set of `depth` tokens, dominant ones first."""
         attention = over_heads(tokens.vision_attention, tokens.valid, "visionzip: the vision attention")
         orders = [
             torch.cat(self._chosen(attention[row, :n], depth)) for row, n in enumerate(tokens.universe.counts.tolist())
@@ -71,7 +71,7 @@ class VisionZip(Merger):
         return Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
 
     def _chosen(self, attention: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Give the places of the dominant and of the contextual tokens of one group."""
+        """Return the places of the dominant and of the contextual tokens of one group."""
         k = min(k, len(attention))
         dominant = falling(attention)[: math.ceil(simplest(self.share) * k)]
         free = torch.ones_like(attention, dtype=torch.bool).index_fill(0, dominant, False)

@@ -51,7 +51,7 @@ class VisPruner(Ranker):
         return frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_FEATURES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the set of `depth` tokens, important ones first."""
+        """Return the set of `depth` tokens, important ones first."""
         require_finite(tokens.vision_features, tokens.valid, "vispruner: the vision features")
         attention = over_heads(tokens.vision_attention, tokens.valid, "vispruner: the vision attention")
         orders = [

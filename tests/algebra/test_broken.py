@@ -295,7 +295,7 @@ def test_house_monotone_catches_other_apportionments():
             yield party
 
     def stops_early(weights, capacity):
-        yield from list(budget_module.deal(weights, capacity))[:-1]
+        yield from list(budget_module.apportion(weights, capacity))[:-1]
 
     parties = [Fraction(6), Fraction(2), Fraction(1)], [9, 9, 9]
     laws.house_monotone(*parties)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 
 from tokensieve import Keep
-from tokensieve.algebra.budget import average, count, counts, deal, for_average
+from tokensieve.algebra.budget import apportion, average, count, counts, for_average
 from tokensieve.errors import BudgetError
 from tokensieve.testing.generators import keeps, shares
 
@@ -255,7 +255,7 @@ parties_of_few = st.integers(1, 3).flatmap(
 def test_deal_against_brute_force(parties):
     """Sainte-Laguë's seats are those of the least sum of seats² / weight, of all ways to seat a house."""
     weights, capacity = parties
-    dealt = list(deal(weights, capacity))
+    dealt = list(apportion(weights, capacity))
     assert len(dealt) == sum(capacity)
     for house in range(len(dealt) + 1):
         ways = [w for w in itertools.product(*(range(c + 1) for c in capacity)) if sum(w) == house]
@@ -277,13 +277,13 @@ def test_deal_against_brute_force(parties):
     ],
 )
 def test_deals_by_hand(weights, capacity, seats):
-    assert list(deal([Fraction(w) for w in weights], capacity)) == seats
+    assert list(apportion([Fraction(w) for w in weights], capacity)) == seats
 
 
 def test_the_alabama_paradox_does_not_happen():
     # Largest remainder takes a seat from the smallest when the house grows from 10 to 11.
     parties = [Fraction(6), Fraction(6), Fraction(2)]
-    dealt = list(deal(parties, [20] * 3))
+    dealt = list(apportion(parties, [20] * 3))
     for house in range(len(dealt)):
         assert all(dealt[:house].count(p) <= dealt[: house + 1].count(p) for p in range(3))
 
@@ -291,7 +291,7 @@ def test_the_alabama_paradox_does_not_happen():
 @given(shares(), st.integers(0, 20))
 def test_every_party_is_near_its_quota_while_nobody_is_saturated(parties, house):
     weights, _ = parties
-    dealt = list(deal(weights, [house] * len(weights)))[:house]
+    dealt = list(apportion(weights, [house] * len(weights)))[:house]
     for party, weight in enumerate(weights):
         # No divisor method keeps strictly to the quota, but one of two parties it does.
         if len(weights) == 2 and all(weights):

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from tokensieve.algebra.budget import counts, deal
+from tokensieve.algebra.budget import apportion, counts
 from tokensieve.composers.selection import select
 from tokensieve.testing.generators import batches, expressions, keeps, shares
 
@@ -45,4 +45,4 @@ def test_a_budget_counts_within_each_group(tokens, expression, keep):
 
 @given(shares())
 def test_dealing_seat_by_seat_is_sorting_all_quotients(parties):
-    assert list(deal(*parties)) == dealt(*parties)
+    assert list(apportion(*parties)) == dealt(*parties)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tokensieve import default_registry
 from tokensieve.checkpoints.loading import load, save_example
-from tokensieve.checkpoints.ready import Ready
+from tokensieve.checkpoints.ready import LoadedModel
 from tokensieve.cli import app
 
 PHOTO = Path(__file__).parents[2] / "docs" / "assets" / "grace_hopper.jpg"
@@ -24,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ready(checkpoint: Path) -> Ready:
+def ready(checkpoint: Path) -> LoadedModel:
     return load(checkpoint, default_registry(), (), "cpu")
 
 

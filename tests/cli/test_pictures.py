@@ -9,7 +9,7 @@ from PIL import Image, ImageFont
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.operands import Seen
+from tokensieve.cli.operands import VisualKind
 from tokensieve.cli.picture import (
     ACROSS,
     DIM,
@@ -45,7 +45,7 @@ def grey(size=64, value=200):
 
 def seen(own, kept, recipe="r", site="decoder.0"):
     own = {name: frozenset(ids) for name, ids in own.items()}
-    return Seen(recipe, site, " & ".join(own), "4", 16, frozenset(kept), own, 9)
+    return VisualKind(recipe, site, " & ".join(own), "4", 16, frozenset(kept), own, 9)
 
 
 def inside(view, token):
@@ -259,7 +259,7 @@ def test_an_example_is_as_deep_as_recipes_need_it(cli, recipe, layers):
 
 
 def test_show_writes_a_picture_for_each_image(cli, checkpoint, photo, tmp_path):
-    photo.rotate(90, expand=True).save(tmp_path / "grace_hopper.png")
+    photo.rotary_embeddings(90, expand=True).save(tmp_path / "grace_hopper.png")
     options = ("--keep", "1/9", "--out", "new/folder", "--device", "cpu", "--model", checkpoint)
     result = cli("show", "script", "gsp", "--image", PHOTO, "--image", "grace_hopper.png", *options)
     assert result.exit_code == 0, result.output

@@ -125,7 +125,7 @@ class Cut:
     Attributes:
         k: how many stay of each image.
         judge: gives scores by id from the evidence: a dict of `features` and, past layer 0, `attention`, `content` and
-            `keys` by id, and `words`, a dict like the fields of `Words`.
+            `keys` by id, and `words`, a dict like the fields of `PromptText`.
         kept: the set, where it is given.
         merge: whether the others are folded into their most similar kept token.
     """

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokensieve as ts
-from tokensieve.engine.batches import deal_grid
+from tokensieve.engine.batches import assign_grid
 from tokensieve.errors import RefusedError
 from tokensieve.recipes.review import obstacles
 
@@ -26,7 +26,7 @@ def laid(rows, between=1):
 def test_pictures_go_to_prompts_in_order(rows, between, copies):
     kinds, layouts = laid(rows, between)
     # Beams bring the layouts again.
-    grid, dealt = deal_grid([layouts + layouts * copies], kinds, tiled=False)
+    grid, dealt = assign_grid([layouts + layouts * copies], kinds, tiled=False)
     number, expected = 0, []
     for row in rows:
         expected.append([])
@@ -42,9 +42,9 @@ def test_pictures_go_to_prompts_in_order(rows, between, copies):
 def test_a_prompt_that_ends_inside_a_picture_is_refused():
     kinds, layouts = laid([[3], [2]])
     with pytest.raises(RefusedError, match="prompt 0 has 3 placeholders"):
-        deal_grid([list(reversed(layouts))], kinds, tiled=False)
+        assign_grid([list(reversed(layouts))], kinds, tiled=False)
     with pytest.raises(RefusedError, match="no whole number of images"):
-        deal_grid([layouts[:1]], kinds, tiled=False)
+        assign_grid([layouts[:1]], kinds, tiled=False)
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3_vl", "timm_vit"])

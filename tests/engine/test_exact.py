@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.engine.selection import Pool, settle
+from tokensieve.engine.stage_selection import Pool, settle
 from tokensieve.evidence import Evidence, Query
 from tokensieve_strategies import GSP, QCSP, FastV, Norm, Random, ToMe, Uniform
 

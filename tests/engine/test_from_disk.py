@@ -31,7 +31,7 @@ PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "assets" / "grace_hopper.jpg"
 PAD, BEGIN, END, UNKNOWN, IMAGE = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 WORDS = [
     *("USER:", "ASSISTANT:", "who", "is", "this", "woman", "what", "does", "she", "wear", "an", "officer", "in"),
-    *("uniform", "yes", "no", "be", "brief"),
+    *("uniform", "yes", "no", "be", "short_message"),
 ]
 # The template that llava-hf/llava-1.5-7b-hf comes with.
 TEMPLATE = (
@@ -127,7 +127,7 @@ TALKS = {
     "one question": ([turn("user", "who is this woman", 1)], "who is this woman"),
     "two images": ([turn("user", "who is this", 2)], "who is this"),
     "no image": ([turn("user", "yes")], "yes"),
-    "a system": ([turn("system", "be brief"), turn("user", "who is this", 1)], "who is this"),
+    "a system": ([turn("system", "be short_message"), turn("user", "who is this", 1)], "who is this"),
     "several turns": (
         [turn("user", "who is this", 1), turn("assistant", "an officer"), turn("user", "what does she wear")],
         "what does she wear",

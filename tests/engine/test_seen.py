@@ -11,7 +11,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PhiConfig
 
 import tokensieve as ts
 from tokensieve import Evidence, Tokens
-from tokensieve.engine import tap as taps
+from tokensieve.engine import attention_tap as taps
 from tokensieve.errors import MissingEvidenceError, RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.prompts import Prompts, lively
@@ -25,7 +25,7 @@ from tokensieve_strategies import Norm
 from .models import ONE, RAGGED, SEVERAL, batch, generate, llava, prompts, shared
 from .reference import Cut, Written, norms
 
-ALL = {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_WORDS}
+ALL = {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT}
 
 
 class Seeing(ts.Scorer):
@@ -82,7 +82,7 @@ def check(model, rows, cuts, given, tokens):
             near(tokens.decoder_attention[line, place], right["attention"][i])
             near(tokens.decoder_content[line, place], right["content"][i])
             near(tokens.decoder_keys[line, place], right["keys"][i])
-        seen, words = tokens.decoder_words, right["words"]
+        seen, words = tokens.decoder_text, right["words"]
         text = seen.mask[line]
         # Words come first, in order, and what is no word is nothing.
         assert text.tolist() == sorted(text.tolist(), reverse=True)
@@ -197,12 +197,12 @@ def test_in_half_precision(variant):
     with ts.prune(model, ts.Recipe(stages=(stage,))):
         generate(model, rows, 1)
     [tokens] = Seeing.seen
-    for kind in kinds - {Evidence.DECODER_WORDS}:
+    for kind in kinds - {Evidence.DECODER_TEXT}:
         values = tokens.evidence[kind]
         assert values.isfinite().all()
         weights = "key" not in kind and "features" not in kind
         assert values.dtype == (torch.float32 if weights else model.dtype)
-    for value in vars(tokens.decoder_words).values():
+    for value in vars(tokens.decoder_text).values():
         assert value.isfinite().all()
 
 
@@ -255,7 +255,7 @@ def test_only_what_is_asked_for(kind, monkeypatch):
         model(**batch(rows))
     assert len(calls) == 1 + (kind is Evidence.DECODER_CONTENT)
     text = len(rows[0].words) - 16
-    assert asked == {Evidence.DECODER_KEYS: [], Evidence.DECODER_WORDS: [text]}.get(kind, [1])
+    assert asked == {Evidence.DECODER_KEYS: [], Evidence.DECODER_TEXT: [text]}.get(kind, [1])
     monkeypatch.undo()
 
 

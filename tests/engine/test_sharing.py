@@ -77,7 +77,7 @@ def test_every_family_answers_as_it_does_without(name):
     for modality in modalities:
         batches = [asked(prompts, seeds, modality) for seeds in ((1, 2, 1), (3,), (3, 1, 2, 3), (1, 2, 1))]
         right = [model(**batch).logits for batch in batches]
-        with ts.sharing(model) as sights, counted(model, prompts.decoder) as calls:
+        with ts.share_vision(model) as sights, counted(model, prompts.decoder) as calls:
             found = [model(**batch).logits for batch in batches]
             calls.clear()
             again = [model(**batch).logits for batch in batches]
@@ -105,7 +105,7 @@ def test_the_same_batch_gives_the_same_bits():
         model, prompts = made(name)
         batch = asked(prompts, (1, 2, 3))
         right = model(**batch).logits
-        with ts.sharing(model):
+        with ts.share_vision(model):
             assert torch.equal(model(**batch).logits, right)
             assert torch.equal(model(**batch).logits, right)
 
@@ -140,7 +140,7 @@ def test_every_recipe_keeps_what_it_keeps_without(name):
         return kept, logits
 
     right = {one: run(recipe) for one, recipe in recipes.items()}
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         for _ in range(2):
             for one, recipe in recipes.items():
                 kept, logits = run(recipe)
@@ -187,7 +187,7 @@ def test_evidence_of_the_tower_comes_from_memory(name):
         return values
 
     right, right_mixed = seen(batch, *KINDS), seen(mixed, *KINDS)
-    with ts.sharing(model) as sights, counted(model, prompts.decoder) as calls:
+    with ts.share_vision(model) as sights, counted(model, prompts.decoder) as calls:
         model(**batch)
         first = seen(batch, *KINDS[:2])
         assert sights.misses == 6
@@ -221,7 +221,7 @@ def test_a_partner_reads_the_selected_layer_and_questions_once():
         calls = [(batch, ["what", "who", "what"]), (mixed, ["who", "why"]), (batch, ["what", "who", "what"])]
         right = [kept(*call) for call in calls]
         texts.clear()
-        with ts.sharing(model) as sights, counted(model, prompts.decoder) as tower_calls:
+        with ts.share_vision(model) as sights, counted(model, prompts.decoder) as tower_calls:
             found = [kept(*call) for call in calls[:1]]
             tower_calls.clear()
             found += [kept(*call) for call in calls[1:]]
@@ -248,7 +248,7 @@ def test_generation_with_beams_and_several_pictures():
     right = model.generate(**batch, **settings)
     with ts.prune(model, VisionZip(), keep=5) as run:
         pruned, kept = model.generate(**batch, **settings), run.kept("decoder.0")
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         assert torch.equal(model.generate(**batch, **settings), right)
         assert (sights.misses, sights.hits) == (2, 2)
         for _ in range(2):
@@ -268,7 +268,7 @@ def test_stages_inside_the_tower_go_round_it():
     plain = model(**batch).logits
     with ts.prune(model, recipe) as run:
         right, kept = model(**batch).logits, run.kept("decoder.0")
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         for _ in range(2):
             with ts.prune(model, recipe) as run:
                 assert torch.equal(model(**batch).logits, right)
@@ -284,7 +284,7 @@ def test_a_prune_inside_another_one():
     batch = asked(prompts, (1, 2))
     with ts.prune(model, "cdpruner", keep=6):
         right = model(**batch).logits
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         with ts.prune(model, VisionZip(), keep=6):
             first = model(**batch).logits
             with ts.prune(model, "cdpruner", keep=6):
@@ -299,7 +299,7 @@ def test_a_change_of_weights_or_config_is_noticed():
     batch = asked(prompts, (1, 2))
     weight = model.model.vision_tower.encoder.layers[0].mlp.fc1.weight
     config = model.config
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         old = model(**batch).logits
         before = weight.clone()
         try:
@@ -332,7 +332,7 @@ def test_gradients_go_through_the_tower():
     model, prompts = made("llava")
     batch, other, mixed = (asked(prompts, seeds) for seeds in ((1, 1), (5, 5), (5, 1)))
     weight = model.model.vision_tower.encoder.layers[0].mlp.fc1.weight
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         with torch.no_grad():
             model(**batch)
         model(**batch).logits.square().mean().backward()
@@ -370,13 +370,13 @@ def test_gradients_go_through_the_tower():
 def test_what_was_not_asked_for_the_longest_leaves_first():
     model, prompts = made("llava")
     one, two, three = (asked(prompts, (seed,)) for seed in (1, 2, 3))
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         model(**one)
         size = sights.held
     assert size == 36 * 48 * 4
     several = asked(prompts, (1, 2, 3))
     right = model(**several).logits
-    with ts.sharing(model, memory=2 * size) as sights:
+    with ts.share_vision(model, memory=2 * size) as sights:
         for batch in (one, two, one, three, one):
             model(**batch)
         assert (sights.misses, sights.hits, sights.evicted, len(sights)) == (3, 2, 1, 2)
@@ -385,7 +385,7 @@ def test_what_was_not_asked_for_the_longest_leaves_first():
         # A batch of more pictures than there is room for.
         close(model(**several).logits, right)
         assert sights.held == 2 * size
-    with ts.sharing(model, memory=0) as sights:
+    with ts.share_vision(model, memory=0) as sights:
         close(model(**several).logits, right)
         assert (len(sights), sights.held, sights.evicted) == (0, 0, 3)
 
@@ -394,7 +394,7 @@ def test_what_was_not_asked_for_the_longest_leaves_first():
 def test_what_was_given_out_belongs_to_the_caller():
     model, prompts = made("llava")
     pixels = prompts.adapter.pictures(model, [[1], [2]])["pixel_values"]
-    with ts.sharing(model):
+    with ts.share_vision(model):
         first = model.model.get_image_features(pixels).pooler_output
         right = [one.clone() for one in first]
         for one in first:
@@ -411,7 +411,7 @@ def test_more_than_features_is_asked_of_the_encoder():
     model, prompts = made("llava")
     batch = asked(prompts, (1, 2))
     right = model(**batch, output_hidden_states=True)
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         found = model(**batch, output_hidden_states=True)
         raw = model.model.get_image_features(batch["pixel_values"], return_dict=False)
         deeper = model.model.get_image_features(batch["pixel_values"], vision_feature_layer=-3).pooler_output
@@ -437,18 +437,18 @@ def test_nothing_is_left_behind():
     batch = asked(prompts, (1, 2))
     right = model(**batch).logits
     before = footprint(model)
-    with pytest.raises(KeyError, match="gave up"), ts.sharing(model), ts.prune(model, Giving(), keep=3):
+    with pytest.raises(KeyError, match="gave up"), ts.share_vision(model), ts.prune(model, Giving(), keep=3):
         model(**batch)
     assert footprint(model) == before
     both = ts.Stage(at="decoder.0", select=VisionZip(), keep=9), ts.Stage(at="decoder.1", select=Giving(), keep=3)
     recipe = ts.Recipe(stages=both)
-    with ts.sharing(model):
+    with ts.share_vision(model):
         with pytest.raises(KeyError), ts.prune(model, recipe):
             model(**batch)
         with pytest.raises(ts.TokensieveError), ts.prune(model, Norm(), keep=3):
             model(**batch | {"pixel_values": batch["pixel_values"][:1]})
         assert torch.equal(model(**batch).logits, right)
-    with pytest.raises(ZeroDivisionError), ts.sharing(model):
+    with pytest.raises(ZeroDivisionError), ts.share_vision(model):
         raise ZeroDivisionError
     assert footprint(model) == before
     assert torch.equal(model(**batch).logits, right)
@@ -457,17 +457,21 @@ def test_nothing_is_left_behind():
 def test_what_cannot_be_shared_is_refused():
     model, _ = made("llava")
     before = footprint(model)
-    with ts.prune(model, Norm(), keep=3), pytest.raises(RefusedError, match="enter sharing first"), ts.sharing(model):
+    with (
+        ts.prune(model, Norm(), keep=3),
+        pytest.raises(RefusedError, match="enter sharing first"),
+        ts.share_vision(model),
+    ):
         pass
-    with ts.sharing(model), pytest.raises(RefusedError, match="already"), ts.sharing(model):
+    with ts.share_vision(model), pytest.raises(RefusedError, match="already"), ts.share_vision(model):
         pass
-    with pytest.raises(RefusedError, match="no number of bytes"), ts.sharing(model, memory=-1):
+    with pytest.raises(RefusedError, match="no number of bytes"), ts.share_vision(model, memory=-1):
         pass
     tower = REGISTRY.adapters["timm_vit"].tiny()
-    with pytest.raises(RefusedError, match="no language model"), ts.sharing(tower):
+    with pytest.raises(RefusedError, match="no language model"), ts.share_vision(tower):
         pass
     assert footprint(model) == before
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         assert "0 hits" in repr(sights)
 
 
@@ -476,7 +480,7 @@ def test_pictures_that_share_a_prompt_are_not_cut_into_tiles():
     model, prompts = made("llava_onevision")
     batch = prompts.batch([prompts.row([2, ("image", 1), 1, ("image", 2), 3])])
     right, alone = model(**batch).logits, asked(prompts, (1, 2))
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         model(**alone)
         assert torch.equal(model(**batch).logits, right)
     assert sum(sights.bypassed.values()) == 1
@@ -490,7 +494,7 @@ def test_pictures_and_videos_in_one_batch(name):
     batch = prompts.batch([prompts.row(parts, seed=i) for i, parts in enumerate(rows)])
     with ts.prune(model, Norm(), keep=4) as run:
         right, kept = model(**batch).logits, run.kept("decoder.0")
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as sights:
         for _ in range(2):
             with ts.prune(model, Norm(), keep=4) as run:
                 close(model(**batch).logits, right)

@@ -8,9 +8,9 @@ from transformers import LlavaForConditionalGeneration
 
 import tokensieve as ts
 from tokensieve import Evidence
-from tokensieve.engine import tap as taps
+from tokensieve.engine import attention_tap as taps
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.vision import Vision
+from tokensieve.engine.vision_recorder import Vision
 from tokensieve.errors import RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.conformance import Watching as Kit
@@ -240,7 +240,7 @@ def test_tiles_are_packed_like_their_features():
     [layout] = decoder.layout("image", output, inputs)
     tiles = 5
     numbers = torch.arange(tiles * 16).unsqueeze(1).float() + 1
-    packed = decoder.spread(numbers, inputs).flatten()
+    packed = decoder.patches_to_tokens(numbers, inputs).flatten()
     for token, (tile, _, line, column) in enumerate(layout.tolist()):
         if column == -1:
             assert packed[token] == 0

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from samples import KINDS, row, sample
 
-from tokensieve import Evidence, Keep, Tokens, Universe, Words, select
+from tokensieve import Evidence, Keep, PromptText, Tokens, Universe, select
 from tokensieve.errors import ScoreError
 from tokensieve_strategies import DART
 
@@ -43,7 +43,7 @@ def test_it_is_the_formula(counts, kind, seed, visual, text):
     tokens = sample(counts, kind, seed, text=(3, 0, 1))
     for number in range(len(counts)):
         one = row(tokens, number)
-        words, read = one.decoder_words, one.decoder_words.mask[0]
+        words, read = one.decoder_text, one.decoder_text.mask[0]
         wanted = turns(
             one.features[0].tolist(),
             one.decoder_keys[0].tolist(),
@@ -53,12 +53,12 @@ def test_it_is_the_formula(counts, kind, seed, visual, text):
             text,
         )
         assert order(DART(visual=visual, text=text), tokens, number) == wanted
-    assert DART().needs == {Evidence.FEATURES, Evidence.DECODER_KEYS, Evidence.DECODER_WORDS}
+    assert DART().needs == {Evidence.FEATURES, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT}
 
 
 def whole(n=576, m=40, d=32, seed=0):
     g = torch.Generator().manual_seed(seed)
-    words = Words(
+    words = PromptText(
         torch.rand(1, n, m, generator=g),
         torch.randn(1, m, d, generator=g),
         torch.randn(1, m, d, generator=g),
@@ -69,7 +69,7 @@ def whole(n=576, m=40, d=32, seed=0):
     evidence = {
         Evidence.FEATURES: torch.randn(1, n, d, generator=g),
         Evidence.DECODER_KEYS: torch.randn(1, n, d, generator=g),
-        Evidence.DECODER_WORDS: words,
+        Evidence.DECODER_TEXT: words,
     }
     return Tokens(Universe.full(1, n), evidence)
 
@@ -83,7 +83,7 @@ def test_the_budget_does_not_drift(visual, text):
 
 
 def test_every_pivot_has_as_many_as_the_others():
-    tokens, words = whole(n=60), whole(n=60).decoder_words
+    tokens, words = whole(n=60), whole(n=60).decoder_text
     picks = order(DART(visual=2, text=1), tokens)
     keys = norms(tokens.decoder_keys[0].tolist())
     assert picks[:2] == loops.falling(keys)[:2]
@@ -119,7 +119,7 @@ def test_settings_have_bounds(setting):
 @pytest.mark.parametrize("part", ["features", "decoder_keys", "words", "word_keys"])
 def test_a_bad_vector_is_refused(part):
     tokens = sample([4, 3])
-    words = tokens.decoder_words
+    words = tokens.decoder_text
     hurt = {"words": words.features, "word_keys": words.keys}.get(part)
     (getattr(tokens, part) if hurt is None else hurt)[1, 1, 0] = torch.inf
     with pytest.raises(ScoreError, match=r"dart: the .* hold NaN or an infinity"):

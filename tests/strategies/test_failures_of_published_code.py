@@ -5,7 +5,7 @@ import torch
 from samples import sample
 
 import tokensieve as ts
-from tokensieve import Evidence, Query, Tokens, Words, select
+from tokensieve import Evidence, PromptText, Query, Tokens, select
 from tokensieve_strategies import CDPP, CLS, QCSP, STRATEGIES, TRIM, FastV, Feather, SparseVLM
 
 INSTANCES = [
@@ -27,11 +27,11 @@ def attended(token, n=12):
     tokens = sample([n], text=(2,))
     one = torch.full((1, n, 2), 0.01)
     one[0, token] = 0.9
-    words = tokens.decoder_words
+    words = tokens.decoder_text
     # Both words look at the picture, the first more than the second; so both or one of them rate.
-    words = Words(one.clone(), words.keys, words.features, words.embeddings, words.patch, words.mask)
+    words = PromptText(one.clone(), words.keys, words.features, words.embeddings, words.patch, words.mask)
     kinds = (Evidence.VISION_ATTENTION, Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT)
-    evidence = {**tokens.evidence, **dict.fromkeys(kinds, one), Evidence.DECODER_WORDS: words}
+    evidence = {**tokens.evidence, **dict.fromkeys(kinds, one), Evidence.DECODER_TEXT: words}
     return Tokens(tokens.universe, evidence)
 
 

@@ -35,7 +35,7 @@ def rate(patch, texts, seen):
 
 def expected(tokens, number):
     one = row(tokens, number)
-    words = one.decoder_words
+    words = one.decoder_text
     read = words.mask[0]
     attention = words.attention[0][:, read].double().tolist()
     texts = words.embeddings[0][read].double().tolist()
@@ -54,20 +54,20 @@ def expected(tokens, number):
 def test_it_is_the_formula(counts, kind, seed, unseen):
     tokens = sample(counts, kind, seed, text=(4, 0, 1))
     # Text before the picture sees nothing of it.
-    tokens.decoder_words.attention[..., :unseen] = 0
-    words = tokens.decoder_words
+    tokens.decoder_text.attention[..., :unseen] = 0
+    words = tokens.decoder_text
     reaches = words.mask & (words.attention.masked_fill(~tokens.valid.unsqueeze(2), 0) > 0).any(dim=1)
     found = raters(words, tokens.valid, reaches)
     for number in range(len(counts)):
         chosen, scores = expected(tokens, number)
         assert found[number].nonzero().flatten().tolist() == chosen
         assert order(tokens, number) == loops.falling(scores)
-    assert SparseVLM().needs == {Evidence.DECODER_WORDS}
+    assert SparseVLM().needs == {Evidence.DECODER_TEXT}
 
 
 def test_only_telling_words_rate():
     tokens = sample([5], seed=1, text=(3,))
-    words = tokens.decoder_words
+    words = tokens.decoder_text
     # Word 1 matches every visual token; the others, of which one is most attentive, match none.
     words.embeddings[:] = 0
     words.embeddings[0, 1] = words.patch[0].sum(dim=0)
@@ -82,35 +82,35 @@ def test_only_telling_words_rate():
 def test_words_before_the_picture_neither_rate_nor_move_the_mean():
     """Published code looks at the text behind the picture alone."""
     tokens = sample([8], seed=2, text=(5,))
-    words = tokens.decoder_words
+    words = tokens.decoder_text
     words.attention[..., :2] = 0
     words.embeddings[0, :2] *= 50
     cut = {name: getattr(words, name)[:, 2:] for name in ("keys", "features", "embeddings", "mask")}
     behind = replace(words, attention=words.attention[..., 2:], **cut)
-    without = replace(tokens, evidence={Evidence.DECODER_WORDS: behind})
+    without = replace(tokens, evidence={Evidence.DECODER_TEXT: behind})
     assert torch.equal(SparseVLM().score(tokens), SparseVLM().score(without))
 
 
 def test_a_single_word_rates():
     """A single word's match is the mean itself, and nothing is above that."""
     tokens = sample([6], seed=3, text=(1,))
-    assert order(tokens) == loops.falling(tokens.decoder_words.attention[0, :, 0].tolist())
+    assert order(tokens) == loops.falling(tokens.decoder_text.attention[0, :, 0].tolist())
 
 
 def test_rounding_makes_no_rater():
     """Two words whose products with the picture are one number, added in another order."""
     tokens = sample([7], seed=6, text=(2,))
-    tokens.decoder_words.patch[:] = 1
+    tokens.decoder_text.patch[:] = 1
     for seed in range(20):
         one = torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        words = replace(tokens.decoder_words, embeddings=torch.stack([one, one.flip(0)]).unsqueeze(0))
+        words = replace(tokens.decoder_text, embeddings=torch.stack([one, one.flip(0)]).unsqueeze(0))
         assert raters(words, tokens.valid, words.mask).tolist() == [[True, True]]
 
 
 def test_a_match_far_beyond_float32_is_one():
     tokens = sample([7], seed=4, text=(3,))
-    tokens.decoder_words.embeddings[:] *= 1e30
-    tokens.decoder_words.patch[:] *= 1e30
+    tokens.decoder_text.embeddings[:] *= 1e30
+    tokens.decoder_text.patch[:] *= 1e30
     assert SparseVLM().score(tokens).isfinite().all()
     assert int(select(SparseVLM(), tokens, Keep.of(3)).mask.sum()) == 3
 
@@ -119,7 +119,7 @@ def test_neighbours_do_not_rate():
     """Published code indexes the batch by its first row."""
     tokens = sample([6, 6], seed=5, text=(3, 3))
     before = SparseVLM().score(tokens)[0].clone()
-    for part in (tokens.decoder_words.attention, tokens.decoder_words.embeddings, tokens.decoder_words.patch):
+    for part in (tokens.decoder_text.attention, tokens.decoder_text.embeddings, tokens.decoder_text.patch):
         part[1] = part[1].flip(0) * 7
     assert torch.equal(SparseVLM().score(tokens)[0], before)
 
@@ -135,6 +135,6 @@ def test_no_text_is_said():
 @pytest.mark.parametrize("part", ["attention", "embeddings", "patch"])
 def test_a_bad_vector_is_refused(part):
     tokens = sample([4, 3])
-    getattr(tokens.decoder_words, part)[1, 1, 0] = torch.nan
+    getattr(tokens.decoder_text, part)[1, 1, 0] = torch.nan
     with pytest.raises(ScoreError, match=r"sparsevlm: the .* hold NaN or an infinity"):
         select(SparseVLM(), tokens, Keep.of(2))

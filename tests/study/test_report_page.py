@@ -206,7 +206,9 @@ def test_the_viewer_shows_what_the_rows_say(made, comparison):
     [view] = content.views
     assert view["grid"] == (12, 12)
     assert view["keeps"] == ["2/9", "1/9", "1/18"]
-    assert [one["id"] for one in view["samples"]] == [comparison.samples[n] for n in viewer.spread(comparison.kinds, 7)]
+    assert [one["id"] for one in view["samples"]] == [
+        comparison.samples[n] for n in viewer.patches_to_tokens(comparison.kinds, 7)
+    ]
     assert {one["name"] for one in view["methods"]} >= {"script", "random (seed 0)", "oracle", "inverted fastv"}
     rows = {
         (cell.method, cell.keep, cell.seed): {row.sample: row for row in rows} for cell, rows in made.content.values()
@@ -229,7 +231,7 @@ def test_the_viewer_shows_what_the_rows_say(made, comparison):
 @pytest.mark.parametrize("count", [1, 4, 5, 12, 24, 59, 60, 100])
 def test_samples_are_spread_over_types_and_over_the_task(count):
     kinds = ["a", "b", "c"] * 18 + ["rare"] * 6
-    places = viewer.spread(kinds, count)
+    places = viewer.patches_to_tokens(kinds, count)
     assert places == sorted(set(places))
     assert len(places) == min(count, 60)
     each = [sum(kinds[place] == kind for place in places) for kind in ("a", "b", "c", "rare")]

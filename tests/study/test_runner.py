@@ -250,7 +250,7 @@ def test_a_query_encoder_of_the_hub_is_known_by_its_name(planned, ready, tmp_pat
     for name in (str(tmp_path), "openai/clip-vit-large-patch14-336"):
         named = replace(job, model=job.model.model_copy(update={"query_encoder": name}))
         pair = runner_module._pair(tmp_path, named, ready)
-        signs[name] = ready.adapter.decoder.partner(pair).sign
+        signs[name] = ready.adapter.decoder.text_tower(pair).sign
     assert list(signs.values()) == [1, -1]
 
 

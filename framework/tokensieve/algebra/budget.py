@@ -116,7 +116,7 @@ class Keep:
         raise BudgetError(f"keep {text!r} cannot be read: {_HELP}")
 
     def written(self) -> int | str:
-        """Give the form in which a recipe writes it; all but a few are said so, and written as a stage's `r`."""
+        """Return the form in which a recipe writes it; all but a few are said so, and written as a stage's `r`."""
         if self.count is not None:
             return self.count
         if self.less is not None:
@@ -130,13 +130,13 @@ class Keep:
 
 
 def simplest(value: float) -> Fraction:
-    """Give the simplest fraction equal to a finite float: 1/3 where it is `1/3`, else its decimal."""
+    """Return the simplest fraction equal to a finite float: 1/3 where it is `1/3`, else its decimal."""
     simple = Fraction(value).limit_denominator(10_000)
     return simple if float(simple) == value else Fraction(repr(value))
 
 
 def _written(value: Fraction) -> str:
-    """Give a form short enough to be read again: p/q, or the decimal or percentage it came from."""
+    """Return a form short enough to be read again: p/q, or the decimal or percentage it came from."""
     ratio = f"{value.numerator}/{value.denominator}"
     for scaled, unit in ((value, ""), (100 * value, "%")):
         if len(ratio) <= LONGEST:
@@ -168,7 +168,7 @@ def count(keep: Keep, n: int) -> int:
 
 
 def counts(keep: Keep, ns: Tensor) -> Tensor:
-    """Give `count(keep, n)` for every n of `ns` `[rows]`, on its device."""
+    """Return `count(keep, n)` for every n of `ns` `[rows]`, on its device."""
     if keep.count is not None:
         return ns.clamp(max=keep.count)
     if keep.less is not None:
@@ -178,7 +178,7 @@ def counts(keep: Keep, ns: Tensor) -> Tensor:
 
 
 def average(tokens: int, layers: int, cuts: Mapping[int, int]) -> Fraction:
-    """Give the mean number of visual tokens per decoder layer: what budgets at different sites are compared by.
+    """Return the mean number of visual tokens per decoder layer: what budgets at different sites are compared by.
 
     Args:
         tokens: visual tokens entering the language model.
@@ -202,7 +202,7 @@ def average(tokens: int, layers: int, cuts: Mapping[int, int]) -> Fraction:
 def for_average(
     wanted: int | float | Fraction, tokens: int, layers: int, at: int, before: Mapping[int, int] | None = None
 ) -> int:
-    """Give how many tokens must stay at decoder.`at` for a mean of `wanted` per layer, to the nearest token.
+    """Return how many tokens must stay at decoder.`at` for a mean of `wanted` per layer, to the nearest token.
 
     Papers that cut inside the language model give their budgets as such a mean. Halves round down.
 
@@ -232,7 +232,7 @@ def for_average(
     return found
 
 
-def deal(weights: Sequence[Fraction], capacity: Sequence[int]) -> Iterator[int]:
+def apportion(weights: Sequence[Fraction], capacity: Sequence[int]) -> Iterator[int]:
     """Deal places to parties by Sainte-Laguë, one after the other, none beyond its capacity.
 
     The next place goes to the party with the largest weight / (2 seats + 1), the lowest index on

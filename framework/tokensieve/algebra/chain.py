@@ -20,7 +20,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from tokensieve.algebra.budget import deal
+from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.universe import Universe
 from tokensieve.errors import AlgebraError, ScoreError
 
@@ -124,7 +124,7 @@ class Chain:
 
     @classmethod
     def from_set(cls, universe: Universe, members: Tensor, key: object) -> Chain:
-        """Give the chain of a fixed set: its members are always in, the others never.
+        """Return the chain of a fixed set: its members are always in, the others never.
 
         Args:
             universe: the tokens.
@@ -156,12 +156,12 @@ class Chain:
         return self.reach >= self._deepest()
 
     def members(self, m: int | Tensor) -> Tensor:
-        """Give bool `[rows, n]`: the set A_m. Right for m up to the depth."""
+        """Return bool `[rows, n]`: the set A_m. Right for m up to the depth."""
         size = m.unsqueeze(1) if isinstance(m, Tensor) else m
         return (self.level < size) & self.universe.valid
 
     def complement(self) -> Chain:
-        """Give ~A: (~A)_m is everything but A_{n-m}.
+        """Return ~A: (~A)_m is everything but A_{n-m}.
 
         Raises:
             AlgebraError: if the chain was not read to the end.
@@ -176,7 +176,7 @@ class Chain:
         return Chain(self.universe, last - self.level, self.universe.n, leaves, self.notes)
 
     def fix(self, m: int | Tensor) -> Chain:
-        """Give A[m]: the fixed set of the m best, chosen by this chain's own cut.
+        """Return A[m]: the fixed set of the m best, chosen by this chain's own cut.
 
         Args:
             m: a size, or one a row, int64 `[rows]`.
@@ -185,7 +185,7 @@ class Chain:
         return Chain(self.universe, _fixed(self.universe, self.cut(m)), self.universe.n, leaves, self.notes)
 
     def ordered(self, key: object) -> Chain:
-        """Give this chain as a total order: the order in which its cut takes tokens."""
+        """Return this chain as a total order: the order in which its cut takes tokens."""
         order, known = self._order(None)
         prefix = known.long().cumprod(dim=1).sum(dim=1)
         ends = prefix[prefix < self.universe.counts]
@@ -193,11 +193,11 @@ class Chain:
         return Chain.from_picks(self.universe, order[:, :depth], key, self.notes)
 
     def queue(self) -> Tensor:
-        """Give memory places `[rows, n]` in the order of the cut, invalid ones last."""
+        """Return memory places `[rows, n]` in the order of the cut, invalid ones last."""
         return self._order(None)[0]
 
     def settled(self, k: int | Tensor) -> bool:
-        """Tell whether the depth read is enough to cut to k."""
+        """Return whether the depth read is enough to cut to k."""
         if self.complete:
             return True
         _, known = self._order(None)
@@ -245,7 +245,7 @@ class Chain:
         return int(self.universe.counts.max()) if self.universe.rows else 0
 
     def _ties(self, by: Chain | None) -> tuple[Tensor, Tensor]:
-        """Give the tie-breaking key `[rows, n]`, a lower bound, and where it is right."""
+        """Return the tie-breaking key `[rows, n]`, a lower bound, and where it is right."""
         counts = self.universe.counts.unsqueeze(1)
         known = (self.level < self.depth) | (counts <= self.depth)
         if by is not None:
@@ -261,7 +261,7 @@ class Chain:
         return ties, known
 
     def _order(self, by: Chain | None) -> tuple[Tensor, Tensor]:
-        """Give memory places in cutting order `[rows, n]`, and which of them are settled."""
+        """Return memory places in cutting order `[rows, n]`, and which of them are settled."""
         ties, known = self._ties(by)
         # A place exceeds n only where it is invalid, so ties stay below the stride.
         stride = (self.universe.n + 2) * (len(self.leaves) + 1)
@@ -273,7 +273,7 @@ class Chain:
 
 
 def at_least(j: int, chains: Sequence[Chain]) -> Chain:
-    """Give the chain of tokens that at least `j` of the chains hold: the j-th smallest level.
+    """Return the chain of tokens that at least `j` of the chains hold: the j-th smallest level.
 
     `j = 1` is the union, `j = len(chains)` the intersection.
 
@@ -319,7 +319,7 @@ def interleave(chains: Sequence[Chain], shares: Sequence[Fraction], key: object)
     universe = _common(chains)
     orders = [chain.ordered(key) for chain in chains]
     depth = min(universe.n, *(order.depth for order in orders))
-    turns = deal(shares, [depth] * len(shares))
+    turns = apportion(shares, [depth] * len(shares))
     seats = [next(turns) for _ in range(depth)]
     queues = [order.queue().tolist() for order in orders]
     counts = universe.counts.tolist()
@@ -335,7 +335,7 @@ def interleave(chains: Sequence[Chain], shares: Sequence[Fraction], key: object)
 
 
 def noted(chains: Iterable[Chain]) -> tuple[str, ...]:
-    """Give the notes of all chains, each once, in their order."""
+    """Return the notes of all chains, each once, in their order."""
     return tuple(dict.fromkeys(note for chain in chains for note in chain.notes))
 
 
@@ -351,7 +351,7 @@ def _common(chains: Sequence[Chain]) -> Universe:
 
 
 def _distinct(leaves: Iterable[Leaf]) -> tuple[Leaf, ...]:
-    """Give each leaf once, as deep as it was read."""
+    """Return each leaf once, as deep as it was read."""
     deepest: dict[tuple[object, bool, bool], Leaf] = {}
     for leaf in leaves:
         known = deepest.get(leaf.identity)

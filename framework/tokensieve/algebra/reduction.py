@@ -30,14 +30,14 @@ class Reduction:
 
     @classmethod
     def identity(cls, universe: Universe) -> Reduction:
-        """Give the reduction that changes nothing."""
+        """Return the reduction that changes nothing."""
         own = torch.arange(universe.n, device=universe.device).expand_as(universe.ids)
         ones = universe.valid.double()
         return cls(torch.where(universe.valid, own, -1), ones, universe.valid)
 
     @classmethod
     def drop(cls, universe: Universe, kept: Tensor) -> Reduction:
-        """Give the reduction that keeps the tokens of a mask `[rows, n]`, in id order."""
+        """Return the reduction that keeps the tokens of a mask `[rows, n]`, in id order."""
         order = universe.order()
         inside = kept & universe.valid
         turn = inside.gather(1, order).cumsum(dim=1) - 1
@@ -49,7 +49,7 @@ class Reduction:
 
     @classmethod
     def merge(cls, universe: Universe, kept: Tensor, partner: Tensor, sizes: Tensor) -> Reduction:
-        """Give the reduction that folds every token into a kept one, by size-weighted mean.
+        """Return the reduction that folds every token into a kept one, by size-weighted mean.
 
         Args:
             universe: the tokens.
@@ -70,7 +70,7 @@ class Reduction:
         return cls(slot, weight, dropped.valid)
 
     def then(self, following: Reduction) -> Reduction:
-        """Give this reduction followed by one of its slots."""
+        """Return this reduction followed by one of its slots."""
         if following.slot.shape != self.valid.shape:
             raise AlgebraError(
                 f"a reduction to {list(self.valid.shape)} slots cannot be followed by one of "
@@ -85,7 +85,7 @@ class Reduction:
         return Reduction(slot, weight, following.valid)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Give the slots' vectors `[rows, slots, d]` of tokens `x` `[rows, n, d]`, in x's dtype.
+        """Return the slots' vectors `[rows, slots, d]` of tokens `x` `[rows, n, d]`, in x's dtype.
 
         A slot that is one token alone is that token, to the bit.
         """
@@ -98,7 +98,7 @@ class Reduction:
         return out[:, :width].to(x.dtype)
 
     def mass(self, sizes: Tensor) -> Tensor:
-        """Give how many original tokens each slot stands for, `[rows, slots]`."""
+        """Return how many original tokens each slot stands for, `[rows, slots]`."""
         total = torch.zeros(sizes.shape[0], self.valid.shape[1] + 1, dtype=sizes.dtype, device=sizes.device)
         total.scatter_add_(1, _bin(self.slot, total), torch.where(self.slot >= 0, sizes, 0))
         return total[:, :-1]
@@ -110,7 +110,7 @@ def _bin(slot: Tensor, total: Tensor) -> Tensor:
 
 
 def nearest(x: Tensor, kept: Tensor, block: int = 2048) -> Tensor:
-    """Give the place of the kept token most similar by cosine to each token, int64 `[rows, n]`.
+    """Return the place of the kept token most similar by cosine to each token, int64 `[rows, n]`.
 
     The lowest place wins ties; a kept token's nearest is itself. Streamed in blocks of tokens.
 

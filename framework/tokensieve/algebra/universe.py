@@ -39,13 +39,13 @@ class Universe:
 
     @classmethod
     def full(cls, rows: int, n: int, device: torch.device | str | None = None) -> Universe:
-        """Give `rows` groups of `n` tokens each, with ids 0..n-1."""
+        """Return `rows` groups of `n` tokens each, with ids 0..n-1."""
         ids = torch.arange(n, device=device).expand(rows, n).contiguous()
         return cls(torch.ones(rows, n, dtype=torch.bool, device=device), ids)
 
     @classmethod
     def of_counts(cls, counts: list[int], device: torch.device | str | None = None) -> Universe:
-        """Give one group per count, ids 0..count-1, padded on the right."""
+        """Return one group per count, ids 0..count-1, padded on the right."""
         n = max(counts, default=0)
         ids = torch.arange(n, device=device).expand(len(counts), n).contiguous()
         limit = torch.tensor(counts, dtype=torch.int64, device=device).reshape(-1, 1)
@@ -77,11 +77,11 @@ class Universe:
         return torch.where(self.valid, self.ids, last).sort(dim=1, stable=True).indices
 
     def take(self, places: Tensor, valid: Tensor) -> Universe:
-        """Give the universe of the tokens at memory `places` `[rows, m]` that are `valid` there."""
+        """Return the universe of the tokens at memory `places` `[rows, m]` that are `valid` there."""
         return Universe(valid & self.valid.gather(1, places), self.ids.gather(1, places))
 
     def same_tokens(self, other: Universe) -> bool:
-        """Tell whether both hold the same tokens at the same places."""
+        """Return whether both hold the same tokens at the same places."""
         return self is other or (
             torch.equal(self.valid, other.valid) and bool(((self.ids == other.ids) | ~self.valid).all())
         )
@@ -99,7 +99,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def draw(seed: int, key: Tensor, ids: Tensor) -> Tensor:
-    """Give one uniform number in [0, 1) per token, a pure function of (seed, key, id).
+    """Return one uniform number in [0, 1) per token, a pure function of (seed, key, id).
 
     A counter-based generator (splitmix64) instead of a stream: the number of a token depends
     neither on its place in memory nor on its neighbours in the batch.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tokensieve.checkpoints.ready import Ready, quiet
+from tokensieve.checkpoints.ready import LoadedModel, quiet
 from tokensieve.engine import prune
 from tokensieve.ledger.run import Run
 from tokensieve.plugins.registry import Registry
@@ -17,7 +17,7 @@ from tokensieve.recipes.recipe import Recipe
 
 
 def answer(
-    ready: Ready,
+    ready: LoadedModel,
     recipe: Recipe,
     image: Image.Image,
     prompt: str,
@@ -34,7 +34,7 @@ def answer(
 
 
 @contextmanager
-def pruned(ready: Ready, recipe: Recipe, query_encoder: Path | None, registry: Registry) -> Iterator[Run]:
+def pruned(ready: LoadedModel, recipe: Recipe, query_encoder: Path | None, registry: Registry) -> Iterator[Run]:
     """Prune a ready model inside a `with` block."""
     partner = None if query_encoder is None else str(query_encoder)
     with (

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tokensieve.checkpoints.ready import Ready, brief, quiet
+from tokensieve.checkpoints.ready import LoadedModel, quiet, short_message
 from tokensieve.errors import MissingEvidenceError, RefusedError, TokensieveError, listing
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins.registry import Registry
@@ -23,8 +23,8 @@ from tokensieve.recipes.review import review
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
-def adapter_of(directory: Path, registry: Registry) -> Adapter:
-    """Give the adapter of a checkpoint from its config alone, without its weights.
+def load_adapter(directory: Path, registry: Registry) -> Adapter:
+    """Return the adapter of a checkpoint from its config alone, without its weights.
 
     Raises:
         RefusedError: if the folder holds no checkpoint of a model of pictures and text.
@@ -42,13 +42,13 @@ def adapter_of(directory: Path, registry: Registry) -> Adapter:
         except Exception as error:
             raise RefusedError(
                 f"{directory} is no checkpoint of a model of pictures and text that transformers can load: "
-                f"{brief(error)}"
+                f"{short_message(error)}"
             ) from None
     return registry.adapter_for(model)
 
 
-def processor_of(directory: Path) -> Any:
-    """Give the processor of a checkpoint.
+def load_processor(directory: Path) -> Any:
+    """Return the processor of a checkpoint.
 
     Raises:
         RefusedError: if the folder has none for pictures.
@@ -60,7 +60,7 @@ def processor_of(directory: Path) -> Any:
             processor = AutoProcessor.from_pretrained(directory, **_LOCAL)
         # A folder can lack anything, and each lack raises something else.
         except Exception as error:
-            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {brief(error)}") from None
+            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {short_message(error)}") from None
     if not hasattr(processor, "image_processor"):
         raise RefusedError(
             f"the checkpoint {directory} has no processor for pictures; save it there with save_pretrained"
@@ -70,7 +70,7 @@ def processor_of(directory: Path) -> Any:
 
 def load(
     directory: Path, registry: Registry, recipes: Sequence[Recipe], device: str | None = None, dtype: str = "auto"
-) -> Ready:
+) -> LoadedModel:
     """Load a checkpoint, once it is known that it can run the recipes.
 
     Raises:
@@ -79,10 +79,10 @@ def load(
         UnsupportedModelError: if no adapter matches, or several.
     """
     place = _device(device)
-    adapter = adapter_of(directory, registry)
+    adapter = load_adapter(directory, registry)
     for recipe in recipes:
         _require(recipe, adapter)
-    processor = processor_of(directory)
+    processor = load_processor(directory)
     from transformers import AutoModelForImageTextToText
 
     # Its annotation knows nothing of output_loading_info.
@@ -92,7 +92,7 @@ def load(
             model, found = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True, **_LOCAL)
         # A folder can lack anything, and each lack raises something else.
         except Exception as error:
-            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {brief(error)}") from None
+            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {short_message(error)}") from None
     missing = found["missing_keys"]
     if missing:
         raise RefusedError(
@@ -100,14 +100,14 @@ def load(
             "which would be random; save it again, whole"
         )
     model = model.eval().to(place)
-    return Ready(model, processor, registry.adapter_for(model))
+    return LoadedModel(model, processor, registry.adapter_for(model))
 
 
 @contextmanager
 def example_or(
     directory: Path | None, registry: Registry, recipes: Sequence[Recipe]
 ) -> Iterator[tuple[Path, str | None]]:
-    """Give a checkpoint's folder, or make an example for the time of the `with` block.
+    """Return a checkpoint's folder, or make an example for the time of the `with` block.
 
     Yields:
         The folder, and what the example is, or none where the folder was given.
@@ -164,5 +164,5 @@ def _device(name: str | None) -> torch.device:
         torch.empty(1, device=place)
     # Which error it is depends on the kind of device.
     except Exception as error:
-        raise RefusedError(f"the device '{name}' cannot be used: {brief(error)}") from None
+        raise RefusedError(f"the device '{name}' cannot be used: {short_message(error)}") from None
     return place

@@ -13,14 +13,14 @@ from PIL import Image
 
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.pictures import Shown, Video
+from tokensieve.models.pictures import ImageOrVideo, Video
 
-Seen = Literal["image", "video"] | None
+VisualKind = Literal["image", "video"] | None
 """What a question is about; none where it is asked alone."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class LoadedModel:
     """A model with what it takes to ask it something.
 
     Attributes:
@@ -34,15 +34,15 @@ class Ready:
     adapter: Adapter
 
     def inputs(self, image: Image.Image, prompt: str) -> dict[str, Any]:
-        """Give the model's inputs for a question about a picture.
+        """Return the model's inputs for a question about a picture.
 
         Raises:
             RefusedError: if the processor takes neither.
         """
         return self.batch([image], [prompt])
 
-    def batch(self, images: Sequence[Shown] | None, prompts: Sequence[str]) -> dict[str, Any]:
-        """Give the model's inputs for questions about a picture or a video each, padded on the left.
+    def batch(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> dict[str, Any]:
+        """Return the model's inputs for questions about a picture or a video each, padded on the left.
 
         Args:
             images: pictures or videos, one a prompt, or none: then the questions are asked without a picture.
@@ -53,8 +53,8 @@ class Ready:
         """
         return dict(self.words(images, prompts).to(self.model.device, dtype=self.model.dtype))
 
-    def words(self, images: Sequence[Shown] | None, prompts: Sequence[str]) -> Any:
-        """Give what `batch` does as the processor makes it: on the CPU, and also for a model without weights.
+    def words(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> Any:
+        """Return what `batch` does as the processor makes it: on the CPU, and also for a model without weights.
 
         Raises:
             RefusedError: if the processor takes them not.
@@ -62,7 +62,7 @@ class Ready:
         videos = [list(shown.frames) for shown in images or () if isinstance(shown, Video)]
         if images is not None and 0 < len(videos) < len(images):
             raise RefusedError("pictures and videos are not asked about in one batch")
-        seen: Seen = None if images is None else "video" if videos else "image"
+        seen: VisualKind = None if images is None else "video" if videos else "image"
         settings: dict[str, Any] = {"text": [self.render(prompt, seen) for prompt in prompts], "return_tensors": "pt"}
         if videos:
             if getattr(self.processor, "video_processor", None) is None:
@@ -81,11 +81,11 @@ class Ready:
             return self.processor(**settings)
         # A processor has checks of its own, and says by them what does not fit.
         except Exception as error:
-            said = brief(error)
+            said = short_message(error)
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
 
-    def render(self, prompt: str, seen: Seen = "image") -> str:
-        """Give the text of a user's turn, with a picture, a video or neither: by the chat template, if there is one."""
+    def render(self, prompt: str, seen: VisualKind = "image") -> str:
+        """Return the text of a user's turn, with a picture, a video or neither, by the chat template if any."""
         if getattr(self.processor, "chat_template", None):
             shown = [] if seen is None else [{"type": seen}]
             turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
@@ -118,7 +118,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def brief(error: Exception) -> str:
-    """Give the beginning of what another library says."""
+def short_message(error: Exception) -> str:
+    """Return the beginning of what another library says."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -80,7 +80,7 @@ Budget = Annotated[
         "--keep", metavar="K", help="Another budget: 64, 1/9, 0.25, 25%, or one for each stage, as in 300,200."
     ),
 ]
-Partner = Annotated[
+TextTower = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation
     typer.Option(
         "--query-encoder", metavar="DIR", help="The two-tower model of the vision tower's space, to judge relevance."
@@ -151,9 +151,9 @@ def check(recipe: RecipeName, model: MaybeModel = None) -> None:
     loaded = Recipe.load(recipe, registry)
     adapter = None
     if model is not None:
-        from tokensieve.checkpoints.loading import adapter_of
+        from tokensieve.checkpoints.loading import load_adapter
 
-        adapter = adapter_of(_checkpoint(model, registry), registry)
+        adapter = load_adapter(_checkpoint(model, registry), registry)
     found = review(loaded, adapter)
     for part in plan(loaded, adapter):
         console.show(part)
@@ -191,9 +191,9 @@ def cost(
 
     vision = None
     if model is not None:
-        from tokensieve.checkpoints.loading import adapter_of
+        from tokensieve.checkpoints.loading import load_adapter
 
-        adapter, title = adapter_of(_checkpoint(model, registry), registry), str(model)
+        adapter, title = load_adapter(_checkpoint(model, registry), registry), str(model)
     else:
         shape = Geometry.load(registry.geometry(str(geometry)))
         with console.working("building the model without its weights, and counting what a picture costs"):
@@ -226,7 +226,7 @@ def run(
         typer.Option("--save-kept", metavar="FILE", help="Write the kept tokens, for replay."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
-    query_encoder: Partner = None,
+    query_encoder: TextTower = None,
     device: Device = None,
 ) -> None:
     """Answer a question about a picture with fewer visual tokens, and print the ledger."""
@@ -266,7 +266,7 @@ def show(
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The question about it.")] = QUESTION,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")] = Path(),
     keep: Budget = None,
-    query_encoder: Partner = None,
+    query_encoder: TextTower = None,
     device: Device = None,
 ) -> None:
     """Draw what recipes keep of a picture, and which operand chose what.
@@ -386,13 +386,13 @@ def demo(
 
 
 def _checkpoint(model: Path, registry: Registry) -> Path:
-    """Give the folder of a model that a command line names: that of a shipped checkpoint, or the one it says."""
+    """Return the folder of a model that a command line names: that of a shipped checkpoint, or the one it says."""
     shipped = registry.checkpoints.get(str(model))
     return model if shipped is None else shipped.folder
 
 
 def _partner(model: Path | None, named: Path | None, registry: Registry) -> Path | None:
-    """Give the query encoder that a command line names, or that of the shipped checkpoint it names."""
+    """Return the query encoder that a command line names, or that of the shipped checkpoint it names."""
     shipped = registry.checkpoints.get(str(model))
     return shipped.query_encoder if named is None and shipped is not None else named
 

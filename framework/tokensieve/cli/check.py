@@ -19,7 +19,7 @@ ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
-    """Give what a recipe will do, stage by stage, with every operand's settings."""
+    """Return what a recipe will do, stage by stage, with every operand's settings."""
     head = Table.grid(padding=(0, 2))
     head.add_column(no_wrap=True)
     head.add_column(overflow="fold")
@@ -40,7 +40,7 @@ def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
 
 
 def _offered(adapter: Adapter) -> Table:
-    """Give what the model offers to strategies at its sites, those alike together."""
+    """Return what the model offers to strategies at its sites, those alike together."""
     table = Table("sites of the model", "evidence")
     for (_, kinds), sites in itertools.groupby(adapter.sites(), lambda site: (site.part, adapter.offers(site))):
         first, *rest = sites
@@ -81,7 +81,7 @@ def _operands(recipe: Recipe) -> Table:
 
 
 def findings(found: Iterable[Finding]) -> list[str]:
-    """Give a line for each finding, the worst first."""
+    """Return a line for each finding, the worst first."""
     return [str(finding) for finding in sorted(found, key=lambda finding: ORDER[finding.level])]
 
 

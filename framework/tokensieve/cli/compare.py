@@ -46,7 +46,7 @@ def show_plan(planned: Plan, store: Store, registry: Registry, probe: bool) -> N
 
 
 def costs(found: Sequence[Estimate]) -> Table:
-    """Give what every model and task comes to."""
+    """Return what every model and task comes to."""
     table = Table(
         caption="left: cells that have not run. TFLOPs: counted, of the language model's prefills of what is left; a "
         "multiply-add is two. time: one cell after the other.",
@@ -65,7 +65,7 @@ def costs(found: Sequence[Estimate]) -> Table:
 
 
 def duration(seconds: float | None) -> str:
-    """Give a time to be read: `unknown`, `40 s`, `12 min`, `3.5 h`."""
+    """Return a time to be read: `unknown`, `40 s`, `12 min`, `3.5 h`."""
     if seconds is None:
         return "unknown"
     if seconds < 120:

@@ -44,12 +44,12 @@ def plain(text: str) -> str:
 
 
 def cell(text: str, style: str = "") -> Text:
-    """Give a cell of a table that holds text as it is."""
+    """Return a cell of a table that holds text as it is."""
     return Text(plain(text), style=style)
 
 
 def paragraph(error: Exception) -> str:
-    """Give an error as one paragraph of less than 2,000 characters, its end unbroken."""
+    """Return an error as one paragraph of less than 2,000 characters, its end unbroken."""
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     text = re.sub(r"\s*[\r\n]+\s*", " ", message)
     if len(text) >= LONGEST:

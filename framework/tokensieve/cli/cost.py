@@ -23,7 +23,7 @@ def costs(
     text: int,
     vision: VisionCost | None = None,
 ) -> Table:
-    """Give a table of counted FLOPs: the unpruned prefill, then every recipe's.
+    """Return a table of counted FLOPs: the unpruned prefill, then every recipe's.
 
     Args:
         title: of the table.
@@ -36,7 +36,7 @@ def costs(
     layers = layer_costs(adapter)
     # The tower that tokens leave in may not be the one that a video goes through.
     seen_by_tower = vision is None or vision.pictures > 0
-    reduces = adapter.encoder is not None and adapter.encoder.reduces and seen_by_tower
+    reduces = adapter.encoder is not None and adapter.encoder.prunes_prompt and seen_by_tower
     parts = "the language model's layers" + (
         ", and of everything that encodes the picture" if vision is not None else "; the picture is not known"
     )

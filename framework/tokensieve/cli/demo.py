@@ -20,7 +20,7 @@ QUICK = (
 
 
 def shipped_study() -> Path:
-    """Give the study of the demo: beside this module if installed, in studies/ in a checkout.
+    """Return the study of the demo: beside this module if installed, in studies/ in a checkout.
 
     Raises:
         RefusedError: if it is in neither.

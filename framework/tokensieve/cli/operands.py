@@ -11,7 +11,7 @@ import torch
 
 from tokensieve.algebra.chain import Chain
 from tokensieve.checkpoints.asking import pruned
-from tokensieve.checkpoints.ready import Ready
+from tokensieve.checkpoints.ready import LoadedModel
 from tokensieve.composers.expression import Composer, Expression, Reading
 from tokensieve.ledger.run import Run
 from tokensieve.plugins.registry import Registry
@@ -38,12 +38,12 @@ class Watched(Composer):
         return reading.of(self.operands[0], depth)
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give the formula inside."""
+        """Return the formula inside."""
         return self.operands[0].written(name)
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisualKind:
     """What a stage kept of a prompt's one picture, and what each operand would have kept.
 
     Attributes:
@@ -67,14 +67,14 @@ class Seen:
     depth: int
 
     def owners(self, token: int) -> tuple[str, ...]:
-        """Give the operands that have a token among their own best."""
+        """Return the operands that have a token among their own best."""
         return tuple(name for name, ids in self.own.items() if token in ids)
 
 
 @torch.no_grad()
 def watch(
-    ready: Ready, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry
-) -> tuple[Run, list[Seen]]:
+    ready: LoadedModel, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry
+) -> tuple[Run, list[VisualKind]]:
     """Run a prompt once, and give the ledger and what every stage saw.
 
     Operands are cut from the very evidence that the stage selected by, each alone and to as many
@@ -99,7 +99,7 @@ def watch(
         kept = frozenset(sample.kept.tolist())
         own = _own(stage.select, kept, names) if isinstance(stage.select, Watched) else {names[stage.select]: kept}
         seen.append(
-            Seen(recipe.name, record.site, record.formula, record.keep, sample.entered, kept, own, sample.depth)
+            VisualKind(recipe.name, record.site, record.formula, record.keep, sample.entered, kept, own, sample.depth)
         )
     return run, seen
 

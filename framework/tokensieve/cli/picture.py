@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tokensieve.cli.console import plain
-from tokensieve.cli.operands import Seen
+from tokensieve.cli.operands import VisualKind
 
 # Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
@@ -41,7 +41,7 @@ class View:
     cell: int
 
     def box(self, token: int) -> tuple[int, int, int, int]:
-        """Give a patch's corners: left, top, right, bottom."""
+        """Return a patch's corners: left, top, right, bottom."""
         row, column = self.places[token]
         x, y = column * self.cell, row * self.cell
         return x, y, x + self.cell, y + self.cell
@@ -101,7 +101,7 @@ class Entry:
 class Band:
     """Panels side by side under a heading, with a legend below."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[VisualKind, ...]
     panels: tuple[Panel, ...]
     heading: str | None = None
     detail: str = ""
@@ -116,7 +116,7 @@ class Band:
 
 
 def views_of(photo: Image.Image, crops: Sequence[Image.Image], grid: Tensor) -> tuple[View, ...]:
-    """Give the views of a prompt's one picture.
+    """Return the views of a prompt's one picture.
 
     Tiles that have no place in common are parts of one view: those of a picture cut into a grid of
     tiles, whose rows and columns run through all of them.
@@ -167,8 +167,8 @@ def sheet(
     return _Press(views, bands, title, notes).sheet()
 
 
-def band(seen: Seen) -> Band:
-    """Give the panels of one stage: every operand's own best, what they share, and what was kept."""
+def band(seen: VisualKind) -> Band:
+    """Return the panels of one stage: every operand's own best, what they share, and what was kept."""
     colour = colours(seen)
     names = list(seen.own)
     if len(names) < 2:
@@ -193,8 +193,8 @@ def band(seen: Seen) -> Band:
     )
 
 
-def bands_of(seen: Sequence[Seen]) -> list[Band]:
-    """Give a band for every stage with several operands; others share bands."""
+def bands_of(seen: Sequence[VisualKind]) -> list[Band]:
+    """Return a band for every stage with several operands; others share bands."""
     bands: list[Band] = []
     for one in seen:
         new = band(one)
@@ -206,21 +206,21 @@ def bands_of(seen: Sequence[Seen]) -> list[Band]:
     return bands
 
 
-def colours(seen: Seen) -> dict[str, str]:
-    """Give every operand its colour."""
+def colours(seen: VisualKind) -> dict[str, str]:
+    """Return every operand its colour."""
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(seen.own)}
 
 
-def _alone(seen: Seen) -> Panel:
+def _alone(seen: VisualKind) -> Panel:
     at = "" if seen.site == "decoder.0" else f" at {seen.site}"
     return Panel(f"{seen.recipe}{at}: {len(seen.kept)} of {seen.entered}", dict.fromkeys(seen.kept, (PALETTE[0],)))
 
 
-def _by(seen: Seen, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
+def _by(seen: VisualKind, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
     return tuple(colour[name] for name in seen.owners(token)) or (NOBODY,)
 
 
-def _legend(seen: Seen, colour: Mapping[str, str]) -> list[Entry]:
+def _legend(seen: VisualKind, colour: Mapping[str, str]) -> list[Entry]:
     """Count the kept tokens by who had them among their own best."""
     groups: dict[tuple[str, ...], int] = {}
     for token in seen.kept:
@@ -316,7 +316,7 @@ class _Press:
             y = self._text(draw, MARGIN, y + 4, band.remark, BODY, SOFT, room)
         return y
 
-    def _panel(self, image: Image.Image, panel: Panel, seen: Seen, x: int, y: int) -> None:
+    def _panel(self, image: Image.Image, panel: Panel, seen: VisualKind, x: int, y: int) -> None:
         corners = tuple(self._corner(x, y, number) for number in range(len(self.views)))
         for view, corner in zip(self.views, corners, strict=True):
             image.paste(lit(view, panel.colours), corner)
@@ -369,7 +369,7 @@ def lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: i
 
 
 def lit(view: View, colours: Mapping[int, tuple[str, ...]]) -> Image.Image:
-    """Give a view with some patches as they are, framed by colours, and the others dimmed."""
+    """Return a view with some patches as they are, framed by colours, and the others dimmed."""
     image = view.image.point([round(DIM * value) for value in range(256)] * len(view.image.getbands()))
     draw = ImageDraw.Draw(image)
     for token in _in(view, colours):

@@ -22,7 +22,7 @@ KINDS = (Merger, Ranker, Chooser, Scorer)
 
 
 def catalogue(registry: Registry) -> Iterator[Table]:
-    """Give a table each of plugins, strategies, composers, recipes, adapters, tasks and checkpoints."""
+    """Return a table each of plugins, strategies, composers, recipes, adapters, tasks and checkpoints."""
     yield _plugins(registry)
     yield _strategies(registry)
     yield _composers(registry)
@@ -33,7 +33,7 @@ def catalogue(registry: Registry) -> Iterator[Table]:
 
 
 def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str]]]:
-    """Give what adapters offer to strategies, those alike together.
+    """Return what adapters offer to strategies, those alike together.
 
     Returns:
         Names of adapters, the kind of sites, the evidence at the first one, and what deeper ones add.
@@ -54,7 +54,7 @@ def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str
 
 
 def offered(registry: Registry) -> Table:
-    """Give a table of what adapters offer to strategies."""
+    """Return a table of what adapters offer to strategies."""
     table = _table("Evidence", "sites", "at the first", "deeper also", "adapters", narrow=3)
     for names, sites, here, deeper in offers(registry):
         table.add_row(cell(sites), cell("\n".join(here)), cell("\n".join(deeper)), cell(", ".join(names)))
@@ -62,18 +62,18 @@ def offered(registry: Registry) -> Table:
 
 
 def first_line(documented: object) -> str:
-    """Give the first sentence of a class's docstring."""
+    """Return the first sentence of a class's docstring."""
     text = inspect.getdoc(documented) or ""
     return " ".join(text.split("\n\n")[0].split())
 
 
 def kind_of(strategy: type[Strategy]) -> str:
-    """Give what kind of strategy it is."""
+    """Return what kind of strategy it is."""
     return next((kind.__name__ for kind in KINDS if issubclass(strategy, kind)), "Strategy")
 
 
 def needs_of(strategy: type[Strategy]) -> str:
-    """Give the evidence that a strategy needs, with its defaults or the first of its examples."""
+    """Return the evidence that a strategy needs, with its defaults or the first of its examples."""
     for settings in ({}, *strategy.examples[:1]):
         try:
             return "\n".join(sorted(strategy(**settings).needs)) or "nothing"
@@ -83,7 +83,7 @@ def needs_of(strategy: type[Strategy]) -> str:
 
 
 def _table(title: str, *columns: str, narrow: int = 1) -> Table:
-    """Give an empty table whose first `narrow` columns are never wrapped."""
+    """Return an empty table whose first `narrow` columns are never wrapped."""
     table = Table(title=title, title_justify="left", title_style="bold", expand=False)
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number < narrow, overflow="fold")
@@ -153,7 +153,7 @@ def _recipe(name: str, file: Traversable, registry: Registry) -> tuple[str, ...]
 
 
 def families(registry: Registry) -> Table:
-    """Give a table of model families."""
+    """Return a table of model families."""
     table = _table(f"Adapters ({len(registry.adapters)})", "name", "what it is for")
     for name, adapter in sorted(registry.adapters.items()):
         said = first_line(adapter) + (f"\nRefused: {adapter.refused}." if adapter.refused is not None else "")
@@ -169,7 +169,7 @@ def _tasks(registry: Registry) -> Table:
 
 
 def _metric(task: type[Task]) -> str:
-    """Give the metric that a task has by default."""
+    """Return the metric that a task has by default."""
     field = task.model_fields.get("metric")
     return str(getattr(task, "metric", "") if field is None else field.default)
 

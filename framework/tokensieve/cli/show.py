@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.checkpoints.ready import Ready
-from tokensieve.cli.operands import Seen, watch
+from tokensieve.checkpoints.ready import LoadedModel
+from tokensieve.cli.operands import VisualKind, watch
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
@@ -33,21 +33,21 @@ def require_places(recipes: Sequence[Recipe], adapter: Adapter) -> None:
     encoder = adapter.encoder
     for recipe in recipes:
         inside = [stage.at for stage in recipe.stages if stage.at.part == "encoder"]
-        if inside and not (encoder is not None and encoder.reduces):
+        if inside and not (encoder is not None and encoder.prunes_prompt):
             raise RefusedError(
                 f"'{recipe.name}' cuts at {inside[0]}; pictures show what enters the language model, and here the "
                 "patches of the encoder are not its tokens, so show recipes of decoder sites"
             )
 
 
-def ends(recipe: Recipe, seen: Sequence[Seen]) -> list[Seen]:
-    """Give what was seen at the end of each range of sites alike: a panel for every layer would show little."""
+def ends(recipe: Recipe, seen: Sequence[VisualKind]) -> list[VisualKind]:
+    """Return what was seen at the end of each range of sites alike: a panel for every layer would show little."""
     sizes = [len(Site.each(at)) for at, _ in recipe.ranges()]
     return [seen[end - 1] for end in itertools.accumulate(sizes)]
 
 
 def names(images: Sequence[Path]) -> list[str]:
-    """Give a file name for the picture of each image; those that would clash are numbered."""
+    """Return a file name for the picture of each image; those that would clash are numbered."""
     given: list[str] = []
     for image in images:
         name, number = f"{image.stem}.kept.png", 1
@@ -59,7 +59,7 @@ def names(images: Sequence[Path]) -> list[str]:
 
 
 def draw(
-    ready: Ready,
+    ready: LoadedModel,
     recipes: Sequence[Recipe],
     image: Image.Image,
     name: str,
@@ -76,9 +76,9 @@ def draw(
 
 
 def picture(
-    ready: Ready,
+    ready: LoadedModel,
     inputs: Mapping[str, Any],
-    seen: Sequence[Seen],
+    seen: Sequence[VisualKind],
     image: Image.Image,
     name: str,
     prompt: str,
@@ -106,8 +106,8 @@ def picture(
 
 
 @torch.no_grad()
-def grid_of(ready: Ready, inputs: Mapping[str, Any]) -> Tensor:
-    """Give where the tokens of a prompt's one picture are, int64 `[tokens, 5]`: part, tile, frame, row, column.
+def grid_of(ready: LoadedModel, inputs: Mapping[str, Any]) -> Tensor:
+    """Return where the tokens of a prompt's one picture are, int64 `[tokens, 5]`: part, tile, frame, row, column.
 
     A family whose tiles are of equal rank hands over each as a part.
 
@@ -123,7 +123,7 @@ def grid_of(ready: Ready, inputs: Mapping[str, Any]) -> Tensor:
     return torch.cat(list(numbered))
 
 
-def crops(ready: Ready, inputs: Mapping[str, Any]) -> list[Image.Image]:
+def crops(ready: LoadedModel, inputs: Mapping[str, Any]) -> list[Image.Image]:
     """Turn pixel values back into pictures; none where the processor flattens them to patches."""
     pixels = inputs.get("pixel_values")
     if not isinstance(pixels, Tensor) or pixels.ndim < 4 or pixels.shape[-3] != 3:

@@ -43,10 +43,10 @@ class Expression(ABC):
 
     @abstractmethod
     def read(self, reading: Reading, depth: int) -> Chain:
-        """Give the chain over `reading.tokens`, right to at least `depth`."""
+        """Return the chain over `reading.tokens`, right to at least `depth`."""
 
     def read_at(self, reading: Reading, k: Tensor) -> Chain:
-        """Give a chain whose cut to k, int64 `[rows]`, is the selection at k.
+        """Return a chain whose cut to k, int64 `[rows]`, is the selection at k.
 
         Only what is not nested is asked this way: another k may give another chain.
         """
@@ -54,14 +54,14 @@ class Expression(ABC):
 
     @abstractmethod
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give the formula; `name` gives the name of a strategy."""
+        """Return the formula; `name` gives the name of a strategy."""
 
     def strategies(self) -> tuple[Expression, ...]:
-        """Give the distinct strategies inside, in the order they are written."""
+        """Return the distinct strategies inside, in the order they are written."""
         return tuple(dict.fromkeys(part for part in self.walk() if not part.parts))
 
     def walk(self) -> Iterator[Expression]:
-        """Give this expression and every one inside it, outermost first."""
+        """Return this expression and every one inside it, outermost first."""
         yield self
         for part in self.parts:
             yield from part.walk()
@@ -104,7 +104,7 @@ class Reading:
         self._at: dict[tuple[Expression, tuple[int, ...]], Chain] = {}
 
     def of(self, expression: Expression, depth: int) -> Chain:
-        """Give the expression's chain, its strategies right to at least `depth`.
+        """Return the expression's chain, its strategies right to at least `depth`.
 
         Raises:
             AlgebraError: for a strategy that is not nested: it has a set for every size, but no chain.
@@ -122,13 +122,13 @@ class Reading:
         return chain
 
     def known(self, expression: Expression, k: Tensor) -> Chain | None:
-        """Give the chain read so far that holds for a cut to k, int64 `[rows]`, or none."""
+        """Return the chain read so far that holds for a cut to k, int64 `[rows]`, or none."""
         if not expression.is_nested:
             return self._at.get((expression, tuple(k.tolist())))
         return self._known[expression][0] if expression in self._known else None
 
     def settled(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
-        """Give a chain that can be cut to k: read deep enough, or, where it is not nested, asked at exactly k."""
+        """Return a chain that can be cut to k: read deep enough, or, where it is not nested, asked at exactly k."""
         if expression.is_nested:
             return self.deepened(expression, k, depth)
         counts = self.tokens.universe.counts
@@ -156,7 +156,7 @@ class Reading:
         return Chain.from_picks(universe, picks, strategy, tuple(dict.fromkeys(notes)))
 
     def deepened(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
-        """Give the expression's chain, read deep enough to be cut to k: the depth doubles."""
+        """Return the expression's chain, read deep enough to be cut to k: the depth doubles."""
         n = self.tokens.universe.n
         first = int(k.max()) if isinstance(k, Tensor) and k.numel() else (k if isinstance(k, int) else 0)
         depth = max(1, first, depth)
@@ -167,7 +167,7 @@ class Reading:
             depth = 2 * depth
 
     def within(self, tokens: Tokens) -> Reading:
-        """Give a reading of other tokens from the same source."""
+        """Return a reading of other tokens from the same source."""
         return Reading(tokens, self._source)
 
 
@@ -218,7 +218,7 @@ class Composer(Expression):
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
-        """Give the names of its parameters."""
+        """Return the names of its parameters."""
         return tuple(f.name for f in fields(cls) if f.name != "operands")
 
     @property
@@ -246,7 +246,7 @@ class Composer(Expression):
         raise NotImplementedError(f"{type(self).__name__} implements combine or read")
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give the formula, with the operator where there is one."""
+        """Return the formula, with the operator where there is one."""
         operands = [operand.written(name) for operand in self.operands]
         if self.symbol is not None:
             return f"({f' {self.symbol} '.join(operands)})"
@@ -264,7 +264,7 @@ class Intersection(Composer):
         object.__setattr__(self, "operands", _flat(self))
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Give the largest level."""
+        """Return the largest level."""
         return at_least(len(chains), chains)
 
 
@@ -278,7 +278,7 @@ class Union(Composer):
         object.__setattr__(self, "operands", _flat(self))
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Give the smallest level."""
+        """Return the smallest level."""
         return at_least(1, chains)
 
 
@@ -294,7 +294,7 @@ class Complement(Composer):
         return chains[0].complement()
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give `~a`."""
+        """Return `~a`."""
         return f"~{self.operands[0].written(name)}"
 
 
@@ -351,7 +351,7 @@ class Best(Composer):
         return reading.settled(self.operands[0], size, depth).fix(size)
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give `a[m]`, or `best(a, m=p/q)` where a size in brackets would be too long to be read."""
+        """Return `a[m]`, or `best(a, m=p/q)` where a size in brackets would be too long to be read."""
         operand = self.operands[0].written(name)
         size = str(self.m.written())
         if self.m.fraction is not None and size.endswith("%"):
@@ -426,7 +426,7 @@ def _no_order(expression: Expression) -> str:
 
 
 def _flat(composer: Composer) -> tuple[Expression, ...]:
-    """Give the operands of an associative composer, with its own kind's operands in their place."""
+    """Return the operands of an associative composer, with its own kind's operands in their place."""
     sides = (side.parts if type(side) is type(composer) else (side,) for side in composer.operands)
     return tuple(operand for side in sides for operand in side)
 

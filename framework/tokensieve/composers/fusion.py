@@ -28,11 +28,11 @@ class AtLeast(Composer):
             raise FormulaError(f"at_least takes 1 to {most} of {most} operands, not {self.j}")
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
-        """Give the j-th smallest level."""
+        """Return the j-th smallest level."""
         return at_least(self.j, chains)
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give `at_least(j, a, b)`."""
+        """Return `at_least(j, a, b)`."""
         return f"at_least({', '.join([str(self.j), *(o.written(name) for o in self.operands)])})"
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from tokensieve.algebra.budget import deal
+from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Composer, Expression, Reading, _no_order
@@ -76,7 +76,7 @@ class PerGroup(Composer):
         return groups.dealt(inner.ordered(self), universe, universe.n, self)
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Give the formula; a size is there for windows only."""
+        """Return the formula; a size is there for windows only."""
         return super().written(name).replace(", size=0)", ")")
 
     def _groups(self, reading: Reading, depth: int) -> _Groups:
@@ -105,7 +105,7 @@ class PerGroup(Composer):
             if points is not None:
                 weights = [sum(points[row][place] for place in group) for group in groups]
             rows.append(groups)
-            turns.append([*islice(deal([Fraction(weight) for weight in weights], capacity), depth)])
+            turns.append([*islice(apportion([Fraction(weight) for weight in weights], capacity), depth)])
         return _Groups(rows, turns)
 
 
@@ -117,7 +117,7 @@ class _Groups:
     turns: list[list[int]]
 
     def within(self, reading: Reading) -> Reading:
-        """Give a reading of every group as a row of its own."""
+        """Return a reading of every group as a row of its own."""
         device = reading.tokens.universe.device
         flat = [(row, places) for row, groups in enumerate(self.rows) for places in groups]
         width = max((len(places) for _, places in flat), default=0)

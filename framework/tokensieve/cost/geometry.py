@@ -50,7 +50,7 @@ class Geometry:
         return cls(name, content["visual"], content["of"], content["config"], pixels, sizes, argument)
 
     def inputs(self) -> dict[str, Tensor]:
-        """Give the picture or video as arguments of the model: pixels on the meta device."""
+        """Return the picture or video as arguments of the model: pixels on the meta device."""
         sizes = {name: torch.tensor(values) for name, values in self.sizes.items()}
         return {self.argument: torch.empty(self.pixels, device="meta")} | sizes
 
@@ -78,13 +78,13 @@ def layer_costs(adapter: Adapter) -> tuple[LayerCost, ...]:
 
 
 def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int, reduces: bool = False) -> list[int]:
-    """Give how many visual tokens each layer processes, before anything runs.
+    """Return how many visual tokens each layer processes, before anything runs.
 
     Args:
         recipe: with stages in the language model.
         images: visual tokens of each image of a prompt.
         layers: how many layers there are.
-        reduces: whether tokens that leave in the vision encoder leave the prompt (see `Encoder.reduces`).
+        reduces: whether tokens that leave in the vision encoder leave the prompt (see `Encoder.prunes_prompt`).
 
     Raises:
         RefusedError: if a stage's size depends on more than the number of tokens.

@@ -92,7 +92,7 @@ def prefill_flops(layers: Sequence[LayerCost], lengths: Sequence[int]) -> int:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Give torch's own counter, silent, also of the attention that torch uses on CPUs, and of experts.
+    """Return torch's own counter, silent, also of the attention that torch uses on CPUs, and of experts.
 
     Counters of torch up to 2.14 leave both out.
     """

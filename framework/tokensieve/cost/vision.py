@@ -117,7 +117,7 @@ class VisionCost:
         encoder = encoder if shapes else None
         pictures = sum(shape[0] for shape in shapes)
         patches = shapes[0][1] - encoder.prefix if encoder is not None else 0
-        tower = TowerCost.of(encoder) if encoder is not None and encoder.splits else None
+        tower = TowerCost.of(encoder) if encoder is not None and encoder.separates_mlp else None
         return cls(counter.get_total_flops(), pictures, patches, tower)
 
     def flops(self, recipe: Recipe) -> int:
@@ -130,7 +130,7 @@ class VisionCost:
 
 
 def planned_stages(recipe: Recipe, patches: int) -> dict[int, tuple[int, bool]]:
-    """Give by block how many patches of a picture stay in the encoder, and whether the others are merged."""
+    """Return by block how many patches of a picture stay in the encoder, and whether the others are merged."""
     planned, now = {}, patches
     for stage in recipe.stages:
         if stage.at.part == "encoder":

@@ -4,6 +4,6 @@ It knows sites and adapters, never a family or a method.
 """
 
 from tokensieve.engine.prune import prune
-from tokensieve.engine.vision_cache import Sights, sharing
+from tokensieve.engine.vision_cache import VisionCache, share_vision
 
-__all__ = ["Sights", "prune", "sharing"]
+__all__ = ["VisionCache", "prune", "share_vision"]

@@ -27,7 +27,7 @@ def by_id(features: Tensor, ids: Tensor) -> Tensor:
 
 
 def interleaved(found: Sequence[Tensor], order: Tensor) -> Tensor:
-    """Give values of visual tokens `[tokens, c]` in prompt order from those of each modality.
+    """Return values of visual tokens `[tokens, c]` in prompt order from those of each modality.
 
     Args:
         found: `[tokens of it, c]` by modality.
@@ -42,12 +42,12 @@ def interleaved(found: Sequence[Tensor], order: Tensor) -> Tensor:
 
 
 def places(ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the (row, id) of wanted places, in order."""
+    """Return the (row, id) of wanted places, in order."""
     return torch.nonzero(wanted)[:, 0], ids[wanted]
 
 
 def of_id(x: Tensor, ids: Tensor) -> Tensor:
-    """Give per-token values `[rows, tokens, ...]` at sequence places `[rows, n, ...]`; zero at text."""
+    """Return per-token values `[rows, tokens, ...]` at sequence places `[rows, n, ...]`; zero at text."""
     if not x.shape[1]:
         return x.new_zeros(*ids.shape, *x.shape[2:])
     rows = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1)
@@ -57,7 +57,7 @@ def of_id(x: Tensor, ids: Tensor) -> Tensor:
 
 
 def from_sequence(x: Tensor, ids: Tensor, width: int) -> Tensor:
-    """Give values `[rows, n, d]` of a sequence by token id, `[rows, width, d]`; zero where gone."""
+    """Return values `[rows, n, d]` of a sequence by token id, `[rows, width, d]`; zero where gone."""
     ids = ids.to(x.device)
     out = x.new_zeros(x.shape[0], width + 1, x.shape[2])
     index = torch.where(ids >= 0, ids, width).unsqueeze(-1).expand_as(x)
@@ -72,7 +72,7 @@ def put_back(whole: Tensor, part: Tensor, index: Tensor, mask: Tensor) -> Tensor
     return longer.scatter(1, at, part)[:, :n]
 
 
-def close_up(positions: Tensor, mask: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+def compact_positions(positions: Tensor, mask: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
     """Renumber positions without gaps from each row's first.
 
     Args:
@@ -95,14 +95,14 @@ def close_up(positions: Tensor, mask: Tensor, whole: Tensor) -> tuple[Tensor, Te
     return compact, moved.squeeze(-1)
 
 
-def hide(mask: Tensor, gone: Tensor) -> Tensor:
+def mask_out(mask: Tensor, gone: Tensor) -> Tensor:
     """Mask the places that are gone."""
     if mask.dtype == torch.bool:
         return mask & ~gone
     return mask.masked_fill(gone, torch.finfo(mask.dtype).min)
 
 
-def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> tuple[Tensor, list[list[int]]]:
+def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> tuple[Tensor, list[list[int]]]:
     """Deal pictures to prompts in order.
 
     Args:
@@ -114,7 +114,7 @@ def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -
         The grid `[rows, most tokens, 5]`; and by modality, the prompt that each picture went to.
     """
     kinds = kinds.cpu()
-    if len(layouts) == 1 and not tiled and (whole := _deal_alike(layouts[0], kinds)) is not None:
+    if len(layouts) == 1 and not tiled and (whole := _assign_alike(layouts[0], kinds)) is not None:
         return whole
     out = torch.zeros(len(kinds), int((kinds >= 0).sum(dim=1).max()) if kinds.numel() else 0, 5, dtype=torch.int64)
     queues = [iter(layout) for layout in layouts]
@@ -147,7 +147,7 @@ def deal_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -
     return out, dealt
 
 
-def _deal_alike(layouts: Sequence[Tensor], kinds: Tensor) -> tuple[Tensor, list[list[int]]] | None:
+def _assign_alike(layouts: Sequence[Tensor], kinds: Tensor) -> tuple[Tensor, list[list[int]]] | None:
     """Deal pictures of one modality, all at once; none where they do not end where prompts do."""
     counts = (kinds >= 0).sum(dim=1)
     sizes = torch.tensor([len(layout) for layout in layouts], dtype=torch.int64)

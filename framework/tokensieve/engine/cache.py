@@ -52,7 +52,7 @@ class CacheState:
         shift: int64 `[rows]`, or `[axes, rows]`, by how much positions were closed up, or none.
         end: int64 `[rows]`, the position of text that would have followed the unpruned prompt.
         layers: what deeper layers hold, by rising block.
-        minded: whether a call in progress knows of this; any other would misread the cache.
+        expected: whether a call in progress knows of this; any other would misread the cache.
     """
 
     unpruned: int
@@ -61,7 +61,7 @@ class CacheState:
     shift: Tensor | None
     end: Tensor
     layers: list[LayerState] = field(default_factory=list)
-    minded: bool = False
+    expected: bool = False
 
     @property
     def dropped(self) -> int:
@@ -69,7 +69,7 @@ class CacheState:
         return self.unpruned - self.mask.shape[1]
 
     def without(self, drafted: int) -> CacheState:
-        """Give what is left without the last, drafted words, which decoding may take back."""
+        """Return what is left without the last, drafted words, which decoding may take back."""
         if not drafted:
             return self
         layers = [replace(one, index=one.index[:, :-drafted], mask=one.mask[:, :-drafted]) for one in self.layers]
@@ -82,11 +82,11 @@ class CacheState:
         )
 
 
-class _Pruned:
+class _PrunedCacheMixin:
     """Mixed into the class of a pruned cache."""
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
-        """Give the length as the caller sees it."""
+        """Return the length as the caller sees it."""
         length = super().get_seq_length(layer_idx)  # type: ignore[misc]
         state: CacheState | None = state_of(self)
         held = state.mask.shape[1] if state is not None else 0
@@ -96,13 +96,13 @@ class _Pruned:
         return length + (state.unpruned - held if state is not None else 0)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
-        """Give the length that the layer really holds."""
+        """Return the length that the layer really holds."""
         return super().get_seq_length(layer_idx)  # type: ignore[misc]
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take new keys and values of a layer, inside `prune` only."""
         state = state_of(self)
-        if state is not None and not state.minded:
+        if state is not None and not state.expected:
             raise RefusedError(
                 "this cache holds a pruned prompt, and the model is not pruned any more; go on inside "
                 "`with prune(...)`, or start again without the cache"
@@ -115,21 +115,21 @@ class _Pruned:
         release(self)
 
 
-def given(arguments: Mapping[str, Any]) -> Any:
-    """Give the cache among a call's arguments or a model's named outputs, or none."""
+def cache_argument(arguments: Mapping[str, Any]) -> Any:
+    """Return the cache among a call's arguments or a model's named outputs, or none."""
     return next((arguments[name] for name in _NAMES if arguments.get(name) is not None), None)
 
 
-def withheld(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a call's arguments without its cache."""
+def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments without its cache."""
     return {name: None if name in _NAMES else value for name, value in arguments.items()}
 
 
-def returned(output: Any) -> Any:
-    """Give the cache in a model's output, or none."""
+def returned_cache(output: Any) -> Any:
+    """Return the cache in a model's output, or none."""
     if isinstance(output, tuple):
         return next((item for item in output if hasattr(item, "get_seq_length")), None)
-    return given(output) if isinstance(output, Mapping) else None
+    return cache_argument(output) if isinstance(output, Mapping) else None
 
 
 def refuse_unknown(cache: Any) -> None:
@@ -149,30 +149,30 @@ def attach(cache: Any, state: CacheState) -> None:
     """Leave the state on a cache."""
     setattr(cache, _STATE, state)
     kind = type(cache)
-    if not issubclass(kind, _Pruned):
-        cache.__class__ = type(kind.__name__, (_Pruned, kind), {})
+    if not issubclass(kind, _PrunedCacheMixin):
+        cache.__class__ = type(kind.__name__, (_PrunedCacheMixin, kind), {})
 
 
 def release(cache: Any) -> None:
     """Make a cache an ordinary one again; nothing happens to one that is."""
-    if isinstance(cache, _Pruned):
+    if isinstance(cache, _PrunedCacheMixin):
         cache.__class__ = type(cache).__mro__[2]
         delattr(cache, _STATE)
 
 
 def state_of(cache: Any) -> CacheState | None:
-    """Give what a pruned prompt left, or none."""
+    """Return what a pruned prompt left, or none."""
     state = getattr(cache, _STATE, None)
     return state if isinstance(state, CacheState) else None
 
 
-def held(cache: Any, layer: int = 0) -> int:
-    """Give how many places a layer of the cache really holds."""
-    length = cache.get_query_offset(layer) if isinstance(cache, _Pruned) else cache.get_seq_length(layer)
+def cached_length(cache: Any, layer: int = 0) -> int:
+    """Return how many places a layer of the cache really holds."""
+    length = cache.get_query_offset(layer) if isinstance(cache, _PrunedCacheMixin) else cache.get_seq_length(layer)
     return int(length)
 
 
-def widen(mask: Tensor, width: int) -> Tensor:
+def pad_mask(mask: Tensor, width: int) -> Tensor:
     """Append masked columns to a mask `[..., n]`, boolean or additive, up to a width."""
     missing = width - mask.shape[-1]
     if missing <= 0:

@@ -39,7 +39,7 @@ class Installation:
         own[name] = value
 
     def later(self, undo: Callable[[], object]) -> None:
-        """Call `undo` at removal."""
+        """AttentionCall `undo` at removal."""
         self._undo.append(undo)
 
     def remove(self) -> None:
@@ -48,7 +48,7 @@ class Installation:
             self._undo.pop()()
 
 
-class Engine(Protocol):
+class Pruner(Protocol):
     """What puts hooks into a model."""
 
     def install(self, installation: Installation) -> None:
@@ -56,10 +56,10 @@ class Engine(Protocol):
         ...
 
 
-class Session:
+class PruneSession:
     """One `prune` of one model, which an inner one can suspend."""
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Pruner]) -> None:
         self._engines = engines
         self._installation = Installation()
 
@@ -77,5 +77,5 @@ class Session:
         self._installation.remove()
 
 
-sessions: weakref.WeakKeyDictionary[nn.Module, list[Session]] = weakref.WeakKeyDictionary()
+sessions: weakref.WeakKeyDictionary[nn.Module, list[PruneSession]] = weakref.WeakKeyDictionary()
 """The prunes that each model is in, the innermost last."""

@@ -12,11 +12,11 @@ from torch import nn
 from tokensieve.composers.expression import Expression
 from tokensieve.cost.language_model import LayerCost
 from tokensieve.cost.vision import TowerCost
-from tokensieve.engine.decoder import DecoderEngine
-from tokensieve.engine.encoder import EncoderEngine
-from tokensieve.engine.installation import Session, sessions
-from tokensieve.engine.prompts import Asked
-from tokensieve.engine.vision_cache import sights_of
+from tokensieve.engine.decoder_pruner import DecoderPruner
+from tokensieve.engine.encoder_pruner import EncoderPruner
+from tokensieve.engine.installation import PruneSession, sessions
+from tokensieve.engine.prompt_selector import PromptOptions
+from tokensieve.engine.vision_cache import vision_cache_of
 from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
 from tokensieve.ledger.records import StageRecord
 from tokensieve.ledger.run import Run
@@ -77,7 +77,7 @@ def prune(
         raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
     decoder, encoder = adapter.decoder, adapter.encoder
     parts = {stage.at.part for stage in recipe.stages}
-    engines: list[DecoderEngine | EncoderEngine] = []
+    engines: list[DecoderPruner | EncoderPruner] = []
     run = Run(recipe, adapter.name)
 
     def settled(stage: StageRecord) -> None:
@@ -85,9 +85,9 @@ def prune(
 
     tower = None
     if encoder is not None and "encoder" in parts:
-        tower = EncoderEngine(encoder, recipe, run, keys, settled)
+        tower = EncoderPruner(encoder, recipe, run, keys, settled)
         engines.append(tower)
-        run.tower = TowerCost.of(encoder) if encoder.splits else None
+        run.tower = TowerCost.of(encoder) if encoder.separates_mlp else None
     if decoder is not None:
         _check_transformers(adapter)
         if query is not None and processor is None and query_encoder is None:
@@ -98,11 +98,11 @@ def prune(
                 "gradient checkpointing runs layers twice, which pruning inside the language model does not "
                 "support; turn gradient checkpointing off, or prune at decoder.0"
             )
-        partner = decoder.partner(query_encoder) if query_encoder is not None else None
+        partner = decoder.text_tower(query_encoder) if query_encoder is not None else None
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        asked = Asked(processor, partner, query, keys)
-        engines.append(DecoderEngine(decoder, recipe, run, asked, settled, tower, sights_of(model)))
-    session = Session(engines)
+        asked = PromptOptions(processor, partner, query, keys)
+        engines.append(DecoderPruner(decoder, recipe, run, asked, settled, tower, vision_cache_of(model)))
+    session = PruneSession(engines)
     stack = sessions.setdefault(model, [])
     if stack:
         stack[-1].remove()
@@ -124,7 +124,7 @@ def _recipe(
     positions: Literal["original", "compact"] | None,
     registry: Registry,
 ) -> Recipe:
-    """Give the recipe that was meant."""
+    """Return the recipe that was meant."""
     if isinstance(recipe, Expression):
         if keep is None:
             raise RecipeError("a bare expression needs a budget: prune(model, expression, keep=64)")

@@ -10,12 +10,12 @@ _MARK = "\u241eQUESTION\u241e"
 
 
 def tokenizer_of(processor: Any) -> Any:
-    """Give the tokenizer of a processor, or the tokenizer itself."""
+    """Return the tokenizer of a processor, or the tokenizer itself."""
     return getattr(processor, "tokenizer", processor)
 
 
 def questions(processor: Any, ids: Tensor, words: Tensor) -> list[str]:
-    """Give the last user turn of every prompt, without template and image placeholders.
+    """Return the last user turn of every prompt, without template and image placeholders.
 
     The template is found by rendering a turn of known text; where a prompt was not made with it,
     the whole text of the prompt is the question.
@@ -48,7 +48,7 @@ def _question(tokenizer: Any, template: tuple[str | None, str | None], special: 
 
 
 def _template(processor: Any) -> tuple[str | None, str | None]:
-    """Give the text around a user's turn, or nothing where there is no template."""
+    """Return the text around a user's turn, or nothing where there is no template."""
     if not getattr(processor, "chat_template", None):
         return None, None
     tokenizer = tokenizer_of(processor)

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import close_up
-from tokensieve.engine.shortening import Frame
+from tokensieve.engine.batches import compact_positions
+from tokensieve.engine.shortening import Shortening
 from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.recipes.recipe import Positions
 
 
 def has_images(request: Mapping[str, Any], modalities: Sequence[Modality]) -> bool:
-    """Tell whether a call brings images or videos, raw or encoded."""
+    """Return whether a call brings images or videos, raw or encoded."""
     encoded = request.get("mm_encoder_outputs") or {}
     return any(output is not None for output in encoded.values()) or any(
         request.get(modality.pixels) is not None for modality in modalities
     )
 
 
-def visual_kinds(request: Mapping[str, Any], placeholders: Sequence[int], decoder: Decoder) -> Tensor:
-    """Give int64 `[rows, n]`: which placeholder stands at a place of a prompt, by number, or -1."""
+def placeholder_kinds(request: Mapping[str, Any], placeholders: Sequence[int], decoder: Decoder) -> Tensor:
+    """Return int64 `[rows, n]`: which placeholder stands at a place of a prompt, by number, or -1."""
     ids = request.get("input_ids")
     if isinstance(ids, Tensor):
         found = [ids == placeholder for placeholder in placeholders]
@@ -41,8 +41,8 @@ def visual_kinds(request: Mapping[str, Any], placeholders: Sequence[int], decode
     return kinds
 
 
-def real_places(request: Mapping[str, Any], rows: int, length: int, device: torch.device) -> Tensor:
-    """Give the prompt's mask, bool `[rows, n]`; a ready-made 4-D one is read at its last query."""
+def prompt_mask(request: Mapping[str, Any], rows: int, length: int, device: torch.device) -> Tensor:
+    """Return the prompt's mask, bool `[rows, n]`; a ready-made 4-D one is read at its last query."""
     mask = request.get("attention_mask")
     if isinstance(mask, Mapping):
         # One for each kind of layer; padding is the same to all.
@@ -57,21 +57,21 @@ def real_places(request: Mapping[str, Any], rows: int, length: int, device: torc
 
 
 def text_axis(positions: Tensor) -> Tensor:
-    """Give the positions `[rows or 1, n]` of text, which are the first axis where there are several."""
+    """Return the positions `[rows or 1, n]` of text, which are the first axis where there are several."""
     return positions[0] if positions.ndim == 3 else positions
 
 
 def image_arguments(decoder: Decoder) -> frozenset[str]:
-    """Give the arguments of forward that bring images, raw, and what is said of them."""
+    """Return the arguments of forward that bring images, raw, and what is said of them."""
     pixels = {modality.pixels for modality in decoder.modalities}
-    return frozenset(pixels.union(*(decoder.taken(modality) for modality in decoder.modalities)))
+    return frozenset(pixels.union(*(decoder.encoder_arguments(modality) for modality in decoder.modalities)))
 
 
-def shortened(
+def shorten_request(
     request: Mapping[str, Any],
     decoder: Decoder,
     images: frozenset[str],
-    frame: Frame,
+    shortening: Shortening,
     ids: Tensor,
     mask: Tensor,
     policy: Positions,
@@ -82,7 +82,7 @@ def shortened(
         request: the call's arguments by name.
         decoder: whose forward it is.
         images: the arguments that bring images, see `image_arguments`.
-        frame: what stays.
+        shortening: what stays.
         ids: int64 `[rows, n]`, which visual token stood where, or -1.
         mask: bool `[rows, n]`, which places are real.
         policy: what becomes of positions.
@@ -94,31 +94,31 @@ def shortened(
     new = {key: value for key, value in request.items() if key not in images}
     # A filler must not read as an image placeholder; any of the row's other tokens will do.
     text = (ids < 0).to(torch.uint8).argmax(dim=1, keepdim=True)
-    steady = Frame(torch.where(frame.filler, text, frame.index), frame.mask, frame.filler)
+    steady = Shortening(torch.where(shortening.filler, text, shortening.index), shortening.mask, shortening.filler)
     for key in ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids"):
         if isinstance(new.get(key), Tensor):
             new[key] = steady.take(new[key])
     if isinstance(new.get("labels"), Tensor):
-        new["labels"] = torch.where(frame.filler, -100, frame.take(new["labels"]))
-    new["attention_mask"] = frame.mask.long()
+        new["labels"] = torch.where(shortening.filler, -100, shortening.take(new["labels"]))
+    new["attention_mask"] = shortening.mask.long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
         positions = decoder.positions(request, mask, 0, ids.shape[1])
-    positions = decoder.complete(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
+    positions = decoder.complete_positions(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
     text = text_axis(positions).expand(ids.shape[0], -1)
     end = text.masked_fill(~mask.to(text.device), -1).max(dim=1).values + 1
-    new["position_ids"] = frame.take_last(positions)
+    new["position_ids"] = shortening.take_last(positions)
     shift = None
     if policy == "compact":
-        whole = frame.mask.sum(dim=1) == mask.sum(dim=1)
-        new["position_ids"], shift = close_up(new["position_ids"], frame.mask, whole)
+        whole = shortening.mask.sum(dim=1) == mask.sum(dim=1)
+        new["position_ids"], shift = compact_positions(new["position_ids"], shortening.mask, whole)
     return new, shift, end
 
 
-def continued(
+def continue_request(
     request: Mapping[str, Any], decoder: Decoder, past: Any, state: caches.CacheState
 ) -> tuple[dict[str, Any], int]:
-    """Give a later call the mask and positions that fit what a pruned cache really holds.
+    """Return a later call the mask and positions that fit what a pruned cache really holds.
 
     Returns:
         The request, and how much layer 0 holds before it.
@@ -130,7 +130,7 @@ def continued(
         raise RefusedError(
             f"the cache was pruned for {len(state.mask)} rows, this call has {rows}; expand prompts, not caches"
         )
-    length = caches.held(past)
+    length = caches.cached_length(past)
     since = length - state.mask.shape[1] + steps
     mask = request.get("attention_mask")
     new = dict(request)
@@ -144,6 +144,6 @@ def continued(
         positions = decoder.positions(request, state.mask, length + state.dropped, steps)
     if positions.ndim == 3:
         since_prompt = torch.arange(length - state.mask.shape[1], since, device=tokens.device)
-        positions = decoder.complete(positions, state.end.unsqueeze(1) + since_prompt)
+        positions = decoder.complete_positions(positions, state.end.unsqueeze(1) + since_prompt)
     new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(-1)
     return new, length

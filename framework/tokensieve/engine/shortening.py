@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class Shortening:
     """Where each place of a shortened batch comes from.
 
     Attributes:
@@ -42,8 +42,8 @@ class Frame:
         return x.gather(-1, index.expand(*x.shape[:-1], index.shape[-1]))
 
 
-def shorten(keep: Tensor, valid: Tensor, left: bool) -> Frame:
-    """Give the frame that keeps `keep & valid`, padded on one side.
+def shorten(keep: Tensor, valid: Tensor, left: bool) -> Shortening:
+    """Return the frame that keeps `keep & valid`, padded on one side.
 
     Padding that all rows share stays, and a row's own padding is used first, so keeping everything
     is the identity.
@@ -60,4 +60,4 @@ def shorten(keep: Tensor, valid: Tensor, left: bool) -> Frame:
     order = rank.sort(dim=1, stable=True, descending=not left).indices
     index = order[:, n - width :] if left else order[:, :width]
     chosen = rank.gather(1, index)
-    return Frame(index, chosen == 2, chosen == 0)
+    return Shortening(index, chosen == 2, chosen == 0)

@@ -1,6 +1,6 @@
 """Pictures that were encoded once are not encoded again.
 
-Many recipes are tried on the same pictures, and many questions are asked about each. Inside `sharing` the calls by
+Many recipes are tried on the same pictures, and many questions are asked about each. Inside `share_vision` the calls by
 which a model, or a `prune` of it, encodes pictures are answered from memory: what the projector gave, and what
 strategies read off the tower.
 
@@ -12,24 +12,37 @@ they were not, as without sharing.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import operator
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import cached_property, partial, wraps
-from typing import Any, Protocol
+from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tokensieve.engine.encoded_images import (
+    NEUTRAL_ARGUMENTS,
+    PLAIN,
+    TOWER_OUTPUTS,
+    EncodeCall,
+    EncodedImage,
+    NotSeparableError,
+    OutputFormat,
+    TowerObserver,
+    WeightsSnapshot,
+    arguments_by_name,
+    image_digest,
+    join_images,
+    split_by_image,
+    without_none,
+)
 from tokensieve.engine.installation import Installation, sessions
 from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, Modality
-from tokensieve.models.text_tower import Partner
+from tokensieve.models.text_tower import TextTower
 from tokensieve.plugins.registry import Registry, default_registry
 
 MEMORY = 2 * 2**30
@@ -38,121 +51,9 @@ MEMORY = 2 * 2**30
 TEXTS = 65_536
 """The most questions whose vectors are held."""
 
-_SHOWN = frozenset({"last_hidden_state", "hidden_states", "attentions", "pooler_output", "deepstack_features"})
-"""What encoders give beside features is of the tower, and no forward reads it; anything else might be needed."""
-_IDLE = frozenset({"return_dict", "use_cache"})
-"""Arguments that have no influence on features."""
-_PLAIN = (bool, int, float, str)
 
-
-class Watch(Protocol):
-    """What looks at the tower while it runs, for strategies."""
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """What it looks for."""
-        ...
-
-    def take(self, modality: str) -> dict[str, Tensor]:
-        """Give what was seen since encoding began, `[patches, c]` by kind, and forget it."""
-        ...
-
-    def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
-        """Let it have seen this."""
-        ...
-
-
-class _Weighed:
-    """Weights at one time, and what was said beside them."""
-
-    def __init__(self, weights: Sequence[Tensor], beside: str = "") -> None:
-        # Held, so that no other tensor can take the place of one of them.
-        self._weights = list(weights)
-        self._state = _state(weights)
-        self._beside = beside
-
-    def still(self, weights: Sequence[Tensor], beside: str = "") -> bool:
-        """Tell whether these are the same tensors, and nothing was written into them."""
-        same = len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
-        return same and beside == self._beside and _state(weights) == self._state
-
-
-def _state(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-    return [(0 if weight.is_inference() else weight._version, weight.data_ptr()) for weight in weights]
-
-
-class _UnknownError(Exception):
-    """An encoder gave what cannot be told apart by picture."""
-
-
-@dataclass(eq=False)
-class _Sight:
-    """One picture, encoded.
-
-    Attributes:
-        items: its part of `pooler_output`: one or more items.
-        deep: its items of every added layer of the tower.
-        seen: by kind, what was seen of its patches `[patches, c]`; none where the tower did not show it.
-    """
-
-    items: list[Tensor]
-    deep: list[list[Tensor]]
-    seen: dict[str, Tensor | None]
-
-    def with_seen(self, seen: Mapping[str, Tensor | None]) -> _Sight:
-        """Give the same with what was seen later."""
-        return _Sight(self.items, self.deep, {**seen, **self.seen})
-
-    @cached_property
-    def size(self) -> int:
-        """How many bytes it holds."""
-        seen = [values for values in self.seen.values() if values is not None]
-        tensors = [*self.items, *(item for layer in self.deep for item in layer), *seen]
-        return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """A call that encodes pictures which can be told apart.
-
-    Attributes:
-        modality: which kind.
-        pictures: by picture, the arguments that are its own.
-        keys: by picture, what its encoding depends on.
-    """
-
-    modality: Modality
-    pictures: list[dict[str, Tensor]]
-    keys: list[Hashable]
-
-
-@dataclass(frozen=True, eq=False)
-class _Shape:
-    """What the outputs of an encoder look like.
-
-    Attributes:
-        kind: their class.
-        pooled: what holds the items: a list, a tuple, or a tensor with one row an item.
-    """
-
-    kind: type[Any]
-    pooled: type[Any]
-
-    def of(self, sights: Sequence[_Sight]) -> Any:
-        """Give the output for pictures in order, in tensors of its own."""
-        items = _fresh([item for sight in sights for item in sight.items])
-        pooled = torch.stack(items) if issubclass(self.pooled, Tensor) else self.pooled(items)
-        output = self.kind(**dict.fromkeys(field.name for field in fields(self.kind)))
-        output.pooler_output = pooled
-        depth = len(sights[0].deep)
-        if depth:
-            deep = [_fresh([item for sight in sights for item in sight.deep[layer]]) for layer in range(depth)]
-            output.deepstack_features = deep
-        return output
-
-
-class Sights:
-    """The pictures that a `sharing` remembers, and how often that helped.
+class VisionCache:
+    """The pictures that a `share_vision` remembers, and how often that helped.
 
     Attributes:
         memory: how many bytes may be held; what was not asked for the longest leaves first.
@@ -169,13 +70,13 @@ class Sights:
         self.held = self.hits = self.misses = self.evicted = self.forgotten = 0
         self.bypassed: Counter[str] = Counter()
         self._decoder = decoder
-        self._known: OrderedDict[Hashable, _Sight] = OrderedDict()
-        self._shapes: dict[str, _Shape] = {}
-        self._weighed = _Weighed(())
+        self._known: OrderedDict[Hashable, EncodedImage] = OrderedDict()
+        self._shapes: dict[str, OutputFormat] = {}
+        self._weighed = WeightsSnapshot(())
         self._texts: dict[str, Tensor] = {}
-        self._partner: tuple[Partner | None, _Weighed] = None, _Weighed(())
+        self._partner: tuple[TextTower | None, WeightsSnapshot] = None, WeightsSnapshot(())
         self._encoding = False
-        self._watch: Watch | None = None
+        self._watch: TowerObserver | None = None
         self._obstacle: str | None = None
         self._odd: dict[str, str] = {}
 
@@ -185,7 +86,7 @@ class Sights:
 
     def __repr__(self) -> str:
         return (
-            f"Sights({len(self)} pictures, {self.held / 2**20:.1f} MiB, {self.hits} hits, {self.misses} misses, "
+            f"VisionCache({len(self)} pictures, {self.held / 2**20:.1f} MiB, {self.hits} hits, {self.misses} misses, "
             f"{sum(self.bypassed.values())} calls bypassed)"
         )
 
@@ -195,12 +96,12 @@ class Sights:
         self._texts.clear()
         self.held = 0
 
-    def text(self, partner: Partner, question: str) -> Tensor:
-        """Give a question in a partner's space, `[windows, e]`; embedded once."""
+    def text(self, partner: TextTower, question: str) -> Tensor:
+        """Return a question in a partner's space, `[windows, e]`; embedded once."""
         known, weighed = self._partner
         if known != partner or not weighed.still(partner.weights):
             self._texts.clear()
-            self._partner = partner, _Weighed(partner.weights)
+            self._partner = partner, WeightsSnapshot(partner.weights)
         if question not in self._texts:
             if len(self._texts) >= TEXTS:
                 self._texts.clear()
@@ -217,7 +118,7 @@ class Sights:
                 installation.override(base, name, self._sharing(modality, real))
         installation.later(self.forget)
 
-    def watched(self, watch: Watch | None, obstacle: str | None, installation: Installation) -> None:
+    def watched(self, watch: TowerObserver | None, obstacle: str | None, installation: Installation) -> None:
         """Say who looks at the tower while something is installed, and why pictures cannot be shared meanwhile."""
         before = self._watch, self._obstacle
 
@@ -236,7 +137,7 @@ class Sights:
             if self._encoding:
                 # A family may encode videos as pictures.
                 return real(*args, **kwargs)
-            given, weights = _given(signature, args, kwargs), self._weights()
+            given, weights = arguments_by_name(signature, args, kwargs), self._weights()
             reason = self._hindrance(modality, given, weights)
             call = self._call(modality, signature, given) if reason is None else None
             if call is None:
@@ -246,7 +147,7 @@ class Sights:
             self._encoding = True
             try:
                 return self._answer(call, partial(real, **given))
-            except _UnknownError as error:
+            except NotSeparableError as error:
                 self._odd[modality.name] = str(error)
                 self.bypassed[str(error)] += 1
                 return real(*args, **kwargs)
@@ -270,20 +171,24 @@ class Sights:
             return "gradients are recorded; call the model under torch.no_grad()"
         if any(weight.is_inference() for weight in weights):
             return "the model was made under torch.inference_mode(), which hides whether weights change"
-        said = {"return_dict": getattr(self._decoder.config, "return_dict", True)} | _spoken(given)
+        said = {"return_dict": getattr(self._decoder.config, "return_dict", True)} | without_none(given)
         if not said["return_dict"] or any(said.get(f"output_{what}") for what in ("hidden_states", "attentions")):
             return "more was asked of the encoder than features"
         return None
 
-    def _call(self, modality: Modality, signature: inspect.Signature, given: Mapping[str, Any]) -> _Call | None:
+    def _call(self, modality: Modality, signature: inspect.Signature, given: Mapping[str, Any]) -> EncodeCall | None:
         """Tell the pictures of a call apart; none where that cannot be done."""
-        pictures = self._decoder.apart(modality, given)
+        pictures = self._decoder.split_inputs(modality, given)
         if not pictures:
             return None
         config = self._decoder.config
-        said = {name: value for name, value in _spoken(given).items() if name not in pictures[0] and name not in _IDLE}
+        said = {
+            name: value
+            for name, value in without_none(given).items()
+            if name not in pictures[0] and name not in NEUTRAL_ARGUMENTS
+        }
         # What is no tensor, nor plain, nor also in the config might be a list with something for each picture.
-        odd = [name for name, value in said.items() if not isinstance(value, _PLAIN) and not hasattr(config, name)]
+        odd = [name for name, value in said.items() if not isinstance(value, PLAIN) and not hasattr(config, name)]
         if odd or any(isinstance(value, Tensor) for value in said.values()):
             return None
         for name in signature.parameters:
@@ -293,10 +198,10 @@ class Sights:
         device = pictures[0][modality.pixels].device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         beside = modality.name, repr(sorted(said.items())), cast
-        return _Call(modality, pictures, [(beside, _digest(picture)) for picture in pictures])
+        return EncodeCall(modality, pictures, [(beside, image_digest(picture)) for picture in pictures])
 
-    def _answer(self, call: _Call, real: Callable[..., Any]) -> Any:
-        """Give the output for all pictures of a call, of which only new ones are encoded."""
+    def _answer(self, call: EncodeCall, real: Callable[..., Any]) -> Any:
+        """Return the output for all pictures of a call, of which only new ones are encoded."""
         name, watch = call.modality.name, self._watch
         kinds = frozenset() if watch is None else watch.kinds
         known = {key: self._known[key] for key in call.keys if key in self._known}
@@ -308,7 +213,7 @@ class Sights:
         if new:
             pictures = list(new.values())
             alike = len(pictures) == len(call.pictures)
-            output = real() if alike else real(**self._decoder.together(call.modality, pictures))
+            output = real() if alike else real(**self._decoder.collate_inputs(call.modality, pictures))
             seen = {} if watch is None else watch.take(name)
             nothing: dict[str, Tensor | None] = dict.fromkeys(kinds)
             for key, sight in zip(new, self._learnt(call.modality, pictures, output, seen), strict=True):
@@ -317,28 +222,28 @@ class Sights:
         self.misses += len(new)
         self.hits += len(call.keys) - len(new)
         self._remember(known)
-        sights = [known[key] for key in call.keys]
+        vision_cache = [known[key] for key in call.keys]
         if watch is not None:
-            watch.give(name, _shown(sights, kinds))
-        return self._shapes[name].of(sights)
+            watch.give(name, join_images(vision_cache, kinds))
+        return self._shapes[name].of(vision_cache)
 
     def _learnt(
         self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]], output: Any, seen: Mapping[str, Tensor]
-    ) -> list[_Sight]:
+    ) -> list[EncodedImage]:
         """Take apart by picture what an encoder gave and showed."""
-        more = [name for name, value in output.items() if value is not None and name not in _SHOWN]
+        more = [name for name, value in output.items() if value is not None and name not in TOWER_OUTPUTS]
         if more:
-            raise _UnknownError(f"what encoding gives beside features cannot be shared: {', '.join(more)}")
+            raise NotSeparableError(f"what encoding gives beside features cannot be shared: {', '.join(more)}")
         pooled, layers = output.pooler_output, output.get("deepstack_features") or []
         if any(isinstance(layer, Tensor) or len(layer) != len(pictures) for layer in layers):
-            raise _UnknownError("layers that the tower adds to the language model cannot be told apart by picture")
+            raise NotSeparableError("layers that the tower adds to the language model cannot be told apart by picture")
         if len(pooled) % len(pictures):
-            raise _UnknownError(f"what encoding gives cannot be told apart by {modality.name}")
-        self._shapes[modality.name] = _Shape(type(output), type(pooled))
+            raise NotSeparableError(f"what encoding gives cannot be told apart by {modality.name}")
+        self._shapes[modality.name] = OutputFormat(type(output), type(pooled))
         step = len(pooled) // len(pictures)
-        patches = {kind: _dealt(values, pictures, modality) for kind, values in seen.items()}
+        patches = {kind: split_by_image(values, pictures, modality) for kind, values in seen.items()}
         return [
-            _Sight(
+            EncodedImage(
                 [item.detach().clone() for item in pooled[number * step : (number + 1) * step]],
                 [[layer[number].detach().clone()] for layer in layers],
                 {kind: values[number].clone() for kind, values in patches.items()},
@@ -346,7 +251,7 @@ class Sights:
             for number in range(len(pictures))
         ]
 
-    def _remember(self, used: Mapping[Hashable, _Sight]) -> None:
+    def _remember(self, used: Mapping[Hashable, EncodedImage]) -> None:
         """Remember pictures as the latest, and let the oldest go where there is too much."""
         for key, sight in used.items():
             before = self._known.pop(key, None)
@@ -358,7 +263,7 @@ class Sights:
             self.evicted += 1
 
     def _weights(self) -> list[Tensor]:
-        """Give everything that features are computed with: all of the model but its language model."""
+        """Return everything that features are computed with: all of the model but its language model."""
         base, language = self._decoder.base, self._decoder.language_model
         parts = [child for child in base.children() if child is not language]
         own = [*base.parameters(recurse=False), *base.buffers(recurse=False)]
@@ -371,7 +276,7 @@ class Sights:
             (name, value)
             for one in (config, getattr(config, "vision_config", None))
             for name, value in (vars(one).items() if one is not None else ())
-            if isinstance(value, (*_PLAIN, list, tuple))
+            if isinstance(value, (*PLAIN, list, tuple))
         ]
         beside = repr(plain)
         if self._weighed.still(weights, beside):
@@ -379,36 +284,36 @@ class Sights:
         if self._known:
             self.forget()
             self.forgotten += 1
-        self._weighed = _Weighed(weights, beside)
+        self._weighed = WeightsSnapshot(weights, beside)
 
 
-_shared: weakref.WeakKeyDictionary[nn.Module, Sights] = weakref.WeakKeyDictionary()
+_caches: weakref.WeakKeyDictionary[nn.Module, VisionCache] = weakref.WeakKeyDictionary()
 
 
-def sights_of(model: nn.Module) -> Sights | None:
-    """Give what the `sharing` around remembers of a model's pictures, if there is one."""
-    return _shared.get(model)
+def vision_cache_of(model: nn.Module) -> VisionCache | None:
+    """Return what the `share_vision` around remembers of a model's pictures, if there is one."""
+    return _caches.get(model)
 
 
 @contextmanager
-def sharing(model: nn.Module, *, memory: int = MEMORY, registry: Registry | None = None) -> Iterator[Sights]:
+def share_vision(model: nn.Module, *, memory: int = MEMORY, registry: Registry | None = None) -> Iterator[VisionCache]:
     """Encode every picture once, inside a `with` block around many calls of a model and many prunes of it.
 
     ```python
-    with ts.sharing(model) as sights:
+    with ts.share_vision(model) as vision_cache:
         for recipe in recipes:
             with ts.prune(model, recipe):
                 model.generate(**inputs)
-    print(sights.hits, sights.misses)
+    print(vision_cache.hits, vision_cache.misses)
     ```
 
     Answers are what they are without it, but for rounding where other pictures share the batch. What the tower's own
     layers gave (`last_hidden_state`, hidden states, attentions) is not in what `get_image_features` returns.
 
-    Calls that cannot be shared go through as they are, and `Sights.bypassed` counts them by reason: under autograd, in
-    training mode, while a recipe has stages inside the vision tower, and in families whose encoders give what cannot be
-    told apart by picture. Everything is forgotten when the tower's weights or the config change. Hooks of the caller's
-    on the tower see only the pictures that are encoded. One thread at a time.
+    Calls that cannot be shared go through unchanged, and `VisionCache.bypassed` counts them by reason: under
+    autograd, in training mode, while a recipe has stages inside the vision tower, and in families whose encoders return
+    what cannot be separated by picture. Everything is forgotten when the tower's weights or the config change. Hooks
+    of the caller's on the tower see only the pictures that are encoded. One thread at a time.
 
     Args:
         model: a model that an adapter is registered for, with a language model.
@@ -430,63 +335,13 @@ def sharing(model: nn.Module, *, memory: int = MEMORY, registry: Registry | None
         )
     if sessions.get(model):
         raise RefusedError("sharing goes around prune, not into it: enter sharing first")
-    if model in _shared:
+    if model in _caches:
         raise RefusedError("this model is inside a sharing already; use the outer one")
-    sights, installation = Sights(decoder, memory), Installation()
+    vision_cache, installation = VisionCache(decoder, memory), Installation()
     try:
-        sights.install(installation)
-        _shared[model] = sights
-        yield sights
+        vision_cache.install(installation)
+        _caches[model] = vision_cache
+        yield vision_cache
     finally:
-        _shared.pop(model, None)
+        _caches.pop(model, None)
         installation.remove()
-
-
-def _given(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Give a call's arguments by name."""
-    given: dict[str, Any] = {}
-    for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            given |= value
-        else:
-            given[name] = value
-    return given
-
-
-def _spoken(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the arguments that say something."""
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _digest(picture: Mapping[str, Tensor]) -> bytes:
-    """Give what tells a picture from others: a hash of its pixels and of what is said of them."""
-    digest = hashlib.sha256()
-    for name, value in sorted(picture.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}\n".encode())
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
-        digest.update(flat.numpy().data)
-    return digest.digest()
-
-
-def _dealt(values: Tensor, pictures: Sequence[Mapping[str, Tensor]], modality: Modality) -> list[Tensor]:
-    """Deal what was seen of patches `[patches, c]` to pictures, which have them in proportion to their pixels."""
-    pixels = [picture[modality.pixels].nelement() for picture in pictures]
-    whole = sum(pixels)
-    if any(len(values) * own % whole for own in pixels):
-        raise _UnknownError(f"what the tower shows cannot be told apart by {modality.name}")
-    return list(values.detach().split([len(values) * own // whole for own in pixels]))
-
-
-def _shown(sights: Sequence[_Sight], kinds: frozenset[str]) -> dict[str, Tensor]:
-    """Give what was seen of pictures in order; nothing of a kind that the tower did not show of all of them."""
-    shown = {}
-    for kind in kinds:
-        seen = [values for values in (sight.seen[kind] for sight in sights) if values is not None]
-        if len(seen) == len(sights):
-            shown[kind] = torch.cat(seen)
-    return shown
-
-
-def _fresh(items: Sequence[Tensor]) -> list[Tensor]:
-    """Give copies of tensors that agree in all but their first size."""
-    return list(torch.cat(list(items)).split([len(item) for item in items]))

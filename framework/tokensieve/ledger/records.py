@@ -78,5 +78,5 @@ class Prefill:
 
 
 def as_ids(mask: Tensor) -> Tensor:
-    """Give the sorted ids `[kept]` on the CPU of a mask `[tokens]`."""
+    """Return the sorted ids `[kept]` on the CPU of a mask `[tokens]`."""
     return torch.nonzero(mask).flatten().cpu()

@@ -40,7 +40,7 @@ class Replay(Chooser):
         return frozenset()
 
     def choose(self, tokens: Tokens) -> Chain:
-        """Give the recorded set.
+        """Return the recorded set.
 
         Raises:
             RecipeError: if the file is none, or has no record of a sample or its tokens.
@@ -72,7 +72,7 @@ class Replay(Chooser):
 
 
 def replay(path: str | Path, at: str | Site | None = None) -> Replay:
-    """Give the strategy that replays a file written by `run.save`."""
+    """Return the strategy that replays a file written by `run.save`."""
     return Replay(path=str(path), at=None if at is None else str(at))
 
 

@@ -54,7 +54,7 @@ class Run:
         return self.prefills[-1]
 
     def kept(self, site: str | Site) -> list[Tensor]:
-        """Give the ids of the tokens kept at a site in the latest prefill.
+        """Return the ids of the tokens kept at a site in the latest prefill.
 
         Returns:
             One int64 tensor per input row, before beams are expanded: sorted ids, empty for rows
@@ -70,7 +70,7 @@ class Run:
         raise TokensieveError(f"no stage acted at {site} in the latest prefill; stages acted at: {known}")
 
     def visual_per_layer(self, sample: int) -> list[int]:
-        """Give how many visual tokens each decoder layer processed in the latest prefill."""
+        """Return how many visual tokens each decoder layer processed in the latest prefill."""
         prefill = self.latest
         now = prefill.entering[sample]
         counts = []
@@ -83,12 +83,12 @@ class Run:
         return counts
 
     def mean_visual(self, sample: int) -> float | None:
-        """Give the mean number of visual tokens per decoder layer, or none without a decoder."""
+        """Return the mean number of visual tokens per decoder layer, or none without a decoder."""
         counts = self.visual_per_layer(sample)
         return sum(counts) / len(counts) if counts else None
 
     def flops(self, sample: int) -> tuple[int, int] | None:
-        """Give counted FLOPs of the language model's prefill, unpruned and pruned.
+        """Return counted FLOPs of the language model's prefill, unpruned and pruned.
 
         A multiply-add is two; attention is counted in full, not halved for causality; the head
         and the selection itself are not in it. None without a decoder.
@@ -101,7 +101,7 @@ class Run:
         return before, after
 
     def tower_flops(self, sample: int) -> tuple[int, int] | None:
-        """Give counted FLOPs of the vision encoder's blocks, unpruned and pruned.
+        """Return counted FLOPs of the vision encoder's blocks, unpruned and pruned.
 
         Counted as `flops` are. None where the recipe has no stage in the encoder.
         """
@@ -113,7 +113,7 @@ class Run:
         return prefill.pictures[sample] * one[0], prefill.pictures[sample] * one[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the latest prefill's ledger as plain data, ready for JSON."""
+        """Return the latest prefill's ledger as plain data, ready for JSON."""
         prefill = self.latest
         samples = []
         for i, key in enumerate(prefill.keys):
@@ -164,7 +164,7 @@ class Run:
         }
 
     def table(self) -> Table:
-        """Give the latest prefill's ledger as a rich table: a row per stage and sample, within 80 columns."""
+        """Return the latest prefill's ledger as a rich table: a row per stage and sample, within 80 columns."""
         prefill = self.latest
         head = [f"{self.recipe.name} on {self.adapter}  (recipe {self.recipe.hash()})"]
         head += [

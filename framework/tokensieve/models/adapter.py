@@ -39,7 +39,7 @@ class Adapter(ABC):
     """How its vision encoder carries tokens, if they can leave in it."""
     oldest_transformers: ClassVar[tuple[int, int]] = (5, 19)
     """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
-    frames_apart: ClassVar[bool] = False
+    text_between_frames: ClassVar[bool] = False
     """Whether its processor puts text between the frames of a video."""
     refused: ClassVar[str | None] = None
     """Why the family cannot be pruned, and what to do instead; for families that are known, and refused."""
@@ -49,7 +49,7 @@ class Adapter(ABC):
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Tell whether this adapter is for the model, from its class and config alone.
+        """Return whether this adapter is for the model, from its class and config alone.
 
         By default, whether the model answers in words and its type is among `model_types`.
         """
@@ -59,7 +59,7 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def tiny(cls) -> nn.Module:
-        """Give a random-weight model of the family, small enough for tests."""
+        """Return a random-weight model of the family, small enough for tests."""
 
     @classmethod
     def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
@@ -83,8 +83,8 @@ class Adapter(ABC):
         return {name: torch.stack(made)} if made else {}
 
     @classmethod
-    def along(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Give what else the family's processor makes of prompts, running along them; nothing by default.
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
+        """Return what else the family's processor makes of prompts, running along them; nothing by default.
 
         Args:
             model: made by `tiny`.
@@ -94,8 +94,8 @@ class Adapter(ABC):
         return {}
 
     @classmethod
-    def unsaid(cls, model: nn.Module) -> tuple[int, ...]:
-        """Give words that forward reads as parts of pictures wherever they stand; for the conformance kit.
+    def reserved_token_ids(cls, model: nn.Module) -> tuple[int, ...]:
+        """Return words that forward reads as parts of pictures wherever they stand; for the conformance kit.
 
         It never lets a model say them. The default is none beside the placeholders.
 
@@ -131,17 +131,17 @@ class Adapter(ABC):
         return None if self.encoder_type is None else self.encoder_type(self.model)
 
     def sites(self) -> tuple[Site, ...]:
-        """Give every site there is, in the order data passes them."""
+        """Return every site there is, in the order data passes them."""
         encoder = range(self.encoder.depth) if self.encoder is not None else ()
         decoder = range(len(self.decoder.layers)) if self.decoder is not None else ()
         return (*(Site("encoder", k) for k in encoder), *(Site("decoder", k) for k in decoder))
 
     def offers(self, site: Site) -> frozenset[Evidence]:
-        """Give the evidence there is at a site."""
+        """Return the evidence there is at a site."""
         if site.part == "encoder" or self.decoder is None:
             return ENCODER_EVIDENCE
         offered = decoder_evidence(site.block) | (VISION_EVIDENCE if self.decoder.vision_layers else frozenset())
-        if site.block and not self.decoder.turns(site.block - 1):
+        if site.block and not self.decoder.takes_rotary(site.block - 1):
             offered -= {Evidence.DECODER_CONTENT}
         return offered
 

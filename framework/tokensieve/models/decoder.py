@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
 from tokensieve.models.modules import _module
-from tokensieve.models.text_tower import Partner
+from tokensieve.models.text_tower import TextTower
 from tokensieve.stage import Stage
 
 
 def projected_layers(config: Any, depth: int) -> list[int]:
-    """Give which of a vision tower's `depth` layers, counted from 0, the projector takes.
+    """Return which of a vision tower's `depth` layers, counted from 0, the projector takes.
 
     `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also taken where the config
     says nothing.
@@ -109,11 +109,11 @@ class Decoder(ABC):
         return self.config.get_text_config()
 
     def attention(self, block: int) -> nn.Module:
-        """Give the attention module of a layer."""
+        """Return the attention module of a layer."""
         return _module(self.layers[block], "self_attn")
 
-    def turns(self, block: int) -> bool:
-        """Tell whether a layer's attention takes its rotary positions as an argument, so that it can do without."""
+    def takes_rotary(self, block: int) -> bool:
+        """Return whether a layer's attention takes its rotary positions as an argument, so that it can do without."""
         try:
             attention = self.attention(block)
         except RefusedError:
@@ -122,19 +122,19 @@ class Decoder(ABC):
         return "position_embeddings" in inspect.signature(attention.forward).parameters
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Give the text model's own embeddings `[..., d]` of token ids."""
+        """Return the text model's own embeddings `[..., d]` of token ids."""
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         result: Tensor = embedding(ids)
         return result
 
-    def rotate(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the position embeddings that layers take, for `positions` `[batch, n]`."""
+    def rotary_embeddings(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the position embeddings that layers take, for `positions` `[batch, n]`."""
         rotary = _module(self.language_model, "rotary_emb")
         cos, sin = rotary(hidden, position_ids=positions)
         return cos, sin
 
     def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
-        """Give the positions `[..., batch or 1, steps]` that forward itself would take where none are given.
+        """Return the positions `[..., batch or 1, steps]` that forward itself would take where none are given.
 
         Args:
             request: the call's arguments.
@@ -144,8 +144,8 @@ class Decoder(ABC):
         """
         return torch.arange(start, start + steps, device=mask.device).unsqueeze(0)
 
-    def complete(self, positions: Tensor, text: Tensor) -> Tensor:
-        """Give positions that say where text is, from those that forward was given.
+    def complete_positions(self, positions: Tensor, text: Tensor) -> Tensor:
+        """Return positions that say where text is, from those that forward was given.
 
         Where positions have several axes, the first is of text; a family whose forward may be called
         without it adds it here.
@@ -174,19 +174,19 @@ class Decoder(ABC):
             return outputs
         for modality in self.modalities:
             if request.get(modality.pixels) is not None:
-                taken = {key: request[key] for key in self.taken(modality) if request.get(key) is not None}
+                taken = {key: request[key] for key in self.encoder_arguments(modality) if request.get(key) is not None}
                 outputs[modality.name] = self._encoder(modality)(**taken, return_dict=True)
         return outputs
 
-    def taken(self, modality: Modality) -> frozenset[str]:
-        """Give the arguments that encoding a modality takes, and forward does without afterwards."""
+    def encoder_arguments(self, modality: Modality) -> frozenset[str]:
+        """Return the arguments that encoding a modality takes, and forward does without afterwards."""
         return frozenset(inspect.signature(self._encoder(modality)).parameters) - {"kwargs"}
 
     def _encoder(self, modality: Modality) -> Any:
         return getattr(self.base, f"get_{modality.name}_features")
 
-    def apart(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Give what encoding takes of each picture or video alone, in order, without the padding that others cause.
+    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return what encoding takes of each picture or video alone, in order, without the padding that others cause.
 
         By default every tensor has one row a picture.
 
@@ -204,8 +204,8 @@ class Decoder(ABC):
             return None
         return [{name: value[row : row + 1] for name, value in tensors.items()} for row in range(rows.pop())]
 
-    def together(self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Give the arguments with which several pictures are encoded at once, from those of each.
+    def collate_inputs(self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the arguments with which several pictures are encoded at once, from those of each.
 
         Tensors that differ in other sizes than their first are padded with zeros at the end.
 
@@ -216,12 +216,12 @@ class Decoder(ABC):
         return {name: _level([picture[name] for picture in pictures]) for name in pictures[0]}
 
     def features(self, output: Any) -> Tensor:
-        """Give the projected features `[tokens, d]` of a modality, in the order of their placeholders."""
+        """Return the projected features `[tokens, d]` of a modality, in the order of their placeholders."""
         parts = [item.reshape(-1, item.shape[-1]) for item in output.pooler_output]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def deliver(self, output: Any, features: Tensor, rows: Tensor) -> Any:
-        """Give an output of the same kind that holds fewer tokens.
+    def with_features(self, output: Any, features: Tensor, rows: Tensor) -> Any:
+        """Return an output of the same kind that holds fewer tokens.
 
         Args:
             output: of a modality.
@@ -260,8 +260,8 @@ class Decoder(ABC):
         """How many class tokens stand before the tower's patches."""
         return 0
 
-    def spread(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Give values of visual tokens `[tokens, c]`, in the order of their placeholders.
+    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
+        """Return values of visual tokens `[tokens, c]`, in the order of their placeholders.
 
         The default is for patches that are the tokens. Where several are joined in a token, it has
         their mean.
@@ -273,8 +273,8 @@ class Decoder(ABC):
         """
         return values.flatten(0, -2)
 
-    def shots(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
-        """Give how many pictures the vision encoder took for each image or video: tiles and frames count.
+    def encoded_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Return how many pictures the vision encoder took for each image or video: tiles and frames count.
 
         Args:
             modality: its name; none of what does not pass through the encoder at all.
@@ -285,7 +285,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Give where the tokens of each image or video are, int64 `[tokens, 4]`: tile, frame, row, column.
+        """Return where the tokens of each image or video are, int64 `[tokens, 4]`: tile, frame, row, column.
 
         A newline token's column is `NEWLINE`.
 
@@ -295,7 +295,7 @@ class Decoder(ABC):
             request: the caller's arguments: sizes and grids.
         """
 
-    def partner(self, query_encoder: object) -> Partner:
+    def text_tower(self, query_encoder: object) -> TextTower:
         """Load the text tower that shares a space with the vision tower.
 
         Raises:

@@ -14,10 +14,10 @@ from tokensieve.stage import Stage
 class Encoder(ABC):
     """A vision encoder whose blocks can carry fewer tokens."""
 
-    shortens: ClassVar[bool] = True
+    shortens_sequence: ClassVar[bool] = True
     """Whether the model goes on with a shorter sequence, and gives fewer tokens in the end. Where what follows needs
     every patch, blocks compute on fewer and hand on all."""
-    reduces: ClassVar[bool] = False
+    prunes_prompt: ClassVar[bool] = False
     """Whether a language model follows of which every patch is one token, and leaves with it."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,27 +40,27 @@ class Encoder(ABC):
 
     @abstractmethod
     def layout(self, n: int) -> Tensor:
-        """Give where the `n` patches of an image are, int64 `[n, 4]`: tile, frame, row, column."""
+        """Return where the `n` patches of an image are, int64 `[n, 4]`: tile, frame, row, column."""
 
     @property
-    def forbidden(self) -> tuple[str, ...]:
+    def refused_methods(self) -> tuple[str, ...]:
         """Methods of the model that assume a full grid and are refused while tokens are dropped."""
         return ()
 
     # A block in two parts, between which tokens are merged
 
     @property
-    def splits(self) -> bool:
+    def separates_mlp(self) -> bool:
         """Whether every block is an attention and then an MLP, each added to its input, as what follows here says."""
         return True
 
     @abstractmethod
-    def normed(self, block: int, x: Tensor) -> Tensor:
-        """Give what a block's attention takes of the tokens `x` `[batch, n, d]` that enter it."""
+    def attention_input(self, block: int, x: Tensor) -> Tensor:
+        """Return what a block's attention takes of the tokens `x` `[batch, n, d]` that enter it."""
 
     @abstractmethod
-    def attend(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Give tokens plus their attention.
+    def attention_block(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """Return tokens plus their attention.
 
         Args:
             block: the number of the block.
@@ -70,16 +70,16 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def feed(self, block: int, x: Tensor) -> Tensor:
-        """Give tokens plus what the block's MLP makes of them, `[batch, n, d]`."""
+    def mlp_block(self, block: int, x: Tensor) -> Tensor:
+        """Return tokens plus what the block's MLP makes of them, `[batch, n, d]`."""
 
     @abstractmethod
     def attention(self, block: int) -> nn.Module:
-        """Give the attention module of a block."""
+        """Return the attention module of a block."""
 
     @abstractmethod
     def width(self, block: int) -> int:
-        """Give the width of all heads of a block together."""
+        """Return the width of all heads of a block together."""
 
     @abstractmethod
     def key_projection(self, block: int) -> nn.Module:
@@ -87,7 +87,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def keys(self, block: int, projected: Tensor) -> Tensor:
-        """Give the mean of all heads' keys `[batch, n, d]` from what the projection gave."""
+        """Return the mean of all heads' keys `[batch, n, d]` from what the projection gave."""
 
     def refuses(self, stage: Stage) -> list[str]:
         """Say why this model cannot be pruned at the stage; nothing if it can."""

@@ -14,12 +14,12 @@ VISION_EVIDENCE = frozenset(
     }
 )
 DECODER_EVIDENCE = frozenset(
-    {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_WORDS}
+    {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT}
 )
 ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES, Evidence.VISION_KEYS})
 
 
 def decoder_evidence(block: int) -> frozenset[Evidence]:
-    """Give what the engine itself can collect at `decoder.block`."""
+    """Return what the engine itself can collect at `decoder.block`."""
     always = {Evidence.FEATURES, Evidence.QUERY, Evidence.TEXT_FEATURES, Evidence.GRID, Evidence.SIZES}
     return frozenset(always | (DECODER_EVIDENCE if block else set()))

@@ -23,5 +23,5 @@ class Video:
         return *self.frames[0].size, len(self.frames)
 
 
-Shown = Image.Image | Video
+ImageOrVideo = Image.Image | Video
 """A picture or a video."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Partner(Protocol):
+class TextTower(Protocol):
     """A text tower that shares a space with the model's vision tower."""
 
     space: str

@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def usable(name: str) -> bool:
-    """Tell whether a formula can say a name: an identifier, written as Python reads it."""
+    """Return whether a formula can say a name: an identifier, written as Python reads it."""
     return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.normalize("NFKC", name) == name
 
 
@@ -53,6 +53,6 @@ def broken(plugins: Iterable[Plugin]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """Give an error in a line: a stranger's message can be of any length."""
+    """Return an error in a line: a stranger's message can be of any length."""
     line = " ".join(str(error).split())
     return f"{type(error).__name__}: {line if len(line) <= 300 else line[:297] + '...'}"

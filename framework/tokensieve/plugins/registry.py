@@ -114,42 +114,42 @@ class Registry:
         return self._manager.hook
 
     def origin(self, kind: str, name: str) -> str:
-        """Give the plugin that brought something: a `strategy`, a `recipe`, an `adapter`, and so on."""
+        """Return the plugin that brought something: a `strategy`, a `recipe`, an `adapter`, and so on."""
         return self._origins[(kind, name)]
 
     def strategy(self, name: str) -> type[Strategy]:
-        """Give a strategy by name, or raise `UnknownStrategyError`."""
+        """Return a strategy by name, or raise `UnknownStrategyError`."""
         if name not in self._strategies:
             raise self._unknown(UnknownStrategyError, "strategy", name, self._strategies)
         return self._strategies[name]
 
     def composer(self, name: str) -> type[Composer]:
-        """Give a composer by name, or raise `UnknownComposerError`."""
+        """Return a composer by name, or raise `UnknownComposerError`."""
         if name not in self._composers:
             raise self._unknown(UnknownComposerError, "composer", name, self._composers)
         return self._composers[name]
 
     def recipe(self, name: str) -> Traversable:
-        """Give the file of a shipped recipe, or raise `UnknownRecipeError`."""
+        """Return the file of a shipped recipe, or raise `UnknownRecipeError`."""
         if name not in self._recipes:
             raise self._unknown(UnknownRecipeError, "shipped recipe", name, self._recipes)
         return self._recipes[name]
 
     def task(self, name: str) -> type[Task]:
-        """Give a task by name, or raise `UnknownTaskError`. `-` may stand for `_`."""
+        """Return a task by name, or raise `UnknownTaskError`. `-` may stand for `_`."""
         written = name.replace("-", "_")
         if written not in self._tasks:
             raise self._unknown(UnknownTaskError, "task", name, self._tasks)
         return self._tasks[written]
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Give a shipped checkpoint, or raise `UnknownCheckpointError`."""
+        """Return a shipped checkpoint, or raise `UnknownCheckpointError`."""
         if name not in self._checkpoints:
             raise self._unknown(UnknownCheckpointError, "shipped checkpoint", name, self._checkpoints)
         return self._checkpoints[name]
 
     def adapter_for(self, model: nn.Module) -> Adapter:
-        """Give the adapter of a model.
+        """Return the adapter of a model.
 
         Raises:
             UnsupportedModelError: if none matches, or more than one.
@@ -236,7 +236,7 @@ class Registry:
         self._add("geometry", self._geometries, name, file)
 
     def geometry(self, name: str) -> Traversable:
-        """Give the file of a geometry, or raise `UnknownGeometryError`."""
+        """Return the file of a geometry, or raise `UnknownGeometryError`."""
         if name not in self._geometries:
             raise self._unknown(UnknownGeometryError, "geometry", name, self._geometries)
         return self._geometries[name]
@@ -352,7 +352,7 @@ class Registry:
             self._current = BY_HAND
 
     def _for_all(self, message: str) -> PluginError:
-        """Give an error that stops the loading of plugins: nobody could tell which of two was meant."""
+        """Return an error that stops the loading of plugins: nobody could tell which of two was meant."""
         self._shared = PluginError(message)
         return self._shared
 
@@ -393,7 +393,7 @@ PROJECT_SPEC = f"{hookspecs.PROJECT}_spec"
 
 
 def default_registry() -> Registry:
-    """Give a new registry of everything installed.
+    """Return a new registry of everything installed.
 
     Raises:
         PluginError: if a plugin misspells a hook, or two plugins use one name.

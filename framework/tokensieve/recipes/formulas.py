@@ -12,13 +12,13 @@ from tokensieve.strategy import Strategy
 
 
 def strategies_of(stages: Sequence[Stage]) -> dict[Expression, None]:
-    """Give the distinct strategies of all formulas, in the order they are written."""
+    """Return the distinct strategies of all formulas, in the order they are written."""
     formulas = [formula for stage in stages for formula in (stage.select, stage.by) if formula is not None]
     return dict.fromkeys(leaf for formula in formulas for leaf in formula.strategies())
 
 
 def strategy_names(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) -> dict[Expression, str]:
-    """Give the name of every strategy: the one it has, or one made up."""
+    """Return the name of every strategy: the one it has, or one made up."""
     names: dict[Expression, str] = {}
     for name, strategy in strategies.items():
         names.setdefault(strategy, name)
@@ -32,7 +32,7 @@ def strategy_names(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) 
 
 
 def write_formula(expression: Expression, names: Mapping[Expression, str]) -> str:
-    """Give the formula of an expression whose strategies have these names."""
+    """Return the formula of an expression whose strategies have these names."""
     return expression.written(lambda leaf: names.get(leaf, repr(leaf)))
 
 

@@ -154,7 +154,7 @@ class Recipe(BaseModel):
         positions: Positions = "original",
         **stage: Any,
     ) -> Recipe:
-        """Give the recipe of a bare expression with a budget (`keep` or `r`), at one site or a range of them."""
+        """Return the recipe of a bare expression with a budget (`keep` or `r`), at one site or a range of them."""
         budget = {"r": stage.pop("r")} if keep is None and "r" in stage else {"keep": keep}
         try:
             return cls(name=name, positions=positions, stages=Stage.each(at=at, select=select, **budget, **stage))
@@ -162,7 +162,7 @@ class Recipe(BaseModel):
             raise RecipeError(first_mistake(error)) from None
 
     def replace(self, *, keep: object = None, **changes: Any) -> Recipe:
-        """Give a changed copy.
+        """Return a changed copy.
 
         Args:
             keep: a budget for a recipe of one stage, a list with one for each stage, or a count that names such
@@ -204,11 +204,11 @@ class Recipe(BaseModel):
     # Writing
 
     def names(self) -> dict[Expression, str]:
-        """Give the name of every strategy: its own under `strategies`, or one made up."""
+        """Return the name of every strategy: its own under `strategies`, or one made up."""
         return strategy_names(self.strategies, self.stages)
 
     def ranges(self) -> list[tuple[str, Stage]]:
-        """Give the stages with their sites as they are written, those alike at one site after the other as one."""
+        """Return the stages with their sites as they are written, those alike at one site after the other as one."""
         found: list[tuple[str, Stage]] = []
         first = last = self.stages[0].at
         for stage in self.stages:
@@ -221,11 +221,11 @@ class Recipe(BaseModel):
         return found
 
     def formula(self, expression: Expression) -> str:
-        """Give the formula of an expression of this recipe."""
+        """Return the formula of an expression of this recipe."""
         return write_formula(expression, self.names())
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the recipe as plain data, as YAML holds it; defaults are left out, and stages alike are a range."""
+        """Return the recipe as plain data, as YAML holds it; defaults are left out, and stages alike are a range."""
         strategies = {}
         for name, leaf in self.strategies.items():
             settings = leaf.model_dump(mode="json", exclude_defaults=True)
@@ -253,14 +253,14 @@ class Recipe(BaseModel):
         return head
 
     def dump(self, path: str | Path | None = None) -> str:
-        """Give the recipe as YAML, and write it to `path` if given; `loads` reads it back equal."""
+        """Return the recipe as YAML, and write it to `path` if given; `loads` reads it back equal."""
         text = yaml_lines.write(self.to_dict())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
     def hash(self) -> str:
-        """Give 16 hexadecimal digits that change with anything that changes a result.
+        """Return 16 hexadecimal digits that change with anything that changes a result.
 
         Every setting counts, defaults too; names of recipe and operands do not, nor do budgets not taken.
         """
@@ -289,5 +289,5 @@ class Recipe(BaseModel):
 
 
 def _canonical(value: object) -> object:
-    """Give a setting that JSON does not know in a form that is the same in every process."""
+    """Return a setting that JSON does not know in a form that is the same in every process."""
     return sorted(value, key=repr) if isinstance(value, (set, frozenset)) else str(value)

@@ -111,7 +111,7 @@ def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Fin
 
 
 def _at_most(site: Site) -> frozenset[Evidence]:
-    """Give what any model could offer at a site."""
+    """Return what any model could offer at a site."""
     if site.part == "encoder":
         return ENCODER_EVIDENCE
     return decoder_evidence(site.block) | VISION_EVIDENCE
@@ -216,7 +216,7 @@ _TIES: Expression = _Ties()
 
 
 def _sizes(stage: Stage) -> list[int]:
-    """Give how many tokens to try: only what holds for all of them is said.
+    """Return how many tokens to try: only what holds for all of them is said.
 
     Little more than every size in the formula, where all operands matter, and much more, where
     they rarely do; none if the sizes are too large to be tried.
@@ -234,7 +234,7 @@ def _sizes(stage: Stage) -> list[int]:
 
 
 def _random_tokens(sizes: list[int]) -> Tokens:
-    """Give several groups of every size, on a grid of four groups a column."""
+    """Return several groups of every size, on a grid of four groups a column."""
     width = max(sizes)
     counts = torch.tensor(sizes).repeat_interleave(max(3, min(16, 2048 // sum(sizes))))
     ids = torch.arange(width).expand(len(counts), width)

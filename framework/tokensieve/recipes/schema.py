@@ -16,7 +16,7 @@ _BUDGET = "^(auto|[1-9][0-9]*|[1-9][0-9]* */ *[1-9][0-9]*|([0-9]+\\.?[0-9]*|\\.[
 
 
 def schema(registry: Registry | None = None) -> dict[str, Any]:
-    """Give the JSON Schema of recipe files, with the parameters of every registered strategy."""
+    """Return the JSON Schema of recipe files, with the parameters of every registered strategy."""
     registry = registry or default_registry()
     operands: list[dict[str, Any]] = [
         {"type": "string", "enum": sorted(registry.strategies), "description": "a strategy with its defaults"}

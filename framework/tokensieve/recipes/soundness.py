@@ -98,6 +98,6 @@ def first_mistake(error: ValidationError) -> str:
 
 
 def kind_of_mistake(error: ValidationError) -> type[TokensieveError]:
-    """Give the kind of our own error inside pydantic's, if there is one."""
+    """Return the kind of our own error inside pydantic's, if there is one."""
     cause = error.errors()[0].get("ctx", {}).get("error")
     return type(cause) if isinstance(cause, BudgetError) else RecipeError

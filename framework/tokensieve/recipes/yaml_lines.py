@@ -33,7 +33,7 @@ class Document:
     lines: dict[Path, int]
 
     def line(self, path: Path) -> int:
-        """Give the line of the innermost part of `path` that is in the document."""
+        """Return the line of the innermost part of `path` that is in the document."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 return self.lines[path[:end]]
@@ -103,7 +103,7 @@ def read(text: str, source: str) -> Document:
 
 
 def write(data: Any) -> str:
-    """Give plain data as a YAML document, which `read` reads back equal."""
+    """Return plain data as a YAML document, which `read` reads back equal."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
 

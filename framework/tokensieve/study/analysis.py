@@ -47,19 +47,19 @@ class Results(Protocol):
     """What a report reads: the store is one, and so is anything in memory that has these."""
 
     def keys(self) -> Iterable[str]:
-        """Give the keys of all finished cells."""
+        """Return the keys of all finished cells."""
         raise NotImplementedError
 
     def read(self, key: str) -> tuple[Cell, list[Row]]:
-        """Give a finished cell."""
+        """Return a finished cell."""
         raise NotImplementedError
 
     def failures(self) -> Iterable[Failure]:
-        """Give the cells that did not finish."""
+        """Return the cells that did not finish."""
         raise NotImplementedError
 
     def plan(self) -> Mapping[str, Any]:
-        """Give `keys`, all cells in the study's order, and `skipped`, controls that do not apply; or nothing."""
+        """Return `keys`, all cells in the study's order, and `skipped`, controls that do not apply; or nothing."""
         raise NotImplementedError
 
 
@@ -96,7 +96,7 @@ class Kept(Sequence[tuple[tuple[int, ...], ...]]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[tuple[tuple[int, ...], ...]]: ...
     def __getitem__(self, place: int | slice) -> tuple[tuple[int, ...], ...] | Sequence[tuple[tuple[int, ...], ...]]:
-        """Give what a row kept, by stage."""
+        """Return what a row kept, by stage."""
         if isinstance(place, slice):
             return [self[number] for number in range(*place.indices(len(self)))]
         row = range(len(self))[place]
@@ -106,7 +106,7 @@ class Kept(Sequence[tuple[tuple[int, ...], ...]]):
         )
 
     def taken(self, order: Integers) -> Kept:
-        """Give it with its rows in an order."""
+        """Return it with its rows in an order."""
         return Kept.of([self[int(number)] for number in order])
 
 
@@ -206,47 +206,47 @@ class Arm:
 
     @cached_property
     def correct(self) -> Floats:
-        """Give float64 `[samples]`, each the mean over seeds."""
+        """Return float64 `[samples]`, each the mean over seeds."""
         return self._mean(lambda cell: cell.correct)
 
     @cached_property
     def per_layer(self) -> Floats:
-        """Give float64 `[samples]`, mean visual tokens per decoder layer."""
+        """Return float64 `[samples]`, mean visual tokens per decoder layer."""
         return self._mean(lambda cell: cell.tokens)
 
     @cached_property
     def recall(self) -> Floats:
-        """Give float64 `[samples]`, recall of needed tokens, NaN where it is not known."""
+        """Return float64 `[samples]`, recall of needed tokens, NaN where it is not known."""
         return self._mean(lambda cell: cell.recall)
 
     @property
     def tokens(self) -> float:
-        """Give the mean over samples of the mean visual tokens per decoder layer."""
+        """Return the mean over samples of the mean visual tokens per decoder layer."""
         return float(self.per_layer.mean())
 
     @property
     def flops(self) -> float:
-        """Give the mean counted FLOPs of a sample."""
+        """Return the mean counted FLOPs of a sample."""
         return float(self._mean(lambda cell: cell.flops).mean())
 
     @property
     def ms(self) -> float:
-        """Give the mean measured milliseconds of a sample."""
+        """Return the mean measured milliseconds of a sample."""
         return float(self._mean(lambda cell: cell.ms).mean())
 
     @property
     def selection_ms(self) -> float:
-        """Give the mean milliseconds of a sample spent selecting."""
+        """Return the mean milliseconds of a sample spent selecting."""
         return float(self._mean(lambda cell: cell.selection_ms).mean())
 
     @property
     def shape(self) -> str | None:
-        """Give where it cuts and to how many tokens, as a hash, or none."""
+        """Return where it cuts and to how many tokens, as a hash, or none."""
         return self.cells[0].cell.shape
 
     @property
     def label(self) -> str:
-        """Give its name with its budget."""
+        """Return its name with its budget."""
         return self.method if self.keep is None else f"{self.method} at {self.keep}"
 
     def _mean(self, column: Callable[[Measured], Floats]) -> Floats:
@@ -301,18 +301,18 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """Give what tells it from others in a heading."""
+        """Return what tells it from others in a heading."""
         return f"{self.model} on {self.task}"
 
     @cached_property
     def clusters(self) -> Integers:
-        """Give int64 `[samples]`: a number for the picture. Answers about one picture are not independent."""
+        """Return int64 `[samples]`: a number for the picture. Answers about one picture are not independent."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.images))}
         return np.array([numbers[name] for name in self.images], dtype=np.int64)
 
     @property
     def unpruned(self) -> Arm | None:
-        """Give the unpruned model, if it was measured."""
+        """Return the unpruned model, if it was measured."""
         return next((arm for arm in self.arms if arm.role == "unpruned"), None)
 
     @cached_property
@@ -328,7 +328,7 @@ class Comparison:
 
     @cached_property
     def headline_kinds(self) -> tuple[str, ...]:
-        """Give the types of question that count in the headline: those that the unpruned model is good at.
+        """Return the types of question that count in the headline: those that the unpruned model is good at.
 
         All of them, if it is good at none, or if there are no types.
         """
@@ -337,20 +337,20 @@ class Comparison:
 
     @property
     def left_out(self) -> dict[str, tuple[float, int]]:
-        """Give the types of question that do not count, with the unpruned model's share and their number."""
+        """Return the types of question that do not count, with the unpruned model's share and their number."""
         return {kind: found for kind, found in self.accuracies.items() if kind not in self.headline_kinds}
 
     @cached_property
     def headline(self) -> Mask:
-        """Give bool `[samples]`: which of them count in the headline."""
+        """Return bool `[samples]`: which of them count in the headline."""
         return np.isin(np.array(self.kinds), self.headline_kinds)
 
     def of_kind(self, kind: str) -> Mask:
-        """Give bool `[samples]`: which of them are of a type."""
+        """Return bool `[samples]`: which of them are of a type."""
         return np.isin(np.array(self.kinds), [kind])
 
     def interval(self, arm: Arm, kind: str | None = None) -> Interval:
-        """Give an arm's share of right answers with its interval.
+        """Return an arm's share of right answers with its interval.
 
         Args:
             arm: one of this comparison.
@@ -359,7 +359,7 @@ class Comparison:
         return self._intervals(kind)[id(arm)]
 
     def _intervals(self, kind: str | None) -> dict[int, Interval]:
-        """Give the intervals of all arms, drawn together once."""
+        """Return the intervals of all arms, drawn together once."""
         if kind not in self._drawn:
             mask = self.headline if kind is None else self.of_kind(kind)
             scores = np.array([arm.correct[mask] for arm in self.arms])
@@ -372,12 +372,12 @@ class Comparison:
         return {}
 
     def score(self, arm: Arm) -> float:
-        """Give an arm's share of right answers over the headline."""
+        """Return an arm's share of right answers over the headline."""
         return float(arm.correct[self.headline].mean())
 
     @cached_property
     def keeps(self) -> tuple[str, ...]:
-        """Give the budgets, the largest first by what the ledgers say."""
+        """Return the budgets, the largest first by what the ledgers say."""
         seen: dict[str, list[float]] = {}
         for arm in self.arms:
             if arm.keep is not None and arm.role != "inverted":
@@ -387,11 +387,11 @@ class Comparison:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Give the blocks: by budget from the largest, and within it by ledger, that of most arms first."""
+        """Return the blocks: by budget from the largest, and within it by ledger, that of most arms first."""
         return tuple(block for keep in self.keeps for block in self._blocks(keep))
 
     def block_of(self, arm: Arm) -> Block:
-        """Give the block that an arm is ranked in.
+        """Return the block that an arm is ranked in.
 
         Raises:
             StudyError: if it has no budget, so none.
@@ -402,12 +402,12 @@ class Comparison:
         raise StudyError(f"'{arm.label}' of {self.title} is in no block: it has no budget")
 
     def find(self, method: str, keep: str | None = None) -> Arm | None:
-        """Give the arm of a name at a budget, or none."""
+        """Return the arm of a name at a budget, or none."""
         return next((arm for arm in self.arms if arm.method == method and arm.keep == keep), None)
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Give the names of methods under comparison, in the study's order."""
+        """Return the names of methods under comparison, in the study's order."""
         return tuple(dict.fromkeys(arm.method for arm in self.arms if arm.role == "method"))
 
     def _blocks(self, keep: str) -> Iterator[Block]:
@@ -465,13 +465,13 @@ def collect(results: Results) -> tuple[Comparison, ...]:
 
 
 def _in_order(results: Results) -> list[str]:
-    """Give the keys of finished cells in the study's order."""
+    """Return the keys of finished cells in the study's order."""
     place = {key: number for number, key in enumerate(results.plan().get("keys", ()))}
     return sorted(results.keys(), key=lambda key: place.get(key, len(place)))
 
 
 def rivals(comparison: Comparison, arm: Arm) -> list[Rival]:
-    """Give the controls with an arm's ledger, the best first.
+    """Return the controls with an arm's ledger, the best first.
 
     Where a control has no cell with as many visual tokens per layer, as for a recipe that cuts inside the decoder,
     it is mixed: a share of the samples at its budget above and the others at its budget below, or unpruned, or
@@ -557,7 +557,7 @@ def _named(cell: Cell) -> str:
 
 
 def _ordered(measured: Measured, samples: tuple[str, ...]) -> Measured:
-    """Give a cell with its rows in the order of `samples`."""
+    """Return a cell with its rows in the order of `samples`."""
     if measured.samples == samples:
         return measured
     place = {name: number for number, name in enumerate(measured.samples)}

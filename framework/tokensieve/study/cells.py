@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.algebra.budget import Keep, count
-from tokensieve.checkpoints.loading import adapter_of, processor_of
-from tokensieve.checkpoints.ready import Ready
+from tokensieve.checkpoints.loading import load_adapter, load_processor
+from tokensieve.checkpoints.ready import LoadedModel
 from tokensieve.cost.geometry import Geometry
 from tokensieve.errors import BudgetError, StudyError, TokensieveError, UnsupportedModelError
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.pictures import Shown, Video
+from tokensieve.models.pictures import ImageOrVideo, Video
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import review
@@ -26,7 +26,7 @@ from tokensieve.study.resolution import NOT_SMALLER, size_for, visual_tokens
 from tokensieve.study.rows import FORMAT, Cell
 from tokensieve.study.sampling import spread
 from tokensieve.study.sources import checkpoint_hash, folder_of, partner_of, versions
-from tokensieve.study.spec import Asked, Budget, Method, Model, Study
+from tokensieve.study.spec import Budget, Method, Model, Study, TaskEntry
 from tokensieve.tasks.base import Sample, Task
 
 
@@ -47,7 +47,7 @@ class Job:
 
     cell: Cell
     model: Model
-    task: Asked
+    task: TaskEntry
     keep: Keep | None
     batch: int
     limit: int | None
@@ -114,7 +114,7 @@ class Opened:
 class _Task:
     """A task of a study: as it was asked for, made, with its samples and the card of those that are asked."""
 
-    asked: Asked
+    asked: TaskEntry
     task: Task
     samples: Sequence[Sample]
     card: dict[str, Any]
@@ -199,19 +199,19 @@ def plan(study: Study, registry: Registry, download: bool = False) -> Plan:
 
 
 def knows_needed(task: Task) -> bool:
-    """Tell whether a task can say which tokens an answer needs."""
+    """Return whether a task can say which tokens an answer needs."""
     return type(task).needed is not Task.needed
 
 
 def chosen(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """Give at most `limit` samples, evenly spread over types of question and over all of them."""
+    """Return at most `limit` samples, evenly spread over types of question and over all of them."""
     if limit is None or limit >= len(samples):
         return list(samples)
     return [samples[place] for place in spread([sample.kind for sample in samples], limit)]
 
 
 def sample_key(sample: str) -> int:
-    """Give the number from which a sample's random draws are made: another for every sample."""
+    """Return the number from which a sample's random draws are made: another for every sample."""
     return int.from_bytes(hashlib.sha256(sample.encode()).digest()[:8], "big") >> 1
 
 
@@ -225,7 +225,7 @@ def open_model(model: Model, registry: Registry, download: bool = False, place: 
         folder = folder_of(model.path, registry, model.revision, download)
         partner = partner_of(model, registry, download)
         if folder is not None:
-            adapter = adapter_of(folder, registry)
+            adapter = load_adapter(folder, registry)
         elif model.geometry is not None:
             adapter = registry.adapter_for(Geometry.load(registry.geometry(model.geometry)).model())
         else:
@@ -239,7 +239,7 @@ def open_model(model: Model, registry: Registry, download: bool = False, place: 
 
 
 def budgeted(recipe: Recipe, budget: Budget) -> Recipe:
-    """Give a recipe at a study's budget.
+    """Return a recipe at a study's budget.
 
     One budget is that of the last stage: of what the picture has, also where it is a fraction and earlier stages leave
     a part of it. A recipe's own `budgets` go first, and a list has one for each stage.
@@ -280,7 +280,7 @@ class _Smaller:
 
     def __init__(self, opened: Opened, asked: _Task) -> None:
         self._ready = None
-        self._picture: Shown | None = None
+        self._picture: ImageOrVideo | None = None
         sample = asked.samples[0]
         try:
             self._picture = asked.task.shown(sample)
@@ -289,7 +289,7 @@ class _Smaller:
             return
         if opened.folder is None or opened.adapter is None or isinstance(self._picture, Video):
             return
-        self._ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
+        self._ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)
         self._whole, _ = visual_tokens(self._ready, self._picture, sample.question)
 
     def refuses(self, budget: Budget | None) -> str | None:
@@ -316,7 +316,7 @@ class _Planner:
         self._shapes: dict[tuple[Any, ...], tuple[Recipe, Budget]] = {}
 
     def planned(self, needed: bool) -> _Planned:
-        """Give what is planned; `needed` says whether any task knows which tokens an answer needs."""
+        """Return what is planned; `needed` says whether any task knows which tokens an answer needs."""
         done = self._done
         done.entries += [_Entry("unpruned", "unpruned"), _Entry("text_only", "text_only")]
         cuts = list(self._cuts())
@@ -340,7 +340,7 @@ class _Planner:
         return done
 
     def _cuts(self) -> Iterator[tuple[Method, Budget, Recipe]]:
-        """Give every method at every budget, reviewed.
+        """Return every method at every budget, reviewed.
 
         Raises:
             StudyError: for a recipe that cannot run on the model.
@@ -411,13 +411,13 @@ class _Planner:
         self._done.entries += [_Entry(role, name, of, budget, seed, drawn, where) for seed, drawn in several]
 
     def _drawn(self, recipe: Recipe) -> list[tuple[int | None, Recipe]]:
-        """Give a recipe, or one for every seed where it draws."""
+        """Return a recipe, or one for every seed where it draws."""
         if not draws(recipe):
             return [(None, recipe)]
         return [(seed, reseeded(recipe, seed)) for seed in self._study.seeds]
 
     def _fits(self, role: str, of: str | None, budget: Budget, recipe: Recipe) -> bool:
-        """Tell whether a control can run on the model, and note why not."""
+        """Return whether a control can run on the model, and note why not."""
         for finding in review(recipe, self._opened.adapter):
             if finding.level == "error":
                 self._skip(role, of, budget, str(finding))
@@ -501,7 +501,7 @@ def _job(study: Study, opened: Opened, one: _Task, entry: _Entry) -> Job:
 
 
 def _found(model: Model) -> Model:
-    """Give a model whose folders are found from any other folder, too."""
+    """Return a model whose folders are found from any other folder, too."""
     paths = {"path": model.path, "query_encoder": model.query_encoder}
     folders = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).is_dir()}
     return model.model_copy(update=folders)

@@ -44,7 +44,7 @@ class Needed(Scorer):
     _told: Mapping[int, frozenset[int]] = PrivateAttr(default_factory=dict)
 
     def told(self, needed: Mapping[int, frozenset[int]]) -> Needed:
-        """Give a copy that knows the needed tokens by sample key."""
+        """Return a copy that knows the needed tokens by sample key."""
         copy = self.model_copy()
         copy._told = dict(needed)
         return copy
@@ -55,7 +55,7 @@ class Needed(Scorer):
         return frozenset()
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Give one to needed tokens, or minus one, and less than one to all."""
+        """Return one to needed tokens, or minus one, and less than one to all."""
         scores = draw(self.seed, tokens.keys, tokens.ids)
         for row, key in enumerate(tokens.keys.tolist()):
             ids = torch.tensor(sorted(self._told.get(key, ())), dtype=torch.int64, device=scores.device)
@@ -64,20 +64,20 @@ class Needed(Scorer):
 
 
 def alike(recipe: Recipe, select: Expression, name: str, rest: str = "drop") -> Recipe:
-    """Give a recipe that cuts where another does, and to as many tokens, by another choice."""
+    """Return a recipe that cuts where another does, and to as many tokens, by another choice."""
     changes = {"select": select, "by": None, "rest": rest}
     stages = tuple(stage.model_copy(update=changes) for stage in recipe.stages)
     return Recipe(name=name, positions=recipe.positions, stages=stages)
 
 
 def shape(recipe: Recipe) -> tuple[Any, ...]:
-    """Give what two recipes must share to cut alike: sites, budgets, groups and positions."""
+    """Return what two recipes must share to cut alike: sites, budgets, groups and positions."""
     stages = [(str(stage.at), str(stage.keep), stage.per, stage.newlines) for stage in recipe.stages]
     return recipe.positions, *stages
 
 
 def inverted(recipe: Recipe) -> Recipe:
-    """Give a recipe that keeps the worst instead of the best.
+    """Return a recipe that keeps the worst instead of the best.
 
     Raises:
         TokensieveError: if that cannot be: a set that is chosen for a budget has no order to turn around.
@@ -93,12 +93,12 @@ def inverted(recipe: Recipe) -> Recipe:
 
 
 def draws(recipe: Recipe) -> bool:
-    """Tell whether any strategy of a recipe makes random draws: whether it has a seed."""
+    """Return whether any strategy of a recipe makes random draws: whether it has a seed."""
     return any("seed" in type(leaf).model_fields for leaf in recipe.names() if isinstance(leaf, Strategy))
 
 
 def reseeded(recipe: Recipe, seed: int) -> Recipe:
-    """Give a recipe whose strategies draw by another seed."""
+    """Return a recipe whose strategies draw by another seed."""
 
     def changed(part: Expression) -> Expression:
         if isinstance(part, Strategy):
@@ -118,7 +118,7 @@ def reseeded(recipe: Recipe, seed: int) -> Recipe:
 
 
 def informed(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
-    """Give a recipe whose `Needed` strategies know the needed tokens by sample key."""
+    """Return a recipe whose `Needed` strategies know the needed tokens by sample key."""
     stages = tuple(
         stage.model_copy(update={"select": stage.select.told(needed)}) if isinstance(stage.select, Needed) else stage
         for stage in recipe.stages
@@ -127,7 +127,7 @@ def informed(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
 
 
 def recipe_of(cell: Cell, registry: Registry) -> Recipe | None:
-    """Give the recipe of a cell, or none where it has none.
+    """Return the recipe of a cell, or none where it has none.
 
     Controls that are told what answers need have a strategy that nobody registers: it is no method.
     """

@@ -109,7 +109,7 @@ def attempt(job: Job, store: Store, runner: Runner, since: float) -> Result:
 
 
 def _memory(error: Exception) -> bool:
-    """Tell whether memory ran out; accelerators say it in words."""
+    """Return whether memory ran out; accelerators say it in words."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
@@ -262,7 +262,7 @@ class _Pool:
         return _Worker(process, ours)
 
     def _give(self, worker: _Worker) -> None:
-        """Give a worker its next cell: of the model and task it has, or else of one that no other works on."""
+        """Return a worker its next cell: of the model and task it has, or else of one that no other works on."""
         worker.job = None
         if not self._left:
             return

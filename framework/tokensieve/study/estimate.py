@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokensieve.algebra.budget import count
-from tokensieve.checkpoints.loading import processor_of
-from tokensieve.checkpoints.ready import Ready, quiet
+from tokensieve.checkpoints.loading import load_processor
+from tokensieve.checkpoints.ready import LoadedModel, quiet
 from tokensieve.cost.geometry import Geometry, cost, layer_costs
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.errors import RefusedError
@@ -78,7 +78,7 @@ def _estimate(
     samples = chosen(first.task.task(registry).samples(), first.limit)
     visual, text, basis = None, TEXT, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
-        ready = Ready(opened.adapter.model, processor_of(opened.folder), opened.adapter)
+        ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)
         picture = first.task.task(registry).shown(samples[0])
         visual, text = visual_tokens(ready, picture, samples[0].question)
         basis = "the first sample's prompt"
@@ -89,7 +89,7 @@ def _estimate(
     if visual is not None and opened.adapter is not None:
         layers, encoder = layer_costs(opened.adapter), opened.adapter.encoder
         # No family's tower that tokens leave in takes videos.
-        reduces = encoder is not None and encoder.reduces and not samples[0].video
+        reduces = encoder is not None and encoder.prunes_prompt and not samples[0].video
         flops = sum(_flops(job, layers, visual, text, reduces, registry) for job in left) * len(samples)
     ms = _measured(store, [job for job in group if job.cell.key in finished])
     if ms is None and probe and opened.folder is not None:
@@ -116,7 +116,7 @@ def _flops(job: Job, layers: Sequence[LayerCost], visual: int, text: int, reduce
 
 
 def _measured(store: Store, jobs: Iterable[Job]) -> float | None:
-    """Give the mean milliseconds of a sample in cells that have run."""
+    """Return the mean milliseconds of a sample in cells that have run."""
     times = [row.ms for job in list(jobs)[:20] for row in store.read(job.cell.key)[1]]
     return sum(times) / len(times) if times else None
 

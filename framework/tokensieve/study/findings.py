@@ -235,7 +235,7 @@ def find(comparison: Comparison, registry: Registry) -> Findings:
 
 
 def anatomise(comparison: Comparison, registry: Registry) -> dict[str, Anatomy]:
-    """Give what each method is made of, where the registry can read its recipe."""
+    """Return what each method is made of, where the registry can read its recipe."""
     recipes: dict[str, Recipe] = {}
     for arm in comparison.arms:
         recipe = arm.cells[0].cell.recipe
@@ -274,7 +274,7 @@ def _anatomy(name: str, recipe: Recipe, alone: Mapping[tuple[str, Any], str]) ->
 
 
 def _spelled(recipe: Recipe, expression: Expression) -> str:
-    """Give a formula in the strategies' own names, or in the recipe's where two strategies share one."""
+    """Return a formula in the strategies' own names, or in the recipe's where two strategies share one."""
     names = [leaf.name for leaf in recipe.names() if isinstance(leaf, Strategy)]
     if len(set(names)) < len(recipe.names()):
         return recipe.formula(expression)
@@ -330,7 +330,7 @@ def _against(
 
 
 def _paired(comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]], where: Mask | None = None) -> list[Versus]:
-    """Give the paired differences of many pairs, `[samples]` each, over the headline or where it is said."""
+    """Return the paired differences of many pairs, `[samples]` each, over the headline or where it is said."""
     if not pairs:
         return []
     mask = comparison.headline if where is None else where
@@ -374,7 +374,7 @@ def _inverses(comparison: Comparison, methods: Sequence[Arm]) -> tuple[Alarm, ..
 
 
 def _detectable(comparison: Comparison, methods: Sequence[Arm]) -> float | None:
-    """Give what is detectable between a typical method and its best control, the median over methods and budgets."""
+    """Return what is detectable between a typical method and its best control, the median over methods and budgets."""
     mask, clusters = comparison.headline, comparison.clusters[comparison.headline]
     found = [
         inference.detectable(arm.correct[mask], rival.correct[mask], clusters)

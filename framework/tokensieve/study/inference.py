@@ -56,17 +56,17 @@ class Versus:
 
     @property
     def samples(self) -> int:
-        """Give how many samples were compared."""
+        """Return how many samples were compared."""
         return self.wins + self.ties + self.losses
 
 
 def half(interval: Interval) -> float:
-    """Give the larger distance of an interval's ends from its estimate, as in `87.3 ± 2.1`."""
+    """Return the larger distance of an interval's ends from its estimate, as in `87.3 ± 2.1`."""
     return max(interval.estimate - interval.low, interval.high - interval.estimate)
 
 
 def means(scores: Floats, clusters: Integers) -> list[Interval]:
-    """Give an interval for the mean of each row.
+    """Return an interval for the mean of each row.
 
     Args:
         scores: `[rows, samples]`, in [0, 1].
@@ -81,7 +81,7 @@ def means(scores: Floats, clusters: Integers) -> list[Interval]:
 
 
 def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
-    """Give the paired difference of each row of two arrays, corrected for their number.
+    """Return the paired difference of each row of two arrays, corrected for their number.
 
     Args:
         first: `[rows, samples]`, in [0, 1].
@@ -107,12 +107,12 @@ def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
 
 
 def corrected(found: Sequence[Versus]) -> list[Versus]:
-    """Give differences with Holm's correction over all of them, and the verdicts that follow."""
+    """Return differences with Holm's correction over all of them, and the verdicts that follow."""
     return [_judged(one, one.value, one.value) for one in _holm(found)]
 
 
 def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Versus]:
-    """Give each method's difference to the best of the controls, knowing that the same samples picked it.
+    """Return each method's difference to the best of the controls, knowing that the same samples picked it.
 
     To be better than the best is to be better than every control, and to be worse is to be worse than some. The
     p-value is of neither: twice the smaller of both sides', where the second counts the controls that were tried.
@@ -148,12 +148,12 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
 
 
 def corrected_best(found: Sequence[Versus]) -> list[Versus]:
-    """Give differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
+    """Return differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
     return [_judged(one, one.low, one.high) for one in _holm(found)]
 
 
 def _holm(found: Sequence[Versus]) -> list[Versus]:
-    """Give differences with their p-values corrected for their number."""
+    """Return differences with their p-values corrected for their number."""
     exact = iter(statistics.holm([one.mcnemar for one in found if one.mcnemar is not None]))
     return [
         replace(one, holm=p, mcnemar_holm=None if one.mcnemar is None else next(exact))
@@ -162,19 +162,19 @@ def _holm(found: Sequence[Versus]) -> list[Versus]:
 
 
 def _mcnemar(first: Floats, second: Floats) -> float | None:
-    """Give McNemar's exact p-value, or none where some answer is neither right nor wrong."""
+    """Return McNemar's exact p-value, or none where some answer is neither right nor wrong."""
     binary = np.isin([first, second], (0, 1)).all()
     return statistics.mcnemar(first, second).exact if binary else None
 
 
 def _judged(one: Versus, low: float, high: float) -> Versus:
-    """Give a difference with its verdict: better where `low` is above zero, worse where `high` is below."""
+    """Return a difference with its verdict: better where `low` is above zero, worse where `high` is below."""
     shown = one.holm <= 1 - LEVEL
     return replace(one, verdict="better" if shown and low > 0 else "worse" if shown and high < 0 else "open")
 
 
 def detectable(first: Floats, second: Floats, clusters: Integers) -> float | None:
-    """Give the smallest true difference that is found at 5 % with a power of 80 % between a pair like this.
+    """Return the smallest true difference that is found at 5 % with a power of 80 % between a pair like this.
 
     None if no difference would be.
     """
@@ -184,14 +184,14 @@ def detectable(first: Floats, second: Floats, clusters: Integers) -> float | Non
 
 
 def ranks(scores: Floats, clusters: Integers) -> list[Rank] | None:
-    """Give each row's rank by its mean, with the places that it may truly have; none with one picture or one row."""
+    """Return each row's rank by its mean, with the places that it may truly have; none with one picture or one row."""
     if len(scores) < 2 or len(set(clusters.tolist())) < 2:
         return None
     return list(statistics.rank_intervals(scores, _design(clusters, FEWER)))
 
 
 def record(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
-    """Give in how many blocks each row is surely better than each other; none where there is nothing to count."""
+    """Return in how many blocks each row is surely better than each other; none where there is nothing to count."""
     if not blocks or len(blocks[0][0]) < 2 or any(len(set(clusters.tolist())) < 2 for _, clusters in blocks):
         return None
     return statistics.win_tie_loss([(scores, _design(clusters, FEWER)) for scores, clusters in blocks])

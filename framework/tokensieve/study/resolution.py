@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from tokensieve.checkpoints.ready import Ready
-from tokensieve.models.pictures import Shown
+from tokensieve.checkpoints.ready import LoadedModel
+from tokensieve.models.pictures import ImageOrVideo
 
 NEAR = 0.8
 """A picture is as good as a budget if it has at most so many tokens, and no fewer than this part of them."""
@@ -17,8 +17,8 @@ _STRETCHES = (1.0, 1.07, 1 / 1.07, 1.15, 1 / 1.15)
 _STEPS = 7
 
 
-def visual_tokens(ready: Ready, picture: Shown | None, prompt: str = "?") -> tuple[int, int]:
-    """Give how many visual and how many text tokens the processor makes of a question about a picture or a video.
+def visual_tokens(ready: LoadedModel, picture: ImageOrVideo | None, prompt: str = "?") -> tuple[int, int]:
+    """Return how many visual and how many text tokens the processor makes of a question about a picture or a video.
 
     Args:
         ready: whose processor it is.
@@ -32,8 +32,8 @@ def visual_tokens(ready: Ready, picture: Shown | None, prompt: str = "?") -> tup
     return visual, ids.numel() - visual
 
 
-def size_for(ready: Ready, picture: Image.Image, budget: int) -> tuple[int, int] | None:
-    """Give the width and height at which a picture has as many visual tokens as a budget, or nearly.
+def size_for(ready: LoadedModel, picture: Image.Image, budget: int) -> tuple[int, int] | None:
+    """Return the width and height at which a picture has as many visual tokens as a budget, or nearly.
 
     Returns:
         None where the processor allows none; see `NEAR`.
@@ -48,7 +48,9 @@ def size_for(ready: Ready, picture: Image.Image, budget: int) -> tuple[int, int]
     return best[2] if best[0] >= NEAR * budget else None
 
 
-def _smaller(ready: Ready, picture: Image.Image, budget: int, stretch: float) -> Iterator[tuple[int, tuple[int, int]]]:
+def _smaller(
+    ready: LoadedModel, picture: Image.Image, budget: int, stretch: float
+) -> Iterator[tuple[int, tuple[int, int]]]:
     """Bisect the scale of a picture, and give every size with no more tokens than the budget."""
     low, high = 0.0, 1.0
     for _ in range(_STEPS):

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from tokensieve.algebra.budget import count
 from tokensieve.checkpoints.loading import load
-from tokensieve.checkpoints.ready import Ready, quiet
+from tokensieve.checkpoints.ready import LoadedModel, quiet
 from tokensieve.cost.language_model import LayerCost, prefill_flops
-from tokensieve.engine import Sights, prune, sharing
+from tokensieve.engine import VisionCache, prune, share_vision
 from tokensieve.errors import RefusedError, StudyError, TaskError, TokensieveError
 from tokensieve.evidence import NEWLINE
 from tokensieve.ledger.run import Run
-from tokensieve.models.pictures import Shown, Video
+from tokensieve.models.pictures import ImageOrVideo, Video
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
@@ -97,7 +97,7 @@ class _Loaded:
     """
 
     job: Job
-    ready: Ready
+    ready: LoadedModel
     partner: tuple[Any, Any] | None
     layers: tuple[LayerCost, ...]
     grids: dict[tuple[int, int], Grid | None] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class _Loaded:
     needed: dict[tuple[str, Grid], frozenset[int] | None] = field(default_factory=dict)
     texts: dict[tuple[tuple[int, ...] | None, str], tuple[int, int]] = field(default_factory=dict)
     warm: bool = False
-    sights: Sights | None = None
+    sights: VisionCache | None = None
     towers: dict[str, _Tower] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
 
@@ -116,8 +116,8 @@ class _Loaded:
         self.needed.clear()
         self.texts.clear()
 
-    def lengths(self, picture: Shown | None, question: str) -> tuple[int, int]:
-        """Give how many visual and how many text tokens a prompt has, which its picture's or video's size decides."""
+    def lengths(self, picture: ImageOrVideo | None, question: str) -> tuple[int, int]:
+        """Return how many visual and how many text tokens a prompt has, which its picture's or video's size decides."""
         key = None if picture is None else picture.size, question
         if key not in self.texts:
             self.texts[key] = visual_tokens(self.ready, picture, question)
@@ -178,7 +178,7 @@ class Runner:
         return cell, rows
 
     def probe(self, job: Job) -> float:
-        """Give the milliseconds a sample that the unpruned model takes for a batch of a cell's task."""
+        """Return the milliseconds a sample that the unpruned model takes for a batch of a cell's task."""
         register(job.plugins, self._registry)
         loaded = self._model(job)
         task, samples = self._samples(job)
@@ -196,7 +196,7 @@ class Runner:
         return outcome.ms
 
     def forget(self) -> None:
-        """Give back the memory of the model, such as after it ran out."""
+        """Return back the memory of the model, such as after it ran out."""
         if self._loaded is not None:
             self._loaded.stack.close()
         self._loaded = None
@@ -222,7 +222,7 @@ class Runner:
         layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
         loaded = _Loaded(job, ready, None if partner is None else _pair(partner, job, ready), layers)
         if job.share:
-            loaded.sights = loaded.stack.enter_context(sharing(ready.model, registry=self._registry))
+            loaded.sights = loaded.stack.enter_context(share_vision(ready.model, registry=self._registry))
         self._loaded = loaded
         return loaded
 
@@ -244,7 +244,7 @@ class Runner:
         recipe: Recipe | None,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[Shown],
+        pictures: Sequence[ImageOrVideo],
     ) -> _Outcome:
         ready, role = loaded.ready, job.cell.role
         if task.compares:
@@ -294,7 +294,7 @@ class Runner:
         outcome = self._forward(loaded.ready, inputs, task, run)
         return replace(outcome, ms=outcome.ms + tower.ms, shared=True)
 
-    def _forward(self, ready: Ready, inputs: Mapping[str, Any], task: Task, run: Run | None) -> _Outcome:
+    def _forward(self, ready: LoadedModel, inputs: Mapping[str, Any], task: Task, run: Run | None) -> _Outcome:
         """Answer a batch: by one forward pass where an answer is one token."""
         model = ready.model
         rows, length = inputs["input_ids"].shape
@@ -311,7 +311,7 @@ class Runner:
         return _Outcome([Answer(t, one) for t, one in zip(texts, logits, strict=True)], watch.ms / rows, run)
 
     def _compare(
-        self, job: Job, loaded: _Loaded, task: Task, batch: Sequence[Sample], pictures: Sequence[Shown]
+        self, job: Job, loaded: _Loaded, task: Task, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo]
     ) -> None:
         """Ask the unpruned model, once for every sample."""
         if all((job.task.name, sample.id) in loaded.unpruned for sample in batch):
@@ -321,7 +321,7 @@ class Runner:
         for sample, answer in zip(batch, outcome.answers, strict=True):
             loaded.unpruned[job.task.name, sample.id] = answer
 
-    def _smaller(self, job: Job, loaded: _Loaded, picture: Shown) -> Image.Image:
+    def _smaller(self, job: Job, loaded: _Loaded, picture: ImageOrVideo) -> Image.Image:
         if isinstance(picture, Video):
             raise StudyError(NOT_SMALLER)
         if job.keep is None:
@@ -342,7 +342,7 @@ class Runner:
         loaded: _Loaded,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[Shown],
+        pictures: Sequence[ImageOrVideo],
         keys: Sequence[int],
     ) -> dict[int, frozenset[int]]:
         found = {}
@@ -359,7 +359,7 @@ class Runner:
         loaded: _Loaded,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[Shown],
+        pictures: Sequence[ImageOrVideo],
         outcome: _Outcome,
     ) -> Iterator[Row]:
         role = job.cell.role
@@ -396,7 +396,7 @@ class Runner:
             )
 
 
-def _pair(folder: Path, job: Job, ready: Ready) -> tuple[Any, Any]:
+def _pair(folder: Path, job: Job, ready: LoadedModel) -> tuple[Any, Any]:
     """Load a two-tower model, to where the other one is, and its tokenizer."""
     from transformers import AutoModel, AutoTokenizer
 
@@ -431,18 +431,18 @@ class _Watch:
 
 
 def _now(model: Any) -> float:
-    """Give the time in seconds, once the model's device has done what it was asked."""
+    """Return the time in seconds, once the model's device has done what it was asked."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     return time.perf_counter()
 
 
 def _alike(one: Job, other: Job) -> bool:
-    """Tell whether two jobs run on the same model in the same way."""
+    """Return whether two jobs run on the same model in the same way."""
     return (one.model, one.cell.model_hash, one.share) == (other.model, other.cell.model_hash, other.share)
 
 
-def _picture(task: Task, sample: Sample) -> Shown:
+def _picture(task: Task, sample: Sample) -> ImageOrVideo:
     try:
         return task.shown(sample)
     except TokensieveError:
@@ -452,7 +452,7 @@ def _picture(task: Task, sample: Sample) -> Shown:
         raise TaskError(f"the picture of '{sample.id}' cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Shown) -> frozenset[int] | None:
+def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: ImageOrVideo) -> frozenset[int] | None:
     grid = _grid(loaded, picture)
     if grid is None:
         return None
@@ -462,8 +462,8 @@ def _needed(loaded: _Loaded, task: Task, sample: Sample, picture: Shown) -> froz
     return loaded.needed[sample.id, grid]
 
 
-def _grid(loaded: _Loaded, picture: Shown) -> Grid | None:
-    """Give rows and columns of a picture's visual tokens, where they are one grid; pictures of a size have the same."""
+def _grid(loaded: _Loaded, picture: ImageOrVideo) -> Grid | None:
+    """Return rows and columns of a picture's visual tokens, where they are one grid."""
     if isinstance(picture, Video):
         return None
     if picture.size not in loaded.grids:
@@ -471,7 +471,7 @@ def _grid(loaded: _Loaded, picture: Shown) -> Grid | None:
     return loaded.grids[picture.size]
 
 
-def _layout(ready: Ready, picture: Image.Image) -> Grid | None:
+def _layout(ready: LoadedModel, picture: Image.Image) -> Grid | None:
     decoder = ready.adapter.decoder
     if decoder is None:
         return None
@@ -489,9 +489,9 @@ def _layout(ready: Ready, picture: Image.Image) -> Grid | None:
 
 
 def _sizes(
-    job: Job, loaded: _Loaded, batch: Sequence[Sample], pictures: Sequence[Shown], run: Run | None
+    job: Job, loaded: _Loaded, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo], run: Run | None
 ) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Give text tokens, visual tokens, and visual tokens by layer, of every sample."""
+    """Return text tokens, visual tokens, and visual tokens by layer, of every sample."""
     depth = len(loaded.layers)
     if run is not None:
         latest = run.latest
@@ -532,7 +532,7 @@ def _notes(run: Run | None) -> list[str]:
 
 
 def _recall(needed: frozenset[int] | None, role: str, run: Run | None, row: int) -> float | None:
-    """Give the part of the needed tokens that the last layers still had."""
+    """Return the part of the needed tokens that the last layers still had."""
     if not needed:
         return None
     if run is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def spread(kinds: Sequence[str], count: int) -> list[int]:
-    """Give at most `count` places, evenly spread over types of question, and within each over the task.
+    """Return at most `count` places, evenly spread over types of question, and within each over the task.
 
     Tasks ask their types in turn, so evenly spaced samples could all be of one.
 

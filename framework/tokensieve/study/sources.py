@@ -25,7 +25,7 @@ _HEARD = ("study/runner.py", "study/controls.py")
 
 
 def folder_of(path: str, registry: Registry, revision: str | None = None, download: bool = False) -> Path | None:
-    """Give the folder of a checkpoint: a shipped one's, a folder itself, or a copy of a hub's repository.
+    """Return the folder of a checkpoint: a shipped one's, a folder itself, or a copy of a hub's repository.
 
     Args:
         path: a name, a folder, or `owner/name`.
@@ -62,7 +62,7 @@ def folder_of(path: str, registry: Registry, revision: str | None = None, downlo
 
 
 def partner_of(model: Model, registry: Registry, download: bool = False) -> Path | None:
-    """Give the folder of a model's query encoder, or none where it has none, or it is not here."""
+    """Return the folder of a model's query encoder, or none where it has none, or it is not here."""
     if model.query_encoder is not None:
         return folder_of(model.query_encoder, registry, download=download)
     shipped = registry.checkpoints.get(model.path)
@@ -70,7 +70,7 @@ def partner_of(model: Model, registry: Registry, download: bool = False) -> Path
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """Give sixteen hex digits of everything that decides what a checkpoint answers."""
+    """Return sixteen hex digits of everything that decides what a checkpoint answers."""
     files = sorted(file for file in folder.iterdir() if any(fnmatch(file.name, one) for one in (*READ, *TEMPLATES)))
     total = hashlib.sha256()
     for file in files:
@@ -81,7 +81,7 @@ def checkpoint_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _content(file: Path, size: int, changed: int) -> str:
-    """Give the SHA-256 of a file; its size and time make a new version a new entry."""
+    """Return the SHA-256 of a file; its size and time make a new version a new entry."""
     blob = file.resolve()
     # The hub's cache names large files by just that.
     if blob != file and blob.parent.name == "blobs" and len(blob.name) == 64:
@@ -91,7 +91,7 @@ def _content(file: Path, size: int, changed: int) -> str:
 
 
 def code_hash(kinds: Iterable[type]) -> str:
-    """Give sixteen hex digits of the code that decides rows: the framework's, and that of the packages of `kinds`."""
+    """Return sixteen hex digits of the code that decides rows: the framework's, and that of the packages of `kinds`."""
     packages = {kind.__module__.partition(".")[0] for kind in kinds} | {"tokensieve"}
     total = hashlib.sha256()
     for package in sorted(packages):
@@ -122,7 +122,7 @@ def _modules(found: Path) -> Iterator[tuple[str, Path]]:
 
 
 def versions(kinds: Iterable[type]) -> dict[str, str]:
-    """Give the versions of what decides rows: code by its content, libraries by name."""
+    """Return the versions of what decides rows: code by its content, libraries by name."""
     return {"code": code_hash(kinds), **_libraries(), "python": platform.python_version()}
 
 

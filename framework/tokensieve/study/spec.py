@@ -63,7 +63,7 @@ class Budget(BaseModel):
         return cls(keeps=keeps)
 
     def written(self) -> Any:
-        """Give the form in which a study writes it."""
+        """Return the form in which a study writes it."""
         written = [keep.written() for keep in self.keeps]
         return OWN if not written else written[0] if len(written) == 1 else written
 
@@ -123,7 +123,7 @@ class Method(BaseModel):
     models: tuple[str, ...] | None = None
 
 
-class Asked(BaseModel):
+class TaskEntry(BaseModel):
     """A task of a study.
 
     Attributes:
@@ -214,7 +214,7 @@ class Study(BaseModel):
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: tuple[Method, ...] = ()
     keep: tuple[Budget, ...] = ()
-    tasks: tuple[Asked, ...] = Field(min_length=1)
+    tasks: tuple[TaskEntry, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     batch: int = Field(default=16, ge=1)
     limit: int | None = Field(default=None, ge=1)
@@ -231,7 +231,7 @@ class Study(BaseModel):
         return self
 
     def place(self, key: str, number: int) -> str:
-        """Give where an entry stands, ` (PATH:LINE)`, or nothing for a study that was in no file."""
+        """Return where an entry stands, ` (PATH:LINE)`, or nothing for a study that was in no file."""
         return self._places.get((key, number), "")
 
     def __eq__(self, other: object) -> bool:
@@ -280,7 +280,7 @@ class Study(BaseModel):
         return _Reader(document, registry or default_registry(), source).study()
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the study as plain data, recipes written out, ready for YAML."""
+        """Return the study as plain data, recipes written out, ready for YAML."""
         data: dict[str, Any] = {"name": self.name}
         if self.plugins:
             data["plugins"] = list(self.plugins)
@@ -300,12 +300,12 @@ class Study(BaseModel):
         return data | {"controls": controls}
 
     def dump(self) -> str:
-        """Give the study as YAML; `loads` reads it back equal."""
+        """Return the study as YAML; `loads` reads it back equal."""
         return yaml_lines.write(self.to_dict())
 
 
 def _only(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the models that an entry is for, where it says so."""
+    """Return the models that an entry is for, where it says so."""
     models = entry.get("models")
     return {} if models is None else {"models": [models] if isinstance(models, str) else models}
 
@@ -315,7 +315,7 @@ def _model_written(model: Model) -> dict[str, Any]:
     return model.model_dump(exclude_defaults=True, exclude={"keep"}) | own
 
 
-def _task_written(task: Asked) -> dict[str, Any]:
+def _task_written(task: TaskEntry) -> dict[str, Any]:
     own = {} if task.models is None else {"models": list(task.models)}
     return {"name": task.name, "use": task.use, **own, **task.fields}
 
@@ -398,7 +398,7 @@ def override(data: dict[Any, Any], setting: str) -> None:
 
 
 def _entry(entries: list[Any], step: str, kind: str, setting: str) -> Any:
-    """Give the entry of a list that has a name or a number; a bare name becomes a mapping."""
+    """Return the entry of a list that has a name or a number; a bare name becomes a mapping."""
     bare = "path" if kind == "models" else "use"
     for place, entry in enumerate(entries):
         names = [entry.get(key) for key in ("name", "use", "path")] if isinstance(entry, dict) else [entry]
@@ -536,12 +536,12 @@ class _Reader:
             data["budgets"] = {int(key) if str(key).isdecimal() else key: v for key, v in data["budgets"].items()}
         return Recipe.read(yaml_lines.Document(data, lines), self._registry, self._source)
 
-    def _task(self, entry: Any, path: yaml_lines.Path) -> Asked:
+    def _task(self, entry: Any, path: yaml_lines.Path) -> TaskEntry:
         data = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(data, dict) or not isinstance(data.get("use"), str):
             raise self._error(StudyError, "a task is a name, or a mapping with use: NAME and its settings", path)
         try:
-            asked = Asked.of(data)
+            asked = TaskEntry.of(data)
             asked.task(self._registry)
         except ValidationError as error:
             raise self._invalid(error, path) from None

@@ -66,17 +66,17 @@ class Store:
     # Reading
 
     def keys(self) -> list[str]:
-        """Give the keys of the finished cells of the latest plan, sorted; of all of them, where none was written."""
+        """Return the keys of the finished cells of the latest plan, sorted; of all of them, where none was written."""
         planned = self.plan().get("keys")
         finished = self.finished()
         return sorted(finished if planned is None else finished & set(planned))
 
     def finished(self) -> set[str]:
-        """Give the keys of all finished cells, also of those that an earlier study or version of the code left."""
+        """Return the keys of all finished cells, also of those that an earlier study or version of the code left."""
         return set(self._names("cells", ".parquet"))
 
     def has(self, key: str) -> bool:
-        """Tell whether a cell is finished."""
+        """Return whether a cell is finished."""
         if self._local:
             return Path(self._root, "cells", f"{key}.parquet").exists()
         # Nothing that was listed before may answer for what others wrote since.
@@ -84,7 +84,7 @@ class Store:
         return bool(self._fs.exists(f"{self._root}/cells/{key}.parquet"))
 
     def cells(self) -> Iterator[Cell]:
-        """Give the cells of `keys`, without their rows."""
+        """Return the cells of `keys`, without their rows."""
         import pyarrow.parquet as pq
 
         for key in self.keys():
@@ -92,7 +92,7 @@ class Store:
                 yield _cell(pq.read_schema(file).metadata, key)
 
     def read(self, key: str) -> tuple[Cell, list[Row]]:
-        """Give a finished cell and its rows.
+        """Return a finished cell and its rows.
 
         Raises:
             StudyError: if there is no such cell, or its file is none.
@@ -110,7 +110,7 @@ class Store:
         return _cell(table.schema.metadata, key), [_row(line) for line in table.to_pylist()]
 
     def failures(self) -> list[Failure]:
-        """Give why cells of the latest plan did not finish, where they did not."""
+        """Return why cells of the latest plan did not finish, where they did not."""
         planned = self.plan().get("keys")
         finished = self.finished()
         found = []
@@ -123,14 +123,14 @@ class Store:
         return found
 
     def failed_since(self, key: str, moment: float) -> bool:
-        """Tell whether a cell failed after a moment, in seconds since 1970."""
+        """Return whether a cell failed after a moment, in seconds since 1970."""
         try:
             return float(json.loads(self._text(f"failures/{key}.json"))["at"]) > moment
         except FileNotFoundError:
             return False
 
     def study(self) -> str:
-        """Give the study as YAML.
+        """Return the study as YAML.
 
         Raises:
             StudyError: if none was written.
@@ -141,7 +141,7 @@ class Store:
             raise StudyError(f"{self.path} is no folder of a study: it has no study.yaml") from None
 
     def plan(self) -> dict[str, Any]:
-        """Give the latest plan: `keys` of its cells and `skipped` controls; nothing where none was written."""
+        """Return the latest plan: `keys` of its cells and `skipped` controls; nothing where none was written."""
         try:
             plan: dict[str, Any] = json.loads(self._text("plan.json"))
         except FileNotFoundError:
@@ -325,7 +325,7 @@ def _put(file: Path, content: bytes, replace: bool) -> bool:
 
 
 def schema() -> pa.Schema:
-    """Give the columns of a cell's file: the fields of `Row`, in their order."""
+    """Return the columns of a cell's file: the fields of `Row`, in their order."""
     import pyarrow as pa
 
     kinds: dict[str, pa.DataType] = {

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from tokensieve.models.pictures import Shown, Video
+from tokensieve.models.pictures import ImageOrVideo, Video
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Task(BaseModel):
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
-        """Give the samples, always the same ones in the same order.
+        """Return the samples, always the same ones in the same order.
 
         Raises:
             TaskError: if what they are made of cannot be read; says which file and line.
@@ -93,22 +93,22 @@ class Task(BaseModel):
 
     @abstractmethod
     def picture(self, sample: Sample) -> Image.Image:
-        """Give a sample's picture, RGB; of a video one that stands for it where a page has room for one.
+        """Return a sample's picture, RGB; of a video one that stands for it where a page has room for one.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
         """
 
     def video(self, sample: Sample) -> Video | None:
-        """Give a sample's video, or none where it is about a picture.
+        """Return a sample's video, or none where it is about a picture.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
         """
         return None
 
-    def shown(self, sample: Sample) -> Shown:
-        """Give what a model is shown: the sample's video if it has one, else its picture.
+    def shown(self, sample: Sample) -> ImageOrVideo:
+        """Return what a model is shown: the sample's video if it has one, else its picture.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
@@ -130,7 +130,7 @@ class Task(BaseModel):
         """
 
     def summary(self, grades: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
-        """Give what the grades of many samples come to: their means, where a measure is nothing else.
+        """Return what the grades of many samples come to: their means, where a measure is nothing else.
 
         A task whose measures are no means of samples, such as F1, gives those too.
 
@@ -143,7 +143,7 @@ class Task(BaseModel):
         return {name: float(values.mean()) for name, values in grades.items()}
 
     def needed(self, sample: Sample, rows: int, columns: int) -> Collection[int] | None:
-        """Give the visual tokens that an answer needs, or none where that is not known.
+        """Return the visual tokens that an answer needs, or none where that is not known.
 
         Args:
             sample: what is asked.
@@ -156,14 +156,14 @@ class Task(BaseModel):
         return None
 
     def card(self) -> dict[str, Any]:
-        """Give the protocol: everything that must agree before two numbers may stand in one table.
+        """Return the protocol: everything that must agree before two numbers may stand in one table.
 
         A task that reads files adds what identifies their content.
         """
         return {"task": self.name, "version": self.version, **self.model_dump(mode="json")}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Give a copy, with other values for some fields, which are not checked.
+        """Return a copy, with other values for some fields, which are not checked.
 
         What a task remembers of its files (a `cached_property`) stays behind: the copy may be of others.
         """
@@ -174,13 +174,13 @@ class Task(BaseModel):
         return copied
 
     def hash(self) -> str:
-        """Give twelve hex digits that stand for the card."""
+        """Return twelve hex digits that stand for the card."""
         text = json.dumps(self.card(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def columns(grades: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
-    """Give the grades of samples as `Task.summary` takes them: by name, float64 `[samples]`.
+    """Return the grades of samples as `Task.summary` takes them: by name, float64 `[samples]`.
 
     Args:
         grades: what `Task.grade` gave, at least one, all of the same names.

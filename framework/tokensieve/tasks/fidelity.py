@@ -82,7 +82,7 @@ class Fidelity(Task):
         return files.identity(Path(self.images), self._pictures)
 
     def samples(self) -> Sequence[Sample]:
-        """Give every prompt for every picture; ids are `picture#prompt`, prompts counted from 1.
+        """Return every prompt for every picture; ids are `picture#prompt`, prompts counted from 1.
 
         Raises:
             TaskError: if there is no picture.
@@ -94,7 +94,7 @@ class Fidelity(Task):
         ]
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Give a sample's picture, RGB.
+        """Return a sample's picture, RGB.
 
         Raises:
             TaskError: if it cannot be read.
@@ -116,7 +116,7 @@ class Fidelity(Task):
         }
 
     def card(self) -> dict[str, Any]:
-        """Give the protocol, and a hash of the pictures' names and sizes instead of where they are."""
+        """Return the protocol, and a hash of the pictures' names and sizes instead of where they are."""
         card = super().card()
         del card["images"]
         return card | {
@@ -127,7 +127,7 @@ class Fidelity(Task):
 
 
 def divergence(unpruned: Tensor, pruned: Tensor) -> float:
-    """Give KL(unpruned || pruned) of two next-token distributions, in nats.
+    """Return KL(unpruned || pruned) of two next-token distributions, in nats.
 
     Args:
         unpruned: logits `[vocabulary]`; -inf is a token that is ruled out.

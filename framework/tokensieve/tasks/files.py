@@ -42,7 +42,7 @@ def picture(file: Path, longest_side: int | None = None) -> Image.Image:
 
 
 def pictures_in(folder: Path) -> tuple[str, ...]:
-    """Give the names of the pictures in a folder and the folders in it, sorted, without hidden ones.
+    """Return the names of the pictures in a folder and the folders in it, sorted, without hidden ones.
 
     Raises:
         TaskError: if there is no such folder, or no picture in it.
@@ -60,7 +60,7 @@ def pictures_in(folder: Path) -> tuple[str, ...]:
 
 
 def frames_in(folder: Path) -> tuple[str, ...]:
-    """Give the names of the pictures right in a folder, without hidden ones; `9.png` comes before `10.png`."""
+    """Return the names of the pictures right in a folder, without hidden ones; `9.png` comes before `10.png`."""
     names = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != "."]
 
     def parts(name: str) -> list[str | int]:
@@ -71,14 +71,14 @@ def frames_in(folder: Path) -> tuple[str, ...]:
 
 
 def evenly(names: Sequence[str], count: int | None) -> list[str]:
-    """Give so many of the names, evenly from the first to the last; all if none, some twice if there are too few."""
+    """Return so many of the names, evenly from the first to the last; all if none, some twice if there are too few."""
     if count is None:
         return list(names)
     return [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:
-    """Give hex digits that stand for pictures: their names and sizes in bytes, and which are missing.
+    """Return hex digits that stand for pictures: their names and sizes in bytes, and which are missing.
 
     Not for all that is in them: a hundred thousand pictures would have to be read before every study.
     """
@@ -95,7 +95,7 @@ def _size(file: Path) -> int | None:
 
 
 def digest(content: bytes) -> str:
-    """Give the SHA-256 of content, in hex digits."""
+    """Return the SHA-256 of content, in hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -108,5 +108,5 @@ def drawn(names: Sequence[str], count: int, seed: int) -> frozenset[str]:
 
 
 def absolute(path: str) -> str:
-    """Give the same place, whatever folder another process works in."""
+    """Return the same place, whatever folder another process works in."""
     return str(Path(path).expanduser().absolute())

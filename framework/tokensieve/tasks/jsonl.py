@@ -219,7 +219,7 @@ class VqaJsonl(Task):
         return Path(self.path).parent if self.images is None else Path(self.images)
 
     def samples(self) -> Sequence[Sample]:
-        """Give the samples in the order of the file.
+        """Return the samples in the order of the file.
 
         Raises:
             TaskError: if the file cannot be read, or a line of it cannot be used.
@@ -227,7 +227,7 @@ class VqaJsonl(Task):
         return self._content.samples
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Give a sample's picture, RGB, or the middle frame of its video.
+        """Return a sample's picture, RGB, or the middle frame of its video.
 
         Raises:
             TaskError: if it cannot be read.
@@ -236,7 +236,7 @@ class VqaJsonl(Task):
         return files.picture(self.folder / shown[len(shown) // 2], self.longest_side)
 
     def video(self, sample: Sample) -> Video | None:
-        """Give a sample's video, or none where it is about a picture.
+        """Return a sample's video, or none where it is about a picture.
 
         Raises:
             TaskError: if a frame cannot be read, or frames are of several sizes.
@@ -252,7 +252,7 @@ class VqaJsonl(Task):
         return Video(tuple(frames[name] for name in shown))
 
     def _shown(self, sample: Sample) -> list[str]:
-        """Give the files of what a model is shown."""
+        """Return the files of what a model is shown."""
         names = self._files(sample)
         if not names:
             raise TaskError(f"there is no picture in {self.folder / sample.image}, which should hold a video's frames")
@@ -276,14 +276,14 @@ class VqaJsonl(Task):
         return grade
 
     def summary(self, grades: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
-        """Give the means; for `yes_no` accuracy with precision, recall, F1 and the share of yes, as POPE does."""
+        """Return the means; for `yes_no` accuracy with precision, recall, F1 and the share of yes, as POPE does."""
         if self.metric != "yes_no":
             return super().summary(grades)
         means = super().summary({name: grades[name] for name in ("yes_no", "understood")})
         return {**means, **metrics.detection(grades["said_yes"], grades["is_yes"])}
 
     def card(self) -> dict[str, Any]:
-        """Give the protocol, and hashes of the file and of the pictures' names and sizes instead of where they are."""
+        """Return the protocol, and hashes of the file and of the pictures' names and sizes, without paths."""
         card = super().card()
         del card["path"], card["images"]
         return card | {
@@ -304,7 +304,7 @@ class VqaJsonl(Task):
         return files.identity(self.folder, (name for sample in self._content.samples for name in self._files(sample)))
 
     def _files(self, sample: Sample) -> tuple[str, ...]:
-        """Give the files of a sample's picture or video, by their places under the folder."""
+        """Return the files of a sample's picture or video, by their places under the folder."""
         if len(sample.video) == 1 and (self.folder / sample.image).is_dir():
             return tuple(f"{sample.image}/{name}" for name in files.frames_in(self.folder / sample.image))
         return sample.video or (sample.image,)
@@ -395,7 +395,7 @@ class VqaJsonl(Task):
             self._refuse(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}", number)
 
     def _choices(self, line: _Line, number: int) -> tuple[str, ...]:
-        """Give the right choices by their text, given by text or by letter."""
+        """Return the right choices by their text, given by text or by letter."""
         texts = [metrics.plain(choice) for choice in line.choices]
         letters = metrics.LETTERS[: len(texts)]
         if not 2 <= len(texts) <= len(metrics.LETTERS) or len(set(texts)) < len(texts) or "" in texts:
@@ -415,7 +415,7 @@ class VqaJsonl(Task):
         return tuple(right)
 
     def _subset(self, ids: list[str]) -> tuple[frozenset[str], str | int | None]:
-        """Give the ids that are asked for, and what stands for them in the card."""
+        """Return the ids that are asked for, and what stands for them in the card."""
         if self.subset is None:
             return frozenset(ids), None
         if isinstance(self.subset, int):

@@ -26,12 +26,12 @@ Said = Literal["yes", "no"]
 
 
 def plain(text: str) -> str:
-    """Give a text in lower case, with single spaces and without a period at the end."""
+    """Return a text in lower case, with single spaces and without a period at the end."""
     return " ".join(text.lower().split()).removesuffix(".").rstrip()
 
 
 def exact_match(answer: str, answers: Sequence[str]) -> float:
-    """Give 1 if an answer is one of the right ones, but for case, spaces and a period at the end.
+    """Return 1 if an answer is one of the right ones, but for case, spaces and a period at the end.
 
     Args:
         answer: what was answered.
@@ -74,7 +74,7 @@ _CONTRACTIONS = """
 
 
 def _misspellings(word: str) -> set[str]:
-    """Give what is left of a contraction when one or more of its apostrophes are forgotten."""
+    """Return what is left of a contraction when one or more of its apostrophes are forgotten."""
     places = [place for place, sign in enumerate(word) if sign == "'"]
     return {
         "".join(sign for place, sign in enumerate(word) if place not in gone)
@@ -87,7 +87,7 @@ _SPELLINGS = {wrong: word for word in _CONTRACTIONS.split() for wrong in _misspe
 
 
 def vqa_plain(text: str) -> str:
-    """Give an answer as VQA accuracy compares it.
+    """Return an answer as VQA accuracy compares it.
 
     As <https://visualqa.org/evaluation> says: lower case, no periods but decimal ones, number words as digits, no
     articles, contractions with their apostrophes, punctuation but apostrophes and colons as a space. As its code
@@ -105,7 +105,7 @@ def vqa_plain(text: str) -> str:
 
 
 def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
-    """Give VQA accuracy: the mean, over all choices of one annotator to leave out, of min(1, same answers / 3).
+    """Return VQA accuracy: the mean, over all choices of one annotator to leave out, of min(1, same answers / 3).
 
     <https://arxiv.org/abs/1505.00468>. The published code leaves answers as they are where all annotators wrote the
     same; here they are always compared as `vqa_plain` has them, as the code of TextVQA does.
@@ -131,7 +131,7 @@ def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
 
 
 def anls(answer: str, answers: Sequence[str], threshold: float = 0.5) -> float:
-    """Give the average normalised Levenshtein similarity: 1 - distance / length to the nearest right answer.
+    """Return the average normalised Levenshtein similarity: 1 - distance / length to the nearest right answer.
 
     <https://arxiv.org/abs/1907.00490>. Less than the threshold counts as 0. Exactly the threshold counts as it is,
     as in the evaluation of DocVQA; the paper's formula would make that 0. Case and the number of spaces say
@@ -160,7 +160,7 @@ _EXACT = Context(prec=60, traps=[])
 
 
 def relaxed_accuracy(answer: str, answers: Sequence[str], tolerance: Decimal = _TOLERANCE) -> float:
-    """Give 1 if a number is within 5 % of a right one, or any other text is a right one, but for case.
+    """Return 1 if a number is within 5 % of a right one, or any other text is a right one, but for case.
 
     <https://arxiv.org/abs/2203.10244>, section 5.1. `12%` is 0.12, as in the code that papers use. Numbers are compared
     as decimals: 1.05 is within 5 % of 1, where floats would say no; and of 0 only 0 is, however it is written.
@@ -198,12 +198,12 @@ _ANNOUNCED = re.compile(r"\b[Aa]nswer(?:\s+is)?\s*:?\s*(?:[Oo]ption\s+)?[(\[]?([
 
 
 def lettered(choices: Sequence[str]) -> str:
-    """Give choices as a prompt lists them: a line each, `A. ` before the first."""
+    """Return choices as a prompt lists them: a line each, `A. ` before the first."""
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
 def chosen(answer: str, choices: Sequence[str]) -> int | None:
-    """Give the place of the choice that an answer names, or none where that is not clear.
+    """Return the place of the choice that an answer names, or none where that is not clear.
 
     The first of these that holds decides:
 
@@ -246,7 +246,7 @@ def _mentioned(answer: str, choices: Sequence[str]) -> list[int]:
 
 
 def multiple_choice(answer: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """Give 1 if an answer names the right choice, as `chosen` reads it.
+    """Return 1 if an answer names the right choice, as `chosen` reads it.
 
     Args:
         answer: what was answered.
@@ -261,7 +261,7 @@ def multiple_choice(answer: str, answers: Sequence[str], choices: Sequence[str])
 
 
 def said(answer: str) -> Said | None:
-    """Give whether an answer says yes or no, or none where it says neither.
+    """Return whether an answer says yes or no, or none where it says neither.
 
     The first word decides if it is one of the two. Otherwise, as in the code of POPE, `no` or `not` in the first
     sentence means no. Unlike there, anything else means yes only if `yes` stands in that sentence: a model that
@@ -276,13 +276,13 @@ def said(answer: str) -> Said | None:
 
 
 def yes_or_no(answer: str, answers: Sequence[str]) -> float:
-    """Give 1 if an answer says what is right, as `said` reads both."""
+    """Return 1 if an answer says what is right, as `said` reads both."""
     says = said(answer)
     return float(says is not None and says in map(said, answers))
 
 
 def detection(said_yes: NDArray[np.float64], is_yes: NDArray[np.float64]) -> Mapping[str, float]:
-    """Give POPE's measures, of which yes is the positive class: precision, recall, F1 and the share of yes.
+    """Return POPE's measures, of which yes is the positive class: precision, recall, F1 and the share of yes.
 
     <https://arxiv.org/abs/2305.10355>. What is undefined, such as the precision of one who never says yes, is 0.
 

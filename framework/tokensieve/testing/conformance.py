@@ -41,7 +41,7 @@ class Largest(ts.Scorer):
     name = "kit_largest"
 
     def score(self, tokens: ts.Tokens) -> Tensor:
-        """Give the Euclidean norm, `[rows, n]`."""
+        """Return the Euclidean norm, `[rows, n]`."""
         norm: Tensor = torch.linalg.vector_norm(tokens.features.double(), dim=-1)
         return norm
 
@@ -57,7 +57,7 @@ class Attended(ts.Scorer):
         return frozenset({ts.Evidence.DECODER_ATTENTION})
 
     def score(self, tokens: ts.Tokens) -> Tensor:
-        """Give the mean over heads, `[rows, n]`."""
+        """Return the mean over heads, `[rows, n]`."""
         return tokens.decoder_attention.double().mean(dim=-1)
 
 
@@ -79,13 +79,13 @@ class Watching(ts.Scorer):
         return self.kinds
 
     def score(self, tokens: ts.Tokens) -> Tensor:
-        """Give the earlier token the higher score, `[rows, n]`."""
+        """Return the earlier token the higher score, `[rows, n]`."""
         self.seen.append(tokens)
         return -tokens.ids.double()
 
 
 def parts(tokens: ts.Tokens, row: int) -> dict[str, Tensor]:
-    """Give all that is known of a row of tokens, without padding, by kind and field."""
+    """Return all that is known of a row of tokens, without padding, by kind and field."""
     found: dict[str, Tensor] = {}
     real = tokens.valid[row]
     for kind, value in tokens.evidence.items():
@@ -120,7 +120,7 @@ def near(a: Tensor, b: Tensor) -> None:
 
 
 def _patches(run: ts.Run) -> list[int]:
-    """Give how many patches of each prompt entered the vision encoder."""
+    """Return how many patches of each prompt entered the vision encoder."""
     return [pictures * run.latest.patches for pictures in run.latest.pictures]
 
 
@@ -190,7 +190,7 @@ class Kit:
         return rows + ([self.row(("video", 5), 2, ("image", 4), seed=4)] if self.video else [])
 
     def fanned(self) -> tuple[list[Row], str]:
-        """Give prompts that several answers can be had of, and `yes`, or why not of all."""
+        """Return prompts that several answers can be had of, and `yes`, or why not of all."""
         rows = self.ragged()
         try:
             with torch.no_grad(), ts.prune(self.model, self.recipe(0)):
@@ -205,7 +205,7 @@ class Kit:
         return ts.Recipe(stages=stages, positions=positions)
 
     def recipes(self) -> Iterator[ts.Recipe]:
-        """Give recipes before, inside, and both, with both kinds of positions."""
+        """Return recipes before, inside, and both, with both kinds of positions."""
         plans = [(0,)] if self.inside is None else [(0,), (self.inside,), (0, self.inside)]
         for blocks in plans:
             for positions in ("original", "compact"):
@@ -218,7 +218,7 @@ class Kit:
     def watch(
         self, rows: Sequence[Row], block: int, kinds: frozenset[ts.Evidence], beams: int = 1
     ) -> dict[int, dict[str, Tensor]]:
-        """Give what a strategy sees of every prompt that has visual tokens, by its number."""
+        """Return what a strategy sees of every prompt that has visual tokens, by its number."""
         at = ts.Stage(at=ts.Site("decoder", block), select=Watching(kinds=kinds), keep=ts.Keep.of(3), per="sample")
         Watching.seen.clear()
         with ts.prune(self.model, ts.Recipe(stages=(at,))):
@@ -231,21 +231,21 @@ class Kit:
         return {sample: parts(tokens, row) for row, sample in enumerate(tokens.samples.tolist())}
 
     def settings(self, steps: int = STEPS) -> dict[str, Any]:
-        """Give what makes a generation comparable."""
+        """Return what makes a generation comparable."""
         return {
             "max_new_tokens": steps,
             "do_sample": False,
-            "suppress_tokens": self.prompts.unsaid,
+            "suppress_tokens": self.prompts.reserved_token_ids,
             "output_logits": True,
             "return_dict_in_generate": True,
         }
 
     def kept(self, run: ts.Run, recipe: ts.Recipe, number: int) -> dict[int, list[int]]:
-        """Give what a prompt kept, by block."""
+        """Return what a prompt kept, by block."""
         return {stage.at.block: run.kept(str(stage.at))[number].tolist() for stage in recipe.stages}
 
     def expected(self, row: Row, kept: dict[int, list[int]], recipe: ts.Recipe) -> Masked | Short:
-        """Give the independent reference of a pruned prompt."""
+        """Return the independent reference of a pruned prompt."""
         kind: Any = self.reference if set(kept) == {0} else Masked
         result: Masked | Short = kind(self.prompts, row, kept, recipe.positions)
         return result
@@ -282,7 +282,7 @@ class AdapterConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def kit(cls) -> Kit:
-        """Give the model, its prompts, and what it is held against."""
+        """Return the model, its prompts, and what it is held against."""
         model = cls.build()
         return Kit(model, ts.default_registry().adapter_for(model))
 
@@ -290,7 +290,7 @@ class AdapterConformance:
         self.found[capability] = what
 
     def _inside(self, kit: Kit, capability: str) -> bool:
-        """Tell whether tokens can leave inside the language model; what cannot must be refused on entry."""
+        """Return whether tokens can leave inside the language model; what cannot must be refused on entry."""
         if kit.inside is not None:
             self._saw(capability)
             return True
@@ -497,7 +497,7 @@ class AdapterConformance:
                 together = [[ids.tolist() for ids in run.kept(site)] for site in sites]
                 visual = [run.visual_per_layer(number) for number in range(len(rows))]
                 assert [len(ids) for ids in together[0]] == [sample // 2 for sample in _patches(run)]
-                if encoder is not None and encoder.reduces:
+                if encoder is not None and encoder.prunes_prompt:
                     whole = [len(kit.prompts.visual(row)) for row in rows]
                     assert all(own[0] < n for own, n in zip(visual, whole, strict=True) if n)
                 for layer, cache in enumerate(out[cache_name(kit.model)].layers):
@@ -654,7 +654,7 @@ class AdapterConformance:
         inputs = kit.prompts.batch([row])
         labels = torch.full_like(inputs["input_ids"], -100)
         labels[:, -2:] = inputs["input_ids"][:, -2:]
-        inputs |= kit.prompts.adapter.along(kit.model, inputs["input_ids"], 2)
+        inputs |= kit.prompts.adapter.aligned_inputs(kit.model, inputs["input_ids"], 2)
         for recipe in kit.recipes():
             kit.model.zero_grad()
             with ts.prune(kit.model, recipe) as run:

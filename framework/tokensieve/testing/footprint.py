@@ -18,7 +18,7 @@ _HOOKS = (
 
 
 def footprint(model: nn.Module) -> dict[str, Any]:
-    """Give identities of hooks, attributes, configs and of what the library's registry holds."""
+    """Return identities of hooks, attributes, configs and of what the library's registry holds."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
     modules = {}

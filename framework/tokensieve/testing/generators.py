@@ -40,7 +40,7 @@ class ByFeature(Scorer):
     column: int = 0
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Give the feature."""
+        """Return the feature."""
         return tokens.features[..., self.column]
 
 
@@ -56,7 +56,7 @@ class PickedByFeature(Ranker):
     column: int = 0
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the first `depth` places right."""
+        """Return the first `depth` places right."""
         true = Chain.from_scores(tokens.universe, tokens.features[..., self.column], self)
         beyond = depth + (true.level * 7919) % (true.level - depth + 1).clamp(min=1)
         place = torch.where(true.level < depth, true.level, beyond)
@@ -72,7 +72,7 @@ class SpreadByFeature(Ranker):
     column: int = 0
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Give the places i * n / k of the order, for i < k, in id order."""
+        """Return the places i * n / k of the order, for i < k, in id order."""
         order = Chain.from_scores(tokens.universe, tokens.features[..., self.column], self)
         n = tokens.universe.counts.unsqueeze(1)
         size = n.clamp(max=depth)
@@ -91,7 +91,7 @@ class AtLeastFeature(Chooser):
     floor: int = 1
 
     def choose(self, tokens: Tokens) -> Chain:
-        """Give the set."""
+        """Return the set."""
         return Chain.from_set(tokens.universe, tokens.features[..., self.column] >= self.floor, self)
 
 
@@ -105,7 +105,7 @@ def _numbers(draw: DrawFn, *shape: int) -> Tensor:
 
 @st.composite
 def universes(draw: DrawFn, max_rows: int = 4, max_n: int = 24, min_rows: int = 1) -> Universe:
-    """Give ragged universes: up to `max_rows` groups of 0 to `max_n` tokens, padded anywhere.
+    """Return ragged universes: up to `max_rows` groups of 0 to `max_n` tokens, padded anywhere.
 
     Ids are unique in a row, in any memory order, with gaps, and rubbish at invalid places.
     """
@@ -120,7 +120,7 @@ def universes(draw: DrawFn, max_rows: int = 4, max_n: int = 24, min_rows: int = 
 
 @st.composite
 def batches(draw: DrawFn, max_rows: int = 4, max_n: int = 24, of: SearchStrategy[Universe] | None = None) -> Tokens:
-    """Give tokens with `COLUMNS` small integers as features, and a grid of several images a row.
+    """Return tokens with `COLUMNS` small integers as features, and a grid of several images a row.
 
     Args:
         draw: given by hypothesis.
@@ -137,7 +137,7 @@ def batches(draw: DrawFn, max_rows: int = 4, max_n: int = 24, of: SearchStrategy
 
 
 def samples(max_rows: int = 3, max_n: int = 11) -> SearchStrategy[Tokens]:
-    """Give tokens with every kind of evidence, with and without texts, in canonical form."""
+    """Return tokens with every kind of evidence, with and without texts, in canonical form."""
     return st.builds(
         sample,
         counts=st.lists(st.integers(0, max_n), min_size=1, max_size=max_rows),
@@ -148,7 +148,7 @@ def samples(max_rows: int = 3, max_n: int = 11) -> SearchStrategy[Tokens]:
 
 
 def leaves() -> SearchStrategy[Expression]:
-    """Give strategies of every kind over the features of `batches`."""
+    """Return strategies of every kind over the features of `batches`."""
     column = st.integers(0, COLUMNS - 1)
     return st.one_of(
         st.builds(ByFeature, column=column),
@@ -158,18 +158,18 @@ def leaves() -> SearchStrategy[Expression]:
 
 
 def rankings() -> SearchStrategy[Expression]:
-    """Give strategies that order tokens, over the features of `batches`."""
+    """Return strategies that order tokens, over the features of `batches`."""
     column = st.integers(0, COLUMNS - 1)
     return st.one_of(st.builds(ByFeature, column=column), st.builds(PickedByFeature, column=column))
 
 
 def fractions() -> SearchStrategy[Fraction]:
-    """Give fractions in (0, 1]."""
+    """Return fractions in (0, 1]."""
     return st.integers(1, 12).flatmap(lambda q: st.integers(1, q).map(lambda p: Fraction(p, q)))
 
 
 def keeps(most: int = 26) -> SearchStrategy[Keep]:
-    """Give budgets: counts up to `most`, fractions, decimals and percentages, but not `auto`."""
+    """Return budgets: counts up to `most`, fractions, decimals and percentages, but not `auto`."""
     return st.one_of(
         st.integers(1, most).map(Keep.of),
         fractions().map(Keep.of),
@@ -178,7 +178,7 @@ def keeps(most: int = 26) -> SearchStrategy[Keep]:
 
 
 def lattices(of: SearchStrategy[Expression] | None = None, max_leaves: int = 5) -> SearchStrategy[Expression]:
-    """Give expressions of `&`, `|` and `at_least` alone, which read no deeper than they must."""
+    """Return expressions of `&`, `|` and `at_least` alone, which read no deeper than they must."""
 
     def extend(inner: SearchStrategy[Expression]) -> SearchStrategy[Expression]:
         return st.one_of(st.builds(operator.and_, inner, inner), st.builds(operator.or_, inner, inner), _some(inner))
@@ -187,7 +187,7 @@ def lattices(of: SearchStrategy[Expression] | None = None, max_leaves: int = 5) 
 
 
 def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 5) -> SearchStrategy[Expression]:
-    """Give expressions over all composers.
+    """Return expressions over all composers.
 
     Args:
         of: where the strategies come from, instead of `leaves()`.
@@ -236,7 +236,7 @@ def _weighted(operands: list[Expression]) -> SearchStrategy[Expression]:
 
 @st.composite
 def reductions(draw: DrawFn, valid: Tensor, max_slots: int = 6) -> Reduction:
-    """Give reductions of tokens `valid` `[rows, n]`: drops, merges and neither.
+    """Return reductions of tokens `valid` `[rows, n]`: drops, merges and neither.
 
     Weights are eighths, so that sums and products of a few of them are exact.
     """
@@ -251,7 +251,7 @@ def reductions(draw: DrawFn, valid: Tensor, max_slots: int = 6) -> Reduction:
 
 @st.composite
 def merges(draw: DrawFn, universe: Universe) -> tuple[Reduction, Tensor]:
-    """Give a merge of all tokens of `universe` into some of them, and the sizes it was given."""
+    """Return a merge of all tokens of `universe` into some of them, and the sizes it was given."""
     kept = universe.valid & (_numbers(draw, universe.rows, universe.n) % 3 == 0)
     # Whoever has a token keeps at least one.
     first = torch.zeros_like(kept).scatter_(1, universe.order()[:, :1], True)
@@ -266,7 +266,7 @@ def merges(draw: DrawFn, universe: Universe) -> tuple[Reduction, Tensor]:
 
 
 def shares(most: int = 5) -> SearchStrategy[tuple[list[Fraction], list[int]]]:
-    """Give parties' weights, not all zero, and their capacities."""
+    """Return parties' weights, not all zero, and their capacities."""
     weight = st.one_of(st.integers(0, 6).map(Fraction), fractions())
 
     def capacities(weights: list[Fraction]) -> SearchStrategy[tuple[list[Fraction], list[int]]]:

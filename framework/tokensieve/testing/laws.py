@@ -15,7 +15,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from tokensieve.algebra.budget import deal
+from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.universe import Universe
@@ -23,7 +23,7 @@ from tokensieve.composers.expression import Expression, Intersection, Reading, U
 from tokensieve.composers.fusion import AtLeast
 from tokensieve.composers.selection import select
 from tokensieve.errors import ScoreError
-from tokensieve.evidence import Query, Text, Tokens, Value, Words
+from tokensieve.evidence import PromptText, Query, Text, Tokens, Value
 
 __all__ = [
     "absorbing",
@@ -386,7 +386,7 @@ def infinities_rank(universe: Universe, scores: Tensor) -> None:
 def house_monotone(
     weights: Sequence[Fraction],
     capacity: Sequence[int],
-    dealing: Callable[[Sequence[Fraction], Sequence[int]], Iterator[int]] = deal,
+    dealing: Callable[[Sequence[Fraction], Sequence[int]], Iterator[int]] = apportion,
 ) -> None:
     """Places are dealt one after the other by Sainte-Laguë, so a place more takes none from anyone.
 
@@ -471,7 +471,7 @@ def _chain(expression: Expression, tokens: Tokens) -> Chain:
 
 
 def _levels(expression: Expression, tokens: Tokens) -> Tensor:
-    """Give the levels of all tokens, row after row."""
+    """Return the levels of all tokens, row after row."""
     chain = _chain(expression, tokens)
     return chain.level[chain.universe.valid]
 
@@ -492,7 +492,7 @@ def _padded(tokens: Tokens, extra: int, filler: int) -> Tokens:
     def padded(value: Value) -> Value:
         if isinstance(value, Query):
             return replace(value, patch=wider(value.patch, filler))
-        if isinstance(value, Words):
+        if isinstance(value, PromptText):
             return replace(value, patch=wider(value.patch, filler), attention=wider(value.attention, filler))
         return value if isinstance(value, Text) else wider(value, filler)
 

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak(compute: Callable[[], object]) -> int:
-    """Give the most bytes that tensors took at once while `compute` ran, beside those there were before.
+    """Return the most bytes that tensors took at once while `compute` ran, beside those there were before.
 
     Counted by torch's own allocator, as its profiler reports every allocation and release: results and
     the temporaries of operations alike, and nothing of the interpreter or of other processes.

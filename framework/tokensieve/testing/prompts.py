@@ -76,10 +76,10 @@ class Prompts:
         self.decoder: Decoder = decoder
 
     @property
-    def unsaid(self) -> list[int]:
+    def reserved_token_ids(self) -> list[int]:
         """The words that the model shall not say: they stand for visual tokens, or for what is around them."""
         marks = {modality.placeholder for modality in self.decoder.modalities}
-        return sorted(marks.union(self.adapter.unsaid(self.model)))
+        return sorted(marks.union(self.adapter.reserved_token_ids(self.model)))
 
     def row(self, parts: Sequence[Part], seed: int = 0) -> Row:
         """Make a prompt of its parts."""
@@ -99,14 +99,14 @@ class Prompts:
         return Row(tuple(words), seeds)
 
     def _layouts(self, name: str, seeds: list[int]) -> list[Tensor]:
-        """Give the layout of every picture of a prompt."""
+        """Return the layout of every picture of a prompt."""
         request = self.adapter.pictures(self.model, [seeds], name)
         with torch.no_grad():
             output = self.decoder.encode(request)[name]
         return self.decoder.layout(name, output, request)
 
     def _placed(self, modality: Modality, layout: Tensor) -> list[int]:
-        if modality.name != "video" or not self.adapter.frames_apart:
+        if modality.name != "video" or not self.adapter.text_between_frames:
             return [modality.placeholder] * len(layout)
         words: list[int] = []
         for frame in layout[:, 1].unique().tolist():
@@ -123,10 +123,10 @@ class Prompts:
             ids[number, at] = torch.tensor(row.words)
             mask[number, at] = 1
         inputs = {"input_ids": ids, "attention_mask": mask} | self.pictures(rows)
-        return inputs | self.adapter.along(self.model, ids)
+        return inputs | self.adapter.aligned_inputs(self.model, ids)
 
     def pictures(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Give the pictures of prompts."""
+        """Return the pictures of prompts."""
         found: dict[str, Tensor] = {}
         for modality in self.decoder.modalities:
             made = self.adapter.pictures(self.model, [row.pictures[modality.name] for row in rows], modality.name)
@@ -137,6 +137,6 @@ class Prompts:
         return found
 
     def visual(self, row: Row) -> list[int]:
-        """Give the place in the prompt of every visual token, by id."""
+        """Return the place in the prompt of every visual token, by id."""
         marks = {modality.placeholder for modality in self.decoder.modalities if row.pictures[modality.name]}
         return [place for place, word in enumerate(row.words) if word in marks]

@@ -26,14 +26,14 @@ class _Reference:
         self._visual = prompts.visual(row)
 
     def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Give the logits `[words]` after the prompt and the words that followed it."""
+        """Return the logits `[words]` after the prompt and the words that followed it."""
         raise NotImplementedError
 
     def greedy(self, steps: int) -> tuple[list[int], Tensor]:
-        """Give the next words, and the logits `[steps, words]` that they are taken from."""
+        """Return the next words, and the logits `[steps, words]` that they are taken from."""
         new: list[int] = []
         seen = []
-        silent = torch.tensor(self._prompts.unsaid)
+        silent = torch.tensor(self._prompts.reserved_token_ids)
         for _ in range(steps):
             seen.append(self.logits(new))
             # A placeholder said by the model would read as a picture, as nothing remembers that it was not.
@@ -51,7 +51,7 @@ class _Reference:
 
     def _inputs(self, new: Sequence[int]) -> dict[str, Any]:
         ids = torch.tensor([[*self._row.words, *new]])
-        along = self._prompts.adapter.along(self._prompts.model, ids, len(new))
+        along = self._prompts.adapter.aligned_inputs(self._prompts.model, ids, len(new))
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **along}
 
 
@@ -60,7 +60,7 @@ class Masked(_Reference):
 
     @torch.no_grad()
     def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Give the logits `[words]` after the prompt and the words that followed it."""
+        """Return the logits `[words]` after the prompt and the words that followed it."""
         inputs = self._inputs(new) | self._prompts.pictures([self._row])
         length = inputs["input_ids"].shape[1]
         handles = []
@@ -90,7 +90,7 @@ class Masked(_Reference):
             if self._positions == "compact" and not bool(stays.all()):
                 first = self._prompts.decoder.positions(self._inputs([]), torch.ones(1, 1, dtype=torch.bool), 0, 1)
                 closed = (stays.long().cumsum(0) - 1).clamp(min=0) + int(first.flatten()[0])
-                changed["position_embeddings"] = self._prompts.decoder.rotate(hidden, closed.unsqueeze(0))
+                changed["position_embeddings"] = self._prompts.decoder.rotary_embeddings(hidden, closed.unsqueeze(0))
             return args, changed
 
         return hide
@@ -101,7 +101,7 @@ class Short(_Reference):
 
     @torch.no_grad()
     def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Give the logits `[words]` after the prompt and the words that followed it."""
+        """Return the logits `[words]` after the prompt and the words that followed it."""
         model, decoder = self._prompts.model, self._prompts.decoder
         whole = self._inputs(new)
         length = whole["input_ids"].shape[1]

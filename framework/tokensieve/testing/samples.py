@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.algebra.universe import Universe
-from tokensieve.evidence import Evidence, Query, Text, Tokens, Value, Words
+from tokensieve.evidence import Evidence, PromptText, Query, Text, Tokens, Value
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
 """What vectors may be like."""
@@ -110,7 +110,7 @@ def sample(
             sign,
         ),
         Evidence.TEXT_FEATURES: Text(vectors(kind, (rows, m, d), g), mask),
-        Evidence.DECODER_WORDS: Words(
+        Evidence.DECODER_TEXT: PromptText(
             torch.randint(0, 4, (rows, n, m), generator=g).float(),
             vectors(kind, (rows, m, 4), g),
             vectors(kind, (rows, m, d), g),
@@ -126,7 +126,7 @@ def sample(
 
 
 def pool() -> Iterator[tuple[str, Tokens]]:
-    """Give three small samples of every kind, each with what it is called; the first ones are the smallest."""
+    """Return three small samples of every kind, each with what it is called; the first ones are the smallest."""
     shapes = ((3,), (5, 2), (9, 0, 4))
     texts = ((2,), (1, 0, 3), (0,))
     for size, counts in enumerate(shapes):
@@ -136,7 +136,7 @@ def pool() -> Iterator[tuple[str, Tokens]]:
 
 
 def hard() -> Iterator[tuple[str, Tokens]]:
-    """Give the inputs on which published code is known to fail, each with what it is."""
+    """Return the inputs on which published code is known to fail, each with what it is."""
     yield "identical rows", sample([9, 4], "equal")
     yield "indistinguishable tokens", alike(9)
     yield "copies of three tokens", sample([11, 6], "duplicates")
@@ -152,21 +152,21 @@ def hard() -> Iterator[tuple[str, Tokens]]:
 
 
 def alike(n: int) -> Tokens:
-    """Give a group of tokens of which all evidence says the same, that of place included."""
+    """Return a group of tokens of which all evidence says the same, that of place included."""
     tokens = sample([n], "equal")
     same = tokens.take(torch.zeros(1, n, dtype=torch.int64), torch.ones(1, n, dtype=torch.bool))
     return replace(same, universe=tokens.universe)
 
 
 def row(tokens: Tokens, number: int) -> Tokens:
-    """Give one row alone, without padding."""
+    """Return one row alone, without padding."""
     n = int(tokens.universe.counts[number])
     places = torch.arange(n).unsqueeze(0)
     return tokens.take(places, torch.ones(1, n, dtype=torch.bool), torch.tensor([number]))
 
 
 def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
-    """Give the same tokens anywhere in memory, with NaN at invalid places, and what place each went to.
+    """Return the same tokens anywhere in memory, with NaN at invalid places, and what place each went to.
 
     Args:
         tokens: the groups.
@@ -193,7 +193,7 @@ def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
     for kind, value in moved.evidence.items():
         if isinstance(value, Query):
             evidence[kind] = replace(value, patch=poisoned(value.patch))
-        elif isinstance(value, Words):
+        elif isinstance(value, PromptText):
             evidence[kind] = replace(value, patch=poisoned(value.patch), attention=poisoned(value.attention))
         else:
             known = isinstance(value, Tensor) and value.is_floating_point()
@@ -203,7 +203,7 @@ def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
 
 
 def changed(tokens: Tokens, change: Callable[[Tensor], Tensor]) -> Tokens:
-    """Give the tokens with every floating-point tensor of their evidence changed."""
+    """Return the tokens with every floating-point tensor of their evidence changed."""
     evidence = {
         kind: with_parts(value, {name: change(part) for name, part in parts(value)})
         for kind, value in tokens.evidence.items()
@@ -212,7 +212,7 @@ def changed(tokens: Tokens, change: Callable[[Tensor], Tensor]) -> Tokens:
 
 
 def scaled(tokens: Tokens, factor: float) -> Tokens:
-    """Give the tokens with all vectors multiplied; attention, places and sizes stay."""
+    """Return the tokens with all vectors multiplied; attention, places and sizes stay."""
     evidence = {
         kind: value
         if kind in ATTENTION or kind is Evidence.SIZES
@@ -223,11 +223,11 @@ def scaled(tokens: Tokens, factor: float) -> Tokens:
 
 
 def parts(value: Value) -> Iterator[tuple[str, Tensor]]:
-    """Give the floating-point tensors of some evidence by name; a tensor's own name is empty."""
+    """Return the floating-point tensors of some evidence by name; a tensor's own name is empty."""
     named = [("", value)] if isinstance(value, Tensor) else vars(value).items()
     yield from ((name, part) for name, part in named if isinstance(part, Tensor) and part.is_floating_point())
 
 
 def with_parts(value: Value, new: dict[str, Any]) -> Value:
-    """Give some evidence with other tensors, by the names of `parts`."""
+    """Return some evidence with other tensors, by the names of `parts`."""
     return new.get("", value) if isinstance(value, Tensor) else replace(value, **new)

@@ -102,7 +102,7 @@ class Check:
 
 
 def parametrize_strategy_checks(*strategies: type[Strategy] | Strategy) -> list[tuple[Strategy, Check]]:
-    """Give every instance with every check that it is to be tried on.
+    """Return every instance with every check that it is to be tried on.
 
     Args:
         strategies: classes, which stand for their `examples`, or instances.
@@ -434,7 +434,7 @@ MERGER_LAWS: tuple[Law, ...] = (slots_are_the_cut, weights_sum_to_one, mass_cons
 
 
 def laws_of(cls: type[Strategy]) -> tuple[Law, ...]:
-    """Give the laws of a kind of strategies."""
+    """Return the laws of a kind of strategies."""
     chooser = CHOOSER_LAWS if issubclass(cls, Chooser) else ()
     return LAWS + chooser + (MERGER_LAWS if issubclass(cls, Merger) else ())
 
@@ -453,7 +453,7 @@ class _Last(Scorer):
         return frozenset()
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Give the id."""
+        """Return the id."""
         return tokens.ids
 
 
@@ -477,7 +477,7 @@ def _examples(cls: type[Strategy]) -> tuple[Strategy, ...]:
 
 
 def _sizes(tokens: Tokens) -> list[int]:
-    """Give budgets that leave something to choose."""
+    """Return budgets that leave something to choose."""
     n = tokens.universe.n
     return sorted({1, n // 2, n - 1})
 
@@ -511,7 +511,7 @@ def _assigned(strategy: Merger, tokens: Tokens, k: int) -> Reduction:
 
 
 def _scores(strategy: Strategy, tokens: Tokens) -> Tensor | None:
-    """Give the scores of a scorer: a swap of tokens that score the same up to rounding is forgiven."""
+    """Return the scores of a scorer: a swap of tokens that score the same up to rounding is forgiven."""
     return strategy.score(tokens.only(strategy.needs)) if isinstance(strategy, Scorer) else None
 
 

@@ -56,7 +56,7 @@ class Trial:
     wrong: Callable[[Sample], str] = lambda sample: NOBODY_SAYS_THIS
 
     def graded(self) -> Iterator[tuple[Sample, str, Mapping[str, float]]]:
-        """Give the grades of the first samples: answers that are `right`, `wrong` and `empty`."""
+        """Return the grades of the first samples: answers that are `right`, `wrong` and `empty`."""
         for sample in self.task.samples()[:MOST]:
             if self.task.compares:
                 # What it compares with is what is right.
@@ -230,11 +230,11 @@ class TaskConformance:
     unmarked: ClassVar[Mapping[str, str]] = {}
 
     def right(self, sample: Sample) -> str | None:
-        """Give a right answer, or none where nothing is right."""
+        """Return a right answer, or none where nothing is right."""
         return Trial(self.task).right(sample)
 
     def wrong(self, sample: Sample) -> str:
-        """Give a wrong answer."""
+        """Return a wrong answer."""
         return NOBODY_SAYS_THIS
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

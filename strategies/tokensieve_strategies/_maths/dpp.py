@@ -102,7 +102,7 @@ def greedy_map(features: Tensor, quality: Tensor, valid: Tensor, depth: int) -> 
 
 
 def _similarities(features: Tensor, valid: Tensor, depth: int) -> Callable[[Tensor], Tensor]:
-    """Give what maps one place a row, `[rows]`, to its similarities to all tokens, `[rows, n]`.
+    """Return what maps one place a row, `[rows]`, to its similarities to all tokens, `[rows, n]`.
 
     Kept as a matrix where that takes less memory than the vectors, or less time at this depth; else
     computed on demand.

@@ -11,7 +11,7 @@ _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
 
 
 def neighbours(grid: Tensor) -> Tensor:
-    """Give each token's neighbours to the left, right, above and below in its own picture, -1 where there is none.
+    """Return each token's neighbours to the left, right, above and below in its own picture, -1 where there is none.
 
     Rows do not run on into the next: the last token of one is no neighbour of the first of the next.
     Newline tokens have no neighbours and are nobody's. Memory is O(n).
@@ -44,7 +44,7 @@ def neighbours(grid: Tensor) -> Tensor:
 
 
 def predecessors(grid: Tensor, frames: int) -> Tensor:
-    """Give the token before each one at its place of the picture, -1 where it is the first of its group of frames.
+    """Return the token before each one at its place of the picture, -1 where it is the first of its group of frames.
 
     Frame f is in group floor(f / frames). What is missing in between is passed over.
 

@@ -40,7 +40,7 @@ def max_min(distance: Distance, valid: Tensor, first: Tensor, depth: int) -> Ten
 
 
 def loneliest(distance: Distance, valid: Tensor) -> Tensor:
-    """Give the token of every row whose nearest other token is farthest, int64 `[rows]`.
+    """Return the token of every row whose nearest other token is farthest, int64 `[rows]`.
 
     Streamed in blocks of tokens. The lowest place wins ties.
     """

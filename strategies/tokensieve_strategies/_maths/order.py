@@ -12,7 +12,7 @@ from tokensieve_strategies._maths.vectors import require_finite
 
 
 def over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
-    """Give the mean over heads, float32 `[rows, n]`; 0 at invalid places.
+    """Return the mean over heads, float32 `[rows, n]`; 0 at invalid places.
 
     Summed in float64 and settled in float32: what rounding leaves between two means is a tie.
 
@@ -29,7 +29,7 @@ def over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
 
 
 def falling(x: Tensor) -> Tensor:
-    """Give the places of `x` `[n]` by falling value, int64 `[n]`."""
+    """Return the places of `x` `[n]` by falling value, int64 `[n]`."""
     return x.argsort(descending=True, stable=True)
 
 
@@ -40,7 +40,7 @@ def runs(n: int, number: int) -> list[slice]:
 
 
 def stacked(orders: Sequence[Tensor], depth: int, like: Tensor) -> Tensor:
-    """Give the first `depth` places of every row's order as picks, int64 `[rows, depth]`, -1 where there is none."""
+    """Return the first `depth` places of every row's order as picks, int64 `[rows, depth]`, -1 where there is none."""
     picks = like.new_full((len(orders), depth), -1, dtype=torch.int64)
     for row, order in enumerate(orders):
         picks[row, : len(order)] = order[:depth]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def largest(x: Tensor, valid: Tensor, count: int) -> Tensor:
-    """Give the places of the largest vectors by L1 norm, int64 `[rows, min(count, n)]`, invalid ones last.
+    """Return the places of the largest vectors by L1 norm, int64 `[rows, min(count, n)]`, invalid ones last.
 
     Norms are summed in float64 and compared in float32: what rounding leaves is a tie, and the lowest place wins.
 

@@ -13,7 +13,7 @@ _FLOOR = 1e-6
 
 
 def similarity(query: Query, valid: Tensor) -> Tensor:
-    """Give `sign` * mean over texts m of cos(e_i, t_m), float64 `[rows, n]`; 0 in a row without a question.
+    """Return `sign` * mean over texts m of cos(e_i, t_m), float64 `[rows, n]`; 0 in a row without a question.
 
     Every text counts the same, however long its vector.
     """
@@ -24,7 +24,7 @@ def similarity(query: Query, valid: Tensor) -> Tensor:
 
 
 def relevance(query: Query, valid: Tensor) -> Tensor:
-    """Give the similarity s of each row's own tokens brought to (0, 1], float32 `[rows, n]`.
+    """Return the similarity s of each row's own tokens brought to (0, 1], float32 `[rows, n]`.
 
     It is (s - min + 1e-6) / (max - min + 1e-6), with min and max over the row; 1 without a question.
     """

@@ -19,7 +19,7 @@ BINS = 2**20
 
 
 def tiles(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Give the cosines between `left` `[a, d]` and `right` `[b, d]`, tile by tile.
+    """Return the cosines between `left` `[a, d]` and `right` `[b, d]`, tile by tile.
 
     Yields:
         Rows, columns, and float64 `[rows, columns]`.
@@ -34,7 +34,7 @@ def tiles(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
 
 
 def quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
-    """Give the q-quantile of all cosines between `left` and `right`, a float64 scalar.
+    """Return the q-quantile of all cosines between `left` and `right`, a float64 scalar.
 
     Which way is a matter of the two sets' own sizes alone. Sorted, it interpolates between the two
     nearest cosines. Counted in bins of 2/2^20, it is the lower edge of the bin of the lower of the
@@ -54,7 +54,7 @@ def quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
 
 
 def pairs(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Give the cosine of `x[left]` and `x[right]`, pair by pair, float64 `[p]`.
+    """Return the cosine of `x[left]` and `x[right]`, pair by pair, float64 `[p]`.
 
     Args:
         x: `[n, d]`.

@@ -14,7 +14,7 @@ from tokensieve.errors import ScoreError
 
 
 def unit(x: Tensor) -> Tensor:
-    """Give float64 `[..., d]`: the vectors with norm 1; a zero vector stays zero."""
+    """Return float64 `[..., d]`: the vectors with norm 1; a zero vector stays zero."""
     wide = x.double()
     norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     length = norm.where(norm > 0, 1.0)
@@ -23,7 +23,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def settle(x: Tensor) -> Tensor:
-    """Give float64 rounded to multiples of 2^-30: cosines that differ by less are one."""
+    """Return float64 rounded to multiples of 2^-30: cosines that differ by less are one."""
     return (x * 2.0**30).round() / 2.0**30
 
 

@@ -315,7 +315,7 @@ def _alarm_table(found: Findings) -> Table | None:
 
 
 def rank_table(found: Findings) -> Table | None:
-    """Give every arm's rank in its block with the places that it may truly have; a group for those with one ledger."""
+    """Return every arm's rank in its block, with an interval; arms with one ledger are a group."""
     comparison = found.comparison
     cells: dict[str, dict[str, Cell]] = {}
     ledgers: dict[str, list[str]] = {}
@@ -341,7 +341,7 @@ def rank_table(found: Findings) -> Table | None:
 
 
 def transfer_table(carried: Sequence[Carried]) -> Table:
-    """Give how far two models order methods alike on one task: a group for every two models, a column a budget."""
+    """Return how far two models order methods alike on one task: a group for every two models, a column a budget."""
     known = list(dict.fromkeys(one.methods for one in carried))
     sets = {
         methods: f"{len(methods)} methods" + (f" ({number})" if [*map(len, known)].count(len(methods)) > 1 else "")
@@ -371,7 +371,7 @@ def transfer_table(carried: Sequence[Carried]) -> Table:
 
 
 def record_table(found: Findings) -> Table | None:
-    """Give how often each method is surely better than each other over the budgets at which all were measured."""
+    """Return how often each method is surely better than each other over the budgets at which all were measured."""
     comparison = found.comparison
     full = [block for block in comparison.blocks if len(block.arms) > 1]
     if not full:
@@ -413,7 +413,7 @@ def _difference_table(
     *,
     test: bool = False,
 ) -> Table | None:
-    """Give a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
+    """Return a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
     comparison = found.comparison
     rows: dict[str, dict[str, Versus]] = {}
     mixed = False

@@ -263,7 +263,7 @@ def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], m
 
 
 def _bounding(comparison: Comparison) -> dict[str, list[Arm]]:
-    """Give the oracles and anti-oracles by name, the smallest budget first."""
+    """Return the oracles and anti-oracles by name, the smallest budget first."""
     found: dict[str, list[Arm]] = {}
     for arm in _sorted(comparison.arms, lambda arm: arm.tokens):
         if arm.role in ("oracle", "anti_oracle"):
@@ -287,7 +287,7 @@ def _beside(above: bool) -> dict[str, Any]:
 
 
 def _series(comparison: Comparison, look: dict[str, Look]) -> list[tuple[list[Arm], Look]]:
-    """Give the arms of each method and control, the smallest budget first, in the order of the legend."""
+    """Return the arms of each method and control, the smallest budget first, in the order of the legend."""
     found: dict[str, list[Arm]] = {name: [] for name in look}
     for arm in comparison.arms:
         if arm.keep is not None and (arm.role == "method" or arm.role in CONTROLS):
@@ -343,7 +343,7 @@ def _recalled(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:
 
 
 def middle(comparison: Comparison) -> Block | None:
-    """Give the block in the middle of those with most arms: where methods can be told apart best."""
+    """Return the block in the middle of those with most arms: where methods can be told apart best."""
     most = max((len(block.arms) for block in comparison.blocks), default=0)
     full = [block for block in comparison.blocks if len(block.arms) == most]
     return full[len(full) // 2] if full else None
@@ -446,7 +446,7 @@ def maps(found: Findings, look: dict[str, Look]) -> Drawing | None:
 
 
 def frequency(arm: Arm) -> Floats | None:
-    """Give how often each place was kept at the last cut, float64 `[rows, columns]`, or none without one grid."""
+    """Return how often each place was kept at the last cut, float64 `[rows, columns]`, or none without one grid."""
     grid = arm.cells[0].cell.grid
     if grid is None or not _keeps(arm):
         return None

@@ -94,7 +94,7 @@ def provenance(founds: Sequence[Findings]) -> list[Listing]:
 
 
 def cards(founds: Sequence[Findings]) -> list[tuple[str, str]]:
-    """Give every card once: its name with its hash, and its content as JSON."""
+    """Return every card once: its name with its hash, and its content as JSON."""
     seen = {one.card_hash: one for one in (found.comparison for found in founds)}
     return [(f"{one.task} ({name})", json.dumps(one.card, indent=1, ensure_ascii=False)) for name, one in seen.items()]
 

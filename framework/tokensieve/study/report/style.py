@@ -51,7 +51,7 @@ class Look:
 
 
 def looks(methods: Mapping[str, str]) -> dict[str, Look]:
-    """Give every method and control its look.
+    """Return every method and control its look.
 
     Args:
         methods: roles by name, in the study's order, so that a name looks the same in every figure.
@@ -89,7 +89,7 @@ class Drawing:
     wide: bool = False
 
     def written(self, kind: str) -> bytes:
-        """Give the file: `svg`, `png` or `pdf`, on white, the same for the same numbers."""
+        """Return the file: `svg`, `png` or `pdf`, on white, the same for the same numbers."""
         out = io.BytesIO()
         when: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
         with paper():
@@ -98,7 +98,7 @@ class Drawing:
 
     @cached_property
     def inline(self) -> str:
-        """Give the SVG for a page: transparent, in the colour of the text around it, with ids of its own."""
+        """Return the SVG for a page: transparent, in the colour of the text around it, with ids of its own."""
         out = io.StringIO()
         with paper():
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
@@ -116,7 +116,7 @@ class Drawing:
 
     @property
     def accessible(self) -> str:
-        """Give `inline` as one picture with a name, for those who hear the page."""
+        """Return `inline` as one picture with a name, for those who hear the page."""
         return self.inline.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.title)}"', 1)
 
 
@@ -163,7 +163,7 @@ def paper() -> Iterator[None]:
 
 
 def canvas(width: float = 5.4, height: float = 4.3) -> Figure:
-    """Give an empty figure, in inches; 5.4 is as wide as a phone's page at its own size."""
+    """Return an empty figure, in inches; 5.4 is as wide as a phone's page at its own size."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

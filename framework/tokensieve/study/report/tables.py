@@ -98,7 +98,7 @@ class Table:
 
 
 def accuracy_table(found: Findings) -> Table:
-    """Give a comparison's main table: a column for every type of question, a group for every block."""
+    """Return a comparison's main table: a column for every type of question, a group for every block."""
     comparison = found.comparison
     kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
     shown = kinds if len(kinds) > 1 else []
@@ -126,7 +126,7 @@ def accuracy_table(found: Findings) -> Table:
 
 
 def task_table(founds: Sequence[Findings]) -> Table | None:
-    """Give a model's table over several tasks: a column for every task, each under one card.
+    """Return a model's table over several tasks: a column for every task, each under one card.
 
     Args:
         founds: the findings of one model.
@@ -176,7 +176,7 @@ def task_table(founds: Sequence[Findings]) -> Table | None:
 
 
 def measures_table(comparison: Comparison, task: Task) -> Table | None:
-    """Give what a task makes of all grades, such as POPE's F1: a column a measure, groups as in the main table.
+    """Return what a task makes of all grades, such as POPE's F1: a column a measure, groups as in the main table.
 
     Args:
         comparison: of that task.
@@ -215,7 +215,7 @@ def measures_table(comparison: Comparison, task: Task) -> Table | None:
 
 
 def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> float | None:
-    """Give the field's relative average: the mean, over types of question, of the ratio to the unpruned model.
+    """Return the field's relative average: the mean, over types of question, of the ratio to the unpruned model.
 
     Args:
         comparison: where the arm is from.
@@ -233,12 +233,12 @@ def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> f
 
 
 def block_name(block: Block) -> str:
-    """Give a block's heading: the budget as written, and the ledger's."""
+    """Return a block's heading: the budget as written, and the ledger's."""
     return f"keep {block.keep}: {block.tokens:.3g} visual tokens per layer"
 
 
 def control_table(found: Findings) -> Table:
-    """Give every method's difference to the best control of its ledger: a row a method, a column a budget."""
+    """Return every method's difference to the best control of its ledger: a row a method, a column a budget."""
     comparison = found.comparison
     by = {(one.arm.method, one.arm.keep): one for one in found.controls}
     lines = []
@@ -269,12 +269,12 @@ def control_table(found: Findings) -> Table:
 
 
 def tested(versus: Versus | None) -> tuple[Cell, Cell]:
-    """Give the cells of a difference and of McNemar's p-value beside it."""
+    """Return the cells of a difference and of McNemar's p-value beside it."""
     return (None, None) if versus is None else (Delta(versus), PValue(versus.mcnemar_holm))
 
 
 def with_tests(keeps: Iterable[str]) -> tuple[str, ...]:
-    """Give a column for every budget and one for the p-value beside it."""
+    """Return a column for every budget and one for the p-value beside it."""
     return tuple(column for keep in keeps for column in (keep, f"p at {keep}"))
 
 
@@ -318,12 +318,12 @@ def _line(
 
 
 def _needed(comparison: Comparison) -> bool:
-    """Tell whether it is known of any question which tokens its answer needs."""
+    """Return whether it is known of any question which tokens its answer needs."""
     return any(np.isfinite(arm.recall).any() for arm in comparison.arms)
 
 
 def _stayed(arm: Arm) -> str | None:
-    """Give the part of the needed tokens that stayed, over all questions of which it is known."""
+    """Return the part of the needed tokens that stayed, over all questions of which it is known."""
     known = arm.recall[np.isfinite(arm.recall)]
     return f"{100 * known.mean():.1f}" if len(known) else None
 
@@ -341,7 +341,7 @@ def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[L
 
 
 def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
-    """Give all arms but inverted scores under the headings of the main table."""
+    """Return all arms but inverted scores under the headings of the main table."""
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     blocks = [
         (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
@@ -396,25 +396,25 @@ def _by_mean(lines: Sequence[tuple[Line, float]]) -> tuple[Line, ...]:
 
 
 def slug(text: str) -> str:
-    """Give a name for files: letters, digits and dashes."""
+    """Return a name for files: letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
 
 
 def spelled(method: str, formula: str) -> str:
-    """Give a method's name with its formula, where that says more."""
+    """Return a method's name with its formula, where that says more."""
     bare = formula[1:-1] if formula.startswith("(") and formula.count("(") == 1 else formula
     return method if bare == method else f"{method} = {bare}"
 
 
 def in_points(versus: Versus) -> str:
-    """Give a difference in points with its interval, as `+3.1 [1.0, 5.2]`."""
+    """Return a difference in points with its interval, as `+3.1 [1.0, 5.2]`."""
     # Rounded first, so that nothing is printed as minus zero.
     value, low, high = (round(100 * one, 1) + 0.0 for one in (versus.value, versus.low, versus.high))
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def reordered(table: Table, first: Collection[str]) -> Table:
-    """Give a table with some columns before the others."""
+    """Return a table with some columns before the others."""
     order = sorted(range(len(table.columns)), key=lambda number: table.columns[number] not in first)
     groups = tuple(
         replace(
@@ -427,7 +427,7 @@ def reordered(table: Table, first: Collection[str]) -> Table:
 
 
 def printed(cell: Cell) -> str:
-    """Give a cell as plain text."""
+    """Return a cell as plain text."""
     if cell is None:
         return NOTHING
     if isinstance(cell, Share):
@@ -444,7 +444,7 @@ def printed(cell: Cell) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Give a table in Markdown; groups are rows of their own."""
+    """Return a table in Markdown; groups are rows of their own."""
     lines = [f"### {table.title}", "", _pipe(["", *table.columns])]
     lines.append(_pipe(["---", *("---:" for _ in table.columns)]))
     for group in table.groups:
@@ -457,7 +457,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Give a table in LaTeX, with booktabs."""
+    """Return a table in LaTeX, with booktabs."""
     width = len(table.columns) + 1
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -479,7 +479,7 @@ def latex(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Give a table as CSV: an interval is three columns, in the units of the table's text."""
+    """Return a table as CSV: an interval is three columns, in the units of the table's text."""
     out = io.StringIO()
     wide = [_width(table, number) for number in range(len(table.columns))]
     head = ["group", "row", "role"]
@@ -497,7 +497,7 @@ def as_csv(table: Table) -> str:
 
 
 def tex(text: str) -> str:
-    """Give text with LaTeX's signs escaped."""
+    """Return text with LaTeX's signs escaped."""
     signs = {
         "\\": r"\textbackslash{}",
         "&": r"\&",
@@ -544,7 +544,7 @@ def _pipe(cells: Sequence[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Give text that Markdown prints as it is, inside a table."""
+    """Return text that Markdown prints as it is, inside a table."""
     return re.sub(r"([\\|*_`~<>\[\]])", r"\\\1", text)
 
 

@@ -10,7 +10,7 @@ from tokensieve.errors import TokensieveError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.analysis import Comparison
-from tokensieve.study.spec import Asked
+from tokensieve.study.spec import TaskEntry
 from tokensieve.tasks.base import Task
 
 CHANGED = "the task is not what it was at the run."
@@ -53,7 +53,7 @@ def tasks_of(
 
 
 def unchanged(comparisons: Sequence[Comparison], tasks: Mapping[str, Task]) -> tuple[dict[str, Task], list[str]]:
-    """Give the tasks whose cards are what they were at the run: their questions and pictures are the same.
+    """Return the tasks whose cards are what they were at the run: their questions and pictures are the same.
 
     Args:
         comparisons: what was run.
@@ -84,20 +84,20 @@ def _by_card(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return list({one.card_hash: one for one in comparisons}.values())
 
 
-def _asked(study: str) -> dict[str, Asked]:
-    """Give a study's tasks by what the study calls them."""
+def _asked(study: str) -> dict[str, TaskEntry]:
+    """Return a study's tasks by what the study calls them."""
     data = yaml_lines.read(study, "study.yaml").data if study else None
     entries = data.get("tasks") if isinstance(data, dict) else None
     # A study is written down with all of them as mappings.
     named = [one for one in entries or () if isinstance(one, dict) and {"name", "use"} <= set(one)]
-    return {one["name"]: Asked.of(one) for one in named}
+    return {one["name"]: TaskEntry.of(one) for one in named}
 
 
-def _on_card(comparison: Comparison, registry: Registry) -> Asked:
-    """Give a task with the settings that stand on its card."""
+def _on_card(comparison: Comparison, registry: Registry) -> TaskEntry:
+    """Return a task with the settings that stand on its card."""
     card = comparison.card
     kind = registry.task(str(card.get("task")))
-    return Asked(
+    return TaskEntry(
         name=comparison.task, use=kind.name, fields={name: card[name] for name in kind.model_fields if name in card}
     )
 

@@ -39,7 +39,7 @@ class Content:
     problems: list[str] = field(default_factory=list)
 
     def written(self) -> str:
-        """Give it as JSON that may stand in a script element."""
+        """Return it as JSON that may stand in a script element."""
         text = json.dumps({"views": self.views, "pictures": self.pictures}, ensure_ascii=True, separators=(",", ":"))
         # An answer may hold anything, also the end of a script.
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -69,7 +69,7 @@ def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], sample
 
 
 def inlined(picture: Image.Image) -> str:
-    """Give a picture as a data URI: small ones exactly, larger ones smaller and as JPEG."""
+    """Return a picture as a data URI: small ones exactly, larger ones smaller and as JPEG."""
     out = io.BytesIO()
     small = picture.convert("RGB")
     if max(small.size) <= 128:
@@ -83,7 +83,7 @@ def inlined(picture: Image.Image) -> str:
 
 
 def bits(ids: Collection[int], size: int) -> str:
-    """Give a set of ids below `size` in base64, a bit an id, the lowest bit of a byte first."""
+    """Return a set of ids below `size` in base64, a bit an id, the lowest bit of a byte first."""
     mask = np.zeros(size, dtype=np.uint8)
     mask[list(ids)] = 1
     return base64.b64encode(np.packbits(mask, bitorder="little").tobytes()).decode()

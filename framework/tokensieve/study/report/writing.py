@@ -247,7 +247,7 @@ def _asset(name: str) -> str:
 
 
 def _cell(cell: Cell) -> Any:
-    """Give a cell of a table as HTML."""
+    """Return a cell of a table as HTML."""
     from markupsafe import Markup
 
     if isinstance(cell, Share):

@@ -123,5 +123,5 @@ def inverse_alarm(
 
 
 def _tail(sides: list[Array], miss: float) -> float:
-    """Give the tail of bounds that hold together; of one bound alone, its own."""
+    """Return the tail of bounds that hold together; of one bound alone, its own."""
     return miss if sum(side.shape[1] for side in sides) == 1 else shared_tail(sides, miss, miss)

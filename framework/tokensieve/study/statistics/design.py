@@ -48,7 +48,7 @@ class Design:
             raise StudyError(f"a bootstrap takes at least 1 resample; {self.resamples} were asked for.")
 
     def layout(self, samples: int) -> Layout:
-        """Give the design of a number of samples, as codes.
+        """Return the design of a number of samples, as codes.
 
         Raises:
             StudyError: if there are more or fewer labels than samples, or no samples.
@@ -88,7 +88,7 @@ class Layout:
         return 1 / (self.kinds * sizes[self.kind].astype(float))
 
     def centred(self, values: Array) -> Array:
-        """Give values `[m, n]` less the mean of their kind: what is left to chance."""
+        """Return values `[m, n]` less the mean of their kind: what is left to chance."""
         one = np.ones_like(values[:1])
         means = self.by_cell(values).sum(axis=0) / self.by_cell(one).sum(axis=0)
         left: Array = values - means.T[:, self.kind]
@@ -108,7 +108,7 @@ class Layout:
 
 
 def scores_of(values: npt.ArrayLike, name: str = "scores") -> Array:
-    """Give scores as `[methods, n]` floats.
+    """Return scores as `[methods, n]` floats.
 
     Raises:
         StudyError: if they have another shape, or some are not finite.
@@ -123,7 +123,7 @@ def scores_of(values: npt.ArrayLike, name: str = "scores") -> Array:
 
 
 def paired(scores: npt.ArrayLike, base: npt.ArrayLike) -> Array:
-    """Give the differences `[methods, n]` of scores to a base, `[n]` or `[methods, n]`.
+    """Return the differences `[methods, n]` of scores to a base, `[n]` or `[methods, n]`.
 
     Raises:
         StudyError: if the base is not of the same samples.
@@ -153,12 +153,12 @@ def within(values: Array, bounds: tuple[float, float]) -> None:
 
 
 def estimates(values: Array, layout: Layout) -> Array:
-    """Give the score of each row of `[m, n]`: the mean over samples, or over kinds of the mean of a kind."""
+    """Return the score of each row of `[m, n]`: the mean over samples, or over kinds of the mean of a kind."""
     return values @ layout.weights
 
 
 def replicates(values: Array, design: Design, bounds: tuple[float, float] | None) -> Array:
-    """Give the score of each row of `[m, n]` in every bootstrap sample: `[resamples, m]`.
+    """Return the score of each row of `[m, n]` in every bootstrap sample: `[resamples, m]`.
 
     Clusters are drawn with replacement, all their samples with them. A kind of which a bootstrap sample holds nothing
     keeps its observed mean there.
@@ -189,7 +189,7 @@ def replicates(values: Array, design: Design, bounds: tuple[float, float] | None
 
 
 def _counts(clusters: int, design: Design) -> Iterator[tuple[slice, Array]]:
-    """Give how often each cluster is in each bootstrap sample, some samples at a time."""
+    """Return how often each cluster is in each bootstrap sample, some samples at a time."""
     random = np.random.default_rng(design.seed)
     step = max(1, _AT_ONCE // clusters)
     for start in range(0, design.resamples, step):

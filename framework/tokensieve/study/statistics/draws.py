@@ -49,7 +49,7 @@ def over_draws(scores: npt.ArrayLike) -> Draws:
 
 
 def budget_weights(budgets: Sequence[float]) -> tuple[float, ...]:
-    """Give what each budget weighs in the area under a curve over the logarithm of the budget.
+    """Return what each budget weighs in the area under a curve over the logarithm of the budget.
 
     The weights are those of trapezoids and add up to one, so the area is a mean score over the budgets between the
     smallest and the largest, in which every halving counts alike. It is linear: `weights @ scores`, with scores

@@ -41,7 +41,7 @@ class Interval:
 def score_intervals(
     scores: npt.ArrayLike, design: Design | None = None, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[Interval, ...]:
-    """Give an interval of every method's score, each by itself.
+    """Return an interval of every method's score, each by itself.
 
     Args:
         scores: `[methods, n]`, what each method has at each sample.
@@ -65,7 +65,7 @@ def difference_intervals(
     simultaneous: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Interval, ...]:
-    """Give an interval of what every method has more than a base, on the same samples.
+    """Return an interval of what every method has more than a base, on the same samples.
 
     Args:
         scores: `[methods, n]`, what each method has at each sample.
@@ -88,7 +88,7 @@ def difference_intervals(
 def difference_replicates(
     scores: npt.ArrayLike, base: npt.ArrayLike, design: Design, bounds: tuple[float, float]
 ) -> tuple[Array, Array]:
-    """Give the differences of scores to a base, `[methods, n]`, and their bootstrap samples, `[resamples, methods]`.
+    """Return the differences of scores to a base, `[methods, n]`, and their bootstrap samples, `[resamples, methods]`.
 
     The difference of b to a is drawn as that of a to b is, with its sign changed.
 
@@ -106,7 +106,7 @@ def difference_replicates(
 
 
 def shared_tail(sides: Sequence[Array], miss: float, most: float) -> float:
-    """Give the tail that each of many one-sided bounds may have, so that all hold together.
+    """Return the tail that each of many one-sided bounds may have, so that all hold together.
 
     A bootstrap sample is inside all bounds if it lies as deep as the bound in every column. The tail is the deepest
     that all but a part `miss` of the bootstrap samples reach.
@@ -125,7 +125,7 @@ def shared_tail(sides: Sequence[Array], miss: float, most: float) -> float:
 
 
 def bound(drawn: Array, tail: float, clusters: int) -> Array:
-    """Give the lower bound of each column of bootstrap samples `[resamples, m]`: `[m]`.
+    """Return the lower bound of each column of bootstrap samples `[resamples, m]`: `[m]`.
 
     The tail is first made smaller, for what a bootstrap of few clusters lacks: it draws from a spread that is too small
     by (c - 1) / c, and knows it only as well as Student's t says (Hesterberg 2015, the expanded percentile interval).

@@ -13,13 +13,13 @@ Kept = Sequence[Collection[int]]
 
 
 def jaccard_of(one: Set[int], other: Set[int]) -> float:
-    """Give the part of what either set holds that both hold; 1 for two empty sets."""
+    """Return the part of what either set holds that both hold; 1 for two empty sets."""
     either = one | other
     return len(one & other) / len(either) if either else 1.0
 
 
 def jaccard(first: Kept, second: Kept) -> float:
-    """Give the part of the tokens kept by either method that both kept, averaged over samples.
+    """Return the part of the tokens kept by either method that both kept, averaged over samples.
 
     Where neither kept anything they agree, which counts as one.
 
@@ -34,7 +34,7 @@ def jaccard(first: Kept, second: Kept) -> float:
 
 
 def overlaps(kept: Sequence[Kept]) -> tuple[tuple[float, ...], ...]:
-    """Give the overlap of every method with every other: `[methods][methods]`.
+    """Return the overlap of every method with every other: `[methods][methods]`.
 
     Raises:
         StudyError: if the methods are not of the same samples, or there are none.
@@ -47,7 +47,7 @@ def overlaps(kept: Sequence[Kept]) -> tuple[tuple[float, ...], ...]:
 
 
 def chance_jaccard(tokens: int, first: int, second: int) -> float:
-    """Give the overlap to expect of two sets of given sizes that have nothing to do with each other.
+    """Return the overlap to expect of two sets of given sizes that have nothing to do with each other.
 
     Without it an overlap means nothing: two random halves of the tokens overlap by a third.
 

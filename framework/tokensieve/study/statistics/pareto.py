@@ -12,7 +12,7 @@ from tokensieve.study.statistics.design import Design, replicates, scores_of
 
 
 def front(costs: Sequence[float], gains: Sequence[float]) -> tuple[int, ...]:
-    """Give the points that no other beats: none costs no more and gains no less, and is better in one of the two.
+    """Return the points that no other beats: none costs no more and gains no less, and is better in one of the two.
 
     Points that are equal in both are all on the front or all off it, so that the front does not depend on an order.
 
@@ -41,7 +41,7 @@ def front(costs: Sequence[float], gains: Sequence[float]) -> tuple[int, ...]:
 
 
 def front_shares(costs: Sequence[float], scores: npt.ArrayLike, design: Design | None = None) -> tuple[float, ...]:
-    """Give in which part of bootstrap samples each method is on the front of cost and score.
+    """Return in which part of bootstrap samples each method is on the front of cost and score.
 
     Args:
         costs: of each method; lower is better.

@@ -46,7 +46,7 @@ def detectable(
     design_effect: float = 1.0,
     comparisons: int = 1,
 ) -> float | None:
-    """Give the smallest paired difference that this many samples find, or none if they find none.
+    """Return the smallest paired difference that this many samples find, or none if they find none.
 
     The formula is that of McNemar's test: √n δ = z₁ √ψ + z₂ √(ψ - δ²), for discordance ψ and difference δ, with z₁ of
     the error and z₂ of the power.
@@ -83,7 +83,7 @@ def samples_needed(
     design_effect: float = 1.0,
     comparisons: int = 1,
 ) -> int:
-    """Give how many samples find a paired difference; the arguments are those of `detectable`.
+    """Return how many samples find a paired difference; the arguments are those of `detectable`.
 
     Raises:
         StudyError: if a value is outside of its range, or the difference is larger than the discordance.
@@ -107,7 +107,7 @@ def smallest_difference(
     alpha: float = 0.05,
     comparisons: int = 1,
 ) -> Power:
-    """Give the smallest difference that samples like these find between methods that differ as often as these two.
+    """Return the smallest difference that samples like these find between methods that differ as often as these two.
 
     Args:
         first: `[n]`, what a method has at each sample, between 0 and 1.
@@ -131,7 +131,7 @@ def smallest_difference(
 
 
 def design_effect(values: npt.ArrayLike, design: Design | None = None) -> float:
-    """Give how many of these samples tell as much as one independent sample would.
+    """Return how many of these samples tell as much as one independent sample would.
 
     It is the variance of the score under the design, with clusters and kinds, over that of a mean of as many
     independent samples. One where nothing varies.

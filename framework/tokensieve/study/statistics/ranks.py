@@ -36,7 +36,7 @@ class Rank:
 def rank_intervals(
     scores: npt.ArrayLike, design: Design | None = None, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[Rank, ...]:
-    """Give every method's rank, and the places that it may truly have.
+    """Return every method's rank, and the places that it may truly have.
 
     The places follow from simultaneous intervals of all pairs of methods, so all methods' true places are inside
     theirs at once with probability `level` (Mogstad, Romano, Shaikh, Wilhelm 2024). Quantiles of bootstrapped ranks
@@ -273,7 +273,7 @@ def friedman(scores: npt.ArrayLike, alpha: float = 0.05) -> Friedman:
 
 
 def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float:
-    """Give Nemenyi's critical difference of mean ranks over blocks.
+    """Return Nemenyi's critical difference of mean ranks over blocks.
 
     Raises:
         StudyError: if there are fewer than two methods, or no blocks.
@@ -287,7 +287,7 @@ def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float
 
 
 def groups(ranks: npt.ArrayLike, difference: float) -> tuple[tuple[int, ...], ...]:
-    """Give the largest groups of methods of which no two are further apart than a critical difference.
+    """Return the largest groups of methods of which no two are further apart than a critical difference.
 
     Args:
         ranks: `[methods]`, mean ranks.
@@ -337,7 +337,7 @@ def _told(blocks: Sequence[Array], design: Design, bounds: tuple[float, float]) 
 
 
 def _shares(drawn: Array) -> Array:
-    """Give the part of bootstrap samples `[resamples, m]` in which each method has each place: `[m, places]`."""
+    """Return the part of bootstrap samples `[resamples, m]` in which each method has each place: `[m, places]`."""
     scores = drawn.round(12)
     methods = scores.shape[1]
     shares = np.empty((methods, methods))
@@ -351,7 +351,7 @@ def _shares(drawn: Array) -> Array:
 
 
 def _tied(ranks: Array) -> float:
-    """Give the sum over blocks and groups of equal ranks of t³ - t, for groups of t."""
+    """Return the sum over blocks and groups of equal ranks of t³ - t, for groups of t."""
     total = 0
     for row in ranks:
         _, sizes = np.unique(row, return_counts=True)

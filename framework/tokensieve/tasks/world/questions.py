@@ -58,7 +58,7 @@ def questions(scene: Scene, seed: str, most: int, types: Sequence[str] = TYPES) 
 
 
 def place_of(thing: Thing) -> str | None:
-    """Give the ninth of the picture that an object is in, or none where it is too near a border to say."""
+    """Return the ninth of the picture that an object is in, or none where it is too near a border to say."""
     third = SIDE / 3
     row, column = (int(value // third) for value in (thing.y, thing.x))
     near = any(min(value % third, third - value % third) <= 3 for value in (thing.y, thing.x))
@@ -68,7 +68,7 @@ def place_of(thing: Thing) -> str | None:
 def _of(
     things: Sequence[Thing], color: str | None = None, kind: str | None = None, kinds: Sequence[str] = KINDS
 ) -> tuple[int, ...]:
-    """Give the numbers of the objects of a colour, a kind, or a sort of kinds."""
+    """Return the numbers of the objects of a colour, a kind, or a sort of kinds."""
     return tuple(
         number
         for number, thing in enumerate(things)

@@ -64,7 +64,7 @@ class Scene:
     owner: NDArray[np.uint8]
 
     def coverage(self, rows: int, columns: int) -> NDArray[np.float64]:
-        """Give how much of each cell of a grid each object covers.
+        """Return how much of each cell of a grid each object covers.
 
         Returns:
             float64 `[things, rows * columns]`, row by row.
@@ -80,7 +80,7 @@ class Scene:
         return np.stack([(cells == number + 1).mean(axis=1) for number in range(len(self.things))])
 
     def cells(self, things: Collection[int], rows: int, columns: int) -> frozenset[int]:
-        """Give the cells of a grid that any of some objects covers."""
+        """Return the cells of a grid that any of some objects covers."""
         covered = self.coverage(rows, columns)[sorted(things)] >= COVERED
         return frozenset(np.flatnonzero(covered.any(axis=0)).tolist())
 
@@ -199,7 +199,7 @@ def _mask(thing: Thing, rng: np.random.Generator) -> Image.Image:
 
 
 def _outline(kind: str, r: float, turn: float) -> Points:
-    """Give a shape's corners around the origin."""
+    """Return a shape's corners around the origin."""
     if kind == "square":
         return [_polar(r, turn + math.pi / 4 + k * math.pi / 2) for k in range(4)]
     if kind == "triangle":

@@ -68,11 +68,11 @@ class World(Task):
         return Image.fromarray(self._scene(int(sample.image)).pixels)
 
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
-        """Tell whether the answer is the word."""
+        """Return whether the answer is the word."""
         return {"correct": float(answer.text.strip().lower() in sample.answers)}
 
     def needed(self, sample: Sample, rows: int, columns: int) -> frozenset[int] | None:
-        """Give the cells of the asked objects.
+        """Return the cells of the asked objects.
 
         None where the answer is that there are no such objects, and for a grid that does not divide the picture.
         """
@@ -83,7 +83,7 @@ class World(Task):
         return self._scene(number).cells(things, rows, columns) if things else None
 
     def card(self) -> dict[str, Any]:
-        """Give the protocol, with what the first scenes look like: another drawing library may draw otherwise."""
+        """Return the protocol, with what the first scenes look like: another drawing library may draw otherwise."""
         digest = hashlib.sha256()
         for number in range(4):
             digest.update(self._scene(number).pixels.tobytes())

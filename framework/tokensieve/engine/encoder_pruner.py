@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.selection import Outcome, Pool, settle
+from tokensieve.engine.stage_selection import StageOutcome, TokenPool, select_stage
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value
 from tokensieve.ledger.records import Prefill, SampleRecord, StageRecord
@@ -31,7 +31,7 @@ from tokensieve.stage import Stage
 
 
 @dataclass(eq=False)
-class Passage:
+class EncoderBatch:
     """A batch of pictures on its way through the blocks.
 
     Attributes:
@@ -43,14 +43,14 @@ class Passage:
         weighs: whether any token stands for more than one patch.
     """
 
-    pool: Pool
+    pool: TokenPool
     owner: Tensor
     places: Tensor
     records: list[StageRecord] = field(default_factory=list)
     whole: bool = True
     weighs: bool = False
 
-    def follow(self, outcome: Outcome) -> None:
+    def follow(self, outcome: StageOutcome) -> None:
         """Take note of what a stage decided."""
         owner = outcome.target.gather(1, self.owner.clamp(min=0))
         self.owner = torch.where(self.owner < 0, -1, owner)
@@ -60,7 +60,7 @@ class Passage:
         self.weighs = bool((self.pool.sizes[self.pool.alive] != 1).any())
 
 
-class EncoderEngine:
+class EncoderPruner:
     """Instance-level forwards of one `prune` on a vision encoder.
 
     Attributes:
@@ -73,7 +73,7 @@ class EncoderEngine:
         recipe: Recipe,
         run: Run,
         keys: Sequence[int] | None,
-        settled: Callable[[StageRecord], None],
+        on_stage: Callable[[StageRecord], None],
     ) -> None:
         self._encoder = encoder
         self._recipe = recipe
@@ -81,18 +81,18 @@ class EncoderEngine:
         self._keys = keys
         self._stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "encoder"}
         self._first = min(self._stages)
-        self._now: Passage | None = None
-        self._settled = settled
-        self.passages: list[Passage] = []
+        self._now: EncoderBatch | None = None
+        self._on_stage = on_stage
+        self.passages: list[EncoderBatch] = []
 
     @property
-    def reduces(self) -> bool:
+    def prunes_prompt(self) -> bool:
         """Whether tokens leave the prompt with the patches."""
-        return self._encoder.reduces
+        return self._encoder.prunes_prompt
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
-        for name in self._encoder.forbidden:
+        for name in self._encoder.refused_methods:
             if hasattr(self._encoder.model, name):
                 installation.override(self._encoder.model, name, partial(_refuse, name))
         for number, block in enumerate(self._encoder.blocks):
@@ -106,7 +106,7 @@ class EncoderEngine:
         self.passages = []
 
     def whole(self, values: Tensor) -> Tensor:
-        """Give what is known of all patches, from what a block knows of the tokens that it computes on now.
+        """Return what is known of all patches, from what a block knows of the tokens that it computes on now.
 
         Args:
             values: `[pictures, prefix + tokens, c]`. A patch takes those of the token that stands for it, and zeros
@@ -130,7 +130,7 @@ class EncoderEngine:
         if passage is None:
             raise RefusedError("blocks were called out of order; call the model as a whole")
         stage = self._stages.get(block)
-        x = hidden if self._encoder.shortens else self._inside(hidden, passage)
+        x = hidden if self._encoder.shortens_sequence else self._inside(hidden, passage)
         if stage is not None and stage.rest == "drop":
             x = self._cut(stage, passage, x, partial(self._keys_of, block, x))
         bias = self._bias(passage, x)
@@ -138,13 +138,13 @@ class EncoderEngine:
             out: Tensor = real(x, *args, **kwargs)
         else:
             out = self._apart(block, stage, passage, x, bias, kwargs)
-        return out if self._encoder.shortens or passage.whole else self._outside(hidden, out, passage)
+        return out if self._encoder.shortens_sequence or passage.whole else self._outside(hidden, out, passage)
 
     def _apart(
         self,
         block: int,
         stage: Stage | None,
-        passage: Passage,
+        passage: EncoderBatch,
         x: Tensor,
         bias: Tensor | None,
         kwargs: dict[str, Any],
@@ -160,15 +160,15 @@ class EncoderEngine:
         if stage is not None and merging and Evidence.VISION_KEYS in stage.needs:
             handle = self._encoder.key_projection(block).register_forward_hook(look)
         try:
-            x = self._encoder.attend(block, x, bias, kwargs)
+            x = self._encoder.attention_block(block, x, bias, kwargs)
         finally:
             if handle is not None:
                 handle.remove()
         if stage is not None and merging:
             x = self._cut(stage, passage, x, lambda: self._encoder.keys(block, seen[0]))
-        return self._encoder.feed(block, x)
+        return self._encoder.mlp_block(block, x)
 
-    def _cut(self, stage: Stage, passage: Passage, x: Tensor, keys: Callable[[], Tensor]) -> Tensor:
+    def _cut(self, stage: Stage, passage: EncoderBatch, x: Tensor, keys: Callable[[], Tensor]) -> Tensor:
         """Select among the tokens `x` `[pictures, prefix + tokens, d]`, and give those that stay."""
         prefix, pool, places = self._encoder.prefix, passage.pool, passage.places
         vectors = _by_place(x[:, prefix:], places, pool)
@@ -176,12 +176,12 @@ class EncoderEngine:
             Evidence.FEATURES: lambda: vectors.detach(),
             Evidence.VISION_KEYS: lambda: _by_place(keys().detach()[:, prefix:], places, pool),
         }
-        outcome, record = settle(self._recipe, stage, pool, fresh)
+        outcome, record = select_stage(self._recipe, stage, pool, fresh)
         passage.follow(outcome)
         passage.records.append(record)
-        if self._encoder.shortens:
+        if self._encoder.shortens_sequence:
             self._run.latest.stages.append(record)
-            self._settled(record)
+            self._on_stage(record)
         kept = outcome.keep.gather(1, places)
         if bool(kept.all()):
             # Gathering would keep every number, but not how they lie in memory, on which rounding depends.
@@ -189,7 +189,7 @@ class EncoderEngine:
         survivors = outcome.apply(vectors)[outcome.keep].reshape(x.shape[0], -1, x.shape[2])
         return torch.cat([x[:, :prefix], survivors], dim=1)
 
-    def _start(self, hidden: Tensor) -> Passage:
+    def _start(self, hidden: Tensor) -> EncoderBatch:
         """Begin with a batch of pictures."""
         rows, n = hidden.shape[0], hidden.shape[1] - self._encoder.prefix
         keys = [0] * rows if self._keys is None else [int(key) for key in self._keys]
@@ -203,9 +203,9 @@ class EncoderEngine:
         grid[..., 1:] = self._encoder.layout(n).to(device)
         alive = torch.ones(rows, n, dtype=torch.bool, device=device)
         owner = torch.arange(n, device=device).expand(rows, n)
-        pool = Pool(alive, grid, alive.double(), torch.tensor(keys, device=device), {})
-        self._now = Passage(pool, owner, places=owner)
-        if self._encoder.shortens:
+        pool = TokenPool(alive, grid, alive.double(), torch.tensor(keys, device=device), {})
+        self._now = EncoderBatch(pool, owner, places=owner)
+        if self._encoder.shortens_sequence:
             # No language model follows, to whose prompts this would belong.
             self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows, [1] * rows, n))
         else:
@@ -213,19 +213,19 @@ class EncoderEngine:
         return self._now
 
     def _keys_of(self, block: int, x: Tensor) -> Tensor:
-        """Give the keys that a block will give tokens which are about to enter it."""
+        """Return the keys that a block will give tokens which are about to enter it."""
         projection = self._encoder.key_projection(block)
-        return self._encoder.keys(block, projection(self._encoder.normed(block, x)))
+        return self._encoder.keys(block, projection(self._encoder.attention_input(block, x)))
 
-    def _bias(self, passage: Passage, x: Tensor) -> Tensor | None:
-        """Give log(size) of every key, `[pictures, 1, tokens, tokens]`; none while all tokens stand for themselves."""
+    def _bias(self, passage: EncoderBatch, x: Tensor) -> Tensor | None:
+        """Return log(size) of every key, `[pictures, 1, tokens, tokens]`, or none while nothing is merged."""
         if not passage.weighs:
             return None
         own = passage.pool.sizes.gather(1, passage.places).log().to(x.dtype)
         line = torch.nn.functional.pad(own, (self._encoder.prefix, 0))
         return line[:, None, None, :].expand(-1, -1, x.shape[1], -1)
 
-    def _inside(self, hidden: Tensor, passage: Passage) -> Tensor:
+    def _inside(self, hidden: Tensor, passage: EncoderBatch) -> Tensor:
         """Gather class tokens and the tokens that stay."""
         if passage.whole:
             return hidden
@@ -233,8 +233,8 @@ class EncoderEngine:
         index = passage.places.unsqueeze(-1).expand(-1, -1, hidden.shape[2])
         return torch.cat([hidden[:, :prefix], hidden[:, prefix:].gather(1, index)], dim=1)
 
-    def _outside(self, hidden: Tensor, out: Tensor, passage: Passage) -> Tensor:
-        """Give every patch the vector of the token that stands for it; those without one stay as they were."""
+    def _outside(self, hidden: Tensor, out: Tensor, passage: EncoderBatch) -> Tensor:
+        """Return every patch the vector of the token that stands for it; those without one stay as they were."""
         prefix, owner = self._encoder.prefix, passage.owner
         whole = _by_place(out[:, prefix:], passage.places, passage.pool)
         index = owner.clamp(min=0).unsqueeze(-1).expand_as(whole)
@@ -242,8 +242,8 @@ class EncoderEngine:
         return torch.cat([out[:, :prefix], patches], dim=1)
 
 
-def by_prompt(passages: Sequence[Passage], rows: Tensor, prompts: int) -> list[StageRecord]:
-    """Give what stages did, one sample a prompt instead of one a picture.
+def by_prompt(passages: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> list[StageRecord]:
+    """Return what stages did, one sample a prompt instead of one a picture.
 
     Ids are places of patches; those of a prompt's second picture go on where the first one's end.
 
@@ -277,13 +277,13 @@ def by_prompt(passages: Sequence[Passage], rows: Tensor, prompts: int) -> list[S
 
 
 def _shares(pictures: Sequence[SampleRecord]) -> dict[str, float]:
-    """Give the shares of operands in all pictures together, by the tokens that each keeps."""
+    """Return the shares of operands in all pictures together, by the tokens that each keeps."""
     total = sum(len(picture.kept) for picture in pictures)
     names = pictures[0].shares if pictures else {}
     return {name: sum(one.shares[name] * len(one.kept) for one in pictures) / max(total, 1) for name in names}
 
 
-def _by_place(x: Tensor, places: Tensor, pool: Pool) -> Tensor:
+def _by_place(x: Tensor, places: Tensor, pool: TokenPool) -> Tensor:
     """Spread `x` `[pictures, tokens, d]` to `[pictures, patches, d]`; zero where none stays."""
     index = places.unsqueeze(-1).expand(-1, -1, x.shape[2])
     return x.new_zeros(*pool.alive.shape, x.shape[2]).scatter(1, index, x)

@@ -27,7 +27,7 @@ _WEIGHTS = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class AttentionCall:
     """What an attention module hands to its implementation.
 
     Attributes:
@@ -44,22 +44,22 @@ class Call:
     scaling: float
     causal: bool = False
 
-    def part(self, step: int, length: int) -> Call:
-        """Give one row of every `step`, as far as its first `length` places."""
+    def part(self, step: int, length: int) -> AttentionCall:
+        """Return one row of every `step`, as far as its first `length` places."""
         mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[::step]
         query, key = self.query[::step, :, :length], self.key[::step, :, :length]
-        return Call(query, key, mask, self.scaling, self.causal)
+        return AttentionCall(query, key, mask, self.scaling, self.causal)
 
-    def pieces(self, bounds: Tensor | None) -> list[Call]:
-        """Give the sequences that stand one behind the other, from bound to bound `[sequences + 1]`."""
+    def pieces(self, bounds: Tensor | None) -> list[AttentionCall]:
+        """Return the sequences that stand one behind the other, from bound to bound `[sequences + 1]`."""
         if bounds is None:
             return [self]
         sizes = bounds.diff().tolist()
         parts = zip(self.query.split(sizes, dim=2), self.key.split(sizes, dim=2), strict=True)
-        return [Call(query, key, None, self.scaling, self.causal) for query, key in parts]
+        return [AttentionCall(query, key, None, self.scaling, self.causal) for query, key in parts]
 
     def rows(self, places: Tensor) -> Tensor:
-        """Give softmaxed attention, float32 `[batch, heads, c, n]`, of the queries at `places` `[batch, c]`."""
+        """Return softmaxed attention, float32 `[batch, heads, c, n]`, of the queries at `places` `[batch, c]`."""
         batch, heads, n, width = self.query.shape
         lines = places[:, None, :, None]
         query = self.query.gather(2, lines.expand(-1, heads, -1, width)).float()
@@ -74,12 +74,12 @@ class Call:
         return scores.softmax(dim=-1)
 
     def mean(self, places: Tensor) -> Tensor:
-        """Give the mean over heads of the rows at `places` `[batch, c]`, `[batch, c, n]`."""
+        """Return the mean over heads of the rows at `places` `[batch, c]`, `[batch, c, n]`."""
         parts = places.split(self._block(), dim=1)
         return torch.cat([self.rows(part).mean(dim=1) for part in parts], dim=1)
 
     def received(self) -> Tensor:
-        """Give the mean attention that each place receives, float32 `[batch, heads, n]`.
+        """Return the mean attention that each place receives, float32 `[batch, heads, n]`.
 
         With a mask, the mean is over the places that may look at it, without those that may not
         even look at themselves: they are padding. What nobody may look at receives nothing.
@@ -100,7 +100,7 @@ class Call:
         return total / lookers.clamp(min=1)
 
     def _seen(self, lines: Tensor) -> Tensor | None:
-        """Give the mask's rows at `lines` `[batch, 1, c, 1]`, if there is one."""
+        """Return the mask's rows at `lines` `[batch, 1, c, 1]`, if there is one."""
         if self.mask is None:
             return None
         n = self.query.shape[2]
@@ -112,7 +112,7 @@ class Call:
         return max(1, _WEIGHTS // max(1, batch * heads * n))
 
 
-class Tap(ABC):
+class AttentionTap(ABC):
     """What looks at the calls of an attention module.
 
     Attributes:
@@ -124,11 +124,11 @@ class Tap(ABC):
     mute: bool = False
 
     @abstractmethod
-    def look(self, call: Call, bounds: Tensor | None) -> None:
+    def look(self, call: AttentionCall, bounds: Tensor | None) -> None:
         """Look at a call; `bounds` are those of sequences that stand one behind the other, or none."""
 
 
-class PromptTap(Tap):
+class PromptTap(AttentionTap):
     """What the last call of a text layer's attention saw, of prompts: keys end where queries do.
 
     Attributes:
@@ -138,7 +138,7 @@ class PromptTap(Tap):
 
     def __init__(self) -> None:
         self.armed = False
-        self.call: Call | None = None
+        self.call: AttentionCall | None = None
         self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def clear(self) -> None:
@@ -146,11 +146,11 @@ class PromptTap(Tap):
         self.armed = False
         self.call = self.given = None
 
-    def look(self, call: Call, bounds: Tensor | None) -> None:
+    def look(self, call: AttentionCall, bounds: Tensor | None) -> None:
         """Remember the call."""
         # A static cache hands over its whole length.
         key = call.key[:, :, : call.query.shape[2]].detach()
-        self.call = Call(call.query.detach(), key, call.mask, call.scaling, call.causal)
+        self.call = AttentionCall(call.query.detach(), key, call.mask, call.scaling, call.causal)
 
     def remember(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember what the module is called with."""
@@ -158,8 +158,8 @@ class PromptTap(Tap):
             self.given = args, kwargs
 
     @torch.no_grad()
-    def content(self, attention: nn.Module) -> Call:
-        """Give queries and keys before rotary positions, by calling the module once more.
+    def content(self, attention: nn.Module) -> AttentionCall:
+        """Return queries and keys before rotary positions, by calling the module once more.
 
         It is called with positions that turn nothing, without the cache, and computes no attention.
 
@@ -177,20 +177,20 @@ class PromptTap(Tap):
         seen, self.call, self.mute = self.call, None, True
         try:
             # Not by calling the module: hooks that record attention must not see this.
-            attention.forward(*args, **caches.withheld(kwargs | still))
+            attention.forward(*args, **caches.without_cache(kwargs | still))
             call = self._called(attention)
         finally:
             self.call, self.mute = seen, False
         return call
 
-    def _called(self, attention: nn.Module) -> Call:
+    def _called(self, attention: nn.Module) -> AttentionCall:
         if self.call is None:
             raise RefusedError(f"{type(attention).__name__} computes no attention when called again")
         return self.call
 
 
-def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:
-    """Tap an attention module until the installation is removed.
+def install(installation: Installation, attention: nn.Module, tap: AttentionTap) -> None:
+    """AttentionTap an attention module until the installation is removed.
 
     Raises:
         RefusedError: if the module does not choose its implementation by its config.
@@ -206,7 +206,7 @@ def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:
     real: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
 
     @torch.no_grad()
-    def glance(call: Call, bounds: Tensor | None) -> None:
+    def glance(call: AttentionCall, bounds: Tensor | None) -> None:
         tap.look(call, bounds)
 
     def tapped(
@@ -218,7 +218,7 @@ def install(installation: Installation, attention: nn.Module, tap: Tap) -> None:
             causal = getattr(module, "is_causal", True) if causal is None else causal
             # Flash kernels take sequences that stand one behind the other at once, without a mask.
             bounds = kwargs.get("cu_seq_lens_q")
-            glance(Call(query, key, attention_mask, scaling, bool(causal)), bounds)
+            glance(AttentionCall(query, key, attention_mask, scaling, bool(causal)), bounds)
         if tap.mute:
             return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
         return real(module, query, key, value, attention_mask, **kwargs)

@@ -14,7 +14,7 @@ from tokensieve.algebra.reduction import Reduction, nearest
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.selection import Selection, select
-from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, taken
+from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, take_rows
 from tokensieve.ledger.records import SampleRecord, StageRecord, as_ids
 from tokensieve.recipes.formulas import write_formula
 from tokensieve.recipes.recipe import Recipe
@@ -23,7 +23,7 @@ from tokensieve.strategy import Merger, Strategy
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class StageOutcome:
     """What becomes of each visual token, by id.
 
     Attributes:
@@ -39,23 +39,23 @@ class Outcome:
     weight: Tensor
     merges: bool
 
-    def expanded(self, rows: int) -> Outcome:
-        """Give the outcome with every sample standing `rows` times in a row."""
+    def expanded(self, rows: int) -> StageOutcome:
+        """Return the outcome with every sample standing `rows` times in a row."""
         if rows == 1:
             return self
         keep = self.keep.repeat_interleave(rows, dim=0)
         target = self.target.repeat_interleave(rows, dim=0)
-        return Outcome(keep, target, self.weight.repeat_interleave(rows, dim=0), self.merges)
+        return StageOutcome(keep, target, self.weight.repeat_interleave(rows, dim=0), self.merges)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Give `x` `[batch, tokens, d]` with every kept token's vector folded, zero elsewhere."""
+        """Return `x` `[batch, tokens, d]` with every kept token's vector folded, zero elsewhere."""
         if not self.merges:
             return x
         return Reduction(self.target, self.weight, torch.ones_like(self.keep)).apply(x)
 
 
 @dataclass(eq=False)
-class Pool:
+class TokenPool:
     """The visual tokens of a batch, by id, as they pass through the stages.
 
     Attributes:
@@ -73,7 +73,7 @@ class Pool:
     evidence: dict[Evidence, Callable[[], Value]]
 
     def take(self, kinds: frozenset[Evidence], fresh: Mapping[Evidence, Callable[[], Value]]) -> dict[Evidence, Value]:
-        """Give evidence `[batch, tokens, ...]` of the wanted kinds; `fresh` is the site's own."""
+        """Return evidence `[batch, tokens, ...]` of the wanted kinds; `fresh` is the site's own."""
         known: dict[Evidence, Value] = {Evidence.GRID: self.grid, Evidence.SIZES: self.sizes}
         for kind in kinds - known.keys():
             maker = fresh.get(kind) or self.evidence.get(kind)
@@ -82,8 +82,8 @@ class Pool:
         return known
 
 
-def _groups(pool: Pool, per: str, judged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give ids `[rows, n]`, validity `[rows, n]` and sample `[rows]` of every group of judged tokens."""
+def _groups(pool: TokenPool, per: str, judged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids `[rows, n]`, validity `[rows, n]` and sample `[rows]` of every group of judged tokens."""
     image = pool.grid[..., 0]
     part = {"image": image * 0, "sample": image * 0, "tile": pool.grid[..., 1], "frame": pool.grid[..., 2]}[per]
     number = part if per == "sample" else image * (int(part.max()) + 1 if part.numel() else 1) + part
@@ -101,9 +101,9 @@ def _groups(pool: Pool, per: str, judged: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 @torch.no_grad()
-def settle(
-    recipe: Recipe, stage: Stage, pool: Pool, fresh: Mapping[Evidence, Callable[[], Value]]
-) -> tuple[Outcome, StageRecord]:
+def select_stage(
+    recipe: Recipe, stage: Stage, pool: TokenPool, fresh: Mapping[Evidence, Callable[[], Value]]
+) -> tuple[StageOutcome, StageRecord]:
     """Select at a stage, update the pool, and write the ledger.
 
     Args:
@@ -136,26 +136,26 @@ def settle(
     return outcome, record
 
 
-def _nothing(recipe: Recipe, stage: Stage, pool: Pool) -> tuple[Outcome, StageRecord]:
+def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcome, StageRecord]:
     """Settle a batch without tokens to judge."""
     own = torch.arange(pool.alive.shape[1], device=pool.alive.device).expand_as(pool.alive)
-    outcome = Outcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
+    outcome = StageOutcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
     records = tuple(SampleRecord(int(row.sum()), as_ids(row), {}, 0) for row in pool.alive)
     return outcome, StageRecord(str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 0.0)
 
 
 def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: Tensor, keys: Tensor) -> Tokens:
-    """Give the groups as tokens, with the evidence of each."""
+    """Return the groups as tokens, with the evidence of each."""
     # Where every sample is one group of all its tokens, there is nothing to gather.
     whole = all(value.shape[:2] == ids.shape for value in evidence.values() if isinstance(value, Tensor))
     if whole and len(keys) == len(ids) and bool(valid.all()):
         return Tokens(Universe(valid, ids), evidence, keys, samples)
-    rows = {kind: taken(value, samples, ids) for kind, value in evidence.items()}
+    rows = {kind: take_rows(value, samples, ids) for kind, value in evidence.items()}
     return Tokens(Universe(valid, ids), rows, keys[samples], samples)
 
 
-def _pin(stage: Stage, pool: Pool, newline: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Give each group's budget without its newline tokens, and which of those stay.
+def _pin(stage: Stage, pool: TokenPool, newline: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Return each group's budget without its newline tokens, and which of those stay.
 
     Newline tokens count against the budget of their image; where they alone exceed it, the first
     ones stay.
@@ -195,8 +195,8 @@ def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Select
 
 
 def _outcome(
-    stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, reduction: Reduction | None, pinned: Tensor
-) -> Outcome:
+    stage: Stage, pool: TokenPool, tokens: Tokens, chosen: Selection, reduction: Reduction | None, pinned: Tensor
+) -> StageOutcome:
     at = tokens.samples.unsqueeze(1).expand_as(tokens.ids)
     inside = tokens.valid
     keep = pinned.clone()
@@ -205,7 +205,7 @@ def _outcome(
     target = torch.where(keep, own, -1)
     weight = keep.double()
     if stage.rest == "drop" or not tokens.universe.n:
-        return Outcome(keep, target, weight, merges=False)
+        return StageOutcome(keep, target, weight, merges=False)
     # Groups are built by ascending id, so the tokens are canonical already.
     if reduction is None and isinstance(stage.select, Merger):
         reduction = stage.select.assign(tokens.only(stage.select.needs | {Evidence.SIZES}), chosen.mask.sum(dim=1))
@@ -217,11 +217,17 @@ def _outcome(
     joined = torch.where(reduction.slot >= 0, slot_ids.gather(1, reduction.slot.clamp(min=0)), -1)
     target[at[inside], tokens.ids[inside]] = joined[inside]
     weight[at[inside], tokens.ids[inside]] = reduction.weight[inside].double()
-    return Outcome(keep, target, weight, merges=True)
+    return StageOutcome(keep, target, weight, merges=True)
 
 
 def _record(
-    recipe: Recipe, stage: Stage, pool: Pool, tokens: Tokens, chosen: Selection, outcome: Outcome, seconds: float
+    recipe: Recipe,
+    stage: Stage,
+    pool: TokenPool,
+    tokens: Tokens,
+    chosen: Selection,
+    outcome: StageOutcome,
+    seconds: float,
 ) -> StageRecord:
     names = recipe.names()
     sizes = chosen.mask.sum(dim=1).double()
@@ -250,7 +256,7 @@ def _record(
     )
 
 
-def _now(pool: Pool) -> float:
+def _now(pool: TokenPool) -> float:
     """Read the clock once the device has caught up."""
     if pool.alive.is_cuda:
         torch.cuda.synchronize(pool.alive.device)

@@ -15,25 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokensieve.engine import attention_tap as taps
 from tokensieve.engine import cache as caches
-from tokensieve.engine import tap as taps
-from tokensieve.engine.batches import close_up, from_sequence, hide, of_id, put_back
+from tokensieve.engine.batches import compact_positions, from_sequence, mask_out, of_id, put_back
 from tokensieve.engine.installation import Installation, untraced
-from tokensieve.engine.prompts import Selector, Settled
+from tokensieve.engine.prompt_selector import PromptSelection, PromptSelector
 from tokensieve.engine.shortening import shorten
 from tokensieve.errors import RefusedError
-from tokensieve.evidence import Evidence, Value, Words
+from tokensieve.evidence import Evidence, PromptText, Value
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.offers import DECODER_EVIDENCE
 from tokensieve.recipes.recipe import Positions
 
 
 @dataclass(eq=False)
-class Prompt:
+class PrefillState:
     """A prompt on its way through the layers.
 
     Attributes:
-        settled: what is selected.
+        selection: what is selected.
         expand: rows per prompt, where beams or sampling expanded it.
         ids: int64 `[rows, n]`, the visual token at each place, -1 for others.
         mask: bool `[rows, n]`, which places are real.
@@ -47,7 +47,7 @@ class Prompt:
         entered: vectors `[rows, layer-0 length, d]` as they entered the language model, where a stage asks for them.
     """
 
-    settled: Settled
+    selection: PromptSelection
     expand: int
     ids: Tensor
     mask: Tensor
@@ -72,7 +72,7 @@ class Prompt:
 
 
 @dataclass(eq=False)
-class Step:
+class DecodeStep:
     """A later call on a pruned cache.
 
     Attributes:
@@ -88,20 +88,20 @@ class Step:
     places: Tensor
 
 
-class Layers:
+class LayerPruner:
     """Hooks on the layers from the first stage inside the language model on.
 
     Attributes:
         call: what the model is doing; none where layers are left alone.
     """
 
-    def __init__(self, decoder: Decoder, selector: Selector, policy: Positions) -> None:
+    def __init__(self, decoder: Decoder, selector: PromptSelector, policy: Positions) -> None:
         self._decoder = decoder
         self._selector = selector
         self._policy: Positions = policy
         self._blocks = sorted(block for block in selector.stages if block > 0)
         self._taps: dict[int, taps.PromptTap] = {}
-        self.call: Prompt | Step | None = None
+        self.call: PrefillState | DecodeStep | None = None
 
     def install(self, installation: Installation) -> None:
         """Put hooks and taps into the model."""
@@ -116,7 +116,7 @@ class Layers:
                 taps.install(installation, attention, tap)
                 if Evidence.DECODER_CONTENT in needs:
                     installation.hook(attention.register_forward_pre_hook(tap.remember, with_kwargs=True))
-        if any(Evidence.DECODER_WORDS in self._selector.needs(block) for block in self._blocks):
+        if any(Evidence.DECODER_TEXT in self._selector.needs(block) for block in self._blocks):
             language = self._decoder.language_model
             installation.hook(language.register_forward_pre_hook(self._entering, with_kwargs=True))
         layers = self._decoder.layers
@@ -134,25 +134,25 @@ class Layers:
                 "go on under the recipe that the conversation began with"
             )
 
-    def begin(self, call: Prompt | Step) -> None:
+    def begin(self, call: PrefillState | DecodeStep) -> None:
         """Prepare for a call."""
         self.call = call
-        if isinstance(call, Step):
-            call.state.minded = True
+        if isinstance(call, DecodeStep):
+            call.state.expected = True
         for block, tap in self._taps.items():
-            tap.armed = isinstance(call, Prompt) and block not in call.settled.outcomes
+            tap.armed = isinstance(call, PrefillState) and block not in call.selection.outcomes
 
     def idle(self) -> None:
         """Forget the call."""
-        if isinstance(self.call, Step):
-            self.call.state.minded = False
+        if isinstance(self.call, DecodeStep):
+            self.call.state.expected = False
         self.call = None
         for tap in self._taps.values():
             tap.clear()
 
     def _entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember what enters the language model."""
-        if isinstance(self.call, Prompt):
+        if isinstance(self.call, PrefillState):
             self.call.entered = kwargs["inputs_embeds"].detach()
 
     def _enter(
@@ -162,58 +162,58 @@ class Layers:
         if call is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
-        if isinstance(call, Prompt):
+        if isinstance(call, PrefillState):
             hidden, changed = self._enter_prompt(block, call, hidden, kwargs)
         else:
             changed = self._enter_step(block, call, hidden, kwargs)
         return ((hidden, *args[1:]), changed) if args else ((), changed | {"hidden_states": hidden})
 
     def _enter_prompt(
-        self, block: int, prompt: Prompt, hidden: Tensor, kwargs: dict[str, Any]
+        self, block: int, prompt: PrefillState, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
         if block in self._blocks:
             hidden = self._cut(block, prompt, hidden, kwargs)
-        width = _width(caches.given(kwargs), block, hidden.shape[1])
+        width = _width(caches.cache_argument(kwargs), block, hidden.shape[1])
         changed = kwargs | {"attention_mask": _prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width)}
         if prompt.rotary is not None:
             changed |= {"position_ids": prompt.positions, "position_embeddings": prompt.rotary}
         return hidden, changed
 
-    def _cut(self, block: int, prompt: Prompt, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def _cut(self, block: int, prompt: PrefillState, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Select among the tokens entering a layer, and gather those that stay."""
-        ids, settled = prompt.ids, prompt.settled
-        tokens = from_sequence(hidden, ids, settled.pool.alive.shape[1])
-        if block not in settled.outcomes:
-            self._selector.select(block, settled, self._evidence(block, prompt, hidden, tokens))
+        ids, selection = prompt.ids, prompt.selection
+        tokens = from_sequence(hidden, ids, selection.pool.alive.shape[1])
+        if block not in selection.outcomes:
+            self._selector.select(block, selection, self._evidence(block, prompt, hidden, tokens))
             if block in self._taps:
                 self._taps[block].clear()
-        outcome = settled.outcomes[block].expanded(prompt.expand)
+        outcome = selection.outcomes[block].expanded(prompt.expand)
         if outcome.merges:
             hidden = torch.where((ids >= 0).unsqueeze(-1), of_id(outcome.apply(tokens), ids), hidden)
-        frame = shorten((ids < 0) | of_id(outcome.keep, ids), prompt.mask, left=True)
+        shortening = shorten((ids < 0) | of_id(outcome.keep, ids), prompt.mask, left=True)
         prompt.rest = hidden if prompt.rest is None else put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
-        prompt.index = prompt.index.gather(1, frame.index)
-        prompt.ids = torch.where(frame.filler, -1, frame.take(ids))
-        whole = frame.mask.sum(dim=1) == prompt.mask.sum(dim=1)
-        prompt.mask = frame.mask
-        positions = frame.take_last(prompt.places if prompt.positions is None else prompt.positions)
+        prompt.index = prompt.index.gather(1, shortening.index)
+        prompt.ids = torch.where(shortening.filler, -1, shortening.take(ids))
+        whole = shortening.mask.sum(dim=1) == prompt.mask.sum(dim=1)
+        prompt.mask = shortening.mask
+        positions = shortening.take_last(prompt.places if prompt.positions is None else prompt.positions)
         cos, sin = kwargs["position_embeddings"] if prompt.rotary is None else prompt.rotary
-        prompt.rotary = frame.take_rows(cos), frame.take_rows(sin)
+        prompt.rotary = shortening.take_rows(cos), shortening.take_rows(sin)
         shift = None
         if self._policy == "compact":
-            positions, shift = close_up(positions, frame.mask, whole)
+            positions, shift = compact_positions(positions, shortening.mask, whole)
             before = prompt.state.layers[-1].shift if prompt.state.layers else _of_text(prompt.state.shift)
             shift = shift if before is None else shift + before
-            prompt.rotary = _where(whole, prompt.rotary, self._decoder.rotate(hidden, positions))
+            prompt.rotary = _where(whole, prompt.rotary, self._decoder.rotary_embeddings(hidden, positions))
         prompt.positions = positions
-        padded = not bool(frame.mask.all())
-        prompt.state.layers.append(caches.LayerState(block, prompt.index, frame.mask, padded, shift))
-        return frame.take(hidden)
+        padded = not bool(shortening.mask.all())
+        prompt.state.layers.append(caches.LayerState(block, prompt.index, shortening.mask, padded, shift))
+        return shortening.take(hidden)
 
     def _evidence(
-        self, block: int, prompt: Prompt, hidden: Tensor, tokens: Tensor
+        self, block: int, prompt: PrefillState, hidden: Tensor, tokens: Tensor
     ) -> dict[Evidence, Callable[[], Value]]:
-        """Give what a layer's own site offers, one row per prompt."""
+        """Return what a layer's own site offers, one row per prompt."""
         step, width = prompt.expand, tokens.shape[1]
         fresh: dict[Evidence, Callable[[], Value]] = {Evidence.FEATURES: lambda: tokens[::step].detach()}
         tap = self._taps.get(block)
@@ -224,7 +224,7 @@ class Layers:
         ids, attention = prompt.ids[::step, :length], self._decoder.attention(block - 1)
         seen = tap.call.part(step, length)
 
-        def last(call: taps.Call) -> Tensor:
+        def last(call: taps.AttentionCall) -> Tensor:
             place = torch.full((len(ids), 1), length - 1, device=call.query.device)
             return from_sequence(call.rows(place)[:, :, 0].transpose(1, 2), ids, width)
 
@@ -233,11 +233,11 @@ class Layers:
         fresh[Evidence.DECODER_KEYS] = lambda: from_sequence(_keys(seen), ids, width)
         entered, entering = prompt.entered, hidden[::step, :length].detach()
         if entered is not None:
-            fresh[Evidence.DECODER_WORDS] = lambda: _words(prompt, seen, entered, entering, width)
+            fresh[Evidence.DECODER_TEXT] = lambda: _words(prompt, seen, entered, entering, width)
         return fresh
 
-    def _enter_step(self, block: int, step: Step, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Give a deeper layer its columns of the mask, and its positions."""
+    def _enter_step(self, block: int, step: DecodeStep, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return a deeper layer its columns of the mask, and its positions."""
         layer = next((layer for layer in reversed(step.state.layers) if layer.block <= block), None)
         if layer is None:
             return kwargs
@@ -248,27 +248,29 @@ class Layers:
             outer = _of_text(step.state.shift)
             shift = layer.shift if outer is None else layer.shift - outer
             positions = step.places.to(hidden.device) - shift.to(hidden.device).unsqueeze(1)
-            turned = _where(shift == 0, kwargs["position_embeddings"], self._decoder.rotate(hidden, positions))
+            turned = _where(
+                shift == 0, kwargs["position_embeddings"], self._decoder.rotary_embeddings(hidden, positions)
+            )
             changed |= {"position_ids": positions, "position_embeddings": turned}
         return changed
 
     def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Put tokens that left back into their places."""
         prompt = self.call
-        if not isinstance(prompt, Prompt) or prompt.rest is None:
+        if not isinstance(prompt, PrefillState) or prompt.rest is None:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         whole = put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
 
-def _keys(call: taps.Call) -> Tensor:
-    """Give keys `[rows, n, d]`, heads side by side."""
+def _keys(call: taps.AttentionCall) -> Tensor:
+    """Return keys `[rows, n, d]`, heads side by side."""
     return call.key.transpose(1, 2).flatten(2)
 
 
-def _words(prompt: Prompt, call: taps.Call, whole: Tensor, hidden: Tensor, width: int) -> Words:
-    """Give the text of prompts beside their `width` visual tokens.
+def _words(prompt: PrefillState, call: taps.AttentionCall, whole: Tensor, hidden: Tensor, width: int) -> PromptText:
+    """Return the text of prompts beside their `width` visual tokens.
 
     Args:
         prompt: whose rows may be expanded.
@@ -293,7 +295,7 @@ def _words(prompt: Prompt, call: taps.Call, whole: Tensor, hidden: Tensor, width
     # Where a row has less text than others, what stands there may look nowhere.
     rows = call.mean(places.to(call.query.device)).transpose(1, 2)
     attention = rows.masked_fill(~mask.to(rows.device).unsqueeze(1), 0)
-    return Words(
+    return PromptText(
         from_sequence(attention, ids, width),
         taken(_keys(call)),
         taken(hidden),
@@ -303,8 +305,8 @@ def _words(prompt: Prompt, call: taps.Call, whole: Tensor, hidden: Tensor, width
     )
 
 
-def _prompt_mask(prompt: Prompt, mask: Tensor | None, hidden: Tensor, width: int) -> Tensor | None:
-    """Give a layer's mask of the prompt: rows and columns of what stays, `width` columns wide."""
+def _prompt_mask(prompt: PrefillState, mask: Tensor | None, hidden: Tensor, width: int) -> Tensor | None:
+    """Return a layer's mask of the prompt: rows and columns of what stays, `width` columns wide."""
     index = prompt.index.to(hidden.device)
     rows, length = index.shape
     real = prompt.mask.to(hidden.device)
@@ -317,33 +319,33 @@ def _prompt_mask(prompt: Prompt, mask: Tensor | None, hidden: Tensor, width: int
         lines = index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
         columns = index[:, None, None, :].expand(-1, mask.shape[1], length, -1)
         gathered = mask.expand(rows, *mask.shape[1:]).gather(2, lines).gather(3, columns)
-        gathered = hide(gathered, ~real[:, None, None, :])
+        gathered = mask_out(gathered, ~real[:, None, None, :])
     # A filler looks at itself, so that no row of attention is empty; padding looks where it looked before.
     own = torch.eye(length, dtype=torch.bool, device=hidden.device) & prompt.filler.to(hidden.device)[:, None, :, None]
     gathered = gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
-    return caches.widen(gathered, width)
+    return caches.pad_mask(gathered, width)
 
 
 def _where(rows: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Give the position embeddings `[..., batch or 1, n, d]` of `a` in some rows `[batch]`, of `b` in the others."""
+    """Return the position embeddings `[..., batch or 1, n, d]` of `a` in some rows `[batch]`, of `b` in the others."""
     at = rows.to(a[0].device)[:, None, None]
     return torch.where(at, a[0], b[0]), torch.where(at, a[1], b[1])
 
 
 def _of_text(shift: Tensor | None) -> Tensor | None:
-    """Give the shift `[rows]` of the text axis, which is the first where positions have several."""
+    """Return the shift `[rows]` of the text axis, which is the first where positions have several."""
     return shift[0] if shift is not None and shift.ndim == 2 else shift
 
 
 def _width(past: Any, block: int, steps: int) -> int:
-    """Give how many keys a layer will see: a static cache hands over its whole length."""
+    """Return how many keys a layer will see: a static cache hands over its whole length."""
     return steps if past is None else int(past.get_mask_sizes(steps, block)[0])
 
 
 def _step_mask(
     mask: Tensor | None, layer: caches.LayerState, hidden: Tensor, prompt: int, length: int, width: int
 ) -> Tensor | None:
-    """Give a deeper layer's mask of a later call: its columns of the prompt, then all since.
+    """Return a deeper layer's mask of a later call: its columns of the prompt, then all since.
 
     Args:
         mask: what layer 0 gets, `[rows, 1, steps, keys]`, or none.
@@ -362,10 +364,10 @@ def _step_mask(
         line = torch.cat([real, real.new_ones(rows, since)], dim=1)
         place = torch.arange(line.shape[1], device=hidden.device)
         reach = place[-steps:].unsqueeze(1)
-        return caches.widen(line[:, None, None, :] & (place <= reach), width)
+        return caches.pad_mask(line[:, None, None, :] & (place <= reach), width)
     new = torch.arange(prompt, prompt + since, device=hidden.device).expand(rows, -1)
     index = torch.cat([layer.index.to(hidden.device), new], dim=1)
     gone = torch.cat([~real, real.new_zeros(rows, since)], dim=1)
     columns = index[:, None, None, :].expand(-1, *mask.shape[1:3], -1)
     gathered = mask.expand(rows, *mask.shape[1:]).gather(3, columns)
-    return caches.widen(hide(gathered, gone[:, None, None, :]), width)
+    return caches.pad_mask(mask_out(gathered, gone[:, None, None, :]), width)

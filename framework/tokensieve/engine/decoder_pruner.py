@@ -2,7 +2,7 @@
 
 Before it (`decoder.0`) the request itself is rewritten at the top of the model: its images are
 encoded, tokens are selected, and the unmodified forward runs on a shorter, self-consistent
-request. Inside it (`decoder.K`) `Layers` gathers hidden states. What a prompt leaves behind is
+request. Inside it (`decoder.K`) `LayerPruner` gathers hidden states. What a prompt leaves behind is
 kept on its cache.
 """
 
@@ -17,23 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import by_id, deal_grid, interleaved, of_id, places
-from tokensieve.engine.encoder import EncoderEngine, by_prompt
+from tokensieve.engine.batches import assign_grid, by_id, interleaved, of_id, places
+from tokensieve.engine.encoder_pruner import EncoderPruner, by_prompt
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.layers import Layers, Prompt, Step
-from tokensieve.engine.prompts import Asked, Selector, Settled, Towered
+from tokensieve.engine.layer_pruner import DecodeStep, LayerPruner, PrefillState
+from tokensieve.engine.prompt_selector import EncoderOutcome, PromptOptions, PromptSelection, PromptSelector
 from tokensieve.engine.request import (
-    continued,
+    continue_request,
     has_images,
     image_arguments,
-    real_places,
-    shortened,
+    placeholder_kinds,
+    prompt_mask,
+    shorten_request,
     text_axis,
-    visual_kinds,
 )
 from tokensieve.engine.shortening import shorten
-from tokensieve.engine.vision import SELECTED, Vision
-from tokensieve.engine.vision_cache import Sights
+from tokensieve.engine.vision_cache import VisionCache
+from tokensieve.engine.vision_recorder import SELECTED, VisionRecorder
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
 from tokensieve.ledger.records import StageRecord
@@ -49,23 +49,23 @@ _PAD_LEFT = "generation needs padding on the left; set padding_side='left' in th
 
 
 @dataclass(eq=False)
-class _Generation:
+class _GenerateCall:
     """A `generate` in progress.
 
     Attributes:
         rows: prompts, before beams are expanded.
         length: places of a prompt; what a call brings beyond them was generated or drafted.
         given: the caller's arguments, of which a forward sees only what is left after encoding.
-        settled: what was selected at its first forward, reused by later ones.
+        selection: what was selected at its first forward, reused by later ones.
     """
 
     rows: int
     length: int
     given: Mapping[str, Any]
-    settled: Settled | None = None
+    selection: PromptSelection | None = None
 
 
-class DecoderEngine:
+class DecoderPruner:
     """Hooks of one `prune` on a language model."""
 
     def __init__(
@@ -73,30 +73,30 @@ class DecoderEngine:
         decoder: Decoder,
         recipe: Recipe,
         run: Run,
-        asked: Asked,
-        settled: Callable[[StageRecord], None],
-        tower: EncoderEngine | None = None,
-        sights: Sights | None = None,
+        options: PromptOptions,
+        on_stage: Callable[[StageRecord], None],
+        tower: EncoderPruner | None = None,
+        vision_cache: VisionCache | None = None,
     ) -> None:
         self._decoder = decoder
         self._tower = tower
-        self._sights = sights
+        self._vision_cache = vision_cache
         self._policy: Positions = recipe.positions
-        self._asked = asked
+        self._options = options
         self._model = decoder.model
-        # Asked at every step, and read off configs.
+        # PromptOptions at every step, and read off configs.
         self._modalities = decoder.modalities
         self._images = image_arguments(decoder)
         self._forward = inspect.signature(type(self._model).forward)
-        self._selector = Selector(decoder, recipe, run, asked, settled, sights)
-        self._layers = Layers(decoder, self._selector, recipe.positions)
+        self._selector = PromptSelector(decoder, recipe, run, options, on_stage, vision_cache)
+        self._layers = LayerPruner(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
-        self._generation: _Generation | None = None
+        self._generation: _GenerateCall | None = None
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
         wanted: frozenset[str] = needs & VISION_EVIDENCE
-        if asked.partner is not None:
+        if options.partner is not None:
             wanted |= {SELECTED}
-        self._vision = Vision(decoder, wanted, tower) if wanted else None
+        self._vision = VisionRecorder(decoder, wanted, tower) if wanted else None
 
     def install(self, installation: Installation) -> None:
         """Put everything into the model."""
@@ -105,9 +105,9 @@ class DecoderEngine:
         installation.override(model, "generate_batch", _refuse_batch)
         installation.hook(model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
         installation.hook(model.register_forward_hook(self._after, with_kwargs=True))
-        if self._sights is not None:
+        if self._vision_cache is not None:
             inside = None if self._tower is None else "the recipe has stages in the vision tower"
-            self._sights.watched(self._vision, inside, installation)
+            self._vision_cache.watched(self._vision, inside, installation)
         if self._vision is not None:
             self._vision.install(installation)
         self._layers.install(installation)
@@ -122,7 +122,9 @@ class DecoderEngine:
             before = self._generation
             self._forget_pictures()
             first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
-            self._generation = _Generation(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
+            self._generation = (
+                _GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
+            )
             try:
                 return real(*args, **kwargs)
             finally:
@@ -176,10 +178,10 @@ class DecoderEngine:
         named = self._forward.bind_partial(model, *args).arguments if args else {}
         request = {name: value for name, value in named.items() if name != "self"} | kwargs
         self._refuse_inputs(request)
-        past = caches.given(request)
+        past = caches.cache_argument(request)
         state = caches.state_of(past)
         if has_images(request, self._modalities):
-            length = caches.held(past) if past is not None else 0
+            length = caches.cached_length(past) if past is not None else 0
             if length:
                 raise RefusedError(
                     f"the cache already holds {length} tokens, and this call brings images; prune prompts with "
@@ -189,8 +191,8 @@ class DecoderEngine:
             return (), self._prefill(request)
         if state is not None:
             self._layers.refuse_foreign(state)
-            request, length = continued(request, self._decoder, past, state)
-            self._layers.begin(Step(state, past, length, text_axis(request["position_ids"])))
+            request, length = continue_request(request, self._decoder, past, state)
+            self._layers.begin(DecodeStep(state, past, length, text_axis(request["position_ids"])))
             return (), request
         self._text_only(request, past)
         return args, kwargs
@@ -199,8 +201,8 @@ class DecoderEngine:
         """Leave on the cache what decoding needs."""
         call = self._layers.call
         self._layers.idle()
-        cache = caches.returned(output)
-        if isinstance(call, Prompt) and cache is not None:
+        cache = caches.returned_cache(output)
+        if isinstance(call, PrefillState) and cache is not None:
             caches.attach(cache, call.state.without(call.drafted))
 
     def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -212,10 +214,10 @@ class DecoderEngine:
             for modality in self._modalities
             if request.get(modality.pixels) is not None or (request.get("mm_encoder_outputs") or {}).get(modality.name)
         ]
-        kinds = visual_kinds(request, [modality.placeholder for modality in present], self._decoder)
+        kinds = placeholder_kinds(request, [modality.placeholder for modality in present], self._decoder)
         visual = kinds >= 0
         rows, length = visual.shape
-        mask = real_places(request, rows, length, visual.device)
+        mask = prompt_mask(request, rows, length, visual.device)
         if bool((visual & ~mask).any()):
             raise RefusedError("attention_mask hides image placeholders; give them ones")
         left = bool(mask[:, -1].all())
@@ -224,7 +226,7 @@ class DecoderEngine:
         if not left and self._generation is not None:
             raise RefusedError(_PAD_LEFT)
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
-        self._asked.check(rows // expand)
+        self._options.check(rows // expand)
         outputs = self._decoder.encode(request)
         unknown = set(outputs) - {modality.name for modality in present}
         if unknown:
@@ -239,27 +241,29 @@ class DecoderEngine:
                 "ask for one answer, without beams, or ask about one picture a prompt"
             )
         drafted = self._drafted(length)
-        settled = self._settle(request, outputs, features, ids, kinds, mask, expand, drafted)
-        keep = ~visual | of_id(settled.entering.repeat_interleave(expand, dim=0), ids)
-        if 0 in settled.outcomes:
-            outcome = settled.outcomes[0].expanded(expand)
+        selection = self._selected(request, outputs, features, ids, kinds, mask, expand, drafted)
+        keep = ~visual | of_id(selection.entering.repeat_interleave(expand, dim=0), ids)
+        if 0 in selection.outcomes:
+            outcome = selection.outcomes[0].expanded(expand)
             keep = ~visual | of_id(outcome.keep, ids)
             features = outcome.apply(features)
-        frame = shorten(keep, mask, left)
-        new, shift, end = shortened(request, self._decoder, self._images, frame, ids, mask, self._policy)
+        shortening = shorten(keep, mask, left)
+        new, shift, end = shorten_request(request, self._decoder, self._images, shortening, ids, mask, self._policy)
         new["mm_encoder_outputs"] = {
-            modality.name: self._decoder.deliver(
+            modality.name: self._decoder.with_features(
                 outputs[modality.name],
                 features[places(ids, (kinds == number) & keep)],
                 torch.nonzero(keep[kinds == number]).flatten(),
             )
             for number, modality in enumerate(present)
         }
-        state = caches.CacheState(length, frame.mask, not bool(frame.mask.all()), shift, end)
-        index = torch.arange(frame.mask.shape[1], device=ids.device).expand_as(frame.mask)
-        still = torch.where(frame.filler, -1, frame.take(ids))
+        state = caches.CacheState(length, shortening.mask, not bool(shortening.mask.all()), shift, end)
+        index = torch.arange(shortening.mask.shape[1], device=ids.device).expand_as(shortening.mask)
+        still = torch.where(shortening.filler, -1, shortening.take(ids))
         places_of_text = text_axis(new["position_ids"])
-        self._layers.begin(Prompt(settled, expand, still, frame.mask, state, index, places_of_text, drafted))
+        self._layers.begin(
+            PrefillState(selection, expand, still, shortening.mask, state, index, places_of_text, drafted)
+        )
         return new
 
     def _towered(
@@ -269,8 +273,8 @@ class DecoderEngine:
         dealt: Sequence[Sequence[int]],
         request: Mapping[str, Any],
         kinds: Tensor,
-    ) -> Towered | None:
-        """Give what left in the vision tower, by prompt.
+    ) -> EncoderOutcome | None:
+        """Return what left in the vision tower, by prompt.
 
         Args:
             names: of the modalities there are.
@@ -285,7 +289,7 @@ class DecoderEngine:
         self._tower.forget()
         # Beams bring copies of layouts, of which prompts took only the first.
         layouts = [own[: len(to)] for own, to in zip(layouts, dealt, strict=True)]
-        shots = [self._decoder.shots(name, own, request) for name, own in zip(names, layouts, strict=True)]
+        shots = [self._decoder.encoded_images(name, own, request) for name, own in zip(names, layouts, strict=True)]
         rows = torch.tensor([row for own in dealt for row in own], dtype=torch.int64)
         rows = rows.repeat_interleave(torch.tensor([n for own in shots for n in own], dtype=torch.int64))
         taken = sum(len(passage.owner) for passage in passages)
@@ -295,18 +299,18 @@ class DecoderEngine:
                 f"prompts have {len(rows)}; pass pixel_values, not pictures that are already encoded"
             )
         sizes = None
-        if passages and self._tower.reduces:
+        if passages and self._tower.prunes_prompt:
             left = torch.cat([torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in passages]).unsqueeze(-1)
             # What does not pass through this tower stays as it is.
             spread = [
-                self._decoder.spread(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
+                self._decoder.patches_to_tokens(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
                 for own, places in zip(left.split([sum(count) for count in shots]), layouts, strict=True)
             ]
             ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
             sizes = by_id(interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
         pictures = rows.bincount(minlength=len(kinds)).tolist()
         patches = passages[0].owner.shape[1] if passages else 0
-        return Towered(by_prompt(passages, rows, len(kinds)), pictures, patches, sizes)
+        return EncoderOutcome(by_prompt(passages, rows, len(kinds)), pictures, patches, sizes)
 
     def _forget_pictures(self) -> None:
         """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
@@ -315,7 +319,7 @@ class DecoderEngine:
                 watcher.forget()
 
     def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
-        """Give the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
+        """Return the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
         order = kinds[kinds >= 0]
         found = [self._decoder.features(outputs[modality.name]) for modality in present]
         for number, (modality, features) in enumerate(zip(present, found, strict=True)):
@@ -328,10 +332,10 @@ class DecoderEngine:
         return interleaved(found, order)
 
     def _drafted(self, length: int) -> int:
-        """Give how many words at the end of a call are no prompt: candidates of an assistant, say."""
+        """Return how many words at the end of a call are no prompt: candidates of an assistant, say."""
         return max(0, length - self._generation.length) if self._generation is not None else 0
 
-    def _settle(
+    def _selected(
         self,
         request: Mapping[str, Any],
         outputs: Mapping[str, Any],
@@ -341,30 +345,30 @@ class DecoderEngine:
         mask: Tensor,
         expand: int,
         drafted: int,
-    ) -> Settled:
-        """Give what is selected for a prompt batch, once per `generate`."""
+    ) -> PromptSelection:
+        """Return what is selected for a prompt batch, once per `generate`."""
         generation = self._generation
-        if generation is not None and generation.settled is not None:
-            return generation.settled
+        if generation is not None and generation.selection is not None:
+            return generation.selection
         words, prompt = request.get("input_ids"), ids.shape[1] - drafted
         words = words[:, :prompt] if isinstance(words, Tensor) else None
         ids, kinds, mask = ids[:, :prompt], kinds[:, :prompt], mask[:, :prompt]
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
-        grid, dealt = deal_grid(layouts, kinds[::expand], self._decoder.tiled)
+        grid, dealt = assign_grid(layouts, kinds[::expand], self._decoder.tiled)
         vision, selected = self._saw(given, list(outputs), kinds[::expand], ids[::expand])
         tower = self._towered(list(outputs), layouts, dealt, given, kinds[::expand])
-        settled = self._selector.start(words, grid, features, ids, mask, expand, vision, selected, tower)
+        selection = self._selector.start(words, grid, features, ids, mask, expand, vision, selected, tower)
         if 0 in self._selector.stages:
-            self._selector.select(0, settled, {Evidence.FEATURES: lambda: features[::expand].detach()})
+            self._selector.select(0, selection, {Evidence.FEATURES: lambda: features[::expand].detach()})
         if generation is not None:
-            generation.settled = settled
-        return settled
+            generation.selection = selection
+        return selection
 
     def _saw(
         self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
     ) -> tuple[Mapping[Evidence, Callable[[], Value]], Tensor | None]:
-        """Give what was seen of the tower, by token, and its selected layer; and forget both."""
+        """Return what was seen of the tower, by token, and its selected layer; and forget both."""
         if self._vision is None:
             return {}, None
         selected = self._vision.selected
@@ -373,20 +377,20 @@ class DecoderEngine:
     def _text_only(self, request: Mapping[str, Any], past: Any) -> None:
         """Write prompts without any image into the ledger."""
         ids, generation = request.get("input_ids"), self._generation
-        known = generation is not None and generation.settled is not None
-        if known or not isinstance(ids, Tensor) or (past is not None and caches.held(past)):
+        known = generation is not None and generation.selection is not None
+        if known or not isinstance(ids, Tensor) or (past is not None and caches.cached_length(past)):
             return
         expand = max(1, len(ids) // generation.rows) if generation is not None else 1
         rows, length = ids.shape
-        mask = real_places(request, rows, length, ids.device)[::expand]
-        self._asked.check(len(mask))
-        settled = self._selector.start_empty(mask[:, : length - self._drafted(length)])
+        mask = prompt_mask(request, rows, length, ids.device)[::expand]
+        self._options.check(len(mask))
+        selection = self._selector.start_empty(mask[:, : length - self._drafted(length)])
         if generation is not None:
-            generation.settled = settled
+            generation.selection = selection
 
     def _refuse_request(self, request: Mapping[str, Any]) -> None:
-        caches.refuse_unknown(caches.given(request))
-        shorter = 0 in self._selector.stages or (self._tower is not None and self._tower.reduces)
+        caches.refuse_unknown(caches.cache_argument(request))
+        shorter = 0 in self._selector.stages or (self._tower is not None and self._tower.prunes_prompt)
         if shorter and isinstance(request.get("logits_to_keep"), Tensor):
             raise RefusedError("a tensor logits_to_keep names places that pruning moves; pass a number")
         mask = request.get("attention_mask")

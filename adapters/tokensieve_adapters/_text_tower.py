@@ -83,7 +83,7 @@ class TextPartner:
         return torch.zeros(0, self.patches_width(), device=self.model.device)
 
     def patches_width(self) -> int:
-        """Give the width of the space."""
+        """Return the width of the space."""
         projection = getattr(self.model, "visual_projection", None)
         width = self.model.config.vision_config.hidden_size if projection is None else projection.out_features
         return int(width)

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from tokensieve.engine.batches import by_id, padded
 from tokensieve.engine.question import questions, tokenizer_of
-from tokensieve.engine.selection import Outcome, Pool, settle
-from tokensieve.engine.vision_cache import Sights
+from tokensieve.engine.stage_selection import StageOutcome, TokenPool, select_stage
+from tokensieve.engine.vision_cache import VisionCache
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Query, Text, Value
 from tokensieve.ledger.records import Prefill, StageRecord
 from tokensieve.ledger.run import Run
 from tokensieve.models.decoder import Decoder
-from tokensieve.models.text_tower import Partner
+from tokensieve.models.text_tower import TextTower
 from tokensieve.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class PromptOptions:
     """What the caller of `prune` said beside the recipe.
 
     Attributes:
@@ -34,7 +34,7 @@ class Asked:
     """
 
     processor: Any = None
-    partner: Partner | None = None
+    partner: TextTower | None = None
     query: Sequence[str] | None = None
     keys: Sequence[int] | None = None
 
@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Towered:
+class EncoderOutcome:
     """What left in the vision tower.
 
     Attributes:
@@ -64,7 +64,7 @@ class Towered:
 
 
 @dataclass(eq=False)
-class Settled:
+class PromptSelection:
     """What was selected for a prompt batch.
 
     Attributes:
@@ -74,13 +74,13 @@ class Settled:
         outcomes: by block, what a stage decided.
     """
 
-    pool: Pool
+    pool: TokenPool
     record: Prefill
     entering: Tensor
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, StageOutcome] = field(default_factory=dict)
 
 
-class Selector:
+class PromptSelector:
     """Settles the decoder stages of a recipe, prompt batch by prompt batch.
 
     Attributes:
@@ -92,20 +92,20 @@ class Selector:
         decoder: Decoder,
         recipe: Recipe,
         run: Run,
-        asked: Asked,
-        settled: Callable[[StageRecord], None],
-        sights: Sights | None = None,
+        options: PromptOptions,
+        on_stage: Callable[[StageRecord], None],
+        vision_cache: VisionCache | None = None,
     ) -> None:
-        self._sights = sights
+        self._vision_cache = vision_cache
         self._decoder = decoder
         self._recipe = recipe
         self._run = run
-        self._asked = asked
-        self._tell = settled
+        self._options = options
+        self._on_stage = on_stage
         self.stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
 
     def needs(self, block: int) -> frozenset[Evidence]:
-        """Give the evidence that the stage at a block reads."""
+        """Return the evidence that the stage at a block reads."""
         return self.stages[block].needs
 
     def start(
@@ -118,8 +118,8 @@ class Selector:
         expand: int,
         vision: Mapping[Evidence, Callable[[], Value]],
         selected: Tensor | None,
-        tower: Towered | None,
-    ) -> Settled:
+        tower: EncoderOutcome | None,
+    ) -> PromptSelection:
         """Open the ledger of a prompt batch and gather what is known before the language model.
 
         Args:
@@ -154,36 +154,36 @@ class Selector:
             record.pictures, record.patches = tower.pictures, tower.patches
             for done in tower.records:
                 record.stages.append(done)
-                self._tell(done)
+                self._on_stage(done)
         key_row = torch.tensor(keys, dtype=torch.int64, device=ids.device)
-        return Settled(Pool(alive, grid, sizes, key_row, evidence), record, alive)
+        return PromptSelection(TokenPool(alive, grid, sizes, key_row, evidence), record, alive)
 
-    def start_empty(self, mask: Tensor) -> Settled:
+    def start_empty(self, mask: Tensor) -> PromptSelection:
         """Open the ledger of prompts `[rows, n]` without any image; every stage keeps nothing."""
         rows = len(mask)
         empty = torch.zeros(rows, 0, dtype=torch.int64, device=mask.device)
         record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows, [0] * rows)
         self._run.prefills.append(record)
         key_row = torch.tensor(record.keys, dtype=torch.int64, device=mask.device)
-        pool = Pool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {})
-        settled = Settled(pool, record, pool.alive)
+        pool = TokenPool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {})
+        selection = PromptSelection(pool, record, pool.alive)
         for stage in self._recipe.stages:
             if stage.at.part == "decoder":
-                self.select(stage.at.block, settled, {})
+                self.select(stage.at.block, selection, {})
             else:
-                record.stages.append(settle(self._recipe, stage, pool, {})[1])
-                self._tell(record.stages[-1])
-        return settled
+                record.stages.append(select_stage(self._recipe, stage, pool, {})[1])
+                self._on_stage(record.stages[-1])
+        return selection
 
-    def select(self, block: int, settled: Settled, fresh: Mapping[Evidence, Callable[[], Value]]) -> None:
+    def select(self, block: int, selection: PromptSelection, fresh: Mapping[Evidence, Callable[[], Value]]) -> None:
         """Settle the stage at a block, with the evidence of its own site."""
-        outcome, record = settle(self._recipe, self.stages[block], settled.pool, fresh)
-        settled.outcomes[block] = outcome
-        settled.record.stages.append(record)
-        self._tell(record)
+        outcome, record = select_stage(self._recipe, self.stages[block], selection.pool, fresh)
+        selection.outcomes[block] = outcome
+        selection.record.stages.append(record)
+        self._on_stage(record)
 
     def _keys(self, rows: int) -> list[int]:
-        return [0] * rows if self._asked.keys is None else [int(key) for key in self._asked.keys]
+        return [0] * rows if self._options.keys is None else [int(key) for key in self._options.keys]
 
     @torch.no_grad()
     def _textual(
@@ -195,11 +195,11 @@ class Selector:
         selected: Tensor | None,
         record: Prefill,
     ) -> dict[Evidence, Callable[[], Value]]:
-        """Give the question, in the model's own space and in the partner's."""
-        asked, partner = self._asked, self._asked.partner
+        """Return the question, in the model's own space and in the partner's."""
+        options, partner = self._options, self._options.partner
         record.questions = self._questions(words, ids, mask)
-        if record.questions is not None and asked.processor is not None:
-            reader = tokenizer_of(asked.processor)
+        if record.questions is not None and options.processor is not None:
+            reader = tokenizer_of(options.processor)
             read = {
                 text: reader(text, add_special_tokens=False)["input_ids"] for text in dict.fromkeys(record.questions)
             }
@@ -211,7 +211,7 @@ class Selector:
                 record.notes.append("no processor was given: all text of the prompt was read as the question")
         else:
             raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
-        # Asked once for all prompts: each call costs more than the few words of a question.
+        # PromptOptions once for all prompts: each call costs more than the few words of a question.
         vectors = self._decoder.embed(torch.cat(own)).split([len(one) for one in own])
         text, text_mask = padded(vectors, features)
         query = Query(features, text, text_mask, "text embeddings")
@@ -221,8 +221,8 @@ class Selector:
             query = self._partner_query(partner, selected, record, ids)
         return {Evidence.TEXT_FEATURES: lambda: Text(text, text_mask), Evidence.QUERY: lambda: query}
 
-    def _partner_query(self, partner: Partner, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
-        """Give the question and the tokens in the partner's space."""
+    def _partner_query(self, partner: TextTower, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
+        """Return the question and the tokens in the partner's space."""
         if selected is None:
             raise RefusedError(
                 "query_encoder was given, but the images came already encoded; pass pixel_values, or leave it out"
@@ -238,13 +238,13 @@ class Selector:
             record.notes.append(f"warning: {partner.warning}")
         return Query(spread, windows, mask, partner.space, partner.sign)
 
-    def _embedded(self, partner: Partner, text: str) -> Tensor:
-        """Give a question in the partner's space, from memory where there is one."""
-        return partner.text(text) if self._sights is None else self._sights.text(partner, text)
+    def _embedded(self, partner: TextTower, text: str) -> Tensor:
+        """Return a question in the partner's space, from memory where there is one."""
+        return partner.text(text) if self._vision_cache is None else self._vision_cache.text(partner, text)
 
     def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:
-        if self._asked.query is not None:
-            return list(self._asked.query)
-        if self._asked.processor is None or words is None:
+        if self._options.query is not None:
+            return list(self._options.query)
+        if self._options.processor is None or words is None:
             return None
-        return questions(self._asked.processor, words, mask & (ids < 0))
+        return questions(self._options.processor, words, mask & (ids < 0))

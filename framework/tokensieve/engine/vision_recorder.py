@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.engine import tap as taps
+from tokensieve.engine import attention_tap as taps
 from tokensieve.engine.batches import by_id, interleaved
-from tokensieve.engine.encoder import EncoderEngine
+from tokensieve.engine.encoder_pruner import EncoderPruner
 from tokensieve.engine.installation import Installation
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
@@ -26,7 +26,7 @@ SELECTED = "selected"
 _ATTENTION = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_RECEIVED, Evidence.VISION_KEYS})
 
 
-class Vision:
+class VisionRecorder:
     """Watches the vision tower for what strategies need.
 
     Args:
@@ -35,7 +35,7 @@ class Vision:
         tower: what lets tokens leave inside the tower, if anything does: attention then sees fewer.
     """
 
-    def __init__(self, decoder: Decoder, wanted: frozenset[str], tower: EncoderEngine | None = None) -> None:
+    def __init__(self, decoder: Decoder, wanted: frozenset[str], tower: EncoderPruner | None = None) -> None:
         self._decoder = decoder
         self._tower = tower
         self.kinds = wanted
@@ -92,7 +92,7 @@ class Vision:
             self._seen[self._encoding].setdefault(kind, []).append(patches)
 
     def take(self, modality: str) -> dict[str, Tensor]:
-        """Give what was seen since encoding began, `[patches, c]` by kind, and forget it."""
+        """Return what was seen since encoding began, `[patches, c]` by kind, and forget it."""
         seen = self._seen.get(modality, {})
         self._seen[modality] = {}
         return {kind: torch.cat(values) for kind, values in seen.items()}
@@ -110,7 +110,7 @@ class Vision:
     def read(
         self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
     ) -> dict[Evidence, Callable[[], Value]]:
-        """Give what was seen, by token, and forget it.
+        """Return what was seen, by token, and forget it.
 
         Args:
             request: the caller's arguments.
@@ -136,7 +136,7 @@ class Vision:
             found = []
             for number, name in enumerate(names):
                 patches = torch.cat(seen[name][kind])
-                found.append(self._decoder.spread(patches, request, name))
+                found.append(self._decoder.patches_to_tokens(patches, request, name))
                 wanted = int((kinds == number).sum())
                 if len(found[-1]) != wanted:
                     raise RefusedError(
@@ -171,14 +171,14 @@ class Vision:
         self.keep(Evidence.VISION_FEATURES, (output[0] if isinstance(output, tuple) else output).detach())
 
 
-class _LayerTap(taps.Tap):
+class _LayerTap(taps.AttentionTap):
     """Sees what patches are looked at in a layer, picture by picture."""
 
-    def __init__(self, vision: Vision, kinds: frozenset[Evidence]) -> None:
+    def __init__(self, vision: VisionRecorder, kinds: frozenset[Evidence]) -> None:
         self._vision = vision
         self._kinds = kinds
 
-    def look(self, call: taps.Call, bounds: Tensor | None) -> None:
+    def look(self, call: taps.AttentionCall, bounds: Tensor | None) -> None:
         """Recompute softmaxed attention, and keep what tokens may be judged by."""
         vision = self._vision
         if not vision.watching:

@@ -1,0 +1,178 @@
+"""One picture, encoded: what a vision cache holds, and how a call is separated into pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import operator
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tokensieve.models.decoder import Modality
+
+TOWER_OUTPUTS = frozenset({"last_hidden_state", "hidden_states", "attentions", "pooler_output", "deepstack_features"})
+"""What encoders give beside features is of the tower, and no forward reads it; anything else might be needed."""
+NEUTRAL_ARGUMENTS = frozenset({"return_dict", "use_cache"})
+"""Arguments that have no influence on features."""
+PLAIN = (bool, int, float, str)
+
+
+class TowerObserver(Protocol):
+    """What looks at the tower while it runs, for strategies."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What it looks for."""
+        ...
+
+    def take(self, modality: str) -> dict[str, Tensor]:
+        """Give what was seen since encoding began, `[patches, c]` by kind, and forget it."""
+        ...
+
+    def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
+        """Let it have seen this."""
+        ...
+
+
+class WeightsSnapshot:
+    """Weights at one time, and what was said beside them."""
+
+    def __init__(self, weights: Sequence[Tensor], beside: str = "") -> None:
+        # Held, so that no other tensor can take the place of one of them.
+        self._weights = list(weights)
+        self._state = _state(weights)
+        self._beside = beside
+
+    def still(self, weights: Sequence[Tensor], beside: str = "") -> bool:
+        """Tell whether these are the same tensors, and nothing was written into them."""
+        same = len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
+        return same and beside == self._beside and _state(weights) == self._state
+
+
+def _state(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(0 if weight.is_inference() else weight._version, weight.data_ptr()) for weight in weights]
+
+
+class NotSeparableError(Exception):
+    """An encoder gave what cannot be told apart by picture."""
+
+
+@dataclass(eq=False)
+class EncodedImage:
+    """One picture, encoded.
+
+    Attributes:
+        items: its part of `pooler_output`: one or more items.
+        deep: its items of every added layer of the tower.
+        seen: by kind, what was seen of its patches `[patches, c]`; none where the tower did not show it.
+    """
+
+    items: list[Tensor]
+    deep: list[list[Tensor]]
+    seen: dict[str, Tensor | None]
+
+    def with_seen(self, seen: Mapping[str, Tensor | None]) -> EncodedImage:
+        """Give the same with what was seen later."""
+        return EncodedImage(self.items, self.deep, {**seen, **self.seen})
+
+    @cached_property
+    def size(self) -> int:
+        """How many bytes it holds."""
+        seen = [values for values in self.seen.values() if values is not None]
+        tensors = [*self.items, *(item for layer in self.deep for item in layer), *seen]
+        return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeCall:
+    """A call that encodes pictures which can be told apart.
+
+    Attributes:
+        modality: which kind.
+        pictures: by picture, the arguments that are its own.
+        keys: by picture, what its encoding depends on.
+    """
+
+    modality: Modality
+    pictures: list[dict[str, Tensor]]
+    keys: list[Hashable]
+
+
+@dataclass(frozen=True, eq=False)
+class OutputFormat:
+    """What the outputs of an encoder look like.
+
+    Attributes:
+        kind: their class.
+        pooled: what holds the items: a list, a tuple, or a tensor with one row an item.
+    """
+
+    kind: type[Any]
+    pooled: type[Any]
+
+    def of(self, vision_cache: Sequence[EncodedImage]) -> Any:
+        """Give the output for pictures in order, in tensors of its own."""
+        items = _fresh([item for sight in vision_cache for item in sight.items])
+        pooled = torch.stack(items) if issubclass(self.pooled, Tensor) else self.pooled(items)
+        output = self.kind(**dict.fromkeys(field.name for field in fields(self.kind)))
+        output.pooler_output = pooled
+        depth = len(vision_cache[0].deep)
+        if depth:
+            deep = [_fresh([item for sight in vision_cache for item in sight.deep[layer]]) for layer in range(depth)]
+            output.deepstack_features = deep
+        return output
+
+
+def arguments_by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give a call's arguments by name."""
+    given: dict[str, Any] = {}
+    for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            given |= value
+        else:
+            given[name] = value
+    return given
+
+
+def without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the arguments that say something."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def image_digest(picture: Mapping[str, Tensor]) -> bytes:
+    """Give what tells a picture from others: a hash of its pixels and of what is said of them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(picture.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}\n".encode())
+        flat = value.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
+        digest.update(flat.numpy().data)
+    return digest.digest()
+
+
+def split_by_image(values: Tensor, pictures: Sequence[Mapping[str, Tensor]], modality: Modality) -> list[Tensor]:
+    """Deal what was seen of patches `[patches, c]` to pictures, which have them in proportion to their pixels."""
+    pixels = [picture[modality.pixels].nelement() for picture in pictures]
+    whole = sum(pixels)
+    if any(len(values) * own % whole for own in pixels):
+        raise NotSeparableError(f"what the tower shows cannot be told apart by {modality.name}")
+    return list(values.detach().split([len(values) * own // whole for own in pixels]))
+
+
+def join_images(vision_cache: Sequence[EncodedImage], kinds: frozenset[str]) -> dict[str, Tensor]:
+    """Give what was seen of pictures in order; nothing of a kind that the tower did not show of all of them."""
+    shown = {}
+    for kind in kinds:
+        seen = [values for values in (sight.seen[kind] for sight in vision_cache) if values is not None]
+        if len(seen) == len(vision_cache):
+            shown[kind] = torch.cat(seen)
+    return shown
+
+
+def _fresh(items: Sequence[Tensor]) -> list[Tensor]:
+    """Give copies of tensors that agree in all but their first size."""
+    return list(torch.cat(list(items)).split([len(item) for item in items]))
