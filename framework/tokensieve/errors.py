@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any, Protocol
 
 
 class TokensieveError(Exception):
@@ -105,6 +107,26 @@ class TaskError(TokensieveError):
 
 class StudyError(TokensieveError):
     """A study that cannot be used; the message ends in `(PATH:LINE)` where there is a file."""
+
+
+class ValidationErrors(Protocol):
+    """What pydantic raises: every mistake with its place."""
+
+    def errors(self) -> list[Any]:
+        """Return the mistakes."""
+        ...
+
+
+def first_mistake(error: ValidationErrors) -> str:
+    """Return the first mistake that pydantic found: the field, what was given, and what is wrong with it."""
+    detail = error.errors()[0]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error" or not where:
+        return message
+    given = detail.get("input")
+    shown = str(given) if isinstance(given, Fraction) else repr(given)
+    return f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}: {message}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

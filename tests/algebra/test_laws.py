@@ -141,7 +141,7 @@ def test_kleene(tokens, a, b):
 
 @given(small, expressions(max_leaves=3), keeps(), st.builds(AtLeastFeature, column=st.integers(0, 2)))
 def test_boolean(tokens, a, m, chosen):
-    for fixed in (Best((a,), m), chosen, chosen ^ Best((a,), m)):
+    for fixed in (Best.of(a, m=m), chosen, chosen ^ Best.of(a, m=m)):
         laws.boolean(fixed, tokens)
 
 

@@ -145,7 +145,10 @@ def test_what_it_says_when_it_is_refused():
         PerGroup.of(S, share="ranked")
     # A composer put together by hand gets no further than its reading.
     tokens = Tokens.of(torch.zeros(1, 4, 1))
-    for read in (lambda: Reading(tokens).of(S, 2), lambda: Intersection((S, A)).read(Reading(tokens), 2)):
+    for read in (
+        lambda: Reading(tokens).of(S, 2),
+        lambda: Intersection.model_construct(operands=(S, A)).read(Reading(tokens), 2),
+    ):
         with pytest.raises(AlgebraError, match="'spread_by_feature' chooses another set for every budget"):
             read()
     with pytest.raises(RecipeError, match="by: 'spread_by_feature' chooses another set for every budget"):

@@ -9,7 +9,7 @@ from PIL import Image, ImageFont
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.operands import VisualKind
+from tokensieve.cli.operands import StageView
 from tokensieve.cli.picture import (
     ACROSS,
     DIM,
@@ -45,7 +45,7 @@ def grey(size=64, value=200):
 
 def seen(own, kept, recipe="r", site="decoder.0"):
     own = {name: frozenset(ids) for name, ids in own.items()}
-    return VisualKind(recipe, site, " & ".join(own), "4", 16, frozenset(kept), own, 9)
+    return StageView(recipe, site, " & ".join(own), "4", 16, frozenset(kept), own, 9)
 
 
 def inside(view, token):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import PrivateAttr
 
 from tokensieve.algebra.chain import Chain
 from tokensieve.checkpoints.asking import pruned
@@ -19,22 +20,22 @@ from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Strategy
 
 
-@dataclass(frozen=True)
 class Watched(Composer):
-    """An expression that is read as it is, by someone who remembers what it was read from.
+    """An expression that is read unchanged, and remembers from which tokens."""
 
-    Attributes:
-        readings: every reading, the latest last.
-    """
-
-    readings: list[Reading] = field(default_factory=list, compare=False)
+    _readings: list[Reading] = PrivateAttr(default_factory=list)
 
     name = "watched"
     arity = (1, 1)
 
+    @property
+    def readings(self) -> list[Reading]:
+        """Every reading, the latest last."""
+        return self._readings
+
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the expression inside."""
-        self.readings.append(reading)
+        self._readings.append(reading)
         return reading.of(self.operands[0], depth)
 
     def written(self, name: Callable[[Expression], str]) -> str:
@@ -43,7 +44,7 @@ class Watched(Composer):
 
 
 @dataclass(frozen=True)
-class VisualKind:
+class StageView:
     """What a stage kept of a prompt's one picture, and what each operand would have kept.
 
     Attributes:
@@ -74,7 +75,7 @@ class VisualKind:
 @torch.no_grad()
 def watch(
     ready: LoadedModel, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry
-) -> tuple[Run, list[VisualKind]]:
+) -> tuple[Run, list[StageView]]:
     """Run a prompt once, and give the ledger and what every stage saw.
 
     Operands are cut from the very evidence that the stage selected by, each alone and to as many
@@ -82,7 +83,7 @@ def watch(
     """
     # A strategy that stands alone is its own only operand, and may also say how the rest is merged.
     stages = tuple(
-        stage if isinstance(stage.select, Strategy) else stage.model_copy(update={"select": Watched((stage.select,))})
+        stage if isinstance(stage.select, Strategy) else stage.model_copy(update={"select": Watched.of(stage.select)})
         for stage in recipe.stages
     )
     watched = recipe.replace(stages=stages)
@@ -99,7 +100,7 @@ def watch(
         kept = frozenset(sample.kept.tolist())
         own = _own(stage.select, kept, names) if isinstance(stage.select, Watched) else {names[stage.select]: kept}
         seen.append(
-            VisualKind(recipe.name, record.site, record.formula, record.keep, sample.entered, kept, own, sample.depth)
+            StageView(recipe.name, record.site, record.formula, record.keep, sample.entered, kept, own, sample.depth)
         )
     return run, seen
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tokensieve.cli.console import plain
-from tokensieve.cli.operands import VisualKind
+from tokensieve.cli.operands import StageView
 
 # Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
@@ -101,7 +101,7 @@ class Entry:
 class Band:
     """Panels side by side under a heading, with a legend below."""
 
-    seen: tuple[VisualKind, ...]
+    seen: tuple[StageView, ...]
     panels: tuple[Panel, ...]
     heading: str | None = None
     detail: str = ""
@@ -167,7 +167,7 @@ def sheet(
     return _Press(views, bands, title, notes).sheet()
 
 
-def band(seen: VisualKind) -> Band:
+def band(seen: StageView) -> Band:
     """Return the panels of one stage: every operand's own best, what they share, and what was kept."""
     colour = colours(seen)
     names = list(seen.own)
@@ -193,7 +193,7 @@ def band(seen: VisualKind) -> Band:
     )
 
 
-def bands_of(seen: Sequence[VisualKind]) -> list[Band]:
+def bands_of(seen: Sequence[StageView]) -> list[Band]:
     """Return a band for every stage with several operands; others share bands."""
     bands: list[Band] = []
     for one in seen:
@@ -206,21 +206,21 @@ def bands_of(seen: Sequence[VisualKind]) -> list[Band]:
     return bands
 
 
-def colours(seen: VisualKind) -> dict[str, str]:
+def colours(seen: StageView) -> dict[str, str]:
     """Return every operand its colour."""
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(seen.own)}
 
 
-def _alone(seen: VisualKind) -> Panel:
+def _alone(seen: StageView) -> Panel:
     at = "" if seen.site == "decoder.0" else f" at {seen.site}"
     return Panel(f"{seen.recipe}{at}: {len(seen.kept)} of {seen.entered}", dict.fromkeys(seen.kept, (PALETTE[0],)))
 
 
-def _by(seen: VisualKind, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
+def _by(seen: StageView, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
     return tuple(colour[name] for name in seen.owners(token)) or (NOBODY,)
 
 
-def _legend(seen: VisualKind, colour: Mapping[str, str]) -> list[Entry]:
+def _legend(seen: StageView, colour: Mapping[str, str]) -> list[Entry]:
     """Count the kept tokens by who had them among their own best."""
     groups: dict[tuple[str, ...], int] = {}
     for token in seen.kept:
@@ -316,7 +316,7 @@ class _Press:
             y = self._text(draw, MARGIN, y + 4, band.remark, BODY, SOFT, room)
         return y
 
-    def _panel(self, image: Image.Image, panel: Panel, seen: VisualKind, x: int, y: int) -> None:
+    def _panel(self, image: Image.Image, panel: Panel, seen: StageView, x: int, y: int) -> None:
         corners = tuple(self._corner(x, y, number) for number in range(len(self.views)))
         for view, corner in zip(self.views, corners, strict=True):
             image.paste(lit(view, panel.colours), corner)

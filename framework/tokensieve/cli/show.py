@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.checkpoints.ready import LoadedModel
-from tokensieve.cli.operands import VisualKind, watch
+from tokensieve.cli.operands import StageView, watch
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
@@ -40,7 +40,7 @@ def require_places(recipes: Sequence[Recipe], adapter: Adapter) -> None:
             )
 
 
-def ends(recipe: Recipe, seen: Sequence[VisualKind]) -> list[VisualKind]:
+def ends(recipe: Recipe, seen: Sequence[StageView]) -> list[StageView]:
     """Return what was seen at the end of each range of sites alike: a panel for every layer would show little."""
     sizes = [len(Site.each(at)) for at, _ in recipe.ranges()]
     return [seen[end - 1] for end in itertools.accumulate(sizes)]
@@ -78,7 +78,7 @@ def draw(
 def picture(
     ready: LoadedModel,
     inputs: Mapping[str, Any],
-    seen: Sequence[VisualKind],
+    seen: Sequence[StageView],
     image: Image.Image,
     name: str,
     prompt: str,

@@ -7,20 +7,24 @@ budget needs and cuts it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Never, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from tokensieve.algebra.budget import LONGEST, Keep, counts
 from tokensieve.algebra.chain import Chain, at_least, noted
-from tokensieve.errors import AlgebraError, FormulaError
+from tokensieve.composers.settings import fit, write_value
+from tokensieve.errors import AlgebraError, FormulaError, PluginError, did_you_mean, first_mistake
 from tokensieve.evidence import Evidence, Tokens
 
 Number = int | float | Fraction
+
+CLASS_ATTRIBUTES = (frozenset, set)
+"""Types of attributes without annotation that are no fields, so that `needs = frozenset({...})` can be written."""
 
 
 class Expression(ABC):
@@ -84,6 +88,10 @@ class Expression(ABC):
     def __invert__(self) -> Expression:
         return Complement.of(self)
 
+    def __bool__(self) -> Never:
+        """Raise: `a and b` would silently be `b`."""
+        raise FormulaError("an expression is neither true nor false: write a & b for and, a | b for or, ~a for not")
+
     def __getitem__(self, m: Number | str | Keep) -> Expression:
         return Best.of(self, m=Keep.of(m))
 
@@ -110,7 +118,7 @@ class Reading:
             AlgebraError: for a strategy that is not nested: it has a set for every size, but no chain.
         """
         if not expression.parts and not expression.is_nested:
-            raise AlgebraError(_no_order(expression))
+            raise AlgebraError(no_order(expression))
         asked = min(depth, self.tokens.universe.n)
         chain, known = self._known.get(expression, (None, 0))
         if chain is None or (max(known, chain.reach) < asked and not chain.complete):
@@ -171,55 +179,101 @@ class Reading:
         return Reading(tokens, self._source)
 
 
-@dataclass(frozen=True)
-class Composer(Expression):
-    """Expressions joined into one. Subclass it to add a composer.
+class Composer(Expression, BaseModel):
+    """Expressions joined into one. Subclass it to add a composer; its fields are its settings, as those of a strategy.
 
-    A subclass sets `name` and implements `combine`, or `read` where chains alone are not enough.
-    Parameters are dataclass fields with defaults, checked in `__post_init__`.
+    A subclass sets `name` and implements `combine`, or `read` where chains alone are not enough. Every setting has a
+    type and a default, `n: int = 16`; pydantic checks what a formula says. docs/howto/composer.md goes through it, and
+    explains `arity`, `whole`, `nested` and `sized`.
+
+    Attributes:
+        operands: what is joined.
     """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, ignored_types=CLASS_ATTRIBUTES
+    )
 
     operands: tuple[Expression, ...]
 
     name: ClassVar[str]
+    """What formulas call it: a Python identifier."""
     symbol: ClassVar[str | None] = None
     """The operator that is sugar for it."""
     arity: ClassVar[tuple[int, int | None]] = (2, None)
-    """The fewest and the most operands."""
+    """The fewest and the most operands; none for any number."""
     nested: ClassVar[bool] = True
-    """Whether nested operands make a nested result."""
+    """Whether nested operands make a nested result: a larger budget takes no token away."""
     whole: ClassVar[bool] = False
-    """Whether it needs all places of its operands."""
+    """Whether it needs all places of its operands, whatever the budget."""
     sized: ClassVar[bool] = False
     """Whether it knows how many tokens it takes of its operands, so that these need not be nested."""
+    examples: ClassVar[tuple[dict[str, object], ...]] = ({},)
+    """Small settings with which the conformance kit tries it."""
+    known_failures: ClassVar[Mapping[str, str]] = {}
+    """The laws of the conformance kit that it breaks by design, each with the reason."""
 
-    def __post_init__(self) -> None:
-        """Check the parameters. Declared here, or a subclass that adds no fields would not be checked."""
+    if TYPE_CHECKING:
+        # Frozen, so pydantic makes it; only type checkers need to be told.
+        def __hash__(self) -> int: ...
 
     @classmethod
-    def of(cls, *operands: Expression, **parameters: object) -> Self:
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        if "__post_init__" in vars(cls):
+            raise PluginError(
+                f"the composer {cls.__name__} checks its settings in __post_init__, which is not called: composers are "
+                "pydantic models like strategies. Use field_validator or model_validator, and raise ValueError"
+            )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_settings(cls, data: object) -> object:
+        """Read settings as a formula writes them: it has no lists, floats or members of enumerations."""
+        if not isinstance(data, dict):
+            return data
+        known = cls.model_fields.items()
+        return data | {name: fit(data[name], field.annotation) for name, field in known if name in data}
+
+    @model_validator(mode="after")
+    def _check_operands(self) -> Self:
+        fewest, most = self.arity
+        if len(self.operands) < fewest or (most is not None and len(self.operands) > most):
+            bound = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+            raise ValueError(f"{self.name} takes {bound} operands, not {len(self.operands)}")
+        for operand in self.operands:
+            if not self.sized and not operand.is_nested:
+                raise ValueError(f"{self.name} joins orders: {no_order(operand)}")
+        return self
+
+    @classmethod
+    def of(cls, *operands: Expression, **settings: object) -> Self:
         """Join `operands`.
 
         Raises:
-            FormulaError: if there are too few or too many, or a parameter is unknown.
+            FormulaError: if there are too few or too many operands, or a setting is unknown or wrong.
         """
-        fewest, most = cls.arity
-        if len(operands) < fewest or (most is not None and len(operands) > most):
-            bound = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
-            raise FormulaError(f"{cls.name} takes {bound} operands, not {len(operands)}")
         known = cls.parameters()
-        for parameter in parameters:
-            if parameter not in known:
-                raise FormulaError(f"{cls.name} has no parameter '{parameter}'; it has {', '.join(known) or 'none'}")
+        for setting in settings:
+            if setting not in known:
+                raise FormulaError(
+                    f"{cls.name} has no parameter '{setting}'; it has {', '.join(known) or 'none'}."
+                    f"{did_you_mean(setting, known)}"
+                )
         for operand in operands:
-            if not cls.sized and not operand.is_nested:
-                raise FormulaError(f"{cls.name} joins orders: {_no_order(operand)}")
-        return cls(operands, **parameters)
+            if not isinstance(operand, Expression):
+                raise FormulaError(f"{cls.name} joins strategies and formulas of them, not {operand!r}")
+        try:
+            return cls(operands=operands, **settings)
+        except ValidationError as error:
+            said = first_mistake(error)
+            if error.errors()[0]["type"] != "value_error":
+                said = f"{cls.name}'s {said}"
+            raise FormulaError(said if cls.name in said else f"{cls.name}: {said}") from None
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
-        """Return the names of its parameters."""
-        return tuple(f.name for f in fields(cls) if f.name != "operands")
+        """Return the names of its settings."""
+        return tuple(name for name in cls.model_fields if name != "operands")
 
     @property
     def parts(self) -> tuple[Expression, ...]:
@@ -239,7 +293,12 @@ class Composer(Expression):
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the operands and combine their chains."""
         asked = reading.tokens.universe.n if self.whole else depth
-        return self.combine([reading.of(operand, asked) for operand in self.operands])
+        chain: object = self.combine([reading.of(operand, asked) for operand in self.operands])
+        if not isinstance(chain, Chain):
+            raise AlgebraError(f"the composer '{self.name}' returned {type(chain).__name__}; combine returns a Chain")
+        if not chain.universe.same_tokens(reading.tokens.universe):
+            raise AlgebraError(f"the composer '{self.name}' returned a chain of other tokens than its operands'")
+        return chain
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Join the operands' chains, which are right to the depth asked for."""
@@ -250,8 +309,8 @@ class Composer(Expression):
         operands = [operand.written(name) for operand in self.operands]
         if self.symbol is not None:
             return f"({f' {self.symbol} '.join(operands)})"
-        parameters = [f"{key}={_number(getattr(self, key))}" for key in self.parameters()]
-        return f"{self.name}({', '.join(operands + parameters)})"
+        settings = [f"{key}={write_value(getattr(self, key))}" for key in self.parameters()]
+        return f"{self.name}({', '.join(operands + settings)})"
 
 
 class Intersection(Composer):
@@ -260,8 +319,11 @@ class Intersection(Composer):
     name = "intersection"
     symbol = "&"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "operands", _flat(self))
+    @field_validator("operands")
+    @classmethod
+    def _flatten(cls, operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
+        """Put the operands of its own kind in their place: it is associative."""
+        return tuple(part for side in operands for part in (side.parts if type(side) is cls else (side,)))
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Return the largest level."""
@@ -274,8 +336,11 @@ class Union(Composer):
     name = "union"
     symbol = "|"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "operands", _flat(self))
+    @field_validator("operands")
+    @classmethod
+    def _flatten(cls, operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
+        """Put the operands of its own kind in their place: it is associative."""
+        return tuple(part for side in operands for part in (side.parts if type(side) is cls else (side,)))
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Return the smallest level."""
@@ -325,7 +390,6 @@ class SymmetricDifference(Composer):
         return at_least(1, [at_least(2, [a, b.complement()]), at_least(2, [b, a.complement()])])
 
 
-@dataclass(frozen=True)
 class Best(Composer):
     """`a[m]` fixes `a` at its m best; m is a count or a fraction of the group."""
 
@@ -335,10 +399,13 @@ class Best(Composer):
     arity = (1, 1)
     sized = True
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "m", Keep.of(self.m))
-        if self.m.auto:
-            raise FormulaError("best takes a count or a fraction, not auto")
+    @field_validator("m", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> Keep:
+        size = Keep.of(value)
+        if size.auto:
+            raise ValueError("best takes a count or a fraction, not auto")
+        return size
 
     @property
     def is_nested(self) -> bool:
@@ -370,9 +437,12 @@ class Then(Composer):
     arity = (2, 2)
     sized = True
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.operands[0], Best):
-            raise FormulaError("the left side of >> needs a size, such as a[128] >> b")
+    @field_validator("operands")
+    @classmethod
+    def _sized_left(cls, operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
+        if operands and not isinstance(operands[0], Best):
+            raise ValueError("the left side of >> needs a size, such as a[128] >> b")
+        return operands
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Order what the first kept by the second, then the rest."""
@@ -418,20 +488,9 @@ def _joined(composer: type[Composer], left: Expression, right: Expression) -> Ex
     return composer.of(left, right)
 
 
-def _no_order(expression: Expression) -> str:
+def no_order(expression: Expression) -> str:
+    """Return why something that is not nested cannot stand where an order is needed, and the cure."""
     name = getattr(expression, "name", "it")
     return (
         f"'{name}' chooses another set for every budget, which is no order; say how many it takes, such as {name}[64]"
     )
-
-
-def _flat(composer: Composer) -> tuple[Expression, ...]:
-    """Return the operands of an associative composer, with its own kind's operands in their place."""
-    sides = (side.parts if type(side) is type(composer) else (side,) for side in composer.operands)
-    return tuple(operand for side in sides for operand in side)
-
-
-def _number(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(_number(v) for v in value)}]"
-    return str(value)

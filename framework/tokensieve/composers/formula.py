@@ -108,7 +108,7 @@ class _Reader:
                     ">>": a.__rshift__,
                 }[symbol](b)
             case ast.Subscript(value=inner, slice=size):
-                return Best((self.read(inner, depth + 1),), self._size(size))
+                return Best.of(self.read(inner, depth + 1), m=self._size(size))
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 return self._call(name, args, keywords, depth)
         hint = ""

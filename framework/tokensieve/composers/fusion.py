@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
+
+from pydantic import field_validator, model_validator
 
 from tokensieve.algebra.budget import simplest
 from tokensieve.algebra.chain import Chain, at_least, fuse, interleave
 from tokensieve.composers.expression import Composer, Expression
-from tokensieve.errors import FormulaError
 
 
-@dataclass(frozen=True)
 class AtLeast(Composer):
     """What at least `j` operands hold; written `at_least(j, a, b, c)`."""
 
@@ -21,11 +21,12 @@ class AtLeast(Composer):
 
     name = "at_least"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
         most = len(self.operands)
-        # A formula or a caller without type checks can bring anything.
-        if type(self.j) is not int or not 1 <= self.j <= most:
-            raise FormulaError(f"at_least takes 1 to {most} of {most} operands, not {self.j}")
+        if not 1 <= self.j <= most:
+            raise ValueError(f"at_least takes 1 to {most} of {most} operands, not {self.j}")
+        return self
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Return the j-th smallest level."""
@@ -36,7 +37,6 @@ class AtLeast(Composer):
         return f"at_least({', '.join([str(self.j), *(o.written(name) for o in self.operands)])})"
 
 
-@dataclass(frozen=True)
 class Quota(Composer):
     """Deals places to a and b in the proportion `share : 1 - share`, each token once."""
 
@@ -45,17 +45,19 @@ class Quota(Composer):
     name = "quota"
     arity = (2, 2)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "share", _fraction("quota", "share", self.share))
-        if not 0 < self.share < 1:
-            raise FormulaError(f"quota's share is between 0 and 1, not {self.share}")
+    @field_validator("share", mode="before")
+    @classmethod
+    def _part(cls, value: object) -> Fraction:
+        share = exact("quota", "share", value)
+        if not 0 < share < 1:
+            raise ValueError(f"quota's share is between 0 and 1, not {share}")
+        return share
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Interleave both orders."""
         return interleave(chains, [self.share, 1 - self.share], self)
 
 
-@dataclass(frozen=True)
 class Borda(Composer):
     """Ranks by the sum of places."""
 
@@ -67,7 +69,6 @@ class Borda(Composer):
         return fuse(chains, [Fraction(1)] * len(chains), self)
 
 
-@dataclass(frozen=True)
 class Weighted(Composer):
     """Ranks by the weighted sum of places; `weights` holds one number an operand."""
 
@@ -76,24 +77,33 @@ class Weighted(Composer):
     name = "weighted"
     whole = True
 
-    def __post_init__(self) -> None:
-        raw: object = self.weights
-        given = raw if isinstance(raw, (tuple, list)) else (raw,)
-        weights = tuple(_fraction("weighted", "weights", weight) for weight in given)
-        if len(weights) != len(self.operands):
-            raise FormulaError(f"weighted takes one weight an operand: {len(self.operands)}, not {len(weights)}")
-        if any(weight < 0 for weight in weights) or not any(weights):
-            raise FormulaError("weights are not negative and not all zero")
-        object.__setattr__(self, "weights", weights)
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _exact(cls, value: object) -> tuple[Fraction, ...]:
+        given = value if isinstance(value, (tuple, list)) else (value,)
+        return tuple(exact("weighted", "weights", weight) for weight in given)
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if len(self.weights) != len(self.operands):
+            raise ValueError(f"weighted takes one weight an operand: {len(self.operands)}, not {len(self.weights)}")
+        if any(weight < 0 for weight in self.weights) or not any(self.weights):
+            raise ValueError("weights are not negative and not all zero")
+        return self
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Fuse with the weights."""
         return fuse(chains, self.weights, self)
 
 
-def _fraction(composer: str, parameter: str, value: object) -> Fraction:
+def exact(composer: str, setting: str, value: object) -> Fraction:
+    """Return a number as a fraction.
+
+    Raises:
+        ValueError: if it is no number, or not finite.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise FormulaError(f"{composer}'s {parameter} is a number, not {value!r}")
+        raise ValueError(f"{composer}'s {setting} is a number, not {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise FormulaError(f"{composer}'s {parameter} is a finite number, not {value}")
+        raise ValueError(f"{composer}'s {setting} is a finite number, not {value}")
     return simplest(value) if isinstance(value, float) else Fraction(value)

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
+from typing import Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe
-from tokensieve.composers.expression import Composer, Expression, Reading, _no_order
-from tokensieve.errors import FormulaError
+from tokensieve.composers.expression import Composer, Expression, Reading, no_order
 from tokensieve.evidence import GRID_COLUMNS, Evidence
 
 
-@dataclass(frozen=True)
 class PerGroup(Composer):
     """Judges every `by` group of a row on its own and deals places between the groups.
 
@@ -38,20 +38,21 @@ class PerGroup(Composer):
     arity = (1, 1)
     sized = True
 
-    def __post_init__(self) -> None:
-        for parameter, value, known in (
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for setting, value, known in (
             ("by", self.by, (*GRID_COLUMNS, "window")),
             ("share", self.share, ("equal", "proportional", "ranked")),
         ):
             if value not in known:
-                raise FormulaError(f"per_group's {parameter} is one of {', '.join(known)}, not '{value}'")
-        # A formula or a caller without type checks can bring anything.
-        if type(self.size) is not int or (self.by == "window") != (self.size > 0) or self.size < 0:
-            raise FormulaError(
+                raise ValueError(f"per_group's {setting} is one of {', '.join(known)}, not '{value}'")
+        if (self.by == "window") != (self.size > 0) or self.size < 0:
+            raise ValueError(
                 f"per_group takes a size of 1 or more by=window, such as size=6, and none otherwise; not {self.size!r}"
             )
         if self.share == "ranked" and not self.operands[0].is_nested:
-            raise FormulaError(f"share=ranked weighs groups by an order: {_no_order(self.operands[0])}")
+            raise ValueError(f"share=ranked weighs groups by an order: {no_order(self.operands[0])}")
+        return self
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from importlib import metadata
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -204,11 +203,10 @@ class Registry:
         self._check_name("composer", composer.name)
         if composer.combine is Composer.combine and composer.read is Composer.read:
             raise PluginError(f"composer {composer.__name__} of {self._current} implements neither combine nor read")
-        for parameter in fields(composer):
-            given = parameter.default is not MISSING or parameter.default_factory is not MISSING
-            if parameter.name != "operands" and not given:
+        for setting, field in composer.model_fields.items():
+            if setting != "operands" and field.is_required():
                 raise PluginError(
-                    f"composer '{composer.name}' of {self._current} has no default for '{parameter.name}'; give it one"
+                    f"composer '{composer.name}' of {self._current} has no default for '{setting}'; give it one"
                 )
         if composer.name in self._strategies:
             raise self._for_all(

@@ -196,7 +196,7 @@ def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 
 
     def extend(inner: SearchStrategy[Expression]) -> SearchStrategy[Expression]:
         pairs = (operator.and_, operator.or_, operator.sub, operator.xor)
-        best = st.builds(lambda operand, m: Best((operand,), m), inner, keeps())
+        best = st.builds(lambda operand, m: Best.of(operand, m=m), inner, keeps())
         several = st.lists(inner, min_size=2, max_size=3)
         return st.one_of(
             *(st.builds(pair, inner, inner) for pair in pairs),
@@ -206,7 +206,7 @@ def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 
             st.builds(Then.of, best, inner),
             st.builds(_shared, inner, inner, st.integers(1, 6), st.integers(1, 6)),
             st.builds(
-                lambda operand, by, share: PerGroup((operand,), by[0], share, by[1]),
+                lambda operand, by, share: PerGroup.of(operand, by=by[0], share=share, size=by[1]),
                 inner,
                 st.sampled_from([*((column, 0) for column in GRID_COLUMNS), ("window", 2), ("window", 3)]),
                 st.sampled_from(["equal", "proportional", "ranked"]),
@@ -220,18 +220,18 @@ def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 
 
 def _some(inner: SearchStrategy[Expression]) -> SearchStrategy[Expression]:
     return st.lists(inner, min_size=2, max_size=4).flatmap(
-        lambda operands: st.integers(1, len(operands)).map(lambda j: AtLeast(tuple(operands), j))
+        lambda operands: st.integers(1, len(operands)).map(lambda j: AtLeast.of(*operands, j=j))
     )
 
 
 def _shared(a: Expression, b: Expression, p: int, q: int) -> Expression:
-    return Quota((a, b), Fraction(p, p + q))
+    return Quota.of(a, b, share=Fraction(p, p + q))
 
 
 def _weighted(operands: list[Expression]) -> SearchStrategy[Expression]:
     weight = st.integers(0, 6).map(lambda p: Fraction(p, 4))
     weights = st.lists(weight, min_size=len(operands), max_size=len(operands)).filter(any)
-    return weights.map(lambda given: Weighted(tuple(operands), tuple(given)))
+    return weights.map(lambda given: Weighted.of(*operands, weights=tuple(given)))
 
 
 @st.composite
