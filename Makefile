@@ -14,10 +14,10 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint unit browser families docs bench clean
+.PHONY: help env demo test lint unit browser families docs bench release-check clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 env: ## the environment alone: made and installed if it is not up to date
 	@tools/env.sh "$(VENV)" "$(PYTHON)"
@@ -50,6 +50,9 @@ docs: env ## the documentation, into site/; a broken link is an error
 
 bench: env ## what pruning itself costs: ratios, side by side in one run
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m benchmarks
+
+release-check: env ## the sdist and the wheel, built into dist/, and the wheel installed and used outside of the checkout
+	"$(BIN)"/python tools/release_check.py
 
 clean: ## remove what was built, and .venv
 	rm -rf .venv build dist site demo htmlcov .coverage .coverage.* \
