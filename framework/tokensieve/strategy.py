@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.reduction import Reduction
-from tokensieve.composers.expression import Expression, Reading
+from tokensieve.composers.expression import CLASS_ATTRIBUTES, Expression, Reading
 from tokensieve.errors import ScoreError
 from tokensieve.evidence import Evidence, Tokens
 
@@ -23,7 +23,7 @@ class Strategy(Expression, BaseModel):
     model, a hook or a budget rule. It changes neither them nor itself.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ignored_types=CLASS_ATTRIBUTES)
 
     name: ClassVar[str]
     """What recipes call it: a Python identifier."""

@@ -261,11 +261,12 @@ class Composer(Expression, BaseModel):
                 )
         for operand in operands:
             if not isinstance(operand, Expression):
-                raise FormulaError(f"{cls.name} joins strategies and formulas of them, not {operand!r}")
+                cure = f"; write {operand.__name__}()" if isinstance(operand, type) else ""
+                raise FormulaError(f"{cls.name} joins strategies and formulas of them, not {operand!r}{cure}")
         try:
             return cls(operands=operands, **settings)
         except ValidationError as error:
-            said = first_mistake(error)
+            said = first_mistake(error).replace("an instance of Fraction", "a finite number")
             if error.errors()[0]["type"] != "value_error":
                 said = f"{cls.name}'s {said}"
             raise FormulaError(said if cls.name in said else f"{cls.name}: {said}") from None
@@ -289,6 +290,9 @@ class Composer(Expression, BaseModel):
     def is_nested(self) -> bool:
         """Whether the composer and all operands are nested."""
         return self.nested and all(operand.is_nested for operand in self.operands)
+
+    def __str__(self) -> str:
+        return self.written(str)
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the operands and combine their chains."""

@@ -26,11 +26,15 @@ _OPERATORS: dict[type[ast.operator], str] = {
     ast.RShift: ">>",
 }
 
+SYMBOLS = frozenset(_OPERATORS.values())
+"""The operators between two operands."""
+
 
 def parse(
     text: str,
     operand: Callable[[str], Expression],
     composers: Mapping[str, type[Composer]],
+    origin: Callable[[str], str | None] = lambda name: None,
 ) -> Expression:
     """Read a formula.
 
@@ -41,6 +45,7 @@ def parse(
         text: the formula, at most 1,000 characters, 64 operands and 32 levels.
         operand: gives the expression of a name; raises if there is none.
         composers: the composers by name.
+        origin: returns the plugin that a composer is of, for messages; none where nobody needs to be told.
 
     Raises:
         FormulaError: if it cannot be read, naming what stands there.
@@ -55,7 +60,7 @@ def parse(
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise FormulaError(f"'{_short(text)}' is not a formula: {getattr(error, 'msg', None) or error}") from None
-    return _Reader(text.strip(), operand, composers).read(tree, 0)
+    return _Reader(text.strip(), operand, composers, origin).read(tree, 0)
 
 
 def _check_depth(text: str) -> None:
@@ -75,9 +80,14 @@ def _short(text: str) -> str:
 
 class _Reader:
     def __init__(
-        self, text: str, operand: Callable[[str], Expression], composers: Mapping[str, type[Composer]]
+        self,
+        text: str,
+        operand: Callable[[str], Expression],
+        composers: Mapping[str, type[Composer]],
+        origin: Callable[[str], str | None],
     ) -> None:
         self._text = text
+        self._origin = origin
         self._operand = operand
         self._composers = composers
         self._symbols = {c.symbol: c for c in composers.values() if c.symbol is not None}
@@ -144,8 +154,9 @@ class _Reader:
             parameters[str(keyword.arg)] = self._value(keyword.value)
         try:
             return composer.of(*operands, **parameters)
-        except BudgetError as error:
-            raise FormulaError(f"{name}(...): {error}") from None
+        except FormulaError as error:
+            plugin = self._origin(name)
+            raise FormulaError(f"{error}" if plugin is None else f"{error}. '{name}' is of {plugin}") from None
 
     def _size(self, node: ast.expr) -> Keep:
         if isinstance(node, ast.Name):
@@ -159,7 +170,7 @@ class _Reader:
 
     def _value(self, node: ast.expr) -> object:
         match node:
-            case ast.Constant(value=bool() | int() | str() as value):
+            case ast.Constant(value=None | bool() | int() | str() as value):
                 return value
             case ast.Constant(value=float()):
                 return self._decimal(node)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Self
 
 from pydantic import field_validator, model_validator
 
-from tokensieve.algebra.budget import simplest
 from tokensieve.algebra.chain import Chain, at_least, fuse, interleave
 from tokensieve.composers.expression import Composer, Expression
 
@@ -45,10 +43,9 @@ class Quota(Composer):
     name = "quota"
     arity = (2, 2)
 
-    @field_validator("share", mode="before")
+    @field_validator("share")
     @classmethod
-    def _part(cls, value: object) -> Fraction:
-        share = exact("quota", "share", value)
+    def _proper(cls, share: Fraction) -> Fraction:
         if not 0 < share < 1:
             raise ValueError(f"quota's share is between 0 and 1, not {share}")
         return share
@@ -77,12 +74,6 @@ class Weighted(Composer):
     name = "weighted"
     whole = True
 
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _exact(cls, value: object) -> tuple[Fraction, ...]:
-        given = value if isinstance(value, (tuple, list)) else (value,)
-        return tuple(exact("weighted", "weights", weight) for weight in given)
-
     @model_validator(mode="after")
     def _one_each(self) -> Self:
         if len(self.weights) != len(self.operands):
@@ -94,16 +85,3 @@ class Weighted(Composer):
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Fuse with the weights."""
         return fuse(chains, self.weights, self)
-
-
-def exact(composer: str, setting: str, value: object) -> Fraction:
-    """Return a number as a fraction.
-
-    Raises:
-        ValueError: if it is no number, or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise ValueError(f"{composer}'s {setting} is a number, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{composer}'s {setting} is a finite number, not {value}")
-    return simplest(value) if isinstance(value, float) else Fraction(value)

@@ -32,7 +32,8 @@ from tokensieve.errors import (
 )
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins import hookspecs
-from tokensieve.plugins.names import BY_HAND, ENTRY_POINTS, Checkpoint, Plugin, _said, broken, usable
+from tokensieve.plugins.checks import problem
+from tokensieve.plugins.plugin import BY_HAND, ENTRY_POINTS, OWN, Checkpoint, Plugin, _said, broken
 from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
 
@@ -60,7 +61,7 @@ class Registry:
         self._plugins: list[Plugin] = []
         # The latest error that is not one plugin's own business.
         self._shared: PluginError | None = None
-        self._current = "tokensieve"
+        self._current = OWN
         for composer in COMPOSERS:
             self.add_composer(composer)
         self._current = BY_HAND
@@ -116,6 +117,11 @@ class Registry:
         """Return the plugin that brought something: a `strategy`, a `recipe`, an `adapter`, and so on."""
         return self._origins[(kind, name)]
 
+    def foreign_composer(self, name: str) -> str | None:
+        """Return the plugin that brought a composer, or none for the framework's own."""
+        origin = self._origins.get(("composer", name))
+        return None if origin == OWN else origin
+
     def strategy(self, name: str) -> type[Strategy]:
         """Return a strategy by name, or raise `UnknownStrategyError`."""
         if name not in self._strategies:
@@ -168,8 +174,8 @@ class Registry:
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         described = f"{kind} (model_type '{model_type}')" if model_type else kind
         if len(matching) == 1:
-            if matching[0].refused is not None:
-                raise RefusedError(f"a {described} cannot be pruned: {matching[0].refused}")
+            if matching[0].refusal_reason is not None:
+                raise RefusedError(f"a {described} cannot be pruned: {matching[0].refusal_reason}")
             return matching[0](model)
         if not matching:
             raise UnsupportedModelError(
@@ -184,12 +190,6 @@ class Registry:
     def add_strategy(self, strategy: type[Strategy]) -> None:
         """Add a strategy class under its `name`."""
         self._check_class("strategy", strategy, Strategy)
-        self._check_name("strategy", strategy.name)
-        if "use" in strategy.model_fields:
-            raise PluginError(
-                f"strategy '{strategy.name}' of {self._current} has a parameter 'use', which is what recipes call "
-                "the strategy itself; name it otherwise"
-            )
         if strategy.name in self._composers:
             raise self._for_all(
                 f"strategy '{strategy.name}' of {self._current} is named like a composer of "
@@ -200,14 +200,12 @@ class Registry:
     def add_composer(self, composer: type[Composer]) -> None:
         """Add a composer class under its `name`."""
         self._check_class("composer", composer, Composer)
-        self._check_name("composer", composer.name)
-        if composer.combine is Composer.combine and composer.read is Composer.read:
-            raise PluginError(f"composer {composer.__name__} of {self._current} implements neither combine nor read")
-        for setting, field in composer.model_fields.items():
-            if setting != "operands" and field.is_required():
-                raise PluginError(
-                    f"composer '{composer.name}' of {self._current} has no default for '{setting}'; give it one"
-                )
+        twin = next((c for c in self._composers.values() if c.symbol is not None and c.symbol == composer.symbol), None)
+        if twin is not None and twin is not composer:
+            raise self._for_all(
+                f"composer '{composer.name}' of {self._current} has the symbol {composer.symbol}, which is that of "
+                f"'{twin.name}' of {self.origin('composer', twin.name)}"
+            )
         if composer.name in self._strategies:
             raise self._for_all(
                 f"composer '{composer.name}' of {self._current} is named like a strategy of "
@@ -242,21 +240,11 @@ class Registry:
     def add_adapter(self, adapter: type[Adapter]) -> None:
         """Add an adapter class under its `name`."""
         self._check_class("adapter", adapter, Adapter)
-        self._check_name("adapter", adapter.name)
         self._add("adapter", self._adapters, adapter.name, adapter)
 
     def add_task(self, task: type[Task]) -> None:
         """Add a task class under its `name`."""
         self._check_class("task", task, Task)
-        self._check_name("task", task.name)
-        field = task.model_fields.get("metric")
-        if not isinstance(getattr(task, "metric", None) if field is None else field.default, str):
-            raise PluginError(
-                f"task '{task.name}' of {self._current} does not say which grade counts; "
-                'give it a default: metric: str = "..."'
-            )
-        if "use" in task.model_fields:
-            raise PluginError(f"task '{task.name}' of {self._current} has a field 'use', which names the task itself")
         self._add("task", self._tasks, task.name, task)
 
     def add_checkpoint(self, name: str, folder: Path | str, query_encoder: Path | str | None = None) -> None:
@@ -369,14 +357,9 @@ class Registry:
         if inspect.isabstract(value):
             missing = listing(getattr(value, "__abstractmethods__", ()))
             raise PluginError(f"{kind} {value.__name__} of {self._current} does not implement {missing}")
-        if not isinstance(getattr(value, "name", None), str):
-            raise PluginError(f'{kind} {value.__name__} of {self._current} has no name; set name = "..."')
-
-    def _check_name(self, kind: str, name: str) -> None:
-        if not usable(name):
-            raise PluginError(
-                f"'{name}', a {kind} of {self._current}, is no Python identifier; formulas could not name it"
-            )
+        found = problem(value)
+        if found is not None:
+            raise PluginError(f"{kind} {value.__name__} of {self._current} {found}")
 
     def _unknown(
         self, error: type[UnknownNameError], kind: str, name: str, table: Mapping[str, object]

@@ -19,7 +19,7 @@ from tokensieve.errors import (
     did_you_mean,
     listing,
 )
-from tokensieve.plugins.names import broken, usable
+from tokensieve.plugins.plugin import broken, usable
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.soundness import (
@@ -144,7 +144,12 @@ class RecipeReader:
             if not isinstance(data[key], str):
                 raise self.error(RecipeError, f"{key} is a formula, such as gsp & qcsp", (*path, key))
             try:
-                data[key] = parse(data[key], lambda name: self._named(name, operands), self._registry.composers)
+                data[key] = parse(
+                    data[key],
+                    lambda name: self._named(name, operands),
+                    self._registry.composers,
+                    self._registry.foreign_composer,
+                )
             except TokensieveError as error:
                 raise self.error(type(error), str(error), (*path, key)) from None
         try:

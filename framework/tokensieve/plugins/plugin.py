@@ -10,6 +10,7 @@ from pathlib import Path
 
 ENTRY_POINTS = "tokensieve"
 BY_HAND = "registered by hand"
+OWN = "tokensieve"
 
 
 @dataclass(frozen=True)
