@@ -2,8 +2,9 @@
 # tools/env.sh FOLDER PYTHON: make sure that the virtual environment FOLDER holds tokensieve, editable, with
 # its dev extra. Where FOLDER does not exist, PYTHON makes it. Called by the Makefile before every target.
 #
-# A stamp inside the environment holds this checkout's folder and a checksum of pyproject.toml. While it
-# agrees, nothing is installed; a changed pyproject.toml, or another checkout's install, does it again.
+# A stamp inside the environment holds this checkout's folder and a checksum of pyproject.toml, and of the file that
+# PIP_CONSTRAINT names, if it does. While it agrees, nothing is installed; a changed file, or another checkout's
+# install, does it again. pip reads PIP_CONSTRAINT by itself: that is how CI pins the oldest transformers.
 # Everything that can stop an install is said in one line, before anything is downloaded.
 set -euo pipefail
 
@@ -47,6 +48,10 @@ has_torch() {
 }
 
 want="$root $(cksum <"$root/pyproject.toml")"
+if [ -n "${PIP_CONSTRAINT:-}" ]; then
+    # It may also be an address, or several files: then its text stands for it.
+    want="$want $( (cat "$PIP_CONSTRAINT" 2>/dev/null || printf '%s' "$PIP_CONSTRAINT") | cksum)"
+fi
 if [ -x "$env/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
     exit 0
 fi
