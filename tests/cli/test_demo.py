@@ -7,9 +7,9 @@ import pytest
 
 from tokensieve import default_registry
 from tokensieve.cli.demo import QUICK, shipped_study
-from tokensieve.study.cells import plan
+from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.report import writing
-from tokensieve.study.spec import Study
+from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
 KEEPS = ["1/3", "2/9", "1/9", "1/18", "1/36"]
@@ -25,7 +25,7 @@ def test_the_study_crosses_what_it_promises(study):
     budgets = [keep for budget in study.keep for keep in budget.keeps]
     assert list(map(str, budgets)) == KEEPS
     assert {model.path for model in study.models} == set(default_registry().checkpoints)
-    cells = [job.cell for job in plan(study, default_registry()).jobs]
+    cells = [job.cell for job in plan_study(study, default_registry()).jobs]
     for model in study.models:
         ours = [cell for cell in cells if cell.model == model.name]
         assert {"unpruned", "text_only", "random", "uniform", "pool", "oracle", "anti_oracle", "inverted"} <= {
@@ -66,4 +66,4 @@ def test_the_demo(cli, monkeypatch):
 def test_quick_is_the_same_study_made_smaller(study):
     quick = Study.load(shipped_study(), default_registry(), QUICK)
     assert [method.name for method in quick.recipes] == [method.name for method in study.recipes]
-    assert len(plan(quick, default_registry()).jobs) * quick.limit < 10_000
+    assert len(plan_study(quick, default_registry()).jobs) * quick.limit < 10_000

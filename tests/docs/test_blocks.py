@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import tokensieve as ts
 from tokensieve.cli import app
-from tokensieve.study.spec import Study
+from tokensieve.study.spec.study import Study
 
 from .pages import PAGES, ROOT, blocks, name
 

@@ -7,9 +7,9 @@ import torch
 
 import tokensieve as ts
 from tokensieve.checkpoints.ready import quiet
-from tokensieve.study.cells import plan
-from tokensieve.study.engines import PRELOAD
-from tokensieve.study.spec import Study
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.running.local_engine import PRELOAD
+from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 from tokensieve.testing.prompts import lively
 from tokensieve_adapters import _example
@@ -133,7 +133,7 @@ def written(registry, checkpoint):
 @pytest.fixture
 def planned(written, registry):
     """Plan a study."""
-    return lambda *args, **kwargs: plan(written(*args, **kwargs), registry)
+    return lambda *args, **kwargs: plan_study(written(*args, **kwargs), registry)
 
 
 @pytest.fixture

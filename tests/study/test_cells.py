@@ -8,10 +8,20 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.errors import BudgetError, StudyError, TokensieveError
-from tokensieve.study import sources
-from tokensieve.study.cells import budgeted, chosen, plan, sample_key
-from tokensieve.study.controls import Needed, draws, inverted, recipe_of, reseeded, shape
-from tokensieve.study.spec import Budget, Study
+from tokensieve.study.planning import versions
+from tokensieve.study.planning.budgets import with_budget
+from tokensieve.study.planning.controls import (
+    Needed,
+    cut_shape,
+    draws_at_random,
+    inverted_recipe,
+    recipe_of_cell,
+    with_seed,
+)
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.sampling import sample_key, select_samples
+from tokensieve.study.spec.budget import Budget
+from tokensieve.study.spec.study import Study
 from tokensieve.tasks import Sample
 
 from . import fake
@@ -82,7 +92,7 @@ def test_a_model_that_no_task_asks_is_not_even_looked_for(planned, checkpoint):
     models = f"[{checkpoint}, {{path: no/where/at/all, name: other}}]"
     found = planned(tasks=f"[{{use: colours, models: [{checkpoint.name}]}}]", models=models)
     assert {job.cell.model for job in found.jobs} == {checkpoint.name}
-    assert found.absent == ()
+    assert found.not_downloaded == ()
     assert "no task asks the model 'other', so it has no cells" in found.notes
     with pytest.raises(StudyError, match=r"model 'other': .* is no shipped checkpoint"):
         planned(models=models)
@@ -112,8 +122,8 @@ def test_controls_cut_where_methods_cut(planned, registry):
         "random at decoder.0 + decoder.3",
     }
     for name, cell in methods.items():
-        control = recipe_of(randoms[cell.shape], registry)
-        own = recipe_of(cell, registry)
+        control = recipe_of_cell(randoms[cell.shape], registry)
+        own = recipe_of_cell(cell, registry)
         assert [(s.at, s.keep) for s in control.stages] == [(s.at, s.keep) for s in own.stages], name
     assert {cell.keep for cell in methods.values()} == {"9", "4"}
     fewer = planned("[fastv]", "[9]", more="controls: {at_every_site: false}")
@@ -122,7 +132,7 @@ def test_controls_cut_where_methods_cut(planned, registry):
 
 def test_shapes_tell_apart_what_costs_differently(registry):
     one = ts.Recipe.of(Needed(), 9)
-    assert shape(one) == shape(ts.Recipe.of(Needed(first=False), 9, rest="merge"))
+    assert cut_shape(one) == cut_shape(ts.Recipe.of(Needed(first=False), 9, rest="merge"))
     for other in (
         ts.Recipe.of(Needed(), 8),
         ts.Recipe.of(Needed(), 9, at="decoder.1"),
@@ -130,7 +140,7 @@ def test_shapes_tell_apart_what_costs_differently(registry):
         ts.Recipe.of(Needed(), 9, newlines="drop"),
         ts.Recipe.of(Needed(), 9, positions="compact"),
     ):
-        assert shape(other) != shape(one)
+        assert cut_shape(other) != cut_shape(one)
 
 
 def test_inverted_where_it_can_be(planned):
@@ -143,12 +153,12 @@ def test_inverted_where_it_can_be(planned):
 
 def test_inverting_twice_is_nothing(registry):
     recipe = ts.Recipe.load("prumerge-plus", registry).replace(keep=9)
-    once = inverted(recipe)
+    once = inverted_recipe(recipe)
     assert once.stages[0].by is not None
     assert once.hash() != recipe.hash()
-    assert inverted(once).stages[0].select.operands[0].operands[0] == recipe.stages[0].select
+    assert inverted_recipe(once).stages[0].select.operands[0].operands[0] == recipe.stages[0].select
     with pytest.raises(TokensieveError, match="a set of its own size"):
-        inverted(ts.Recipe.loads("stages:\n  - {at: decoder.0, select: prumerge, keep: auto}\n", registry))
+        inverted_recipe(ts.Recipe.loads("stages:\n  - {at: decoder.0, select: prumerge, keep: auto}\n", registry))
 
 
 def test_what_draws_runs_for_every_seed(planned, registry):
@@ -158,9 +168,9 @@ def test_what_draws_runs_for_every_seed(planned, registry):
     assert [cell.seed for cell in cells] == [3, 4]
     assert [cell.recipe["strategies"]["chance"]["seed"] for cell in cells] == [3, 4]
     recipe = ts.Recipe.load("random", registry)
-    assert draws(recipe)
-    assert not draws(ts.Recipe.load("gsp", registry))
-    assert reseeded(reseeded(recipe, 7), 0) == recipe
+    assert draws_at_random(recipe)
+    assert not draws_at_random(ts.Recipe.load("gsp", registry))
+    assert with_seed(with_seed(recipe, 7), 0) == recipe
 
 
 def test_a_recipe_that_is_a_control_runs_once(planned):
@@ -197,14 +207,14 @@ def test_a_key_is_of_what_decides_the_rows_and_of_nothing_else(
     for other in everything:
         assert not set(keys(other)) & set(base)
     text = written("[gsp]").dump()
-    assert not set(keys(plan(Study.loads(text.replace("batch: 4", "batch: 5"), registry), registry))) & set(base)
+    assert not set(keys(plan_study(Study.loads(text.replace("batch: 4", "batch: 5"), registry), registry))) & set(base)
     changed = keys(planned("[{name: gsp, strategies: {g: {use: gsp, tau: 0.9}}, select: g}]"))
     assert changed[:-2] == base[:-2]
     assert not set(changed[-2:]) & set(base)
     config = (copy / "generation_config.json").read_text(encoding="utf-8")
     (copy / "generation_config.json").write_text(config.replace("{", '{"top_k": 7,', 1), encoding="utf-8")
     assert not set(keys(planned("[gsp]", models=f"[{copy}]"))) & set(base)
-    monkeypatch.setattr(sources, "_package", lambda name: "changed")
+    monkeypatch.setattr(versions, "_package", lambda name: "changed")
     assert not set(keys(planned("[gsp]"))) & set(base)
 
 
@@ -225,27 +235,27 @@ def test_the_same_twice_is_refused(planned, checkpoint):
 
 def test_code_that_writes_reports_is_in_no_key(tmp_path, monkeypatch):
     package = tmp_path / "tokensieve"
-    for name in ("__init__.py", "study/runner.py", "study/report.py", "cli/app.py", "engine/prune.py"):
+    for name in ("__init__.py", "study/running/runner.py", "study/report/writing.py", "cli/app.py", "engine/prune.py"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("", encoding="utf-8")
     monkeypatch.setattr(
-        sources.importlib, "import_module", lambda name: type("M", (), {"__file__": package / "__init__.py"})
+        versions.importlib, "import_module", lambda name: type("M", (), {"__file__": package / "__init__.py"})
     )
 
     def hash_with(name):
         (package / name).write_text("changed", encoding="utf-8")
-        sources._package.cache_clear()
-        found = sources.code_hash([])
+        versions._package.cache_clear()
+        found = versions.code_hash([])
         (package / name).write_text("", encoding="utf-8")
         return found
 
-    sources._package.cache_clear()
-    before = sources.code_hash([])
-    assert hash_with("study/report.py") == before
+    versions._package.cache_clear()
+    before = versions.code_hash([])
+    assert hash_with("study/report/writing.py") == before
     assert hash_with("cli/app.py") == before
-    assert hash_with("study/runner.py") != before
+    assert hash_with("study/running/runner.py") != before
     assert hash_with("engine/prune.py") != before
-    sources._package.cache_clear()
+    versions._package.cache_clear()
 
 
 def test_the_subset_is_in_the_card(planned):
@@ -257,15 +267,15 @@ def test_the_subset_is_in_the_card(planned):
 
 def test_samples_are_spread_evenly():
     samples = [Sample(str(i), "", "") for i in range(10)]
-    assert [sample.id for sample in chosen(samples, 4)] == ["0", "2", "5", "7"]
-    assert chosen(samples, None) == chosen(samples, 10) == chosen(samples, 11) == samples
+    assert [sample.id for sample in select_samples(samples, 4)] == ["0", "2", "5", "7"]
+    assert select_samples(samples, None) == select_samples(samples, 10) == select_samples(samples, 11) == samples
 
 
 @pytest.mark.parametrize("limit", [9, 10, 24, 100, 215])
 def test_a_limit_takes_every_type_that_is_asked_in_turn(limit):
     # Of 216 questions of nine types in turn, every ninth is of one type alone.
     samples = [Sample(str(i), "", "", kind=str(i % 9)) for i in range(216)]
-    some = chosen(samples, limit)
+    some = select_samples(samples, limit)
     assert len({sample.id for sample in some}) == len(some) == limit
     assert some == [sample for sample in samples if sample in some]
     counts = [sum(sample.kind == str(kind) for sample in some) for kind in range(9)]
@@ -314,7 +324,7 @@ COUNTS = "stages:\n  - {at: decoder.0, select: gsp, keep: 20}\n  - {at: decoder.
 )
 def test_what_a_budget_means_for_a_recipe(registry, recipe, budget, keeps):
     loaded = ts.Recipe.loads(recipe, registry) if "\n" in recipe else ts.Recipe.load(recipe, registry)
-    found = [str(stage.keep) for stage in budgeted(loaded, Budget.of(budget)).stages]
+    found = [str(stage.keep) for stage in with_budget(loaded, Budget.of(budget)).stages]
     assert ", ".join(dict.fromkeys(found) if recipe == "tome-encoder" else found) == keeps
 
 
@@ -332,7 +342,7 @@ def test_what_a_budget_means_for_a_recipe(registry, recipe, budget, keeps):
 def test_budgets_that_mean_nothing(registry, recipe, budget, said):
     loaded = ts.Recipe.loads(recipe, registry) if "\n" in recipe else ts.Recipe.load(recipe, registry)
     with pytest.raises(BudgetError, match=said):
-        budgeted(loaded, Budget.of(budget))
+        with_budget(loaded, Budget.of(budget))
 
 
 # What cannot run is said before anything does
@@ -373,11 +383,11 @@ def test_recipes_run_on_the_models_that_they_name(planned, checkpoint, flexible)
 def test_a_checkpoint_of_the_hub_that_is_not_here(written, registry):
     """It is planned by its geometry, or unchecked, and fetched only when it runs."""
     models = "[{path: nobody/no-such-model, geometry: llava-1_5-7b}, {path: nobody/other}]"
-    found = plan(written("[fastv]", models=models), registry)
-    assert found.absent == ("no-such-model", "other")
+    found = plan_study(written("[fastv]", models=models), registry)
+    assert found.not_downloaded == ("no-such-model", "other")
     assert {job.cell.adapter for job in found.jobs} == {"llava", ""}
     with pytest.raises(TokensieveError, match="cannot be fetched"):
-        plan(written("[fastv]", models=models), registry, download=True)
+        plan_study(written("[fastv]", models=models), registry, download=True)
 
 
 def test_warnings_of_the_review_are_notes(planned):

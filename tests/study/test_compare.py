@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from tokensieve.cli import app
 from tokensieve.cli.compare import duration
-from tokensieve.study.engines import run_local
-from tokensieve.study.spec import Study
+from tokensieve.study.running.local_engine import run_local
+from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
 from . import fake
@@ -75,20 +75,20 @@ def test_a_dry_run_writes_nothing(cli, study):
 
 
 def test_a_dry_run_counts_what_a_run_counts(cli, study, registry):
-    from tokensieve.study.cells import plan
-    from tokensieve.study.estimate import estimates
+    from tokensieve.study.planning.plan import plan_study
+    from tokensieve.study.running.estimate import estimate_costs
 
     file = study(tasks="[{use: colours, questions: 1}]", recipes="[fastv, {name: m, select: gsp, rest: merge}]")
     # Without a picture some words around it are gone, too, which is not counted before.
-    jobs = [job for job in plan(Study.load(file, registry), registry).jobs if job.cell.role != "text_only"]
+    jobs = [job for job in plan_study(Study.load(file, registry), registry).jobs if job.cell.role != "text_only"]
     store = Store("runs/none")
-    (before,) = estimates(jobs, store, registry, probe=True)
+    (before,) = estimate_costs(jobs, store, registry, probe=True)
     assert before.seconds > 0
     assert "timed on one batch without pruning" in before.basis
     assert cli(file, "--out", "runs/y").exit_code == 0
     done = Store("runs/y")
     assert before.flops == sum(row.flops for job in jobs for row in done.read(job.cell.key)[1])
-    (after,) = estimates(jobs, done, registry)
+    (after,) = estimate_costs(jobs, done, registry)
     assert (after.left, after.flops, after.seconds) == (0, 0, 0)
 
 

@@ -11,8 +11,9 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.study import store as store_module
-from tokensieve.study.engines import Summary, attempt, run_local
-from tokensieve.study.runner import Runner
+from tokensieve.study.running.attempt import Summary, run_cell
+from tokensieve.study.running.local_engine import run_local
+from tokensieve.study.running.runner import Runner
 from tokensieve.study.store import Store
 
 from . import fake
@@ -55,7 +56,7 @@ def test_what_is_finished_is_not_run_again(jobs, store, registry):
     assert len(before) == len(jobs)
     again, seen = run(jobs, store, registry)
     assert (again.done, again.known) == (0, len(jobs))
-    assert {result.status for result in seen} == {"known"}
+    assert {result.status for result in seen} == {"cached"}
     assert contents(store) == before
 
 
@@ -111,9 +112,9 @@ def test_a_full_disk_costs_the_cells_that_it_cannot_hold(jobs, store, registry, 
     monkeypatch.setattr(store_module, "_put", put)
     # The second cell finds room again.
     since, runner = time.time(), Runner(registry)
-    first = attempt(jobs[0], store, runner, since)
+    first = run_cell(jobs[0], store, runner, since)
     full[0] = False
-    second = attempt(jobs[1], store, runner, since)
+    second = run_cell(jobs[1], store, runner, since)
     assert (first.status, second.status) == ("failed", "done")
     assert first.reason.count("No space left on device") == 2
     assert "could not be written either" in first.reason
@@ -123,7 +124,7 @@ def test_a_full_disk_costs_the_cells_that_it_cannot_hold(jobs, store, registry, 
 
 def test_what_another_process_runs_is_waited_for(jobs, store, registry, monkeypatch):
     begin(store, jobs[:2])
-    monkeypatch.setattr("tokensieve.study.engines.POLL", 0.01)
+    monkeypatch.setattr("tokensieve.study.running.attempt.POLL_SECONDS", 0.01)
     runner, waited = Runner(registry), []
 
     def sleep(_):
@@ -135,9 +136,9 @@ def test_what_another_process_runs_is_waited_for(jobs, store, registry, monkeypa
 
     other = Store(store.path).claim(jobs[0].cell.key)
     assert other.__enter__()
-    monkeypatch.setattr("tokensieve.study.engines.time.sleep", sleep)
+    monkeypatch.setattr("tokensieve.study.running.attempt.time.sleep", sleep)
     summary, _ = run(jobs[:2], store, registry)
-    assert (summary.done, summary.known) == (1, 1)
+    assert (summary.done, summary.cached) == (1, 1)
     assert len(waited) == 2
 
 
@@ -145,7 +146,7 @@ def test_a_cell_whose_process_died_is_taken_over(jobs, store, registry, monkeypa
     begin(store, jobs[:1])
     other = Store(store.path).claim(jobs[0].cell.key)
     assert other.__enter__()
-    monkeypatch.setattr("tokensieve.study.engines.time.sleep", lambda _: other.__exit__(None, None, None))
+    monkeypatch.setattr("tokensieve.study.running.attempt.time.sleep", lambda _: other.__exit__(None, None, None))
     assert run(jobs[:1], store, registry)[0].done == 1
 
 
@@ -157,7 +158,7 @@ def work(path, jobs, sums=None):
     registry.register(fake, fake.__name__)
     summary = run_local(jobs, Store(path), registry, lambda _: None)
     if sums is not None:
-        sums.put((summary.done, summary.known, len(summary.failed)))
+        sums.put((summary.done, summary.cached, len(summary.failed)))
 
 
 def test_killed_at_any_moment_and_run_twice_at_once(many, store, registry, processes, tmp_path):

@@ -10,11 +10,11 @@ import pytest
 from tokensieve import default_registry
 from tokensieve.cli.demo import QUICK, shipped_study
 from tokensieve.errors import StudyError
-from tokensieve.study import engine_ray
-from tokensieve.study.cells import plan
-from tokensieve.study.engine_ray import run_ray
-from tokensieve.study.engines import run_local
-from tokensieve.study.spec import Study
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.running import ray_engine
+from tokensieve.study.running.local_engine import run_local
+from tokensieve.study.running.ray_engine import run_ray
+from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
 from .made import timeless
@@ -67,7 +67,7 @@ def test_ray_gives_the_same_rows_though_a_worker_is_killed(planned, registry, cl
 def test_the_demo_gives_the_same_rows_on_ray(cluster, tmp_path):
     small = ["limit=9", "keep=1/9", "recipes=script,fastv,tome", "batch=4", "controls.at_every_site=false"]
     registry = default_registry()
-    jobs = plan(Study.load(shipped_study(), registry, [*QUICK, *small]), registry).jobs
+    jobs = plan_study(Study.load(shipped_study(), registry, [*QUICK, *small]), registry).jobs
     near, far = Store(tmp_path / "near"), Store(tmp_path / "far")
     for store in (near, far):
         store.begin("name: x\n", {"keys": [job.cell.key for job in jobs], "skipped": []})
@@ -124,16 +124,16 @@ class Cluster:
 
 def test_lost_cells_are_tried_again_and_given_up_in_the_end(planned, store, registry, monkeypatch):
     jobs = planned().jobs[:2]
-    monkeypatch.setattr(engine_ray, "default_registry", lambda: registry)
-    monkeypatch.setattr(engine_ray, "_runners", {})
+    monkeypatch.setattr(ray_engine, "default_registry", lambda: registry)
+    monkeypatch.setattr(ray_engine, "_runners", {})
     hopeless = Cluster(losses=99)
-    monkeypatch.setattr(engine_ray, "_ray", lambda: hopeless)
+    monkeypatch.setattr(ray_engine, "_ray", lambda: hopeless)
     summary = run_ray(jobs, store, lambda _: None, gpus=0.25)
     assert hopeless.options == {"num_cpus": 1.0, "num_gpus": 0.25, "max_retries": 0}
-    assert set(hopeless.runs.values()) == {engine_ray.RETRIES + 1}
+    assert set(hopeless.runs.values()) == {ray_engine.RETRIES + 1}
     assert [one.reason for one in summary.failed] == ["its process was lost 4 times: LostError: the node died"] * 2
     shaky = Cluster(losses=2)
-    monkeypatch.setattr(engine_ray, "_ray", lambda: shaky)
+    monkeypatch.setattr(ray_engine, "_ray", lambda: shaky)
     summary = run_ray(jobs, store, lambda _: None)
     assert (summary.done, summary.failed) == (2, [])
     assert set(shaky.runs.values()) == {3}

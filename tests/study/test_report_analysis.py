@@ -9,8 +9,17 @@ from scipy.stats import binomtest, kendalltau
 
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
-from tokensieve.study import analysis, findings, inference, statistics
-from tokensieve.study.report import answers, tables
+from tokensieve.study import statistics
+from tokensieve.study.analysis import significance
+from tokensieve.study.analysis.collect import _ordered, collect
+from tokensieve.study.analysis.comparison import BUDGET_TOLERANCE
+from tokensieve.study.analysis.findings import find
+from tokensieve.study.analysis.matching import matched_controls
+from tokensieve.study.analysis.measured import KeptIds, MeasuredCell
+from tokensieve.study.analysis.transfers import transfers
+from tokensieve.study.report.answers import questions
+from tokensieve.study.report.tables.accuracy import relative
+from tokensieve.study.report.tables.formats import latex
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes
@@ -26,12 +35,12 @@ def made():
 
 @pytest.fixture(scope="module")
 def comparisons(made):
-    return analysis.collect(made)
+    return collect(made)
 
 
 @pytest.fixture(scope="module")
 def founds(comparisons):
-    return [findings.find(comparison, default_registry()) for comparison in comparisons]
+    return [find(comparison, default_registry()) for comparison in comparisons]
 
 
 def rows_of(made, **wanted):
@@ -69,7 +78,7 @@ def test_budgets_keep_their_order_though_one_has_fewer_cells_that_cut_early(made
     assert early
     fewer = Made()
     fewer.content = {key: value for key, value in made.content.items() if key not in early | late}
-    for comparison in analysis.collect(fewer):
+    for comparison in collect(fewer):
         assert comparison.keeps == SMALL
 
 
@@ -90,11 +99,11 @@ def test_an_arm_is_the_mean_over_seeds_of_every_sample(made, comparisons):
 
 def test_what_stayed_is_what_the_rows_say():
     given = [((0, 7, 575), (7,)), (), ((), ()), ((2,),), ((1, 2), (), (2**31 - 1,))]
-    kept = analysis.Kept.of(given)
+    kept = KeptIds.of(given)
     assert list(kept) == given
     assert [kept[place] for place in range(-5, 5)] == given * 2
     assert list(kept.taken(np.array([4, 0, 0, 2]))) == [given[place] for place in (4, 0, 0, 2)]
-    assert list(analysis.Kept.of([])) == []
+    assert list(KeptIds.of([])) == []
     for place in (5, -6):
         with pytest.raises(IndexError):
             kept[place]
@@ -111,9 +120,9 @@ def test_what_stayed_is_held_in_four_bytes_an_id():
             for number in range(200)
         ]
 
-    analysis.Measured.of(cell, rows())
+    MeasuredCell.of(cell, rows())
     tracemalloc.start()
-    measured = analysis.Measured.of(cell, rows())
+    measured = MeasuredCell.of(cell, rows())
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(measured.kept[199][0]) == 500
@@ -126,7 +135,7 @@ def test_the_tower_counts_where_it_was_pruned():
     cell = synthetic.cell(task, "m", "tome", "method", "1/3")
     synthetic.fill(made, task, cell, 0.5)
     made.content[cell.key] = cell, [replace(row, tower_flops=1_000) for row in made.content[cell.key][1]]
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     assert comparison.arms[0].flops == made.content[cell.key][1][0].flops + 1_000
 
 
@@ -147,15 +156,15 @@ def test_if_no_type_is_good_all_count():
     made = Made()
     task = Shapes(pictures=4)
     synthetic.fill(made, task, synthetic.cell(task, "m", "text_only", "unpruned", None), 0)
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     dull = [(cell, [replace(row, correct=0.0) for row in rows]) for cell, rows in made.content.values()]
     for cell, rows in dull:
         made.add(cell, rows)
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     assert comparison.headline.all()
     assert comparison.left_out == {}
-    found = findings.find(comparison, default_registry())
-    certainty = answers.questions([found])[-1].answers[0].text
+    found = find(comparison, default_registry())
+    certainty = questions([found])[-1].answers[0].text
     assert "has 80 % right in no type" in certainty
 
 
@@ -165,7 +174,7 @@ def test_a_block_holds_what_the_ledger_says_is_alike(comparisons):
         assert len(placed) == len(set(placed)) == sum(arm.keep is not None for arm in comparison.arms)
         for block in comparison.blocks:
             every = [arm.tokens for arm in (*block.arms, *block.bounds)]
-            assert max(every) <= min(every) * (1 + analysis.MATCH)
+            assert max(every) <= min(every) * (1 + BUDGET_TOLERANCE)
             assert {arm.keep for arm in (*block.arms, *block.bounds)} == {block.keep}
             assert not {arm.role for arm in block.arms} & {"oracle", "anti_oracle", "inverted", "unpruned"}
             scores = [np.mean(arm.correct[comparison.headline]) for arm in block.arms]
@@ -183,19 +192,19 @@ def test_nothing_without_a_budget_is_in_a_block(comparisons):
 def test_rivals_match_the_ledger(comparisons):
     [first, _] = comparisons
     arm = first.find("script", "1/9")
-    found = analysis.rivals(first, arm)
+    found = matched_controls(first, arm)
     assert {rival.control for rival in found} == {"random", "uniform", "pool", "downsampled"}
     assert not any(rival.mixed for rival in found)
     scores = [float(np.mean(rival.correct[first.headline])) for rival in found]
     assert scores == sorted(scores, reverse=True)
-    assert all(rival.tokens == pytest.approx(arm.tokens, rel=analysis.MATCH) for rival in found)
+    assert all(rival.tokens == pytest.approx(arm.tokens, rel=BUDGET_TOLERANCE) for rival in found)
 
 
 def test_a_mixture_costs_exactly_as_much(comparisons):
     [first, _] = comparisons
     arm = first.find("fastv", "1/9")
     assert arm.tokens == pytest.approx((2 * 144 + 4 * 16) / 6)
-    for rival in analysis.rivals(first, arm):
+    for rival in matched_controls(first, arm):
         # Between the largest budget of a control and the unpruned model.
         below = first.find(rival.control, "2/9")
         part = (arm.tokens - 32) / (144 - 32)
@@ -216,8 +225,8 @@ def test_of_controls_with_one_ledger_that_of_the_same_shape_is_the_rival():
     ):
         cell = replace(synthetic.cell(task, "m", method, role, "1/3"), shape=shape)
         synthetic.fill(made, task, cell, 0.5)
-    [comparison] = analysis.collect(made)
-    [rival] = analysis.rivals(comparison, comparison.find("gsp", "1/3"))
+    [comparison] = collect(made)
+    [rival] = matched_controls(comparison, comparison.find("gsp", "1/3"))
     assert rival.name == "random late at 1/3"
 
 
@@ -231,7 +240,7 @@ def test_other_cards_and_other_weights_are_other_comparisons(change):
     if change == "weights":
         cell = replace(cell, model_hash="other")
     synthetic.fill(made, task, cell, 0.5)
-    found = analysis.collect(made)
+    found = collect(made)
     assert len(found) == 2
     assert [len(comparison.arms) for comparison in found] == [1, 1]
 
@@ -240,7 +249,7 @@ def test_rows_in_another_order_are_the_same_cell(made, comparisons):
     straight = {key: (cell, rows) for key, (cell, rows) in made.content.items() if cell.method == "unpruned"}
     turned = {key: (cell, rows[::-1]) for key, (cell, rows) in made.content.items() if cell.method == "gsp"}
     shuffled = Made({**straight, **turned})
-    for comparison, whole in zip(analysis.collect(shuffled), comparisons, strict=True):
+    for comparison, whole in zip(collect(shuffled), comparisons, strict=True):
         for keep in SMALL:
             assert comparison.samples == whole.samples
             np.testing.assert_array_equal(comparison.find("gsp", keep).correct, whole.find("gsp", keep).correct)
@@ -260,7 +269,7 @@ def test_what_cannot_be_paired_is_excluded_and_said():
         made.content["old"][0],
         made.content[synthetic.cell(task, "m", "qcsp", "method", "1/3").key][1],
     )
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     assert comparison.methods == ("gsp", "qcsp", "script")
     short, twice = sorted(comparison.excluded)
     assert short.startswith("fastv at 1/3: asked 4 samples")
@@ -275,14 +284,14 @@ def test_a_cell_that_cannot_be_used_is_named(count, said):
     synthetic.fill(made, task, cell, 0.5)
     made.content[cell.key] = cell, made.content[cell.key][1][:1] * count
     with pytest.raises(StudyError, match=f"{cell.key}.*{said}.*run it again"):
-        analysis.collect(made)
+        collect(made)
 
 
 def test_the_study_says_the_order(made):
     keys = list(made.content)[::-1]
     turned = Made(dict(made.content))
     turned.plan = lambda: {"keys": keys}
-    assert [one.model for one in analysis.collect(turned)] == ["small-b", "small-a"]
+    assert [one.model for one in collect(turned)] == ["small-b", "small-a"]
 
 
 # ------------------------------------------------------------------------------------------------- what was found
@@ -299,8 +308,8 @@ def exact(right):
         synthetic.fill(made, task, cell, 0.5)
         rows = [replace(row, correct=float(chosen(n))) for n, row in enumerate(made.content[cell.key][1])]
         made.add(cell, rows)
-    [comparison] = analysis.collect(made)
-    return findings.find(comparison, default_registry())
+    [comparison] = collect(made)
+    return find(comparison, default_registry())
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +375,7 @@ def test_mcnemar_stands_beside_the_interval(clear, founds):
                 if one in operands:
                     other = found.comparison.find(one.other, one.arm.keep).correct
                 else:
-                    [other] = [r.correct for r in analysis.rivals(found.comparison, one.arm) if r.name == one.other]
+                    [other] = [r.correct for r in matched_controls(found.comparison, one.arm) if r.name == one.other]
                 expected.append(by_hand(one.arm.correct[mask].tolist(), other[mask].tolist()))
             assert [one.versus.mcnemar for one in against] == pytest.approx(expected)
             assert [one.versus.mcnemar_holm for one in against] == pytest.approx(holm_by_hand(expected))
@@ -381,7 +390,7 @@ def test_mcnemar_stands_beside_the_interval(clear, founds):
 def test_partial_credit_and_a_single_picture_have_no_mcnemar():
     half = exact({("gsp", "method"): lambda n: n % 3 / 2, ("random", "random"): lambda n: n % 2})
     assert [one.versus.mcnemar for one in half.controls] == [None]
-    alone = inference.paired(np.ones((1, 6)), np.zeros((1, 6)), np.zeros(6, dtype=np.int64))
+    alone = significance.paired(np.ones((1, 6)), np.zeros((1, 6)), np.zeros(6, dtype=np.int64))
     assert [one.mcnemar for one in alone] == [None]
 
 
@@ -403,12 +412,12 @@ def test_an_operand_that_was_not_measured_is_missing():
     [composed] = found.composed
     assert composed.missing == ("qcsp",)
     assert not composed.beats_each
-    [answer] = next(q for q in answers.questions([found]) if q.name == "compositions").answers
+    [answer] = next(q for q in questions([found]) if q.name == "compositions").answers
     assert "qcsp was not measured alone" in str(answer.points)
 
 
 def test_attention_is_told_by_what_strategies_need(clear, founds):
-    assert {name for name, anatomy in clear.anatomies.items() if anatomy.attention} == {"fastv"}
+    assert {name for name, structure in clear.structures.items() if structure.attention} == {"fastv"}
     for found in founds:
         kinds = found.comparison.headline_kinds
         assert {(one.arm.method, one.kind) for one in found.attention} == {("fastv", kind) for kind in kinds}
@@ -419,23 +428,23 @@ def test_a_recipe_nobody_can_read_has_no_anatomy():
     task = Shapes(pictures=4)
     cell = synthetic.cell(task, "m", "acme", "method", "1/3")
     synthetic.fill(made, task, cell, 0.5)
-    [comparison] = analysis.collect(made)
-    found = findings.find(comparison, default_registry())
-    assert found.anatomies == {}
-    [answer] = next(q for q in answers.questions([found]) if q.name == "compositions").answers
+    [comparison] = collect(made)
+    found = find(comparison, default_registry())
+    assert found.structures == {}
+    [answer] = next(q for q in questions([found]) if q.name == "compositions").answers
     assert "acme" in answer.text
 
 
 def test_an_alarm_rings_where_the_inverse_does_no_worse(clear, founds):
     by = {one.arm.method: one for one in clear.inverses}
-    assert by["gsp"].rings
-    assert by["gsp"].loud
-    assert not by["script"].rings
-    [answer] = next(q for q in answers.questions([clear]) if q.name == "inverses").answers
+    assert by["gsp"].not_shown_better
+    assert by["gsp"].inverse_no_worse
+    assert not by["script"].not_shown_better
+    [answer] = next(q for q in questions([clear]) if q.name == "inverses").answers
     assert answer.alarm
     assert [name for name, _ in answer.points] == ["gsp"]
     for found in founds:
-        loud = {one.arm.method for one in found.inverses if one.loud}
+        loud = {one.arm.method for one in found.inverses if one.inverse_no_worse}
         assert loud == {"fastv"}
 
 
@@ -470,7 +479,7 @@ def test_known_truth_is_found(founds):
 
 
 def test_an_order_is_compared_between_models(made, comparisons):
-    found = findings.transfers(comparisons)
+    found = transfers(comparisons)
     assert [(one.first.model, one.second.model, one.keep) for one in found] == [
         ("small-a", "small-b", keep) for keep in SMALL
     ]
@@ -503,7 +512,7 @@ def pair(order, **changes):
                 for n, row in enumerate(made.content[cell.key][1])
             ]
             made.add(cell, rows)
-    return analysis.collect(made)
+    return collect(made)
 
 
 CLEAR = {"gsp": 0.9, "script": 0.6, "qcsp": 0.3}
@@ -511,9 +520,9 @@ TURNED = {"gsp": 0.3, "script": 0.6, "qcsp": 0.9}
 
 
 def test_models_agree_or_do_not():
-    [alike] = findings.transfers(pair({"m": CLEAR, "n": CLEAR}))
+    [alike] = transfers(pair({"m": CLEAR, "n": CLEAR}))
     assert (alike.found.tau, alike.found.low, alike.found.high) == pytest.approx((1, 1, 1))
-    [opposed] = findings.transfers(pair({"m": CLEAR, "n": TURNED}))
+    [opposed] = transfers(pair({"m": CLEAR, "n": TURNED}))
     assert (opposed.found.tau, opposed.found.low, opposed.found.high) == pytest.approx((-1, -1, -1))
     assert (opposed.found.same, opposed.found.opposite) == (0, 3)
 
@@ -526,24 +535,24 @@ def test_samples_are_paired_by_their_names():
         kinds=straight[1].kinds[::-1],
         images=straight[1].images[::-1],
         arms=tuple(
-            replace(arm, cells=tuple(analysis._ordered(cell, straight[1].samples[::-1]) for cell in arm.cells))
+            replace(arm, cells=tuple(_ordered(cell, straight[1].samples[::-1]) for cell in arm.cells))
             for arm in straight[1].arms
         ),
     )
-    [one], [other] = findings.transfers(straight), findings.transfers([straight[0], turned])
+    [one], [other] = transfers(straight), transfers([straight[0], turned])
     assert one.found == other.found
 
 
 def test_only_what_may_be_compared_is():
-    assert findings.transfers(pair({"m": CLEAR})) == ()
-    assert findings.transfers(pair({"m": CLEAR, "n": {"gsp": 0.5, "fastv": 0.5}})) == ()
-    assert findings.transfers(pair({"m": CLEAR, "n": CLEAR}, n={"card_hash": "other"})) == ()
-    assert len(findings.transfers(pair({"m": CLEAR, "n": CLEAR, "o": TURNED}))) == 3
+    assert transfers(pair({"m": CLEAR})) == ()
+    assert transfers(pair({"m": CLEAR, "n": {"gsp": 0.5, "fastv": 0.5}})) == ()
+    assert transfers(pair({"m": CLEAR, "n": CLEAR}, n={"card_hash": "other"})) == ()
+    assert len(transfers(pair({"m": CLEAR, "n": CLEAR, "o": TURNED}))) == 3
 
 
 def test_whether_an_order_carries_over_is_asked_of_several_models_only(founds, clear):
-    assert [question.name for question in answers.questions([clear])].count("transfer") == 0
-    [question] = [question for question in answers.questions(founds) if question.name == "transfer"]
+    assert [question.name for question in questions([clear])].count("transfer") == 0
+    [question] = [question for question in questions(founds) if question.name == "transfer"]
     [answer] = question.answers
     assert answer.title == "small-a and small-b on shapes"
     [table] = question.tables
@@ -552,16 +561,16 @@ def test_whether_an_order_carries_over_is_asked_of_several_models_only(founds, c
     assert group.heading == "small-a and small-b"
     [line] = group.lines
     assert line.label == "3 methods"
-    for one, cell in zip(findings.transfers([found.comparison for found in founds]), line.cells, strict=True):
+    for one, cell in zip(transfers([found.comparison for found in founds]), line.cells, strict=True):
         assert cell == f"{one.found.tau:.2f} [{one.found.low:.2f}, {one.found.high:.2f}]"
     assert "3 methods: script, gsp, qcsp." in table.notes
-    assert tables.latex(table).isascii()
+    assert latex(table).isascii()
 
 
 def test_what_is_said_of_an_order_that_carries_over():
     def said(order):
-        found = [findings.find(one, default_registry()) for one in pair(order)]
-        [question] = [question for question in answers.questions(found) if question.name == "transfer"]
+        found = [find(one, default_registry()) for one in pair(order)]
+        [question] = [question for question in questions(found) if question.name == "transfer"]
         return [answer.text for answer in question.answers]
 
     assert said({"m": CLEAR, "n": CLEAR}) == [
@@ -579,7 +588,7 @@ def test_what_is_said_of_an_order_that_carries_over():
 
 
 def test_questions_are_answered_for_every_comparison(founds):
-    asked = answers.questions(founds)
+    asked = questions(founds)
     assert len({question.name for question in asked}) == len(asked) == 8
     for question in asked:
         if question.name != "transfer":
@@ -592,7 +601,7 @@ def test_questions_are_answered_for_every_comparison(founds):
 
 def test_without_controls_the_report_says_so():
     found = exact({("gsp", "method"): lambda n: True})
-    texts = {question.name: question.answers[0].text for question in answers.questions([found])}
+    texts = {question.name: question.answers[0].text for question in questions([found])}
     assert "no control was measured" in texts["best-control"]
     assert "uniform and random were not both measured" in texts["plain"]
     assert texts["inverses"] == "No inverted score was measured."
@@ -605,13 +614,13 @@ def test_one_picture_says_nothing_of_others():
     for method, role in (("gsp", "method"), ("random", "random"), ("unpruned", "unpruned")):
         keep = None if role == "unpruned" else "1/3"
         synthetic.fill(made, task, synthetic.cell(task, "m", method, role, keep), 0.5)
-    [comparison] = analysis.collect(made)
-    found = findings.find(comparison, default_registry())
+    [comparison] = collect(made)
+    found = find(comparison, default_registry())
     interval = comparison.interval(comparison.find("gsp", "1/3"))
     assert (interval.low, interval.high) == (0, 1)
     assert [one.versus.verdict for one in found.controls] == ["open"]
     assert found.detectable is None
-    assert len(answers.questions([found])) == 7
+    assert len(questions([found])) == 7
 
 
 def test_the_relative_average_is_the_mean_of_ratios(made, comparisons):
@@ -623,4 +632,4 @@ def test_the_relative_average_is_the_mean_of_ratios(made, comparisons):
         full = [row.correct for row in whole if row.kind == kind]
         pruned = [row.correct for row in own if row.kind == kind]
         ratios.append((sum(pruned) / len(pruned)) / (sum(full) / len(full)))
-    assert tables.relative(first, first.find("script", "1/9")) == pytest.approx(sum(ratios) / len(ratios))
+    assert relative(first, first.find("script", "1/9")) == pytest.approx(sum(ratios) / len(ratios))

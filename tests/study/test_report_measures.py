@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from tokensieve.plugins.registry import default_registry
-from tokensieve.study import analysis
-from tokensieve.study.report import tables, tasks, write_report
+from tokensieve.study.analysis.collect import collect
+from tokensieve.study.report import tasks, write_report
+from tokensieve.study.report.tables.accuracy import measures_table
 from tokensieve.tasks import Answer
 from tokensieve.tasks.jsonl import VqaJsonl
 
@@ -99,8 +100,8 @@ def counted(method, keep, seeds):
 
 def test_the_measures_of_every_method_at_every_budget(made, asked):
     task, _ = asked
-    [comparison] = analysis.collect(made)
-    table = tables.measures_table(comparison, task)
+    [comparison] = collect(made)
+    table = measures_table(comparison, task)
     assert table.title == "m on pope: measures of the task"
     assert list(table.columns) == NAMES
     assert [group.heading.split(":")[0] for group in table.groups] == [
@@ -121,9 +122,9 @@ def test_the_measures_of_every_method_at_every_budget(made, asked):
 
 def test_all_questions_count_also_those_that_the_headline_leaves_out(made, asked):
     task, _ = asked
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     assert not comparison.headline.all()
-    [line] = [line for line in tables.measures_table(comparison, task).groups[0].lines if line.label == "unpruned"]
+    [line] = [line for line in measures_table(comparison, task).groups[0].lines if line.label == "unpruned"]
     assert float(line.cells[0]) == pytest.approx(comparison.unpruned.correct.mean(), abs=5e-4)
 
 
@@ -131,8 +132,8 @@ def test_a_task_with_nothing_but_its_metric_has_no_such_table():
     task = Shapes(pictures=2)
     made = Made()
     synthetic.fill(made, task, synthetic.cell(task, "m", "gsp", "method", "1/3"), 0.5)
-    [comparison] = analysis.collect(made)
-    assert tables.measures_table(comparison, task) is None
+    [comparison] = collect(made)
+    assert measures_table(comparison, task) is None
 
 
 class Odd(Shapes):
@@ -146,13 +147,13 @@ def test_measures_are_printed_whatever_their_size():
     task = Odd(pictures=2)
     made = Made()
     synthetic.fill(made, task, synthetic.cell(task, "m", "gsp", "method", "1/3"), 0.5)
-    [comparison] = analysis.collect(made)
-    [group] = tables.measures_table(comparison, task).groups
+    [comparison] = collect(made)
+    [group] = measures_table(comparison, task).groups
     assert group.lines[0].cells == ("0.500", "0.00010", None, "12345.600", "0.000")
 
 
 def test_columns_of_grades_are_those_of_the_rows(made):
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     for arm in comparison.arms:
         for cell in arm.cells:
             rows = {row.sample: row for row in made.content[cell.cell.key][1]}
@@ -166,7 +167,7 @@ def test_columns_of_grades_are_those_of_the_rows(made):
 
 def test_a_task_with_files_is_made_as_the_study_asks_for_it(made, asked):
     task, study = asked
-    comparisons = analysis.collect(made)
+    comparisons = collect(made)
     found, problems = tasks.tasks_of(comparisons, default_registry(), study)
     assert (found, problems) == ({task.hash(): task}, [])
     assert tasks.unchanged(comparisons, found) == (found, [])
@@ -180,17 +181,17 @@ def test_a_task_of_some_models_is_made_as_any_other(made, asked):
     task, study = asked
     data = json.loads(study)
     data["tasks"][0]["models"] = ["m"]
-    found, problems = tasks.tasks_of(analysis.collect(made), default_registry(), json.dumps(data))
+    found, problems = tasks.tasks_of(collect(made), default_registry(), json.dumps(data))
     assert (found, problems) == ({task.hash(): task}, [])
 
 
 def test_measures_need_no_files(made, asked, tmp_path):
     _, study = asked
-    comparisons = analysis.collect(made)
+    comparisons = collect(made)
     (tmp_path / "pope.jsonl").unlink()
     found, problems = tasks.tasks_of(comparisons, default_registry(), study)
     assert problems == []
-    assert tables.measures_table(comparisons[0], found[comparisons[0].card_hash]) is not None
+    assert measures_table(comparisons[0], found[comparisons[0].card_hash]) is not None
     found, [problem] = tasks.unchanged(comparisons, found)
     assert found == {}
     assert problem.startswith("The pictures of pope are not shown: ")
@@ -204,7 +205,7 @@ def test_a_study_that_asks_something_else_now_is_not_taken(made, asked, change):
     data["tasks"][0] |= change
     if "use" in change:
         del data["tasks"][0]["path"], data["tasks"][0]["metric"]
-    found, [problem] = tasks.tasks_of(analysis.collect(made), default_registry(), json.dumps(data))
+    found, [problem] = tasks.tasks_of(collect(made), default_registry(), json.dumps(data))
     assert found == {}
     assert problem == "The pictures and measures of pope are not shown: the task is not what it was at the run."
 

@@ -12,8 +12,10 @@ from PIL import Image
 
 from tokensieve.errors import StudyError, TaskError
 from tokensieve.plugins.registry import Registry, default_registry
-from tokensieve.study import analysis
-from tokensieve.study.report import figures, style, tasks, viewer, write_report
+from tokensieve.study.analysis.collect import collect
+from tokensieve.study.report import tasks, viewer, write_report
+from tokensieve.study.report.figures import style
+from tokensieve.study.report.figures.kept import frequency, middle
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes
@@ -44,7 +46,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def comparison(made):
-    [comparison] = analysis.collect(made)
+    [comparison] = collect(made)
     return comparison
 
 
@@ -183,12 +185,12 @@ def test_places_are_counted(comparison):
                 for token in row[-1]:
                     counts[token] += 1
         expected = np.array(counts).reshape(12, 12) / (len(arm.cells) * len(comparison.samples))
-        np.testing.assert_allclose(figures.frequency(arm), expected)
-    assert figures.frequency(comparison.unpruned) is None
+        np.testing.assert_allclose(frequency(arm), expected)
+    assert frequency(comparison.unpruned) is None
 
 
 def test_the_middle_is_where_most_can_be_compared(comparison):
-    block = figures.middle(comparison)
+    block = middle(comparison)
     assert block.keep == "1/9"
     assert len(block.arms) == max(len(one.arms) for one in comparison.blocks)
 

@@ -7,27 +7,15 @@ import re
 import pytest
 
 from tokensieve.plugins.registry import default_registry
-from tokensieve.study import analysis, findings
-from tokensieve.study.inference import Versus
-from tokensieve.study.report import answers
-from tokensieve.study.report.tables import (
-    Delta,
-    Group,
-    Line,
-    PValue,
-    Share,
-    Table,
-    accuracy_table,
-    as_csv,
-    control_table,
-    latex,
-    markdown,
-    printed,
-    reordered,
-    slug,
-    task_table,
-    tex,
-)
+from tokensieve.study.analysis.collect import collect
+from tokensieve.study.analysis.findings import find
+from tokensieve.study.analysis.significance import PairedDifference
+from tokensieve.study.report.answers import questions
+from tokensieve.study.report.tables.accuracy import accuracy_table, task_table
+from tokensieve.study.report.tables.differences import control_table
+from tokensieve.study.report.tables.formats import as_csv, latex, markdown, tex
+from tokensieve.study.report.tables.ranks import rank_table
+from tokensieve.study.report.tables.values import Delta, Group, Line, PValue, Share, Table, printed, reordered, slug
 
 from . import synthetic
 from .synthetic import KEEPS, Shapes
@@ -45,12 +33,12 @@ def founds():
         for cell, rows in again.content.values():
             object.__setattr__(cell, "task", name)
             made.add(cell, rows)
-    return [findings.find(comparison, default_registry()) for comparison in analysis.collect(made)]
+    return [find(comparison, default_registry()) for comparison in collect(made)]
 
 
 @pytest.fixture(scope="module")
 def every(founds):
-    asked = [table for question in answers.questions(founds) for table in question.tables]
+    asked = [table for question in questions(founds) for table in question.tables]
     return [*(accuracy_table(found) for found in founds), task_table(founds), *asked]
 
 
@@ -67,7 +55,7 @@ def test_every_row_is_as_wide_as_the_table(every):
 
 def test_names_of_files_are_unique(founds):
     [first, *_] = founds
-    names = [table.name for question in answers.questions([first]) for table in question.tables]
+    names = [table.name for question in questions([first]) for table in question.tables]
     assert len(names) == len(set(names))
 
 
@@ -162,8 +150,8 @@ def test_p_values_stand_beside_differences_to_best_controls_and_operands(founds,
 def test_of_one_question_a_picture_mcnemar_is_not_too_small():
     keeps = tuple(KEEPS)[2:3]
     made = synthetic.study(Shapes(pictures=12, asked=1), models=("small-a",), keeps=keeps, methods=("gsp",))
-    [comparison] = analysis.collect(made)
-    notes = control_table(findings.find(comparison, default_registry())).notes
+    [comparison] = collect(made)
+    notes = control_table(find(comparison, default_registry())).notes
     assert any("McNemar" in note for note in notes)
     assert not any("too small" in note for note in notes)
 
@@ -221,7 +209,7 @@ def test_csv_has_the_numbers(every):
 
 
 def test_nothing_is_minus_zero():
-    versus = Versus(-0.0001, -0.0004, 0.02, 1, 1, 0, 1, 0, "open")
+    versus = PairedDifference(-0.0001, -0.0004, 0.02, 1, 1, 0, 1, 0, "open")
     assert printed(Delta(versus)) == "+0.0 [0.0, 2.0]"
 
 
@@ -235,7 +223,7 @@ def test_columns_can_stand_first(founds):
 
 
 def test_ranks_of_other_ledgers_are_in_other_groups(founds):
-    headings = {line.label: group.heading for group in answers.rank_table(founds[0]).groups for line in group.lines}
+    headings = {line.label: group.heading for group in rank_table(founds[0]).groups for line in group.lines}
     assert headings["script"] == headings["random"] == "32 / 16 visual tokens per layer"
     assert "fastv" not in headings
 

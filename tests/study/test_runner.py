@@ -10,10 +10,11 @@ import tokensieve as ts
 from tokensieve.checkpoints.loading import load
 from tokensieve.checkpoints.ready import quiet
 from tokensieve.errors import StudyError, TaskError
-from tokensieve.study import runner as runner_module
-from tokensieve.study.cells import plan, sample_key
-from tokensieve.study.controls import recipe_of
-from tokensieve.study.runner import SHARED, Runner
+from tokensieve.study.planning.controls import recipe_of_cell
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.running import session
+from tokensieve.study.running.runner import SHARED_IMAGES_NOTE, Runner
+from tokensieve.study.sampling import sample_key
 
 from . import fake
 from .made import timeless
@@ -71,7 +72,7 @@ def test_rows_are_what_each_sample_alone_gives(ran, ready, registry):
         if cell.role in ("text_only", "oracle", "anti_oracle"):
             continue
         kinds.add(cell.role)
-        recipe = recipe_of(cell, registry)
+        recipe = recipe_of_cell(cell, registry)
         for sample, row in zip(samples, rows, strict=True):
             text, run = asked(ready, sample, recipe)
             assert (row.sample, row.kind, row.image, row.answer) == (sample.id, sample.kind, sample.image, text)
@@ -98,7 +99,7 @@ def test_rows_are_what_each_sample_alone_gives(ran, ready, registry):
 def test_batches_change_nothing(written, registry, shared):
     def rows(batch):
         study = written("[script, fastv]", "[9]", more="seeds: [0]\nlimit: 5").model_copy(update={"batch": batch})
-        asked = [job for job in plan(study, registry).jobs if "oracle" not in job.cell.role]
+        asked = [job for job in plan_study(study, registry).jobs if "oracle" not in job.cell.role]
         return {job.cell.method: shared.run(job)[1] for job in asked}
 
     one, four = rows(1), rows(4)
@@ -172,14 +173,14 @@ def test_another_family_in_batches(planned, shared, flexible, registry):
             cell, rows = shared.run(job)
             assert cell.grid == (5, 5)
             for sample, row in zip(task.samples(), rows, strict=True):
-                assert row.answer == asked(ready, sample, recipe_of(cell, registry), task=task)[0]
+                assert row.answer == asked(ready, sample, recipe_of_cell(cell, registry), task=task)[0]
                 assert row.visual == 25
 
 
 def test_longer_answers(ran, ready, registry):
     for _, cell, rows in ran("[gsp]", "[9]", "[long]", only=["unpruned", "gsp"]).values():
         for sample, row in zip(fake.Long().samples(), rows, strict=True):
-            assert row.answer == asked(ready, sample, recipe_of(cell, registry), 3)[0]
+            assert row.answer == asked(ready, sample, recipe_of_cell(cell, registry), 3)[0]
             assert row.ms > 0
 
 
@@ -223,7 +224,7 @@ def test_notes_of_the_ledger(ran):
 
 def test_a_model_is_loaded_once(planned, registry, monkeypatch, checkpoint):
     loads = []
-    monkeypatch.setattr("tokensieve.study.runner.load", lambda *args: loads.append(args) or load(*args))
+    monkeypatch.setattr("tokensieve.study.running.runner.load", lambda *args: loads.append(args) or load(*args))
     runner = Runner(registry)
     jobs = planned(tasks="[colours, {use: colours, name: other, questions: 3}]").jobs
     for job in (jobs[0], jobs[1], jobs[-1]):
@@ -249,8 +250,8 @@ def test_a_query_encoder_of_the_hub_is_known_by_its_name(planned, ready, tmp_pat
     signs = {}
     for name in (str(tmp_path), "openai/clip-vit-large-patch14-336"):
         named = replace(job, model=job.model.model_copy(update={"query_encoder": name}))
-        pair = runner_module._pair(tmp_path, named, ready)
-        signs[name] = ready.adapter.decoder.text_tower(pair).sign
+        pair = session.load_query_encoder(tmp_path, named, ready)
+        signs[name] = ready.adapter.decoder.load_text_tower(pair).sign
     assert list(signs.values()) == [1, -1]
 
 
@@ -267,7 +268,7 @@ class Slow:
             ready.model.model.vision_tower.register_forward_pre_hook(self.wait, with_kwargs=True)
             return ready
 
-        monkeypatch.setattr("tokensieve.study.runner.load", load_slow)
+        monkeypatch.setattr("tokensieve.study.running.runner.load", load_slow)
 
     def wait(self, _, args, kwargs):
         number = len(args[0] if args else kwargs["pixel_values"])
@@ -288,8 +289,8 @@ def test_pictures_are_encoded_once_and_every_cell_bears_it(planned, registry, mo
     assert slow.pictures == 4 + 1 + 6 * 4
     for method, (cell, rows) in shared.items():
         assert timeless(rows) == timeless(apart[method][1]), method
-        assert (SHARED in cell.notes) == (method != "text_only")
-        assert SHARED not in apart[method][0].notes
+        assert (SHARED_IMAGES_NOTE in cell.notes) == (method != "text_only")
+        assert SHARED_IMAGES_NOTE not in apart[method][0].notes
         for row in (*rows, *apart[method][1]):
             assert (row.ms > 1000 * slow.seconds) == (method != "text_only"), method
             assert row.ms < 8000 * slow.seconds

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import tokensieve as ts
 from tokensieve.cli import app
-from tokensieve.study import cells
+from tokensieve.study.planning import plan as planning
 from tokensieve.study.report import writing
-from tokensieve.study.runner import Runner
-from tokensieve.study.spec import Study
+from tokensieve.study.running.runner import Runner
+from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
 from . import standins
@@ -77,7 +77,7 @@ def layers_of(cell, visual, depth):
 
 def test_the_grid_is_the_papers():
     study = Study.load(FILE, ts.default_registry())
-    assert {model.name: [budget.written() for budget in model.keep] for model in study.models} == KEEP
+    assert {model.name: [budget.to_data() for budget in model.keep] for model in study.models} == KEEP
     methods = {method.name for method in study.recipes}
     assert methods >= {"script", "gsp", "qcsp", "fastv", "sparsevlm", "visionzip", "divprune", "cdpruner"}
     # Read back from what a run writes down, it is the same.
@@ -86,8 +86,13 @@ def test_the_grid_is_the_papers():
 
 def test_the_dry_run_needs_no_checkpoint(brought, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    plans, plan = [], cells.plan
-    monkeypatch.setattr(cells, "plan", lambda *args, **kwargs: plans.append(plan(*args, **kwargs)) or plans[-1])
+    plans, plan = [], planning.plan_study
+
+    def record(*args, **kwargs):
+        plans.append(plan(*args, **kwargs))
+        return plans[-1]
+
+    monkeypatch.setattr(planning, "plan_study", record)
     result = CliRunner().invoke(app, ["compare", str(FILE), "--out", "runs/x", "--dry-run"])
     assert result.exit_code == 0, result.output
     assert not Path("runs").exists()
@@ -103,7 +108,7 @@ def test_the_dry_run_needs_no_checkpoint(brought, monkeypatch):
     # Every cell of every model and task is counted, from the released configs by hand.
     registry = ts.default_registry()
     (found,) = plans
-    assert set(found.absent) == set(VISUAL)
+    assert set(found.not_downloaded) == set(VISUAL)
     totals = {}
     for job in found.jobs:
         geometry = json.loads(registry.geometry(job.cell.model).read_text(encoding="utf-8"))

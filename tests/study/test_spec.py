@@ -4,7 +4,10 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.errors import StudyError, TokensieveError
-from tokensieve.study.spec import Budget, Model, Study, override
+from tokensieve.study.spec.budget import Budget
+from tokensieve.study.spec.entries import ModelEntry
+from tokensieve.study.spec.overrides import apply_override
+from tokensieve.study.spec.study import Study
 
 from .conftest import PLUGIN
 
@@ -54,7 +57,7 @@ def test_a_study_says_what_it_says(registry):
     )
     assert [str(budget) for budget in study.keep] == ["1/3", "64", "1/4", "1/10"]
     assert [model.keep for model in study.models] == [None, (Budget.of(32), Budget.of("1/8"))]
-    assert study.tasks[1].task(registry).questions == 100
+    assert study.tasks[1].build(registry).questions == 100
     assert [task.models for task in study.tasks] == [None, ("second",)]
     assert (study.seeds, study.batch, study.limit, study.share) == ((5,), 3, 10, False)
     assert study.controls.inverted == (Budget.of(64),)
@@ -135,7 +138,7 @@ def test_budgets_of_models_are_enough(registry):
     with pytest.raises(StudyError, match="a study needs 'keep'"):
         Study.loads(text.replace(", keep: 32", ""), registry)
     with pytest.raises(ValueError, match="a study needs 'keep', or each of its models does"):
-        Study(models=(Model(path="m"),), tasks=study.tasks)
+        Study(models=(ModelEntry(path="m"),), tasks=study.tasks)
 
 
 def test_files_that_are_none(registry, tmp_path):
@@ -155,8 +158,8 @@ def test_files_that_are_none(registry, tmp_path):
         ("keep=64,1/9", lambda s: [str(b) for b in s.keep] == ["64", "1/9"]),
         ("keep=32", lambda s: [str(b) for b in s.keep] == ["32"]),
         ("keep=[32]", lambda s: [str(b) for b in s.keep] == ["32"]),
-        ("tasks.many.questions=7", lambda s: s.tasks[1].fields["questions"] == 7),
-        ("tasks.colours.questions=7", lambda s: s.tasks[0].fields == {"questions": 7}),
+        ("tasks.many.questions=7", lambda s: s.tasks[1].settings["questions"] == 7),
+        ("tasks.colours.questions=7", lambda s: s.tasks[0].settings == {"questions": 7}),
         ("models.0.device=cpu", lambda s: s.models[0].device == "cpu"),
         ("models.second.dtype=auto", lambda s: s.models[1].dtype == "auto"),
         ("recipes=gsp,tome", lambda s: [m.name for m in s.recipes] == ["gsp", "tome"]),
@@ -194,6 +197,6 @@ def test_an_override_is_checked_like_the_rest(registry):
 
 def test_override_makes_what_is_not_there():
     data = {"tasks": ["a"]}
-    override(data, "controls.inverted=3")
-    override(data, "tasks.a.b=1")
+    apply_override(data, "controls.inverted=3")
+    apply_override(data, "tasks.a.b=1")
     assert data == {"controls": {"inverted": 3}, "tasks": [{"use": "a", "b": 1}]}

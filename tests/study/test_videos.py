@@ -10,9 +10,9 @@ from PIL import Image
 import tokensieve as ts
 from tokensieve.checkpoints.loading import load
 from tokensieve.errors import RefusedError
-from tokensieve.study.cells import plan
-from tokensieve.study.runner import Runner
-from tokensieve.study.spec import Study
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.running.runner import Runner
+from tokensieve.study.spec.study import Study
 from tokensieve.tasks import Video
 
 from . import standins
@@ -89,7 +89,7 @@ def test_rows_are_those_of_a_video_alone(folder, ready, tmp_path):
         f"tasks: [{{use: vqa_jsonl, path: {tmp_path / 'asked.jsonl'}, prompt: '{{question}}', longest: 1}}]",
         registry,
     )
-    found = plan(study, registry)
+    found = plan_study(study, registry)
     runner = Runner(registry)
     for job in found.jobs:
         if job.cell.role != "method":

@@ -312,8 +312,8 @@ def compare(
 ) -> None:
     """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
     from tokensieve.cli import compare as comparing
-    from tokensieve.study.cells import plan
-    from tokensieve.study.spec import Study
+    from tokensieve.study.planning.plan import plan_study
+    from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 
     registry = default_registry()
@@ -321,7 +321,7 @@ def compare(
     store = Store(out)
     if dry_run:
         with console.working("checking the study"):
-            planned = plan(loaded, registry)
+            planned = plan_study(loaded, registry)
         comparing.show_plan(planned, store, registry, probe)
         raise typer.Exit(0)
     complete = comparing.run(loaded, store, registry, engine.value, workers, gpus)
@@ -374,7 +374,7 @@ def demo(
     from tokensieve.cli.demo import QUICK, shipped_study, tell
     from tokensieve.cli.files import folder
     from tokensieve.cli.report import write
-    from tokensieve.study.spec import Study
+    from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 
     registry = default_registry()

@@ -14,11 +14,13 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.plugins.registry import Registry
-from tokensieve.study.cells import Plan, Skipped, plan
-from tokensieve.study.engines import Result, Summary, run_local
-from tokensieve.study.estimate import Estimate, estimates
+from tokensieve.study.planning.jobs import Plan, SkippedControl
+from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.rows import Cell
-from tokensieve.study.spec import Study
+from tokensieve.study.running.attempt import Result, Summary
+from tokensieve.study.running.estimate import Estimate, estimate_costs
+from tokensieve.study.running.local_engine import run_local
+from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
 
@@ -38,7 +40,7 @@ def show_plan(planned: Plan, store: Store, registry: Registry, probe: bool) -> N
     console.show(table)
     console.say()
     with console.working("counting" + (", and timing a batch of every model" if probe else "")):
-        found = estimates(planned.jobs, store, registry, probe)
+        found = estimate_costs(planned.jobs, store, registry, probe)
     console.show(costs(found))
     for basis in dict.fromkeys(one.basis for one in found):
         console.say(f"counted by {basis}")
@@ -75,7 +77,7 @@ def duration(seconds: float | None) -> str:
 
 def remarks(planned: Plan) -> None:
     """Print what is worth knowing of a plan."""
-    for model in planned.absent:
+    for model in planned.not_downloaded:
         console.say(f"note: the checkpoint of '{model}' is not here; its cells are checked when it is fetched")
     for note in planned.notes:
         console.say(f"note: {note}")
@@ -93,7 +95,7 @@ def run(study: Study, store: Store, registry: Registry, engine: str, workers: in
         Whether every cell is there.
     """
     with console.working("checking the study"):
-        planned = plan(study, registry, download=True)
+        planned = plan_study(study, registry, download=True)
     remarks(planned)
     try:
         summary = compare(study, planned, store, registry, engine, workers, gpus)
@@ -123,18 +125,18 @@ def compare(
                 progress.console.print(console.cell(f"failed: {said}: {result.reason}"))
 
         if engine == "ray":
-            from tokensieve.study.engine_ray import run_ray
+            from tokensieve.study.running.ray_engine import run_ray
 
             summary = run_ray(left, store, told, gpus=gpus)
         else:
             summary = run_local(left, store, registry, told, workers)
-    summary.known += len(keys) - len(left)
+    summary.cached += len(keys) - len(left)
     return summary
 
 
-def outcome(summary: Summary, store: Store, skipped: Sequence[Skipped]) -> str:
+def outcome(summary: Summary, store: Store, skipped: Sequence[SkippedControl]) -> str:
     """Say what became of a study, in a line."""
-    parts = [f"{summary.done} cells run", f"{summary.known} were there"]
+    parts = [f"{summary.done} cells run", f"{summary.cached} were there"]
     if skipped:
         parts.append(f"{len(skipped)} n/a")
     if summary.failed:

@@ -10,7 +10,7 @@ from tokensieve.errors import RefusedError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.report import Written, write_report
-from tokensieve.study.spec import register
+from tokensieve.study.spec.plugins import register_plugins
 from tokensieve.study.store import Store
 
 
@@ -31,7 +31,7 @@ def write(run: str, out: Path | None, samples: int, registry: Registry) -> Writt
     text = store.study()
     data = yaml_lines.read(text, f"{run}/study.yaml").data
     settings = data if isinstance(data, dict) else {}
-    register([str(name) for name in settings.get("plugins", ())], registry)
+    register_plugins([str(name) for name in settings.get("plugins", ())], registry)
     if out is None and "://" in run:
         raise RefusedError(f"{run} is not on this machine; say where the report goes with --out")
     place = Path(run) / "report" if out is None else out

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+from tokensieve.tasks.base import Sample
 
-def spread(kinds: Sequence[str], count: int) -> list[int]:
+
+def stratified_indices(kinds: Sequence[str], count: int) -> list[int]:
     """Return at most `count` places, evenly spread over types of question, and within each over the task.
 
     Tasks ask their types in turn, so evenly spaced samples could all be of one.
@@ -29,3 +32,15 @@ def spread(kinds: Sequence[str], count: int) -> list[int]:
         start = turn / len(places)
         chosen += [own[int((number + start) * len(own) / wanted[kind])] for number in range(wanted[kind])]
     return sorted(chosen)
+
+
+def select_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """Return at most `limit` samples, evenly spread over types of question and over all of them."""
+    if limit is None or limit >= len(samples):
+        return list(samples)
+    return [samples[place] for place in stratified_indices([sample.kind for sample in samples], limit)]
+
+
+def sample_key(sample: str) -> int:
+    """Return the number from which a sample's random draws are made: another for every sample."""
+    return int.from_bytes(hashlib.sha256(sample.encode()).digest()[:8], "big") >> 1

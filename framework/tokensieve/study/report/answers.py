@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from tokensieve.study import inference
-from tokensieve.study.analysis import Arm, Comparison
-from tokensieve.study.findings import Against, Carried, Findings, transfers
-from tokensieve.study.inference import Versus, half
-from tokensieve.study.report.tables import (
-    NOTE,
-    NOTHING,
-    Cell,
-    Delta,
-    Group,
-    Line,
-    Table,
+from tokensieve.study.analysis.comparison import Arm, Comparison
+from tokensieve.study.analysis.findings import Findings, MethodDifference
+from tokensieve.study.analysis.significance import PairedDifference, half
+from tokensieve.study.analysis.transfers import OrderTransfer, transfers
+from tokensieve.study.report.tables.differences import (
+    attention_table,
+    composition_table,
     control_table,
-    in_points,
-    mcnemar_note,
-    slug,
-    spelled,
-    tested,
-    with_tests,
+    inverse_table,
+    plain_table,
 )
-from tokensieve.study.statistics import Rank
+from tokensieve.study.report.tables.ranks import rank_table, ranks_of, transfer_table, two_digits
+from tokensieve.study.report.tables.values import Table, in_points, spelled
 
 
 @dataclass(frozen=True)
@@ -68,10 +58,10 @@ def questions(founds: Sequence[Findings]) -> list[Question]:
     """Answer every question for every comparison, and of several models whether an order carries over."""
     asked: tuple[tuple[str, str, Callable[[Findings], Answer], Callable[[Findings], Table | None]], ...] = (
         ("best-control", "Does any method beat the best control?", _best_control, control_table),
-        ("plain", "Does any method beat both uniform and random?", _plain, _plain_table),
-        ("compositions", "Does a composition beat each of its operands?", _compositions, _composition_table),
-        ("attention", "Where do methods that judge by attention fall behind?", _attention, _attention_table),
-        ("inverses", "Do scores point the right way?", _alarms, _alarm_table),
+        ("plain", "Does any method beat both uniform and random?", _plain, plain_table),
+        ("compositions", "Does a composition beat each of its operands?", _compositions, composition_table),
+        ("attention", "Where do methods that judge by attention fall behind?", _attention, attention_table),
+        ("inverses", "Do scores point the right way?", _alarms, inverse_table),
         ("order", "How sure is the order?", _order, rank_table),
         ("certainty", "What can this study show at all?", _certainty, lambda _: None),
     )
@@ -146,7 +136,7 @@ def _plain(found: Findings) -> Answer:
 def _compositions(found: Findings) -> Answer:
     title = found.comparison.title
     if not found.composed:
-        unknown = [name for name in found.comparison.methods if name not in found.anatomies]
+        unknown = [name for name in found.comparison.methods if name not in found.structures]
         why = f" ({', '.join(unknown)}: what they are made of is not known here)" if unknown else ""
         return Answer(title, f"The study has no composition whose operands can be told{why}.")
     points = []
@@ -168,7 +158,7 @@ def _compositions(found: Findings) -> Answer:
 
 def _attention(found: Findings) -> Answer:
     title = found.comparison.title
-    judged = [name for name, anatomy in found.anatomies.items() if anatomy.attention]
+    judged = [name for name, structure in found.structures.items() if structure.attention]
     if not judged:
         return Answer(title, "No method of this study judges by attention.")
     points = []
@@ -190,17 +180,17 @@ def _alarms(found: Findings) -> Answer:
     title = found.comparison.title
     if not found.inverses:
         return Answer(title, "No inverted score was measured.")
-    ringing = [one for one in found.inverses if one.rings]
+    ringing = [one for one in found.inverses if one.not_shown_better]
     if not ringing:
         return Answer(title, "Every method is shown to be better than its own inverse, at every budget measured.")
     points = []
     for method in dict.fromkeys(one.arm.method for one in ringing):
-        loud = [str(one.arm.keep) for one in ringing if one.arm.method == method and one.loud]
-        quiet = [str(one.arm.keep) for one in ringing if one.arm.method == method and not one.loud]
+        loud = [str(one.arm.keep) for one in ringing if one.arm.method == method and one.inverse_no_worse]
+        quiet = [str(one.arm.keep) for one in ringing if one.arm.method == method and not one.inverse_no_worse]
         parts = [f"its inverse does no worse at {', '.join(loud)}"] if loud else []
         parts += [f"not shown to be better than its inverse at {', '.join(quiet)}"] if quiet else []
         points.append((method, "; ".join(parts)))
-    alarm = any(one.loud for one in ringing)
+    alarm = any(one.inverse_no_worse for one in ringing)
     text = "Alarm: an inverted score does no worse." if alarm else "Not every method is shown to beat its inverse."
     return Answer(title, text, tuple(points), alarm)
 
@@ -209,7 +199,7 @@ def _order(found: Findings) -> Answer:
     comparison = found.comparison
     points = []
     for block in comparison.blocks:
-        places = _ranks(comparison, block.arms)
+        places = ranks_of(comparison, block.arms)
         if places is not None:
             first = [arm.method for arm, rank in zip(block.arms, places, strict=True) if rank.low == 1]
             name = f"{block.keep}, {block.tokens:.3g} tokens per layer"
@@ -218,9 +208,9 @@ def _order(found: Findings) -> Answer:
     return Answer(comparison.title, text, tuple(points))
 
 
-def _transfer(carried: Sequence[Carried]) -> Question:
-    pairs: dict[str, list[Carried]] = {}
-    tasks: dict[tuple[str, str], list[Carried]] = {}
+def _transfer(carried: Sequence[OrderTransfer]) -> Question:
+    pairs: dict[str, list[OrderTransfer]] = {}
+    tasks: dict[tuple[str, str], list[OrderTransfer]] = {}
     for one in carried:
         pairs.setdefault(f"{one.first.model} and {one.second.model} on {one.first.task}", []).append(one)
         tasks.setdefault((one.first.task, one.first.card_hash), []).append(one)
@@ -232,8 +222,8 @@ def _transfer(carried: Sequence[Carried]) -> Question:
     )
 
 
-def _agreeing(found: Sequence[Carried]) -> str:
-    taus = [_two(tau) for tau in sorted(one.found.tau for one in found if one.found.tau is not None)]
+def _agreeing(found: Sequence[OrderTransfer]) -> str:
+    taus = [two_digits(tau) for tau in sorted(one.found.tau for one in found if one.found.tau is not None)]
     same, opposite = sum(one.found.same for one in found), sum(one.found.opposite for one in found)
     text = f"τ is {' to '.join(dict.fromkeys([taus[0], taus[-1]]))}" if taus else "τ is not known"
     text += f". Of {sum(one.found.pairs for one in found)} pairs of methods (over all budgets), both models tell "
@@ -268,220 +258,27 @@ def _certainty(found: Findings) -> Answer:
     return Answer(comparison.title, text)
 
 
-# ------------------------------------------------------------------------------------------------------------ tables
-
-
-def _plain_table(found: Findings) -> Table | None:
-    return _difference_table(
-        found,
-        "plain",
-        "difference to uniform and to random",
-        found.plain,
-        lambda one: f"{one.arm.method} vs {one.control}",
-    )
-
-
-def _composition_table(found: Findings) -> Table | None:
-    flat = [one for composed in found.composed for one in composed.against]
-    return _difference_table(
-        found,
-        "compositions",
-        "compositions and their operands",
-        flat,
-        lambda one: f"{one.arm.method} vs {one.other}",
-        test=True,
-    )
-
-
-def _attention_table(found: Findings) -> Table | None:
-    return _difference_table(
-        found,
-        "attention",
-        "attention against the best control",
-        found.attention,
-        lambda one: f"{one.arm.method}: {one.kind or 'all'}",
-        test=True,
-    )
-
-
-def _alarm_table(found: Findings) -> Table | None:
-    comparison = found.comparison
-    keeps = [keep for keep in comparison.keeps if any(one.arm.keep == keep for one in found.inverses)]
-    lines = []
-    for method in dict.fromkeys(one.arm.method for one in found.inverses):
-        by = {one.arm.keep: one for one in found.inverses if one.arm.method == method}
-        lines.append(Line(f"{method} vs its inverse", tuple(Delta(by[k].versus) if k in by else None for k in keeps)))
-    return _made(comparison, "inverses", "every method and its inverse", keeps, lines)
-
-
-def rank_table(found: Findings) -> Table | None:
-    """Return every arm's rank in its block, with an interval; arms with one ledger are a group."""
-    comparison = found.comparison
-    cells: dict[str, dict[str, Cell]] = {}
-    ledgers: dict[str, list[str]] = {}
-    for block in comparison.blocks:
-        places = _ranks(comparison, block.arms)
-        for arm, rank in zip(block.arms, places or (), strict=bool(places)):
-            cells.setdefault(arm.method, {})[block.keep] = f"{rank.rank:.3g} [{rank.low}, {rank.high}]"
-            ledgers.setdefault(arm.method, []).append(f"{block.tokens:.3g}")
-    if not cells:
-        return None
-    keeps = [keep for keep in comparison.keeps if any(keep in row for row in cells.values())]
-    groups: dict[str, list[Line]] = {}
-    for name, row in cells.items():
-        heading = f"{' / '.join(ledgers[name])} visual tokens per layer"
-        groups.setdefault(heading, []).append(Line(name, tuple(row.get(keep) for keep in keeps)))
-    return Table(
-        f"ranks-{slug(comparison.title)}",
-        f"{comparison.title}: ranks",
-        tuple(keeps),
-        tuple(Group(heading, tuple(lines)) for heading, lines in groups.items()),
-        ("Rank by right answers, and the places that it may truly have, all together with 95 %.",),
-    )
-
-
-def transfer_table(carried: Sequence[Carried]) -> Table:
-    """Return how far two models order methods alike on one task: a group for every two models, a column a budget."""
-    known = list(dict.fromkeys(one.methods for one in carried))
-    sets = {
-        methods: f"{len(methods)} methods" + (f" ({number})" if [*map(len, known)].count(len(methods)) > 1 else "")
-        for number, methods in enumerate(known, start=1)
-    }
-    groups: dict[str, dict[str, dict[str, Cell]]] = {}
-    for one in carried:
-        rows = groups.setdefault(f"{one.first.model} and {one.second.model}", {})
-        tau = NOTHING if one.found.tau is None else _two(one.found.tau)
-        rows.setdefault(sets[one.methods], {})[one.keep] = f"{tau} [{_two(one.found.low)}, {_two(one.found.high)}]"
-    keeps = tuple(dict.fromkeys(one.keep for one in carried))
-    task = carried[0].first.task
-    return Table(
-        f"transfer-{slug(task)}",
-        f"{task}: order of methods on two models",
-        keeps,
-        tuple(
-            Group(models, tuple(Line(label, tuple(row.get(keep) for keep in keeps)) for label, row in rows.items()))
-            for models, rows in groups.items()
-        ),
-        (
-            "Kendall's τ-b of the two orders: 1 the same, -1 turned around; and where it may truly lie with 95 %, by "
-            "intervals of all pairs of methods on both models together.",
-            *(f"{name}: {', '.join(methods)}." for methods, name in sets.items()),
-        ),
-    )
-
-
-def record_table(found: Findings) -> Table | None:
-    """Return how often each method is surely better than each other over the budgets at which all were measured."""
-    comparison = found.comparison
-    full = [block for block in comparison.blocks if len(block.arms) > 1]
-    if not full:
-        return None
-    common = [arm.method for arm in full[0].arms if all(any(a.method == arm.method for a in b.arms) for b in full)]
-    mask = comparison.headline
-    blocks = [
-        (
-            np.array([next(a for a in block.arms if a.method == name).correct[mask] for name in common]),
-            comparison.clusters[mask],
-        )
-        for block in full
-    ]
-    record = inference.record(blocks) if len(common) > 1 else None
-    if record is None:
-        return None
-    lines = [
-        Line(
-            name,
-            tuple(
-                None
-                if one == other
-                else f"{record.wins[one][other]} / {record.ties[one][other]} / {record.losses[one][other]}"
-                for other in range(len(common))
-            ),
-        )
-        for one, name in enumerate(common)
-    ]
-    notes = (f"Wins / ties / losses over {len(full)} budgets; a win is shown by intervals of all pairs together.",)
-    return _made(comparison, "record", "wins, ties and losses", common, lines, notes)
-
-
-def _difference_table(
-    found: Findings,
-    name: str,
-    title: str,
-    differences: Iterable[Against],
-    label: Callable[[Against], str],
-    *,
-    test: bool = False,
-) -> Table | None:
-    """Return a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
-    comparison = found.comparison
-    rows: dict[str, dict[str, Versus]] = {}
-    mixed = False
-    for one in differences:
-        mixed |= one.mixed
-        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = one.versus
-    keeps = [keep for keep in comparison.keeps if any(keep in row for row in rows.values())]
-    width = 2 if test else 1
-    lines = [
-        Line(text, tuple(cell for keep in keeps for cell in tested(row.get(keep))[:width]))
-        for text, row in rows.items()
-    ]
-    notes = [NOTE, mcnemar_note(comparison)][:width]
-    if mixed:
-        notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
-    return _made(comparison, name, title, with_tests(keeps) if test else keeps, lines, tuple(notes))
-
-
-def _made(
-    comparison: Comparison,
-    name: str,
-    title: str,
-    columns: Sequence[str],
-    lines: Sequence[Line],
-    notes: tuple[str, ...] = (NOTE,),
-) -> Table | None:
-    if not lines:
-        return None
-    whole = f"{comparison.title}: {title}"
-    return Table(f"{name}-{slug(comparison.title)}", whole, tuple(columns), (Group("", tuple(lines)),), notes)
-
-
-# ------------------------------------------------------------------------------------------------------------- words
-
-
-def _ranks(comparison: Comparison, arms: Sequence[Arm]) -> list[Rank] | None:
-    mask = comparison.headline
-    if len(arms) < 2:
-        return None
-    return inference.ranks(np.array([arm.correct[mask] for arm in arms]), comparison.clusters[mask])
-
-
-def _both(found: Findings) -> list[tuple[Arm, list[Versus]]]:
-    by: dict[int, tuple[Arm, list[Versus]]] = {}
+def _both(found: Findings) -> list[tuple[Arm, list[PairedDifference]]]:
+    by: dict[int, tuple[Arm, list[PairedDifference]]] = {}
     for one in found.plain:
         by.setdefault(id(one.arm), (one.arm, []))[1].append(one.versus)
     return [(arm, ones) for arm, ones in by.values() if len(ones) == 2]
 
 
-def _by_method(found: Sequence[Against]) -> list[tuple[str, list[Against]]]:
+def _by_method(found: Sequence[MethodDifference]) -> list[tuple[str, list[MethodDifference]]]:
     methods = dict.fromkeys(one.arm.method for one in found)
     return [(method, [one for one in found if one.arm.method == method]) for method in methods]
 
 
-def _somewhere(found: Sequence[Against], verdict: str) -> set[str]:
+def _somewhere(found: Sequence[MethodDifference], verdict: str) -> set[str]:
     return {one.arm.method for one in found if one.versus.verdict == verdict}
-
-
-def _two(value: float) -> str:
-    # Rounded first, so that nothing is printed as minus zero.
-    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _budgets(count: int) -> str:
     return "1 budget" if count == 1 else f"{count} budgets"
 
 
-def _counted(found: Sequence[Versus]) -> str:
+def _counted(found: Sequence[PairedDifference]) -> str:
     better = sum(one.verdict == "better" for one in found)
     worse = sum(one.verdict == "worse" for one in found)
     parts = [f"better at {better}" if better else "", f"worse at {worse}" if worse else ""]

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokensieve.study.analysis import Comparison, Results
-from tokensieve.study.findings import Findings
+from tokensieve.study.analysis.collect import Results
+from tokensieve.study.analysis.comparison import Comparison
+from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.rows import Cell
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from tokensieve.errors import TokensieveError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
-from tokensieve.study.analysis import Comparison
-from tokensieve.study.spec import TaskEntry
+from tokensieve.study.analysis.comparison import Comparison
+from tokensieve.study.spec.entries import TaskEntry
 from tokensieve.tasks.base import Task
 
 CHANGED = "the task is not what it was at the run."
@@ -41,7 +41,7 @@ def tasks_of(
     for comparison in _by_card(comparisons):
         said, card = f"The pictures and measures of {comparison.task} are not shown: ", comparison.card
         try:
-            task = (asked.get(comparison.task) or _on_card(comparison, registry)).task(registry)
+            task = (asked.get(comparison.task) or _on_card(comparison, registry)).build(registry)
         except (TokensieveError, ValueError) as error:
             problems.append(f"{said}{error}")
             continue
@@ -98,7 +98,7 @@ def _on_card(comparison: Comparison, registry: Registry) -> TaskEntry:
     card = comparison.card
     kind = registry.task(str(card.get("task")))
     return TaskEntry(
-        name=comparison.task, use=kind.name, fields={name: card[name] for name in kind.model_fields if name in card}
+        name=comparison.task, use=kind.name, settings={name: card[name] for name in kind.model_fields if name in card}
     )
 
 

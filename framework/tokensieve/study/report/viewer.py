@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 
 from tokensieve.errors import TaskError
-from tokensieve.study.analysis import CONTROLS, Arm, Comparison
-from tokensieve.study.sampling import spread
+from tokensieve.study.analysis.comparison import CONTROL_ROLES, Arm, Comparison
+from tokensieve.study.sampling import stratified_indices
 from tokensieve.tasks.base import Sample, Task
 
 LARGEST = 336
 """The longest side of an inlined picture, in pixels."""
 BYTES = 3_000_000
 """What the viewer's content may take of a page that stays below 5 MB."""
-ROLES = ("method", *CONTROLS, "oracle", "anti_oracle", "inverted")
+ROLES = ("method", *CONTROL_ROLES, "oracle", "anti_oracle", "inverted")
 
 
 @dataclass
@@ -57,11 +57,11 @@ def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], sample
     numbers: dict[tuple[str, str], int | None] = {}
     share = BYTES // max(1, len(comparisons))
     for comparison in comparisons:
-        chosen = spread(comparison.kinds, samples)
+        chosen = stratified_indices(comparison.kinds, samples)
         one = _View(comparison, tasks.get(comparison.card_hash), made, numbers)
         view = one.made(chosen)
         while len(chosen) > 1 and (size := len(json.dumps(view))) > share:
-            chosen = spread(comparison.kinds, max(1, int(len(chosen) * share / size * 0.95)))
+            chosen = stratified_indices(comparison.kinds, max(1, int(len(chosen) * share / size * 0.95)))
             view = one.made(chosen)
         made.views.append(view)
     made.problems = list(dict.fromkeys(made.problems))

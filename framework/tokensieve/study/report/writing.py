@@ -10,26 +10,17 @@ from typing import Any
 
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import Registry
-from tokensieve.study import analysis, findings
-from tokensieve.study.findings import Findings
-from tokensieve.study.report import figures, viewer
-from tokensieve.study.report.answers import Question, questions, record_table
+from tokensieve.study.analysis.collect import Results, collect
+from tokensieve.study.analysis.findings import Findings, find
+from tokensieve.study.report import viewer
+from tokensieve.study.report.answers import Question, questions
+from tokensieve.study.report.figures.draw import draw
+from tokensieve.study.report.figures.style import Drawing
 from tokensieve.study.report.provenance import cards, missing, provenance, warnings
-from tokensieve.study.report.style import Drawing
-from tokensieve.study.report.tables import (
-    Cell,
-    Delta,
-    Share,
-    Table,
-    accuracy_table,
-    as_csv,
-    latex,
-    markdown,
-    measures_table,
-    printed,
-    reordered,
-    task_table,
-)
+from tokensieve.study.report.tables.accuracy import accuracy_table, measures_table, task_table
+from tokensieve.study.report.tables.formats import as_csv, latex, markdown
+from tokensieve.study.report.tables.ranks import record_table
+from tokensieve.study.report.tables.values import Cell, Delta, Share, Table, printed, reordered
 from tokensieve.study.report.tasks import tasks_of, unchanged
 from tokensieve.tasks.base import Task
 
@@ -60,7 +51,7 @@ class Written:
 
 
 def write_report(
-    results: analysis.Results,
+    results: Results,
     out: Path,
     registry: Registry,
     *,
@@ -88,17 +79,17 @@ def write_report(
         RecipeError: if the study is no YAML.
     """
     progress("reading cells")
-    comparisons = analysis.collect(results)
+    comparisons = collect(results)
     if not comparisons:
         raise StudyError(f"'{title}' has no finished cell to report on; run it first: tokensieve compare")
     progress("comparing")
-    founds = [findings.find(comparison, registry) for comparison in comparisons]
+    founds = [find(comparison, registry) for comparison in comparisons]
     asked = questions(founds)
     made, problems = (tasks, []) if tasks is not None else tasks_of(comparisons, registry, study)
     pictured, changed = (tasks, []) if tasks is not None else unchanged(comparisons, made)
     tables = _tables(founds, made)
     progress("drawing")
-    drawings = figures.draw(founds)
+    drawings = draw(founds)
     shown = viewer.content(comparisons, pictured, samples)
     shown.problems = [*problems, *changed, *shown.problems]
     page = _page(results, founds, asked, tables, drawings, shown, title, study)
@@ -176,7 +167,7 @@ def _markdown(
 
 
 def _page(
-    results: analysis.Results,
+    results: Results,
     founds: Sequence[Findings],
     asked: Sequence[Question],
     tables: Sequence[Table],

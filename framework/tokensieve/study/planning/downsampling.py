@@ -11,13 +11,13 @@ from tokensieve.models.pictures import ImageOrVideo
 
 NEAR = 0.8
 """A picture is as good as a budget if it has at most so many tokens, and no fewer than this part of them."""
-NOT_SMALLER = "a video is not made smaller: its frames are as many, and processors give all of them one size"
+NO_SMALLER_VIDEO = "a video is not made smaller: its frames are as many, and processors give all of them one size"
 _STRETCHES = (1.0, 1.07, 1 / 1.07, 1.15, 1 / 1.15)
 """By how much wider or narrower a picture may become, so that its tokens come nearer to the budget."""
 _STEPS = 7
 
 
-def visual_tokens(ready: LoadedModel, picture: ImageOrVideo | None, prompt: str = "?") -> tuple[int, int]:
+def count_prompt_tokens(ready: LoadedModel, picture: ImageOrVideo | None, prompt: str = "?") -> tuple[int, int]:
     """Return how many visual and how many text tokens the processor makes of a question about a picture or a video.
 
     Args:
@@ -27,12 +27,12 @@ def visual_tokens(ready: LoadedModel, picture: ImageOrVideo | None, prompt: str 
     """
     ids = ready.words(None if picture is None else [picture], [prompt])["input_ids"]
     decoder = ready.adapter.decoder
-    placeholders = [] if decoder is None else [modality.placeholder for modality in decoder.modalities]
+    placeholders = [] if decoder is None else [modality.placeholder_id for modality in decoder.modalities]
     visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)
     return visual, ids.numel() - visual
 
 
-def size_for(ready: LoadedModel, picture: Image.Image, budget: int) -> tuple[int, int] | None:
+def downsampled_size(ready: LoadedModel, picture: Image.Image, budget: int) -> tuple[int, int] | None:
     """Return the width and height at which a picture has as many visual tokens as a budget, or nearly.
 
     Returns:
@@ -56,7 +56,7 @@ def _smaller(
     for _ in range(_STEPS):
         scale = (low + high) / 2
         size = (max(1, round(picture.width * scale * stretch)), max(1, round(picture.height * scale / stretch)))
-        tokens, _ = visual_tokens(ready, picture.resize(size, Image.Resampling.BICUBIC))
+        tokens, _ = count_prompt_tokens(ready, picture.resize(size, Image.Resampling.BICUBIC))
         if tokens <= budget:
             yield tokens, size
             low = scale

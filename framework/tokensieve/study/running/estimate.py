@@ -12,11 +12,13 @@ from tokensieve.cost.geometry import Geometry, cost, layer_costs
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.errors import RefusedError
 from tokensieve.plugins.registry import Registry
-from tokensieve.study.cells import Job, Opened, chosen, open_model
-from tokensieve.study.controls import recipe_of
-from tokensieve.study.resolution import visual_tokens
-from tokensieve.study.runner import Runner
-from tokensieve.study.spec import Model
+from tokensieve.study.planning.controls import recipe_of_cell
+from tokensieve.study.planning.downsampling import count_prompt_tokens
+from tokensieve.study.planning.jobs import Job
+from tokensieve.study.planning.models import OpenedModel, open_model
+from tokensieve.study.running.runner import Runner
+from tokensieve.study.sampling import select_samples
+from tokensieve.study.spec.entries import ModelEntry
 from tokensieve.study.store import Store
 
 TEXT = 64
@@ -50,7 +52,7 @@ class Estimate:
     basis: str
 
 
-def estimates(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool = False) -> list[Estimate]:
+def estimate_costs(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool = False) -> list[Estimate]:
     """Estimate every model and task.
 
     Args:
@@ -63,7 +65,7 @@ def estimates(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.cell.model, job.cell.task), []).append(job)
-    opened: dict[Model, Opened] = {}
+    opened: dict[ModelEntry, OpenedModel] = {}
     for first, *_ in groups.values():
         if first.model not in opened:
             opened[first.model] = open_model(first.model, registry)
@@ -71,16 +73,16 @@ def estimates(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool
 
 
 def _estimate(
-    group: Sequence[Job], opened: Opened, store: Store, finished: set[str], registry: Registry, probe: bool
+    group: Sequence[Job], opened: OpenedModel, store: Store, finished: set[str], registry: Registry, probe: bool
 ) -> Estimate:
     first = group[0]
     left = [job for job in group if job.cell.key not in finished]
-    samples = chosen(first.task.task(registry).samples(), first.limit)
+    samples = select_samples(first.task.build(registry).samples(), first.limit)
     visual, text, basis = None, TEXT, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
         ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)
-        picture = first.task.task(registry).shown(samples[0])
-        visual, text = visual_tokens(ready, picture, samples[0].question)
+        picture = first.task.build(registry).shown(samples[0])
+        visual, text = count_prompt_tokens(ready, picture, samples[0].question)
         basis = "the first sample's prompt"
     elif first.model.geometry is not None:
         visual = Geometry.load(registry.geometry(first.model.geometry)).visual
@@ -105,7 +107,7 @@ def _estimate(
 
 def _flops(job: Job, layers: Sequence[LayerCost], visual: int, text: int, reduces: bool, registry: Registry) -> int:
     """Count a cell's prefill of one sample; where what stays depends on the picture, as if all did."""
-    recipe = recipe_of(job.cell, registry)
+    recipe = recipe_of_cell(job.cell, registry)
     seen = 0 if job.cell.role == "text_only" else visual if job.keep is None else count(job.keep, visual)
     if recipe is None:
         return prefill_flops(layers, [text + seen] * len(layers))

@@ -6,130 +6,27 @@ import multiprocessing
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tokensieve.plugins.registry import Registry, default_registry
-from tokensieve.study.cells import Job
-from tokensieve.study.rows import Cell, Failure
-from tokensieve.study.runner import Runner
+from tokensieve.study.planning.jobs import Job
+from tokensieve.study.rows import Failure
+from tokensieve.study.running.runner import Runner
 from tokensieve.study.store import Store
 
 if TYPE_CHECKING:
     from multiprocessing.connection import _ConnectionBase
+from tokensieve.study.running.attempt import OnResult, Result, Summary, record_failure, run_cell, wait_for_others
 
-Status = Literal["done", "known", "failed", "elsewhere"]
-"""What became of a cell: run now, there already, failed, or being run by another process."""
-PRELOAD = ("tokensieve.study.engines", "transformers", "torchvision", "pyarrow.parquet", "fsspec")
+PRELOAD = ("tokensieve.study.running.local_engine", "transformers", "torchvision", "pyarrow.parquet", "fsspec")
 """What every process of the engine needs."""
-POLL = 1.0
-"""Seconds between two looks at cells that another process runs."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of a cell.
-
-    Attributes:
-        cell: which.
-        status: what.
-        seconds: that it took.
-        reason: why it failed, or nothing.
-    """
-
-    cell: Cell
-    status: Status
-    seconds: float = 0.0
-    reason: str = ""
-
-
-@dataclass
-class Summary:
-    """What became of a study.
-
-    Attributes:
-        done: how many cells ran now.
-        known: how many were there already, or were run by others.
-        failed: those that failed now, with the reason.
-    """
-
-    done: int = 0
-    known: int = 0
-    failed: list[Result] = field(default_factory=list)
-
-    def add(self, result: Result) -> None:
-        """Count a result."""
-        if result.status == "failed":
-            self.failed.append(result)
-        elif result.status == "done":
-            self.done += 1
-        else:
-            self.known += 1
-
-
-Told = Callable[[Result], None]
-
-
-def attempt(job: Job, store: Store, runner: Runner, since: float) -> Result:
-    """Run a cell unless it is there, and write it or why it failed.
-
-    Whatever goes wrong costs this cell only.
-
-    Args:
-        job: which.
-        store: where it goes.
-        runner: runs it.
-        since: when the run began: what another process failed after that is not tried again.
-    """
-    key = job.cell.key
-    with store.claim(key) as ours:
-        if store.has(key):
-            return Result(job.cell, "known")
-        if not ours:
-            return Result(job.cell, "elsewhere")
-        if store.failed_since(key, since):
-            return Result(job.cell, "failed", reason="it failed in another process")
-        started = time.perf_counter()
-        try:
-            store.write(*runner.run(job))
-        # A model, a task or a plugin can raise anything, and so can a full disk.
-        except Exception as error:
-            reason = _reason(error)
-            failure = Failure(job.cell, reason, traceback.format_exc())
-            if _memory(error):
-                # Nothing of the failed cell may stay there, and the next one finds the model anew.
-                del error
-                runner.forget()
-            return failed(store, failure, time.perf_counter() - started)
-        return Result(job.cell, "done", time.perf_counter() - started)
-
-
-def _memory(error: Exception) -> bool:
-    """Return whether memory ran out; accelerators say it in words."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-
-
-def failed(store: Store, failure: Failure, seconds: float) -> Result:
-    """Write why a cell failed, and give that as its result."""
-    reason = failure.reason
-    try:
-        store.fail(failure)
-    except OSError as error:
-        reason += f" (which could not be written either: {error})"
-    return Result(failure.cell, "failed", seconds, reason)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    kind = type(error).__name__
-    return f"{kind}: {text if len(text) <= 1000 else text[:997] + '...'}" if text else kind
-
-
-def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: Told, workers: int = 1) -> Summary:
+def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: OnResult, workers: int = 1) -> Summary:
     """Run cells on this machine.
 
     Args:
@@ -159,44 +56,11 @@ def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: Told,
         if workers == 1:
             runner = Runner(registry)
             for job in left:
-                sorted_out(job, attempt(job, store, runner, since))
+                sorted_out(job, run_cell(job, store, runner, since))
         else:
-            _Pool(left, store, since, workers, sorted_out).run()
-        left = await_others(elsewhere, store, since, count)
+            _WorkerPool(left, store, since, workers, sorted_out).run()
+        left = wait_for_others(elsewhere, store, since, count)
     return summary
-
-
-def await_others(jobs: Sequence[Job], store: Store, since: float, told: Told) -> list[Job]:
-    """Wait for cells that other processes run.
-
-    Args:
-        jobs: what they run.
-        store: where they write.
-        since: when our own run began.
-        told: called for every cell that is finished or failed.
-
-    Returns:
-        The cells that are still to be run once nobody runs some of them any more.
-    """
-    left = list(jobs)
-    while left:
-        free = 0
-        for job in list(left):
-            key = job.cell.key
-            with store.claim(key) as ours:
-                if store.has(key):
-                    told(Result(job.cell, "known"))
-                elif store.failed_since(key, since):
-                    told(Result(job.cell, "failed", reason="it failed in another process"))
-                else:
-                    free += ours
-                    continue
-            left.remove(job)
-        if free:
-            break
-        if left:
-            time.sleep(POLL)
-    return left
 
 
 @dataclass(eq=False)
@@ -216,7 +80,7 @@ class _Worker:
     latest: Job | None = None
 
 
-class _Pool:
+class _WorkerPool:
     """Processes that run cells, each its own model's as long as there are some."""
 
     def __init__(
@@ -289,7 +153,7 @@ class _Pool:
         except (EOFError, OSError):
             worker.process.join()
             said = f"the process that ran it died (exit code {worker.process.exitcode}): out of memory, or killed"
-            result = failed(self._store, Failure(job.cell, said, ""), 0.0)
+            result = record_failure(self._store, Failure(job.cell, said, ""), 0.0)
             place = self._workers.index(worker)
             worker.connection.close()
             self._workers[place] = worker = self._start(place)
@@ -315,4 +179,4 @@ def _work(connection: _ConnectionBase[Any, Any], path: str, since: float, number
             job: Job = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(attempt(job, store, runner, since))
+        connection.send(run_cell(job, store, runner, since))

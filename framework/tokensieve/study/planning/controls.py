@@ -21,7 +21,7 @@ from tokensieve.stage import Stage
 from tokensieve.strategy import Scorer, Strategy
 from tokensieve.study.rows import Cell
 
-PLAIN = ("random", "uniform", "pool")
+RECIPE_CONTROLS = ("random", "uniform", "pool")
 """Controls that are shipped recipes of these names."""
 
 
@@ -43,7 +43,7 @@ class Needed(Scorer):
 
     _told: Mapping[int, frozenset[int]] = PrivateAttr(default_factory=dict)
 
-    def told(self, needed: Mapping[int, frozenset[int]]) -> Needed:
+    def with_needed(self, needed: Mapping[int, frozenset[int]]) -> Needed:
         """Return a copy that knows the needed tokens by sample key."""
         copy = self.model_copy()
         copy._told = dict(needed)
@@ -63,20 +63,20 @@ class Needed(Scorer):
         return scores
 
 
-def alike(recipe: Recipe, select: Expression, name: str, rest: str = "drop") -> Recipe:
+def control_like(recipe: Recipe, select: Expression, name: str, rest: str = "drop") -> Recipe:
     """Return a recipe that cuts where another does, and to as many tokens, by another choice."""
     changes = {"select": select, "by": None, "rest": rest}
     stages = tuple(stage.model_copy(update=changes) for stage in recipe.stages)
     return Recipe(name=name, positions=recipe.positions, stages=stages)
 
 
-def shape(recipe: Recipe) -> tuple[Any, ...]:
+def cut_shape(recipe: Recipe) -> tuple[Any, ...]:
     """Return what two recipes must share to cut alike: sites, budgets, groups and positions."""
     stages = [(str(stage.at), str(stage.keep), stage.per, stage.newlines) for stage in recipe.stages]
     return recipe.positions, *stages
 
 
-def inverted(recipe: Recipe) -> Recipe:
+def inverted_recipe(recipe: Recipe) -> Recipe:
     """Return a recipe that keeps the worst instead of the best.
 
     Raises:
@@ -92,12 +92,12 @@ def inverted(recipe: Recipe) -> Recipe:
     return recipe.replace(stages=tuple(turned(stage) for stage in recipe.stages))
 
 
-def draws(recipe: Recipe) -> bool:
+def draws_at_random(recipe: Recipe) -> bool:
     """Return whether any strategy of a recipe makes random draws: whether it has a seed."""
     return any("seed" in type(leaf).model_fields for leaf in recipe.names() if isinstance(leaf, Strategy))
 
 
-def reseeded(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """Return a recipe whose strategies draw by another seed."""
 
     def changed(part: Expression) -> Expression:
@@ -117,16 +117,18 @@ def reseeded(recipe: Recipe, seed: int) -> Recipe:
     return Recipe(name=recipe.name, paper=recipe.paper, positions=recipe.positions, strategies=known, stages=stages)
 
 
-def informed(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
+def with_needed_tokens(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
     """Return a recipe whose `Needed` strategies know the needed tokens by sample key."""
     stages = tuple(
-        stage.model_copy(update={"select": stage.select.told(needed)}) if isinstance(stage.select, Needed) else stage
+        stage.model_copy(update={"select": stage.select.with_needed(needed)})
+        if isinstance(stage.select, Needed)
+        else stage
         for stage in recipe.stages
     )
     return Recipe(name=recipe.name, positions=recipe.positions, stages=stages)
 
 
-def recipe_of(cell: Cell, registry: Registry) -> Recipe | None:
+def recipe_of_cell(cell: Cell, registry: Registry) -> Recipe | None:
     """Return the recipe of a cell, or none where it has none.
 
     Controls that are told what answers need have a strategy that nobody registers: it is no method.

@@ -24,7 +24,7 @@ FEWER = 1_000
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairedDifference:
     """A paired difference.
 
     Attributes:
@@ -80,7 +80,7 @@ def means(scores: Floats, clusters: Integers) -> list[Interval]:
     return list(statistics.score_intervals(scores, _design(clusters)))
 
 
-def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
+def paired(first: Floats, second: Floats, clusters: Integers) -> list[PairedDifference]:
     """Return the paired difference of each row of two arrays, corrected for their number.
 
     Args:
@@ -94,24 +94,25 @@ def paired(first: Floats, second: Floats, clusters: Integers) -> list[Versus]:
     if len(set(clusters.tolist())) < 2:
         gaps = (first - second).mean(axis=1)
         return [
-            Versus(float(gap), -1.0, 1.0, 1.0, 1.0, *count, "open") for gap, count in zip(gaps, counts, strict=True)
+            PairedDifference(float(gap), -1.0, 1.0, 1.0, 1.0, *count, "open")
+            for gap, count in zip(gaps, counts, strict=True)
         ]
     design = _design(clusters)
     intervals = statistics.difference_intervals(first, second, design)
     ps = statistics.sign_flip(first, second, design)
     plain = [
-        Versus(one.estimate, one.low, one.high, p, p, *count, "open", _mcnemar(*answers))
+        PairedDifference(one.estimate, one.low, one.high, p, p, *count, "open", _mcnemar(*answers))
         for one, p, count, *answers in zip(intervals, ps, counts, first, second, strict=True)
     ]
     return corrected(plain)
 
 
-def corrected(found: Sequence[Versus]) -> list[Versus]:
+def corrected(found: Sequence[PairedDifference]) -> list[PairedDifference]:
     """Return differences with Holm's correction over all of them, and the verdicts that follow."""
     return [_judged(one, one.value, one.value) for one in _holm(found)]
 
 
-def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Versus]:
+def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[PairedDifference]:
     """Return each method's difference to the best of the controls, knowing that the same samples picked it.
 
     To be better than the best is to be better than every control, and to be worse is to be worse than some. The
@@ -133,7 +134,7 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
         min(1.0, len(controls) * min(statistics.sign_flip(controls, row, design, "greater"))) for row in methods
     ]
     return [
-        Versus(
+        PairedDifference(
             one.difference.estimate,
             one.difference.low,
             one.difference.high,
@@ -147,12 +148,12 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Ver
     ]
 
 
-def corrected_best(found: Sequence[Versus]) -> list[Versus]:
+def corrected_best(found: Sequence[PairedDifference]) -> list[PairedDifference]:
     """Return differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
     return [_judged(one, one.low, one.high) for one in _holm(found)]
 
 
-def _holm(found: Sequence[Versus]) -> list[Versus]:
+def _holm(found: Sequence[PairedDifference]) -> list[PairedDifference]:
     """Return differences with their p-values corrected for their number."""
     exact = iter(statistics.holm([one.mcnemar for one in found if one.mcnemar is not None]))
     return [
@@ -167,7 +168,7 @@ def _mcnemar(first: Floats, second: Floats) -> float | None:
     return statistics.mcnemar(first, second).exact if binary else None
 
 
-def _judged(one: Versus, low: float, high: float) -> Versus:
+def _judged(one: PairedDifference, low: float, high: float) -> PairedDifference:
     """Return a difference with its verdict: better where `low` is above zero, worse where `high` is below."""
     shown = one.holm <= 1 - LEVEL
     return replace(one, verdict="better" if shown and low > 0 else "worse" if shown and high < 0 else "open")

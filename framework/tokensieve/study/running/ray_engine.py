@@ -8,10 +8,10 @@ from typing import Any
 
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
-from tokensieve.study.cells import Job
-from tokensieve.study.engines import Result, Summary, Told, attempt, await_others, failed
+from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Failure
-from tokensieve.study.runner import Runner
+from tokensieve.study.running.attempt import OnResult, Result, Summary, record_failure, run_cell, wait_for_others
+from tokensieve.study.running.runner import Runner
 from tokensieve.study.store import Store
 
 RETRIES = 3
@@ -24,7 +24,13 @@ _runners: dict[int, Runner] = {}
 
 
 def run_ray(
-    jobs: Sequence[Job], store: Store, told: Told, *, cpus: float = 1.0, gpus: float = 0.0, address: str | None = None
+    jobs: Sequence[Job],
+    store: Store,
+    told: OnResult,
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    address: str | None = None,
 ) -> Summary:
     """Run cells on a Ray cluster: the one that this process is in, that of `address`, or a new one on this machine.
 
@@ -69,13 +75,13 @@ def run_one(job: Job, path: str, since: float) -> Result:
     runner = _runners.get(0)
     if runner is None:
         runner = _runners[0] = Runner(default_registry())
-    return attempt(job, Store(path), runner, since)
+    return run_cell(job, Store(path), runner, since)
 
 
 class _Driver:
     """Keeps Ray's queue filled, and takes what comes back."""
 
-    def __init__(self, ray: Any, jobs: Sequence[Job], store: Store, told: Told, cpus: float, gpus: float) -> None:
+    def __init__(self, ray: Any, jobs: Sequence[Job], store: Store, told: OnResult, cpus: float, gpus: float) -> None:
         self._ray = ray
         self._store = store
         self._since = time.time()
@@ -92,7 +98,7 @@ class _Driver:
         """Run everything."""
         while self._left:
             elsewhere = self._round()
-            self._left = await_others(elsewhere, self._store, self._since, self._count)
+            self._left = wait_for_others(elsewhere, self._store, self._since, self._count)
         return self._summary
 
     def _count(self, result: Result) -> None:
@@ -135,4 +141,4 @@ class _Driver:
             return
         said = " ".join(str(error).split())[:500]
         reason = f"its process was lost {self._losses[key]} times: {type(error).__name__}: {said}"
-        self._count(failed(self._store, Failure(job.cell, reason, ""), 0.0))
+        self._count(record_failure(self._store, Failure(job.cell, reason, ""), 0.0))

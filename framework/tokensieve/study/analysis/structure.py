@@ -1,0 +1,93 @@
+"""What methods are made of: formulas, operands, and whether they judge by attention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokensieve.composers.expression import Expression, Intersection
+from tokensieve.errors import TokensieveError
+from tokensieve.evidence import Evidence
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.strategy import Strategy
+from tokensieve.study.analysis.comparison import Comparison
+
+ATTENTION = frozenset(
+    {
+        Evidence.VISION_ATTENTION,
+        Evidence.VISION_RECEIVED,
+        Evidence.VISION_MIDDLE,
+        Evidence.DECODER_ATTENTION,
+        Evidence.DECODER_CONTENT,
+    }
+)
+"""Evidence that is somebody's attention."""
+
+
+@dataclass(frozen=True)
+class MethodStructure:
+    """What a method is made of, as far as plugins at hand can say.
+
+    Attributes:
+        formula: its first stage's.
+        attention: whether it judges by attention.
+        operands: names of the study's methods that are its operands, alone at the same site.
+        unmatched: operands that no method of the study is.
+        intersects: whether it is an intersection.
+    """
+
+    formula: str
+    attention: bool
+    operands: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    intersects: bool
+
+
+def method_structures(comparison: Comparison, registry: Registry) -> dict[str, MethodStructure]:
+    """Return what each method is made of, where the registry can read its recipe."""
+    recipes: dict[str, Recipe] = {}
+    for arm in comparison.arms:
+        recipe = arm.cells[0].cell.recipe
+        if arm.role == "method" and recipe is not None and arm.method not in recipes:
+            read = _read(recipe, registry)
+            if read is not None:
+                recipes[arm.method] = read
+    alone = {
+        (str(recipe.stages[0].at), recipe.stages[0].select): name
+        for name, recipe in reversed(recipes.items())
+        if len(recipe.stages) == 1 and not recipe.stages[0].select.parts
+    }
+    return {name: _structure_of(name, recipe, alone) for name, recipe in recipes.items()}
+
+
+def _read(recipe: Mapping[str, Any], registry: Registry) -> Recipe | None:
+    try:
+        # YAML reads JSON.
+        return Recipe.loads(json.dumps(recipe), registry, str(recipe.get("name", "recipe")))
+    except TokensieveError:
+        # A plugin that is not installed here, or has changed since: its numbers stand, its structure is not known.
+        return None
+
+
+def _structure_of(name: str, recipe: Recipe, alone: Mapping[tuple[str, Any], str]) -> MethodStructure:
+    [first, *others] = recipe.stages
+    leaves = first.select.strategies() if first.select.parts and not others else ()
+    known = {leaf: alone.get((str(first.at), leaf)) for leaf in leaves}
+    return MethodStructure(
+        formula=_spelled(recipe, first.select),
+        attention=any(stage.needs & ATTENTION for stage in recipe.stages),
+        operands=tuple(method for method in known.values() if method is not None and method != name),
+        unmatched=tuple(_spelled(recipe, leaf) for leaf, method in known.items() if method is None),
+        intersects=isinstance(first.select, Intersection),
+    )
+
+
+def _spelled(recipe: Recipe, expression: Expression) -> str:
+    """Return a formula in the strategies' own names, or in the recipe's where two strategies share one."""
+    names = [leaf.name for leaf in recipe.names() if isinstance(leaf, Strategy)]
+    if len(set(names)) < len(recipe.names()):
+        return recipe.formula(expression)
+    return expression.written(lambda leaf: leaf.name if isinstance(leaf, Strategy) else recipe.formula(leaf))

@@ -1,0 +1,1 @@
+"""Planning a study: its cells and controls, checked before anything runs."""

@@ -1,0 +1,46 @@
+"""Every figure of a report, made from findings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tokensieve.study.analysis.comparison import CONTROL_ROLES
+from tokensieve.study.analysis.findings import Findings
+from tokensieve.study.report.figures.style import Drawing, Look, looks, paper
+
+if TYPE_CHECKING:
+    pass
+from tokensieve.study.report.figures.curves import accuracy_flops, accuracy_time, accuracy_tokens, by_kind, recall
+from tokensieve.study.report.figures.kept import maps, overlap, shares
+from tokensieve.study.report.figures.ranks import critical_difference
+
+
+def draw(founds: Sequence[Findings]) -> list[Drawing]:
+    """Draw every figure that the findings have numbers for."""
+    roles: dict[str, str] = {}
+    for found in founds:
+        for arm in found.comparison.arms:
+            if arm.role == "method" or arm.role in CONTROL_ROLES:
+                roles.setdefault(arm.method, arm.role)
+    # Methods before controls, whatever ran first.
+    look = looks(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
+    makers: tuple[Callable[[Findings, dict[str, Look]], Drawing | None], ...] = (
+        accuracy_tokens,
+        accuracy_flops,
+        accuracy_time,
+        by_kind,
+        recall,
+        overlap,
+        shares,
+        maps,
+        critical_difference,
+    )
+    with paper():
+        made = [make(found, look) for make in makers for found in founds]
+        drawn = [drawing for drawing in made if drawing is not None]
+        for drawing in drawn:
+            # Everything finds its place once, not anew for every file.
+            drawing.figure.draw_without_rendering()
+            drawing.figure.set_layout_engine("none")
+    return drawn

@@ -1,0 +1,248 @@
+"""The main table of a comparison, and tables over tasks and of measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tokensieve.study.analysis.comparison import Arm, Block, Comparison
+from tokensieve.study.analysis.findings import Findings
+from tokensieve.study.analysis.significance import PairedDifference
+from tokensieve.study.report.tables.differences import mcnemar_note, tested
+from tokensieve.study.report.tables.values import FREE, NEEDED, Cell, Group, Line, Share, Table, slug
+from tokensieve.tasks.base import Task
+
+# ------------------------------------------------------------------------------------------- from findings to values
+
+
+def accuracy_table(found: Findings) -> Table:
+    """Return a comparison's main table: a column for every type of question, a group for every block."""
+    comparison = found.comparison
+    kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
+    shown = kinds if len(kinds) > 1 else []
+    out = set(comparison.left_out)
+    columns = (
+        *(f"{kind} †" if kind in out else kind for kind in _sorted(shown, out)),
+        "All",
+        "Rel. %",
+        "Δ best control",
+        "p",
+        *((NEEDED,) if knows_needed(comparison) else ()),
+        "Tokens/layer",
+        "GFLOPs",
+        "ms",
+    )
+    groups = []
+    free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
+    ordered = _sorted(shown, out)
+    if free:
+        groups.append(Group(FREE, tuple(_line(comparison, arm, ordered) for arm in free)))
+    for block in comparison.blocks:
+        lines = _block_lines(found, block, ordered)
+        groups.append(Group(block_name(block), lines))
+    return Table(f"accuracy-{slug(comparison.title)}", comparison.title, columns, tuple(groups), _notes(found))
+
+
+def task_table(founds: Sequence[Findings]) -> Table | None:
+    """Return a model's table over several tasks: a column for every task, each under one card.
+
+    Args:
+        founds: the findings of one model.
+
+    Returns:
+        The table, or none where there are not two tasks with one card each.
+    """
+    cards: dict[str, list[Comparison]] = {}
+    for found in founds:
+        cards.setdefault(found.comparison.task, []).append(found.comparison)
+    single = [comparisons[0] for comparisons in cards.values() if len(comparisons) == 1]
+    if len(single) < 2:
+        return None
+    groups: dict[tuple[str, ...], list[tuple[Line, float]]] = {}
+    for arm in _distinct(single):
+        where = [comparison.find(arm.method, arm.keep) for comparison in single]
+        blocks = [
+            None if one is None or one.keep is None else comparison.block_of(one)
+            for one, comparison in zip(where, single, strict=True)
+        ]
+        # Rows stand together only if they are in the same block of every task.
+        heading = tuple("" if block is None else block_name(block) for block in blocks)
+        shares = [
+            None if one is None else Share(comparison.interval(one))
+            for one, comparison in zip(where, single, strict=True)
+        ]
+        ratios = [
+            None if one is None else relative(comparison, one, headline_only=True)
+            for one, comparison in zip(where, single, strict=True)
+        ]
+        known = [ratio for ratio in ratios if ratio is not None]
+        mean = 100 * float(np.mean(known)) if len(known) == len(single) else None
+        line = Line(arm.method, (*shares, mean), arm.role)
+        groups.setdefault(heading, []).append((line, -1.0 if mean is None else mean))
+    left = [task for task, comparisons in cards.items() if len(comparisons) > 1]
+    notes = [f"{task} was run under several cards, so it is in no table with others." for task in left]
+    return Table(
+        f"tasks-{slug(single[0].model)}",
+        f"{single[0].model}: all tasks",
+        (*(comparison.task for comparison in single), "Rel. %"),
+        tuple(
+            Group(" / ".join(dict.fromkeys(filter(None, heading))) or FREE, _by_mean(lines))
+            for heading, lines in groups.items()
+        ),
+        ("All: types of question that count in the headline. Rel.: mean ratio to the unpruned model.", *notes),
+    )
+
+
+def measures_table(comparison: Comparison, task: Task) -> Table | None:
+    """Return what a task makes of all grades, such as POPE's F1: a column a measure, groups as in the main table.
+
+    Args:
+        comparison: of that task.
+        task: what was asked.
+
+    Returns:
+        The table, or none where the task has nothing but its metric.
+    """
+    groups = []
+    names: dict[str, None] = {}
+    for heading, arms in _headed(comparison):
+        found = [(arm, [task.summary(cell.grades) for cell in arm.cells]) for arm in arms]
+        names |= dict.fromkeys(name for _, cells in found for cell in cells for name in cell)
+        groups.append((heading, found))
+    if set(names) <= {task.metric}:
+        return None
+    return Table(
+        f"measures-{slug(comparison.title)}",
+        f"{comparison.title}: measures of the task",
+        tuple(names),
+        tuple(
+            Group(
+                heading,
+                tuple(
+                    Line(arm.method, tuple(_measure([cell[name] for cell in cells]) for name in names), arm.role)
+                    for arm, cells in found
+                ),
+            )
+            for heading, found in groups
+        ),
+        (
+            f"Over all {len(comparison.samples)} questions, also of types that All leaves out; of draws, the mean.",
+            f"Methods are compared by {task.metric}.",
+        ),
+    )
+
+
+def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> float | None:
+    """Return the field's relative average: the mean, over types of question, of the ratio to the unpruned model.
+
+    Args:
+        comparison: where the arm is from.
+        arm: whose.
+        headline_only: take the ratio of the headline as a whole.
+    """
+    unpruned = comparison.unpruned
+    if unpruned is None:
+        return None
+    masks = [comparison.headline] if headline_only else [comparison.of_kind(kind) for kind in comparison.headline_kinds]
+    whole = [float(unpruned.correct[mask].mean()) for mask in masks]
+    if min(whole) <= 0:
+        return None
+    return float(np.mean([arm.correct[mask].mean() / full for mask, full in zip(masks, whole, strict=True)]))
+
+
+def block_name(block: Block) -> str:
+    """Return a block's heading: the budget as written, and the ledger's."""
+    return f"keep {block.keep}: {block.tokens:.3g} visual tokens per layer"
+
+
+def _line(
+    comparison: Comparison, arm: Arm, kinds: Sequence[str], best: bool = False, versus: PairedDifference | None = None
+) -> Line:
+    cells: list[Cell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
+    ratio = relative(comparison, arm)
+    cells += [
+        Share(comparison.interval(arm), best),
+        None if ratio is None else 100 * ratio,
+        *tested(versus),
+        *((_stayed(arm),) if knows_needed(comparison) else ()),
+        f"{arm.tokens:.1f}",
+        f"{arm.flops / 1e9:.4g}",
+        f"{arm.ms:.3g}",
+    ]
+    return Line(arm.method, tuple(cells), arm.role)
+
+
+def knows_needed(comparison: Comparison) -> bool:
+    """Return whether it is known of any question which tokens its answer needs."""
+    return any(np.isfinite(arm.recall).any() for arm in comparison.arms)
+
+
+def _stayed(arm: Arm) -> str | None:
+    """Return the part of the needed tokens that stayed, over all questions of which it is known."""
+    known = arm.recall[np.isfinite(arm.recall)]
+    return f"{100 * known.mean():.1f}" if len(known) else None
+
+
+def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[Line, ...]:
+    comparison = found.comparison
+    best = max((comparison.score(arm) for arm in block.arms), default=0.0)
+    lines = []
+    for arm in block.arms:
+        one = next((one for one in found.controls if one.arm is arm), None)
+        first = len(block.arms) > 1 and comparison.score(arm) >= best
+        lines.append(_line(comparison, arm, kinds, first, None if one is None else one.versus))
+    bounds = [arm for arm in block.bounds if arm.role != "inverted"]
+    return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
+
+
+def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
+    """Return all arms but inverted scores under the headings of the main table."""
+    free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
+    blocks = [
+        (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
+        for block in comparison.blocks
+    ]
+    return [(FREE, free), *blocks] if free else blocks
+
+
+def _measure(values: Sequence[float]) -> Cell:
+    mean = float(np.mean(values))
+    if not np.isfinite(mean):
+        return None
+    # Measures are of any size: a divergence may be tiny.
+    return f"{mean:#.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
+
+
+def _notes(found: Findings) -> tuple[str, ...]:
+    comparison = found.comparison
+    notes = [
+        f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
+        f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
+        "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured."
+        + (f" {NEEDED}: of the tokens that answers need, those that stayed." if knows_needed(found.comparison) else ""),
+        mcnemar_note(comparison, picked=True),
+    ]
+    for kind, (right, count) in comparison.left_out.items():
+        notes.append(
+            f"† {kind}: the unpruned model has {100 * right:.1f} % right of {count}, below 80 %, so it counts neither "
+            "in All nor in Rel."
+        )
+    return tuple(notes)
+
+
+def _sorted(kinds: Iterable[str], last: set[str]) -> list[str]:
+    return sorted(kinds, key=lambda kind: kind in last)
+
+
+def _distinct(comparisons: Sequence[Comparison]) -> list[Arm]:
+    found: dict[tuple[str, str | None], Arm] = {}
+    for comparison in comparisons:
+        for arm in comparison.arms:
+            if arm.role != "inverted":
+                found.setdefault((arm.method, arm.keep), arm)
+    return list(found.values())
+
+
+def _by_mean(lines: Sequence[tuple[Line, float]]) -> tuple[Line, ...]:
+    return tuple(line for line, _ in sorted(lines, key=lambda pair: -pair[1]))

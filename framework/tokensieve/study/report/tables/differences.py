@@ -1,0 +1,165 @@
+"""Tables of differences: to controls, to operands, to inverted scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from tokensieve.study.analysis.comparison import Comparison
+from tokensieve.study.analysis.findings import Findings, MethodDifference
+from tokensieve.study.analysis.significance import PairedDifference
+from tokensieve.study.report.tables.values import NOTE, Cell, Delta, Group, Line, PValue, Table, slug
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def plain_table(found: Findings) -> Table | None:
+    """Return the differences of every method to `uniform` and to `random`."""
+    return _difference_table(
+        found,
+        "plain",
+        "difference to uniform and to random",
+        found.plain,
+        lambda one: f"{one.arm.method} vs {one.control}",
+    )
+
+
+def composition_table(found: Findings) -> Table | None:
+    """Return the differences of every composition to its operands."""
+    flat = [one for composed in found.composed for one in composed.against]
+    return _difference_table(
+        found,
+        "compositions",
+        "compositions and their operands",
+        flat,
+        lambda one: f"{one.arm.method} vs {one.other}",
+        test=True,
+    )
+
+
+def attention_table(found: Findings) -> Table | None:
+    """Return the differences of methods that use attention to the best control, by type of question."""
+    return _difference_table(
+        found,
+        "attention",
+        "attention against the best control",
+        found.attention,
+        lambda one: f"{one.arm.method}: {one.kind or 'all'}",
+        test=True,
+    )
+
+
+def inverse_table(found: Findings) -> Table | None:
+    """Return the difference of every method to its inverse."""
+    comparison = found.comparison
+    keeps = [keep for keep in comparison.keeps if any(one.arm.keep == keep for one in found.inverses)]
+    lines = []
+    for method in dict.fromkeys(one.arm.method for one in found.inverses):
+        by = {one.arm.keep: one for one in found.inverses if one.arm.method == method}
+        lines.append(Line(f"{method} vs its inverse", tuple(Delta(by[k].versus) if k in by else None for k in keeps)))
+    return single_group(comparison, "inverses", "every method and its inverse", keeps, lines)
+
+
+def _difference_table(
+    found: Findings,
+    name: str,
+    title: str,
+    differences: Iterable[MethodDifference],
+    label: Callable[[MethodDifference], str],
+    *,
+    test: bool = False,
+) -> Table | None:
+    """Return a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
+    comparison = found.comparison
+    rows: dict[str, dict[str, PairedDifference]] = {}
+    mixed = False
+    for one in differences:
+        mixed |= one.mixed
+        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = one.versus
+    keeps = [keep for keep in comparison.keeps if any(keep in row for row in rows.values())]
+    width = 2 if test else 1
+    lines = [
+        Line(text, tuple(cell for keep in keeps for cell in tested(row.get(keep))[:width]))
+        for text, row in rows.items()
+    ]
+    notes = [NOTE, mcnemar_note(comparison)][:width]
+    if mixed:
+        notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
+    return single_group(comparison, name, title, with_tests(keeps) if test else keeps, lines, tuple(notes))
+
+
+def single_group(
+    comparison: Comparison,
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    lines: Sequence[Line],
+    notes: tuple[str, ...] = (NOTE,),
+) -> Table | None:
+    """Return a table of one group, or none if it has no rows."""
+    if not lines:
+        return None
+    whole = f"{comparison.title}: {title}"
+    return Table(f"{name}-{slug(comparison.title)}", whole, tuple(columns), (Group("", tuple(lines)),), notes)
+
+
+def control_table(found: Findings) -> Table:
+    """Return every method's difference to the best control of its ledger: a row a method, a column a budget."""
+    comparison = found.comparison
+    by = {(one.arm.method, one.arm.keep): one for one in found.controls}
+    lines = []
+    for method in comparison.methods:
+        cells: list[Cell] = []
+        for keep in comparison.keeps:
+            one = by.get((method, keep))
+            cells += tested(None if one is None else one.versus)
+        mixed = any(one.mixed for one in found.controls if one.arm.method == method)
+        lines.append(Line(f"{method} ‡" if mixed else method, tuple(cells)))
+    best: list[Cell] = []
+    for keep in comparison.keeps:
+        names = dict.fromkeys(one.other for one in found.controls if one.arm.keep == keep and not one.mixed)
+        best += [", ".join(name.removesuffix(f" at {keep}") for name in names) or None, None]
+    notes = [NOTE, mcnemar_note(comparison, picked=True)]
+    if any(one.mixed for one in found.controls):
+        notes.append(
+            "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per "
+            "layer."
+        )
+    return Table(
+        f"controls-{slug(comparison.title)}",
+        f"{comparison.title}: difference to the best control",
+        with_tests(comparison.keeps),
+        (Group("", (Line("best control", tuple(best), "control"), *lines)),),
+        tuple(notes),
+    )
+
+
+def tested(versus: PairedDifference | None) -> tuple[Cell, Cell]:
+    """Return the cells of a difference and of McNemar's p-value beside it."""
+    return (None, None) if versus is None else (Delta(versus), PValue(versus.mcnemar_holm))
+
+
+def with_tests(keeps: Iterable[str]) -> tuple[str, ...]:
+    """Return a column for every budget and one for the p-value beside it."""
+    return tuple(column for keep in keeps for column in (keep, f"p at {keep}"))
+
+
+def mcnemar_note(comparison: Comparison, picked: bool = False) -> str:
+    """Say what McNemar's p-values are, and whether they can be trusted.
+
+    Args:
+        comparison: of which.
+        picked: whether they are against the control that came out best, and what stands beside them is not.
+    """
+    note = (
+        "p: McNemar's exact test after Holm's correction; n/a where some answer is neither right nor wrong, as in a "
+        "mean over draws or a mixture of budgets."
+    )
+    if picked:
+        note += " It takes the control that came out best for the only one; ▲ and ▼ reckon with all of them."
+    mask = comparison.headline
+    if len(set(comparison.clusters[mask].tolist())) < mask.sum():
+        note += (
+            " It takes questions for independent, so p is too small where a picture has several; ▲ and ▼ are by a test "
+            "that flips whole pictures."
+        )
+    return note

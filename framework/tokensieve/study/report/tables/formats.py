@@ -1,0 +1,133 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from tokensieve.study.analysis.significance import half
+from tokensieve.study.report.tables.values import NOTHING, Cell, Delta, PValue, Share, Table, printed
+
+
+def markdown(table: Table) -> str:
+    """Return a table in Markdown; groups are rows of their own."""
+    lines = [f"### {table.title}", "", _pipe(["", *table.columns])]
+    lines.append(_pipe(["---", *("---:" for _ in table.columns)]))
+    for group in table.groups:
+        if group.heading:
+            lines.append(_pipe([f"**{_safe(group.heading)}**", *("" for _ in table.columns)]))
+        for line in group.lines:
+            cells = [f"**{printed(cell)}**" if _best(cell) else _safe(printed(cell)) for cell in line.cells]
+            lines.append(_pipe([_safe(line.label), *cells]))
+    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes), ""])
+
+
+def latex(table: Table) -> str:
+    """Return a table in LaTeX, with booktabs."""
+    width = len(table.columns) + 1
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering\\small",
+        f"  \\caption{{{tex(table.title)}. {' '.join(tex(note) for note in table.notes)}}}",
+        f"  \\label{{tab:{table.name}}}",
+        f"  \\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        "    \\toprule",
+        "    " + " & ".join(["", *(tex(column) for column in table.columns)]) + " \\\\",
+    ]
+    for group in table.groups:
+        lines.append("    \\midrule")
+        if group.heading:
+            lines.append(f"    \\multicolumn{{{width}}}{{l}}{{\\emph{{{tex(group.heading)}}}}} \\\\")
+        for line in group.lines:
+            lines.append("    " + " & ".join([tex(line.label), *(_tex_cell(cell) for cell in line.cells)]) + " \\\\")
+    return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
+
+
+def as_csv(table: Table) -> str:
+    """Return a table as CSV: an interval is three columns, in the units of the table's text."""
+    out = io.StringIO()
+    wide = [_width(table, number) for number in range(len(table.columns))]
+    head = ["group", "row", "role"]
+    for column, parts in zip(table.columns, wide, strict=True):
+        head += [column, f"{column} low", f"{column} high"] if parts else [column]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for group in table.groups:
+        for line in group.lines:
+            row = [group.heading, line.label, line.role]
+            for cell, parts in zip(line.cells, wide, strict=True):
+                row += _numbers(cell, parts)
+            writer.writerow(row)
+    return out.getvalue()
+
+
+def tex(text: str) -> str:
+    """Return text with LaTeX's signs escaped."""
+    signs = {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "τ": r"$\tau$",
+        "▲": r"$\blacktriangle$",
+        "▼": r"$\blacktriangledown$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        NOTHING: "--",
+    }
+    return "".join(signs.get(sign, sign) for sign in text)
+
+
+def _tex_cell(cell: Cell) -> str:
+    if isinstance(cell, Share):
+        number = f"{100 * cell.interval.estimate:.1f}"
+        bold = f"\\textbf{{{number}}}" if cell.best else number
+        return f"{bold} {{\\scriptsize $\\pm${100 * half(cell.interval):.1f}}}"
+    if isinstance(cell, Delta):
+        value, _, rest = printed(cell).partition(" ")
+        return f"${value}$ {{\\scriptsize {tex(rest)}}}"
+    return tex(printed(cell))
+
+
+def _best(cell: Cell) -> bool:
+    return isinstance(cell, Share) and cell.best
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _safe(text: str) -> str:
+    """Return text that Markdown prints as it is, inside a table."""
+    return re.sub(r"([\\|*_`~<>\[\]])", r"\\\1", text)
+
+
+def _width(table: Table, number: int) -> bool:
+    return any(isinstance(line.cells[number], Share | Delta) for group in table.groups for line in group.lines)
+
+
+def _numbers(cell: Cell, interval: bool) -> list[str]:
+    if isinstance(cell, Share):
+        values = (cell.interval.estimate, cell.interval.low, cell.interval.high)
+    elif isinstance(cell, Delta):
+        values = (cell.versus.value, cell.versus.low, cell.versus.high)
+    elif isinstance(cell, PValue):
+        return ["" if cell.p is None else f"{cell.p:.6g}"]
+    else:
+        text = "" if cell is None else printed(cell)
+        return [text, "", ""] if interval else [text]
+    return [f"{100 * value:.3f}" for value in values]

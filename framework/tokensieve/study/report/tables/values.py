@@ -1,0 +1,138 @@
+"""Tables as values, and their cells as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from tokensieve.study.analysis.significance import PairedDifference, half
+from tokensieve.study.statistics import Interval
+
+NOTHING = "\u2013"
+"""What is printed where there is no number: an en dash."""
+NEEDED = "Needed %"
+"""A column: how many of the tokens that answers need stayed."""
+FREE = "All tokens, and none"
+"""The heading of what has no budget."""
+NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
+MARKS = {"better": "▲", "worse": "▼", "open": ""}
+"""What stands behind a difference that is shown."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of right answers with its interval, printed in per cent as `87.3 ±2.1`.
+
+    Attributes:
+        interval: of it.
+        best: whether nothing in its ranking is higher.
+    """
+
+    interval: Interval
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A paired difference, printed in points as `+3.1 [1.0, 5.2]`."""
+
+    versus: PairedDifference
+
+
+@dataclass(frozen=True)
+class PValue:
+    """A p-value, printed as `0.012`; `n/a` where there is none."""
+
+    p: float | None
+
+
+Cell: TypeAlias = str | float | Share | Delta | PValue | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: whose it is, and its cells; none is printed as a dash."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    role: str = "method"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be ranked against each other, under a heading."""
+
+    heading: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: of its files.
+        title: above it.
+        columns: headings, that of the first column left out.
+        groups: its rows.
+        notes: below it.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+# ------------------------------------------------------------------------------------------------ from values to text
+
+
+def slug(text: str) -> str:
+    """Return a name for files: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
+
+
+def spelled(method: str, formula: str) -> str:
+    """Return a method's name with its formula, where that says more."""
+    bare = formula[1:-1] if formula.startswith("(") and formula.count("(") == 1 else formula
+    return method if bare == method else f"{method} = {bare}"
+
+
+def in_points(versus: PairedDifference) -> str:
+    """Return a difference in points with its interval, as `+3.1 [1.0, 5.2]`."""
+    # Rounded first, so that nothing is printed as minus zero.
+    value, low, high = (round(100 * one, 1) + 0.0 for one in (versus.value, versus.low, versus.high))
+    return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
+
+
+def reordered(table: Table, first: Collection[str]) -> Table:
+    """Return a table with some columns before the others."""
+    order = sorted(range(len(table.columns)), key=lambda number: table.columns[number] not in first)
+    groups = tuple(
+        replace(
+            group,
+            lines=tuple(replace(line, cells=tuple(line.cells[number] for number in order)) for line in group.lines),
+        )
+        for group in table.groups
+    )
+    return replace(table, columns=tuple(table.columns[number] for number in order), groups=groups)
+
+
+def printed(cell: Cell) -> str:
+    """Return a cell as plain text."""
+    if cell is None:
+        return NOTHING
+    if isinstance(cell, Share):
+        return f"{100 * cell.interval.estimate:.1f} ±{100 * half(cell.interval):.1f}"
+    if isinstance(cell, Delta):
+        one = cell.versus
+        mark = MARKS[one.verdict]
+        return in_points(one) + (f" {mark}" if mark else "")
+    if isinstance(cell, PValue):
+        return "n/a" if cell.p is None else "<0.001" if cell.p < 0.001 else f"{cell.p:.3f}"
+    if isinstance(cell, int | float):
+        return f"{cell:.1f}"
+    return cell

@@ -1,0 +1,65 @@
+"""The pictures of a batch: their grids, and the tokens that answers need."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+
+from tokensieve.checkpoints.ready import LoadedModel, quiet
+from tokensieve.errors import TaskError, TokensieveError
+from tokensieve.evidence import NEWLINE
+from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.study.running.session import Grid, ModelSession
+from tokensieve.tasks.base import Sample, Task
+
+
+def load_picture(task: Task, sample: Sample) -> ImageOrVideo:
+    """Return the image or video of a sample.
+
+    Raises:
+        TaskError: if it cannot be read.
+    """
+    try:
+        return task.shown(sample)
+    except TokensieveError:
+        raise
+    # What decoders raise over a broken file is not documented.
+    except Exception as error:
+        raise TaskError(f"the picture of '{sample.id}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def needed_tokens(loaded: ModelSession, task: Task, sample: Sample, picture: ImageOrVideo) -> frozenset[int] | None:
+    """Return the ids of the visual tokens that the answer needs; none if they are not known."""
+    grid = grid_of(loaded, picture)
+    if grid is None:
+        return None
+    if (sample.id, grid) not in loaded.needed:
+        found = task.needed(sample, *grid)
+        loaded.needed[sample.id, grid] = None if found is None else frozenset(int(one) for one in found)
+    return loaded.needed[sample.id, grid]
+
+
+def grid_of(loaded: ModelSession, picture: ImageOrVideo) -> Grid | None:
+    """Return rows and columns of a picture's visual tokens, where they are one grid."""
+    if isinstance(picture, Video):
+        return None
+    if picture.size not in loaded.grids:
+        loaded.grids[picture.size] = _layout(loaded.ready, picture)
+    return loaded.grids[picture.size]
+
+
+def _layout(ready: LoadedModel, picture: Image.Image) -> Grid | None:
+    decoder = ready.adapter.decoder
+    if decoder is None:
+        return None
+    # Where tokens are depends on a picture's size alone; and what is shared shall be encoded with its own batch.
+    inputs = ready.batch([Image.new("RGB", picture.size)], ["?"])
+    with torch.no_grad(), quiet():
+        outputs = decoder.encode_visual_inputs(inputs)
+        layouts = [one for name, output in outputs.items() for one in decoder.layout(name, output, inputs)]
+    if len(layouts) != 1 or bool((layouts[0][:, 3] == NEWLINE).any()) or bool((layouts[0][:, :2] != 0).any()):
+        return None
+    rows, columns = (int(n) + 1 for n in layouts[0][:, 2:].amax(dim=0))
+    place = layouts[0][:, 2] * columns + layouts[0][:, 3]
+    whole = torch.equal(place, torch.arange(rows * columns, device=place.device))
+    return (rows, columns) if whole else None

@@ -1,0 +1,1 @@
+"""Declaring a study in YAML: its models, recipes, budgets, tasks and controls."""

@@ -1,0 +1,143 @@
+"""The models, recipes, tasks and controls of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tokensieve.errors import (
+    TaskError,
+    listing,
+)
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.study.spec.budget import Budget, budgets_of
+from tokensieve.tasks.base import Task
+
+NAME = r"^[\w][\w .+&|~()/-]*$"
+
+
+class ModelEntry(BaseModel):
+    """A model of a study.
+
+    Attributes:
+        path: the name of a shipped checkpoint, a folder, or the id of a repository on the Hugging Face hub.
+        name: the name in reports; the last part of the path by default.
+        revision: the revision of the hub's repository.
+        query_encoder: the CLIP or SigLIP model whose vision encoder the model has, given like `path`. By default that
+            of the shipped checkpoint, if it has one.
+        device: the device that the model runs on; an accelerator by default, if there is one.
+        dtype: the data type of the weights; as they were saved by default.
+        geometry: the name of a registered geometry. A dry run counts with it while the checkpoint is not downloaded.
+        keep: budgets of this model, instead of the study's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    path: str = Field(min_length=1)
+    name: str = Field(default="", pattern=f"{NAME}|^$")
+    revision: str | None = None
+    query_encoder: str | None = None
+    device: str | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    geometry: str | None = None
+    keep: tuple[Budget, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_default_name(cls, data: object) -> object:
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str):
+            return {**data, "name": data["path"].rstrip("/").rpartition("/")[2]}
+        return data
+
+
+class MethodEntry(BaseModel):
+    """A recipe of a study.
+
+    Attributes:
+        name: the name in reports.
+        recipe: the recipe.
+        keep: budgets of this recipe, instead of those of the study and of any model.
+        models: the names of the models that it runs on; all by default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str = Field(pattern=NAME)
+    recipe: Recipe
+    keep: tuple[Budget, ...] | None = None
+    models: tuple[str, ...] | None = None
+
+
+class TaskEntry(BaseModel):
+    """A task of a study.
+
+    Attributes:
+        name: the name in reports; that of the task by default.
+        use: the name of the task.
+        settings: the settings of the task.
+        models: the names of the models that are asked; all by default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=NAME)
+    use: str
+    settings: Mapping[str, Any] = {}
+    models: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """Read an entry of a study: `use`, `name` and `models`; all other keys are settings of the task.
+
+        Raises:
+            ValidationError: if `name` or `models` is not valid.
+        """
+        settings = {key: value for key, value in entry.items() if key not in ("use", "name", "models")}
+        return cls(name=entry.get("name") or entry["use"], use=entry["use"], settings=settings, **models_field(entry))
+
+    def build(self, registry: Registry) -> Task:
+        """Return the task with its settings.
+
+        Raises:
+            UnknownTaskError: if no such task is registered.
+            TaskError: if a setting is not valid.
+        """
+        kind = registry.task(self.use)
+        try:
+            # Not strict, because YAML has lists where fields are tuples.
+            return kind.model_validate(dict(self.settings), strict=False)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            where = ".".join(map(str, detail["loc"]))
+            known = listing(kind.model_fields)
+            message = str(detail["msg"]).removeprefix("Value error, ")
+            raise TaskError(f"the task '{self.use}': {where}: {message}; its settings: {known}") from None
+
+
+class ControlSettings(BaseModel):
+    """Which controls of a study are left out; by default, none.
+
+    Attributes:
+        inverted: the budgets at which every method is also run with inverted scores; all by default.
+        at_every_site: whether methods that cut elsewhere than at `decoder.0` get controls that cut at the same sites.
+            Without these, such a method has no control of the same cost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    inverted: tuple[Budget, ...] | None = None
+    at_every_site: bool = True
+
+    @field_validator("inverted", mode="before")
+    @classmethod
+    def _read_budgets(cls, value: object) -> object:
+        return value if value is None else budgets_of(value)
+
+
+def models_field(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `models` of an entry as a field; nothing if the entry does not have it."""
+    models = entry.get("models")
+    return {} if models is None else {"models": [models] if isinstance(models, str) else models}
