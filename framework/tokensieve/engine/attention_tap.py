@@ -28,7 +28,7 @@ _WEIGHTS = 2**24
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """What an attention module hands to its implementation.
+    """The arguments that an attention module passes to its attention implementation.
 
     Attributes:
         query: `[batch, heads, n, d]`.
@@ -45,13 +45,13 @@ class AttentionCall:
     causal: bool = False
 
     def part(self, step: int, length: int) -> AttentionCall:
-        """Return one row of every `step`, as far as its first `length` places."""
+        """Return every `step`-th row, cut to its first `length` places."""
         mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[::step]
         query, key = self.query[::step, :, :length], self.key[::step, :, :length]
         return AttentionCall(query, key, mask, self.scaling, self.causal)
 
     def pieces(self, bounds: Tensor | None) -> list[AttentionCall]:
-        """Return the sequences that stand one behind the other, from bound to bound `[sequences + 1]`."""
+        """Return packed sequences one by one; `bounds` `[sequences + 1]` are the cumulative lengths."""
         if bounds is None:
             return [self]
         sizes = bounds.diff().tolist()
@@ -113,7 +113,7 @@ class AttentionCall:
 
 
 class AttentionTap(ABC):
-    """What looks at the calls of an attention module.
+    """An observer of the calls of one attention module.
 
     Attributes:
         armed: whether to look.
@@ -125,15 +125,15 @@ class AttentionTap(ABC):
 
     @abstractmethod
     def look(self, call: AttentionCall, bounds: Tensor | None) -> None:
-        """Look at a call; `bounds` are those of sequences that stand one behind the other, or none."""
+        """Observe a call; `bounds` are the cumulative lengths of packed sequences, or none."""
 
 
 class PromptTap(AttentionTap):
-    """What the last call of a text layer's attention saw, of prompts: keys end where queries do.
+    """Keeps queries and keys of a decoder layer's attention during the prefill.
 
     Attributes:
-        call: what was handed over.
-        given: the arguments of the attention module itself.
+        call: the arguments of the last call; its keys end where its queries do.
+        given: the arguments of the attention module itself, to call it once more.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class PromptTap(AttentionTap):
         self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def clear(self) -> None:
-        """Forget, and do not look until armed again."""
+        """Forget the call, and observe none until armed again."""
         self.armed = False
         self.call = self.given = None
 
@@ -190,7 +190,7 @@ class PromptTap(AttentionTap):
 
 
 def install(installation: Installation, attention: nn.Module, tap: AttentionTap) -> None:
-    """AttentionTap an attention module until the installation is removed.
+    """Put a tap on an attention module until the installation is removed.
 
     Raises:
         RefusedError: if the module does not choose its implementation by its config.

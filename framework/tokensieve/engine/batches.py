@@ -1,4 +1,4 @@
-"""Moving values between sequences and tokens.
+"""Moving values between places of a sequence and ids of visual tokens.
 
 A sequence has text and visual tokens, padded to one length; `ids` `[rows, n]` says which visual
 token stands where, -1 for everything else. By id, a batch is `[rows, tokens, ...]`.
@@ -42,12 +42,12 @@ def interleaved(found: Sequence[Tensor], order: Tensor) -> Tensor:
 
 
 def places(ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (row, id) of wanted places, in order."""
+    """Return the row and the token id of every wanted place, in order."""
     return torch.nonzero(wanted)[:, 0], ids[wanted]
 
 
 def of_id(x: Tensor, ids: Tensor) -> Tensor:
-    """Return per-token values `[rows, tokens, ...]` at sequence places `[rows, n, ...]`; zero at text."""
+    """Return values of tokens `[rows, tokens, ...]` at their places `[rows, n, ...]`; zero at text."""
     if not x.shape[1]:
         return x.new_zeros(*ids.shape, *x.shape[2:])
     rows = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1)
@@ -57,7 +57,7 @@ def of_id(x: Tensor, ids: Tensor) -> Tensor:
 
 
 def from_sequence(x: Tensor, ids: Tensor, width: int) -> Tensor:
-    """Return values `[rows, n, d]` of a sequence by token id, `[rows, width, d]`; zero where gone."""
+    """Return values of places `[rows, n, d]` by token id, `[rows, width, d]`; zero where a token was dropped."""
     ids = ids.to(x.device)
     out = x.new_zeros(x.shape[0], width + 1, x.shape[2])
     index = torch.where(ids >= 0, ids, width).unsqueeze(-1).expand_as(x)
@@ -96,14 +96,14 @@ def compact_positions(positions: Tensor, mask: Tensor, whole: Tensor) -> tuple[T
 
 
 def mask_out(mask: Tensor, gone: Tensor) -> Tensor:
-    """Mask the places that are gone."""
+    """Mask the places whose tokens were dropped."""
     if mask.dtype == torch.bool:
         return mask & ~gone
     return mask.masked_fill(gone, torch.finfo(mask.dtype).min)
 
 
 def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> tuple[Tensor, list[list[int]]]:
-    """Deal pictures to prompts in order.
+    """Assign pictures to prompts, in the order of both.
 
     Args:
         layouts: by modality, the layout `[tokens, 4]` of every picture.
@@ -148,7 +148,7 @@ def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool)
 
 
 def _assign_alike(layouts: Sequence[Tensor], kinds: Tensor) -> tuple[Tensor, list[list[int]]] | None:
-    """Deal pictures of one modality, all at once; none where they do not end where prompts do."""
+    """Assign pictures of one modality without a loop; none where a picture does not end with its prompt."""
     counts = (kinds >= 0).sum(dim=1)
     sizes = torch.tensor([len(layout) for layout in layouts], dtype=torch.int64)
     ends, wanted = sizes.cumsum(0), counts.cumsum(0)

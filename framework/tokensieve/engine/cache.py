@@ -1,4 +1,4 @@
-"""What a pruned prompt leaves on its key-value cache.
+"""The state that a pruned prompt leaves on its key-value cache.
 
 Generation code asks a cache how long it is, both to know how much of a conversation it has seen
 and to number positions; those must count the tokens that were dropped. Masks are sized from the
@@ -24,7 +24,7 @@ _NAMES = ("cache", "past_key_values")
 
 @dataclass(eq=False)
 class LayerState:
-    """What layers from a block on hold of the prompt.
+    """The part of the prompt that the cache holds in a block and all deeper ones.
 
     Attributes:
         block: the first such layer.
@@ -43,7 +43,7 @@ class LayerState:
 
 @dataclass(eq=False)
 class CacheState:
-    """What decoding needs to know about a pruned prompt.
+    """The state of a pruned cache: what decode steps need to know about the prompt.
 
     Attributes:
         unpruned: length of the prompt as the caller sees it.
@@ -65,11 +65,11 @@ class CacheState:
 
     @property
     def dropped(self) -> int:
-        """How many places of the prompt layer 0 does not hold."""
+        """The number of places of the prompt that layer 0 does not hold."""
         return self.unpruned - self.mask.shape[1]
 
     def without(self, drafted: int) -> CacheState:
-        """Return what is left without the last, drafted words, which decoding may take back."""
+        """Return the state without the last, drafted tokens, which assisted decoding may take back."""
         if not drafted:
             return self
         layers = [replace(one, index=one.index[:, :-drafted], mask=one.mask[:, :-drafted]) for one in self.layers]
@@ -83,10 +83,10 @@ class CacheState:
 
 
 class _PrunedCacheMixin:
-    """Mixed into the class of a pruned cache."""
+    """Makes a cache answer with the unpruned length; mixed into the class of a pruned cache."""
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
-        """Return the length as the caller sees it."""
+        """Return the unpruned length, by which callers count."""
         length = super().get_seq_length(layer_idx)  # type: ignore[misc]
         state: CacheState | None = state_of(self)
         held = state.mask.shape[1] if state is not None else 0
@@ -96,11 +96,11 @@ class _PrunedCacheMixin:
         return length + (state.unpruned - held if state is not None else 0)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
-        """Return the length that the layer really holds."""
+        """Return the length that the layer really holds, by which masks are made."""
         return super().get_seq_length(layer_idx)  # type: ignore[misc]
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Take new keys and values of a layer, inside `prune` only."""
+        """Add new keys and values of a layer; refused outside of `prune`."""
         state = state_of(self)
         if state is not None and not state.expected:
             raise RefusedError(
@@ -110,7 +110,7 @@ class _PrunedCacheMixin:
         return super().update(*args, **kwargs)  # type: ignore[misc]
 
     def reset(self) -> None:
-        """Empty the cache; it holds no pruned prompt any more."""
+        """Empty the cache, which then is an ordinary one."""
         super().reset()  # type: ignore[misc]
         release(self)
 
@@ -146,7 +146,7 @@ def refuse_unknown(cache: Any) -> None:
 
 
 def attach(cache: Any, state: CacheState) -> None:
-    """Leave the state on a cache."""
+    """Put the state on a cache."""
     setattr(cache, _STATE, state)
     kind = type(cache)
     if not issubclass(kind, _PrunedCacheMixin):
@@ -154,20 +154,20 @@ def attach(cache: Any, state: CacheState) -> None:
 
 
 def release(cache: Any) -> None:
-    """Make a cache an ordinary one again; nothing happens to one that is."""
+    """Make a pruned cache an ordinary one again."""
     if isinstance(cache, _PrunedCacheMixin):
         cache.__class__ = type(cache).__mro__[2]
         delattr(cache, _STATE)
 
 
 def state_of(cache: Any) -> CacheState | None:
-    """Return what a pruned prompt left, or none."""
+    """Return the state on a cache, or none for an ordinary one."""
     state = getattr(cache, _STATE, None)
     return state if isinstance(state, CacheState) else None
 
 
 def cached_length(cache: Any, layer: int = 0) -> int:
-    """Return how many places a layer of the cache really holds."""
+    """Return the number of places that a layer of the cache really holds."""
     length = cache.get_query_offset(layer) if isinstance(cache, _PrunedCacheMixin) else cache.get_seq_length(layer)
     return int(length)
 

@@ -1,4 +1,4 @@
-"""Pruning in a language model.
+"""Pruning the prompt of a language model.
 
 Before it (`decoder.0`) the request itself is rewritten at the top of the model: its images are
 encoded, tokens are selected, and the unmodified forward runs on a shorter, self-consistent
@@ -50,7 +50,7 @@ _PAD_LEFT = "generation needs padding on the left; set padding_side='left' in th
 
 @dataclass(eq=False)
 class _GenerateCall:
-    """A `generate` in progress.
+    """A call of `generate` in progress.
 
     Attributes:
         rows: prompts, before beams are expanded.
@@ -66,7 +66,7 @@ class _GenerateCall:
 
 
 class DecoderPruner:
-    """Hooks of one `prune` on a language model."""
+    """Prunes the prompt of a language model: hooks on `forward` and `generate` of one `prune`."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class DecoderPruner:
         self._vision = VisionRecorder(decoder, wanted, tower) if wanted else None
 
     def install(self, installation: Installation) -> None:
-        """Put everything into the model."""
+        """Put hooks and overrides into the model."""
         model = self._model
         installation.override(model, "generate", self._generate(model.generate))  # type: ignore[arg-type]
         installation.override(model, "generate_batch", _refuse_batch)
@@ -129,7 +129,7 @@ class DecoderPruner:
                 return real(*args, **kwargs)
             finally:
                 self._generation = before
-                self._layers.idle()
+                self._layers.end_call()
 
         return generate
 
@@ -172,7 +172,7 @@ class DecoderPruner:
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Rewrite a request before the model sees it."""
         # What a call that failed left behind means nothing to this one.
-        self._layers.idle()
+        self._layers.end_call()
         if self._generation is None:
             self._forget_pictures()
         named = self._forward.bind_partial(model, *args).arguments if args else {}
@@ -192,7 +192,7 @@ class DecoderPruner:
         if state is not None:
             self._layers.refuse_foreign(state)
             request, length = continue_request(request, self._decoder, past, state)
-            self._layers.begin(DecodeStep(state, past, length, text_axis(request["position_ids"])))
+            self._layers.begin_call(DecodeStep(state, past, length, text_axis(request["position_ids"])))
             return (), request
         self._text_only(request, past)
         return args, kwargs
@@ -200,21 +200,22 @@ class DecoderPruner:
     def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Leave on the cache what decoding needs."""
         call = self._layers.call
-        self._layers.idle()
+        self._layers.end_call()
         cache = caches.returned_cache(output)
         if isinstance(call, PrefillState) and cache is not None:
             caches.attach(cache, call.state.without(call.drafted))
 
     def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Encode, select at the entrance, and give the shorter request."""
+        """Encode images, select at decoder.0, and return the shorter request."""
         self._refuse_request(request)
         # Only kinds that come with pictures: a text may hold the other's placeholder as a word.
         present = [
             modality
             for modality in self._modalities
-            if request.get(modality.pixels) is not None or (request.get("mm_encoder_outputs") or {}).get(modality.name)
+            if request.get(modality.pixel_argument) is not None
+            or (request.get("mm_encoder_outputs") or {}).get(modality.name)
         ]
-        kinds = placeholder_kinds(request, [modality.placeholder for modality in present], self._decoder)
+        kinds = placeholder_kinds(request, [modality.placeholder_id for modality in present], self._decoder)
         visual = kinds >= 0
         rows, length = visual.shape
         mask = prompt_mask(request, rows, length, visual.device)
@@ -227,12 +228,12 @@ class DecoderPruner:
             raise RefusedError(_PAD_LEFT)
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
         self._options.check(rows // expand)
-        outputs = self._decoder.encode(request)
+        outputs = self._decoder.encode_visual_inputs(request)
         unknown = set(outputs) - {modality.name for modality in present}
         if unknown:
             raise RefusedError(f"mm_encoder_outputs has {listing(unknown)}, of which the adapter knows nothing")
         outputs = {modality.name: outputs[modality.name] for modality in present}
-        flat = self._flat(outputs, present, kinds)
+        flat = self._flat_features(outputs, present, kinds)
         ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
         features = by_id(flat, ids)
         if expand > 1 and not torch.equal(features, features[::expand].repeat_interleave(expand, dim=0)):
@@ -250,7 +251,7 @@ class DecoderPruner:
         shortening = shorten(keep, mask, left)
         new, shift, end = shorten_request(request, self._decoder, self._images, shortening, ids, mask, self._policy)
         new["mm_encoder_outputs"] = {
-            modality.name: self._decoder.with_features(
+            modality.name: self._decoder.replace_features(
                 outputs[modality.name],
                 features[places(ids, (kinds == number) & keep)],
                 torch.nonzero(keep[kinds == number]).flatten(),
@@ -261,12 +262,12 @@ class DecoderPruner:
         index = torch.arange(shortening.mask.shape[1], device=ids.device).expand_as(shortening.mask)
         still = torch.where(shortening.filler, -1, shortening.take(ids))
         places_of_text = text_axis(new["position_ids"])
-        self._layers.begin(
+        self._layers.begin_call(
             PrefillState(selection, expand, still, shortening.mask, state, index, places_of_text, drafted)
         )
         return new
 
-    def _towered(
+    def _encoder_outcome(
         self,
         names: Sequence[str],
         layouts: Sequence[Sequence[Tensor]],
@@ -274,7 +275,7 @@ class DecoderPruner:
         request: Mapping[str, Any],
         kinds: Tensor,
     ) -> EncoderOutcome | None:
-        """Return what left in the vision tower, by prompt.
+        """Return what stages inside the vision tower did, by prompt.
 
         Args:
             names: of the modalities there are.
@@ -289,7 +290,7 @@ class DecoderPruner:
         self._tower.forget()
         # Beams bring copies of layouts, of which prompts took only the first.
         layouts = [own[: len(to)] for own, to in zip(layouts, dealt, strict=True)]
-        shots = [self._decoder.encoded_images(name, own, request) for name, own in zip(names, layouts, strict=True)]
+        shots = [self._decoder.num_encoder_images(name, own, request) for name, own in zip(names, layouts, strict=True)]
         rows = torch.tensor([row for own in dealt for row in own], dtype=torch.int64)
         rows = rows.repeat_interleave(torch.tensor([n for own in shots for n in own], dtype=torch.int64))
         taken = sum(len(passage.owner) for passage in passages)
@@ -318,10 +319,10 @@ class DecoderPruner:
             if watcher is not None:
                 watcher.forget()
 
-    def _flat(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
+    def _flat_features(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
         """Return the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
         order = kinds[kinds >= 0]
-        found = [self._decoder.features(outputs[modality.name]) for modality in present]
+        found = [self._decoder.projected_features(outputs[modality.name]) for modality in present]
         for number, (modality, features) in enumerate(zip(present, found, strict=True)):
             wanted = int((order == number).sum())
             if wanted != len(features):
@@ -332,7 +333,7 @@ class DecoderPruner:
         return interleaved(found, order)
 
     def _drafted(self, length: int) -> int:
-        """Return how many words at the end of a call are no prompt: candidates of an assistant, say."""
+        """Return the number of tokens at the end of a call that are no prompt, such as candidates of an assistant."""
         return max(0, length - self._generation.length) if self._generation is not None else 0
 
     def _selected(
@@ -346,7 +347,7 @@ class DecoderPruner:
         expand: int,
         drafted: int,
     ) -> PromptSelection:
-        """Return what is selected for a prompt batch, once per `generate`."""
+        """Return the selection of a prompt batch, made once per `generate`."""
         generation = self._generation
         if generation is not None and generation.selection is not None:
             return generation.selection
@@ -355,9 +356,9 @@ class DecoderPruner:
         ids, kinds, mask = ids[:, :prompt], kinds[:, :prompt], mask[:, :prompt]
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
-        grid, dealt = assign_grid(layouts, kinds[::expand], self._decoder.tiled)
-        vision, selected = self._saw(given, list(outputs), kinds[::expand], ids[::expand])
-        tower = self._towered(list(outputs), layouts, dealt, given, kinds[::expand])
+        grid, dealt = assign_grid(layouts, kinds[::expand], self._decoder.joins_adjacent_tiles)
+        vision, selected = self._vision_evidence(given, list(outputs), kinds[::expand], ids[::expand])
+        tower = self._encoder_outcome(list(outputs), layouts, dealt, given, kinds[::expand])
         selection = self._selector.start(words, grid, features, ids, mask, expand, vision, selected, tower)
         if 0 in self._selector.stages:
             self._selector.select(0, selection, {Evidence.FEATURES: lambda: features[::expand].detach()})
@@ -365,10 +366,10 @@ class DecoderPruner:
             generation.selection = selection
         return selection
 
-    def _saw(
+    def _vision_evidence(
         self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
     ) -> tuple[Mapping[Evidence, Callable[[], Value]], Tensor | None]:
-        """Return what was seen of the tower, by token, and its selected layer; and forget both."""
+        """Return evidence of the vision tower by token, and its selected layer; then forget both."""
         if self._vision is None:
             return {}, None
         selected = self._vision.selected

@@ -1,4 +1,4 @@
-"""One picture, encoded: what a vision cache holds, and how a call is separated into pictures."""
+"""Encoded images: what a vision cache holds, and how a batch of images is separated and joined again."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ PLAIN = (bool, int, float, str)
 
 
 class TowerObserver(Protocol):
-    """What looks at the tower while it runs, for strategies."""
+    """Collects evidence while the vision tower runs."""
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What it looks for."""
+        """The kinds of evidence that are collected."""
         ...
 
     def take(self, modality: str) -> dict[str, Tensor]:
-        """Give what was seen since encoding began, `[patches, c]` by kind, and forget it."""
+        """Return the evidence collected since encoding began, `[patches, c]` by kind, and forget it."""
         ...
 
     def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
-        """Let it have seen this."""
+        """Set the collected evidence."""
         ...
 
 
 class WeightsSnapshot:
-    """Weights at one time, and what was said beside them."""
+    """The weights and settings of an encoder at one time, to find out whether they changed since."""
 
     def __init__(self, weights: Sequence[Tensor], beside: str = "") -> None:
         # Held, so that no other tensor can take the place of one of them.
@@ -49,7 +49,7 @@ class WeightsSnapshot:
         self._beside = beside
 
     def still(self, weights: Sequence[Tensor], beside: str = "") -> bool:
-        """Tell whether these are the same tensors, and nothing was written into them."""
+        """Return whether these are the same tensors, and nothing was written into them."""
         same = len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
         return same and beside == self._beside and _state(weights) == self._state
 
@@ -59,12 +59,12 @@ def _state(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
 
 
 class NotSeparableError(Exception):
-    """An encoder gave what cannot be told apart by picture."""
+    """The output of an encoder cannot be separated by image."""
 
 
 @dataclass(eq=False)
 class EncodedImage:
-    """One picture, encoded.
+    """The output of the encoder for one image.
 
     Attributes:
         items: its part of `pooler_output`: one or more items.
@@ -77,12 +77,12 @@ class EncodedImage:
     seen: dict[str, Tensor | None]
 
     def with_seen(self, seen: Mapping[str, Tensor | None]) -> EncodedImage:
-        """Give the same with what was seen later."""
+        """Return the image with further evidence; what is known already stays."""
         return EncodedImage(self.items, self.deep, {**seen, **self.seen})
 
     @cached_property
     def size(self) -> int:
-        """How many bytes it holds."""
+        """The number of bytes that it holds."""
         seen = [values for values in self.seen.values() if values is not None]
         tensors = [*self.items, *(item for layer in self.deep for item in layer), *seen]
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
@@ -90,7 +90,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, eq=False)
 class EncodeCall:
-    """A call that encodes pictures which can be told apart.
+    """A call of the encoder, separated by image.
 
     Attributes:
         modality: which kind.
@@ -105,7 +105,7 @@ class EncodeCall:
 
 @dataclass(frozen=True, eq=False)
 class OutputFormat:
-    """What the outputs of an encoder look like.
+    """The class and layout of an encoder's output, to make one for other images.
 
     Attributes:
         kind: their class.
@@ -116,7 +116,7 @@ class OutputFormat:
     pooled: type[Any]
 
     def of(self, vision_cache: Sequence[EncodedImage]) -> Any:
-        """Give the output for pictures in order, in tensors of its own."""
+        """Return an output for images in order, in tensors of its own."""
         items = _fresh([item for sight in vision_cache for item in sight.items])
         pooled = torch.stack(items) if issubclass(self.pooled, Tensor) else self.pooled(items)
         output = self.kind(**dict.fromkeys(field.name for field in fields(self.kind)))
@@ -129,7 +129,7 @@ class OutputFormat:
 
 
 def arguments_by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Give a call's arguments by name."""
+    """Return a call's arguments by name."""
     given: dict[str, Any] = {}
     for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
@@ -140,12 +140,12 @@ def arguments_by_name(signature: inspect.Signature, args: tuple[Any, ...], kwarg
 
 
 def without_none(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the arguments that say something."""
+    """Return the arguments that are not none."""
     return {name: value for name, value in given.items() if value is not None}
 
 
 def image_digest(picture: Mapping[str, Tensor]) -> bytes:
-    """Give what tells a picture from others: a hash of its pixels and of what is said of them."""
+    """Return a hash of an image's pixels and of its other arguments."""
     digest = hashlib.sha256()
     for name, value in sorted(picture.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}\n".encode())
@@ -155,8 +155,8 @@ def image_digest(picture: Mapping[str, Tensor]) -> bytes:
 
 
 def split_by_image(values: Tensor, pictures: Sequence[Mapping[str, Tensor]], modality: Modality) -> list[Tensor]:
-    """Deal what was seen of patches `[patches, c]` to pictures, which have them in proportion to their pixels."""
-    pixels = [picture[modality.pixels].nelement() for picture in pictures]
+    """Split evidence about patches `[patches, c]` by image, in proportion to the numbers of pixels."""
+    pixels = [picture[modality.pixel_argument].nelement() for picture in pictures]
     whole = sum(pixels)
     if any(len(values) * own % whole for own in pixels):
         raise NotSeparableError(f"what the tower shows cannot be told apart by {modality.name}")
@@ -164,7 +164,7 @@ def split_by_image(values: Tensor, pictures: Sequence[Mapping[str, Tensor]], mod
 
 
 def join_images(vision_cache: Sequence[EncodedImage], kinds: frozenset[str]) -> dict[str, Tensor]:
-    """Give what was seen of pictures in order; nothing of a kind that the tower did not show of all of them."""
+    """Join evidence about images in order, leaving out kinds that are not known of all of them."""
     shown = {}
     for kind in kinds:
         seen = [values for values in (sight.seen[kind] for sight in vision_cache) if values is not None]
@@ -174,5 +174,5 @@ def join_images(vision_cache: Sequence[EncodedImage], kinds: frozenset[str]) -> 
 
 
 def _fresh(items: Sequence[Tensor]) -> list[Tensor]:
-    """Give copies of tensors that agree in all but their first size."""
+    """Return copies of tensors that agree in all but their first size."""
     return list(torch.cat(list(items)).split([len(item) for item in items]))

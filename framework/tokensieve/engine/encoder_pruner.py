@@ -32,7 +32,7 @@ from tokensieve.stage import Stage
 
 @dataclass(eq=False)
 class EncoderBatch:
-    """A batch of pictures on its way through the blocks.
+    """A batch of images between two blocks: which patches are left, and what stands for the others.
 
     Attributes:
         pool: their patches, by place.
@@ -51,7 +51,7 @@ class EncoderBatch:
     weighs: bool = False
 
     def follow(self, outcome: StageOutcome) -> None:
-        """Take note of what a stage decided."""
+        """Update the batch by the outcome of a stage."""
         owner = outcome.target.gather(1, self.owner.clamp(min=0))
         self.owner = torch.where(self.owner < 0, -1, owner)
         # Once a stage, so that blocks need not wait for the device to be told.
@@ -61,7 +61,7 @@ class EncoderBatch:
 
 
 class EncoderPruner:
-    """Instance-level forwards of one `prune` on a vision encoder.
+    """Prunes inside a vision encoder: replaced `forward`s of its blocks during one `prune`.
 
     Attributes:
         passages: what went through the tower since it was last asked, where a language model follows.
@@ -101,18 +101,18 @@ class EncoderPruner:
         installation.later(self.forget)
 
     def forget(self) -> None:
-        """Forget what went through."""
+        """Forget all batches."""
         self._now = None
         self.passages = []
 
     def whole(self, values: Tensor) -> Tensor:
-        """Return what is known of all patches, from what a block knows of the tokens that it computes on now.
+        """Return values of all patches from those of the tokens that a block computes on.
 
         Args:
             values: `[pictures, prefix + tokens, c]`. A patch takes those of the token that stands for it, and zeros
                 where none does.
         """
-        passage, prefix = self._now, self._encoder.prefix
+        passage, prefix = self._now, self._encoder.num_prefix_tokens
         if (
             passage is None
             or passage.whole
@@ -137,10 +137,10 @@ class EncoderPruner:
         if bias is None and (stage is None or stage.rest == "drop"):
             out: Tensor = real(x, *args, **kwargs)
         else:
-            out = self._apart(block, stage, passage, x, bias, kwargs)
+            out = self._run_split(block, stage, passage, x, bias, kwargs)
         return out if self._encoder.shortens_sequence or passage.whole else self._outside(hidden, out, passage)
 
-    def _apart(
+    def _run_split(
         self,
         block: int,
         stage: Stage | None,
@@ -165,12 +165,12 @@ class EncoderPruner:
             if handle is not None:
                 handle.remove()
         if stage is not None and merging:
-            x = self._cut(stage, passage, x, lambda: self._encoder.keys(block, seen[0]))
+            x = self._cut(stage, passage, x, lambda: self._encoder.mean_keys(block, seen[0]))
         return self._encoder.mlp_block(block, x)
 
     def _cut(self, stage: Stage, passage: EncoderBatch, x: Tensor, keys: Callable[[], Tensor]) -> Tensor:
         """Select among the tokens `x` `[pictures, prefix + tokens, d]`, and give those that stay."""
-        prefix, pool, places = self._encoder.prefix, passage.pool, passage.places
+        prefix, pool, places = self._encoder.num_prefix_tokens, passage.pool, passage.places
         vectors = _by_place(x[:, prefix:], places, pool)
         fresh: dict[Evidence, Callable[[], Value]] = {
             Evidence.FEATURES: lambda: vectors.detach(),
@@ -190,8 +190,8 @@ class EncoderPruner:
         return torch.cat([x[:, :prefix], survivors], dim=1)
 
     def _start(self, hidden: Tensor) -> EncoderBatch:
-        """Begin with a batch of pictures."""
-        rows, n = hidden.shape[0], hidden.shape[1] - self._encoder.prefix
+        """Start a batch of images."""
+        rows, n = hidden.shape[0], hidden.shape[1] - self._encoder.num_prefix_tokens
         keys = [0] * rows if self._keys is None else [int(key) for key in self._keys]
         if len(keys) != rows:
             raise RefusedError(
@@ -215,27 +215,27 @@ class EncoderPruner:
     def _keys_of(self, block: int, x: Tensor) -> Tensor:
         """Return the keys that a block will give tokens which are about to enter it."""
         projection = self._encoder.key_projection(block)
-        return self._encoder.keys(block, projection(self._encoder.attention_input(block, x)))
+        return self._encoder.mean_keys(block, projection(self._encoder.attention_input(block, x)))
 
     def _bias(self, passage: EncoderBatch, x: Tensor) -> Tensor | None:
         """Return log(size) of every key, `[pictures, 1, tokens, tokens]`, or none while nothing is merged."""
         if not passage.weighs:
             return None
         own = passage.pool.sizes.gather(1, passage.places).log().to(x.dtype)
-        line = torch.nn.functional.pad(own, (self._encoder.prefix, 0))
+        line = torch.nn.functional.pad(own, (self._encoder.num_prefix_tokens, 0))
         return line[:, None, None, :].expand(-1, -1, x.shape[1], -1)
 
     def _inside(self, hidden: Tensor, passage: EncoderBatch) -> Tensor:
         """Gather class tokens and the tokens that stay."""
         if passage.whole:
             return hidden
-        prefix = self._encoder.prefix
+        prefix = self._encoder.num_prefix_tokens
         index = passage.places.unsqueeze(-1).expand(-1, -1, hidden.shape[2])
         return torch.cat([hidden[:, :prefix], hidden[:, prefix:].gather(1, index)], dim=1)
 
     def _outside(self, hidden: Tensor, out: Tensor, passage: EncoderBatch) -> Tensor:
-        """Return every patch the vector of the token that stands for it; those without one stay as they were."""
-        prefix, owner = self._encoder.prefix, passage.owner
+        """Return all patches, each with the vector of the token that stands for it, or its own where none does."""
+        prefix, owner = self._encoder.num_prefix_tokens, passage.owner
         whole = _by_place(out[:, prefix:], passage.places, passage.pool)
         index = owner.clamp(min=0).unsqueeze(-1).expand_as(whole)
         patches = torch.where(owner.unsqueeze(-1) < 0, hidden[:, prefix:], whole.gather(1, index))
@@ -243,7 +243,7 @@ class EncoderPruner:
 
 
 def by_prompt(passages: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> list[StageRecord]:
-    """Return what stages did, one sample a prompt instead of one a picture.
+    """Return the records of stages with one sample per prompt instead of one per image.
 
     Ids are places of patches; those of a prompt's second picture go on where the first one's end.
 

@@ -1,4 +1,4 @@
-"""Everything put into a model, and its exact removal."""
+"""Putting hooks and attributes into a model, and removing them exactly."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.utils.hooks import RemovableHandle
 
 
 def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a hook out of the graphs that torch.compile makes: selecting looks at values and at the clock."""
+    """Keep a hook out of the graphs of torch.compile: selecting reads values and the clock."""
     dynamo = sys.modules.get("torch._dynamo")
     # Where nothing was compiled yet, loading the compiler would cost more than it saves.
     return hook if dynamo is None else dynamo.disable(hook)
 
 
 class Installation:
-    """Hooks and instance attributes, undone in reverse order."""
+    """The hooks and instance attributes that were put into a model, undone in reverse order."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
@@ -39,7 +39,7 @@ class Installation:
         own[name] = value
 
     def later(self, undo: Callable[[], object]) -> None:
-        """AttentionCall `undo` at removal."""
+        """Call `undo` at removal."""
         self._undo.append(undo)
 
     def remove(self) -> None:
@@ -49,22 +49,22 @@ class Installation:
 
 
 class Pruner(Protocol):
-    """What puts hooks into a model."""
+    """One part of a `prune`, which puts hooks into a model."""
 
     def install(self, installation: Installation) -> None:
-        """Put everything into the model."""
+        """Put hooks and overrides into the model."""
         ...
 
 
 class PruneSession:
-    """One `prune` of one model, which an inner one can suspend."""
+    """One `prune` of one model, which an inner `prune` suspends."""
 
     def __init__(self, engines: Sequence[Pruner]) -> None:
         self._engines = engines
         self._installation = Installation()
 
     def install(self) -> None:
-        """Put the hooks in; all of them or, on an error, none."""
+        """Put all hooks in, or none on an error."""
         try:
             for engine in self._engines:
                 engine.install(self._installation)

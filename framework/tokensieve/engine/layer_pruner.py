@@ -30,7 +30,7 @@ from tokensieve.recipes.recipe import Positions
 
 @dataclass(eq=False)
 class PrefillState:
-    """A prompt on its way through the layers.
+    """The state of a prefill between two layers: which places are left, and what will be put back.
 
     Attributes:
         selection: what is selected.
@@ -62,7 +62,7 @@ class PrefillState:
 
     @property
     def text(self) -> Tensor:
-        """Bool `[rows, n]`: which places hold words."""
+        """Bool `[rows, n]`: which places hold text."""
         return self.mask & (self.ids < 0)
 
     @property
@@ -73,7 +73,7 @@ class PrefillState:
 
 @dataclass(eq=False)
 class DecodeStep:
-    """A later call on a pruned cache.
+    """A decode step on a pruned cache.
 
     Attributes:
         state: what the prompt left.
@@ -89,7 +89,7 @@ class DecodeStep:
 
 
 class LayerPruner:
-    """Hooks on the layers from the first stage inside the language model on.
+    """Prunes between layers: hooks on all layers from the first stage inside the language model on.
 
     Attributes:
         call: what the model is doing; none where layers are left alone.
@@ -105,7 +105,7 @@ class LayerPruner:
 
     def install(self, installation: Installation) -> None:
         """Put hooks and taps into the model."""
-        installation.later(self.idle)
+        installation.later(self.end_call)
         if not self._blocks:
             return
         for block in self._blocks:
@@ -127,14 +127,14 @@ class LayerPruner:
         installation.hook(layers[-1].register_forward_hook(untraced(self._leave), prepend=True))
 
     def refuse_foreign(self, state: caches.CacheState) -> None:
-        """Refuse a cache with shorter layers than these hooks would serve."""
+        """Refuse a cache that was pruned at an earlier layer than this recipe prunes."""
         if state.layers and (not self._blocks or self._blocks[0] > state.layers[0].block):
             raise RefusedError(
                 f"this cache was pruned at decoder.{state.layers[0].block}, which the recipe in force does not reach; "
                 "go on under the recipe that the conversation began with"
             )
 
-    def begin(self, call: PrefillState | DecodeStep) -> None:
+    def begin_call(self, call: PrefillState | DecodeStep) -> None:
         """Prepare for a call."""
         self.call = call
         if isinstance(call, DecodeStep):
@@ -142,8 +142,8 @@ class LayerPruner:
         for block, tap in self._taps.items():
             tap.armed = isinstance(call, PrefillState) and block not in call.selection.outcomes
 
-    def idle(self) -> None:
-        """Forget the call."""
+    def end_call(self) -> None:
+        """End the call in progress."""
         if isinstance(self.call, DecodeStep):
             self.call.state.expected = False
         self.call = None
@@ -213,7 +213,7 @@ class LayerPruner:
     def _evidence(
         self, block: int, prompt: PrefillState, hidden: Tensor, tokens: Tensor
     ) -> dict[Evidence, Callable[[], Value]]:
-        """Return what a layer's own site offers, one row per prompt."""
+        """Return the evidence that a layer's site offers, one row per prompt."""
         step, width = prompt.expand, tokens.shape[1]
         fresh: dict[Evidence, Callable[[], Value]] = {Evidence.FEATURES: lambda: tokens[::step].detach()}
         tap = self._taps.get(block)
@@ -233,11 +233,11 @@ class LayerPruner:
         fresh[Evidence.DECODER_KEYS] = lambda: from_sequence(_keys(seen), ids, width)
         entered, entering = prompt.entered, hidden[::step, :length].detach()
         if entered is not None:
-            fresh[Evidence.DECODER_TEXT] = lambda: _words(prompt, seen, entered, entering, width)
+            fresh[Evidence.DECODER_TEXT] = lambda: _prompt_text(prompt, seen, entered, entering, width)
         return fresh
 
     def _enter_step(self, block: int, step: DecodeStep, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return a deeper layer its columns of the mask, and its positions."""
+        """Return the arguments of a deeper layer with its own mask columns and positions."""
         layer = next((layer for layer in reversed(step.state.layers) if layer.block <= block), None)
         if layer is None:
             return kwargs
@@ -255,7 +255,7 @@ class LayerPruner:
         return changed
 
     def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Put tokens that left back into their places."""
+        """Put dropped tokens back into their places."""
         prompt = self.call
         if not isinstance(prompt, PrefillState) or prompt.rest is None:
             return None
@@ -269,8 +269,10 @@ def _keys(call: taps.AttentionCall) -> Tensor:
     return call.key.transpose(1, 2).flatten(2)
 
 
-def _words(prompt: PrefillState, call: taps.AttentionCall, whole: Tensor, hidden: Tensor, width: int) -> PromptText:
-    """Return the text of prompts beside their `width` visual tokens.
+def _prompt_text(
+    prompt: PrefillState, call: taps.AttentionCall, whole: Tensor, hidden: Tensor, width: int
+) -> PromptText:
+    """Return the text of prompts as evidence about their `width` visual tokens.
 
     Args:
         prompt: whose rows may be expanded.
@@ -338,7 +340,7 @@ def _of_text(shift: Tensor | None) -> Tensor | None:
 
 
 def _width(past: Any, block: int, steps: int) -> int:
-    """Return how many keys a layer will see: a static cache hands over its whole length."""
+    """Return the number of keys that a layer sees: those of a static cache are its whole length."""
     return steps if past is None else int(past.get_mask_sizes(steps, block)[0])
 
 

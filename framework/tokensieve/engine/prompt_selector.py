@@ -24,7 +24,7 @@ from tokensieve.recipes.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class PromptOptions:
-    """What the caller of `prune` said beside the recipe.
+    """The options of `prune` about prompts: processor, text tower, questions and sample keys.
 
     Attributes:
         processor: reads prompts, for strategies that read text.
@@ -39,7 +39,7 @@ class PromptOptions:
     keys: Sequence[int] | None = None
 
     def check(self, rows: int) -> None:
-        """Refuse a batch of another size than what was said about it."""
+        """Refuse a batch of another size than the options are for."""
         for name, said, what in (("keys", self.keys, "sample keys"), ("query", self.query, "questions")):
             if said is not None and len(said) != rows:
                 raise RefusedError(f"{name} has {len(said)} {what} for a batch of {rows} prompts")
@@ -47,7 +47,7 @@ class PromptOptions:
 
 @dataclass(frozen=True, eq=False)
 class EncoderOutcome:
-    """What left in the vision tower.
+    """What stages inside the vision tower did to the pictures of a prompt batch.
 
     Attributes:
         records: what its stages did, by prompt.
@@ -65,7 +65,7 @@ class EncoderOutcome:
 
 @dataclass(eq=False)
 class PromptSelection:
-    """What was selected for a prompt batch.
+    """The selection of a prompt batch: its visual tokens, and the outcome of every stage so far.
 
     Attributes:
         pool: its visual tokens.
@@ -81,7 +81,7 @@ class PromptSelection:
 
 
 class PromptSelector:
-    """Settles the decoder stages of a recipe, prompt batch by prompt batch.
+    """Selects visual tokens of prompt batches at the decoder stages of a recipe.
 
     Attributes:
         stages: by block.
@@ -159,7 +159,7 @@ class PromptSelector:
         return PromptSelection(TokenPool(alive, grid, sizes, key_row, evidence), record, alive)
 
     def start_empty(self, mask: Tensor) -> PromptSelection:
-        """Open the ledger of prompts `[rows, n]` without any image; every stage keeps nothing."""
+        """Open the ledger of prompts `[rows, n]` without images; every stage keeps nothing."""
         rows = len(mask)
         empty = torch.zeros(rows, 0, dtype=torch.int64, device=mask.device)
         record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows, [0] * rows)
@@ -176,7 +176,7 @@ class PromptSelector:
         return selection
 
     def select(self, block: int, selection: PromptSelection, fresh: Mapping[Evidence, Callable[[], Value]]) -> None:
-        """Settle the stage at a block, with the evidence of its own site."""
+        """Select at the stage of a block, with the evidence of its own site."""
         outcome, record = select_stage(self._recipe, self.stages[block], selection.pool, fresh)
         selection.outcomes[block] = outcome
         selection.record.stages.append(record)
@@ -212,7 +212,7 @@ class PromptSelector:
         else:
             raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
         # PromptOptions once for all prompts: each call costs more than the few words of a question.
-        vectors = self._decoder.embed(torch.cat(own)).split([len(one) for one in own])
+        vectors = self._decoder.embed_tokens(torch.cat(own)).split([len(one) for one in own])
         text, text_mask = padded(vectors, features)
         query = Query(features, text, text_mask, "text embeddings")
         if partner is None:
@@ -239,7 +239,7 @@ class PromptSelector:
         return Query(spread, windows, mask, partner.space, partner.sign)
 
     def _embedded(self, partner: TextTower, text: str) -> Tensor:
-        """Return a question in the partner's space, from memory where there is one."""
+        """Return a question in the text tower's space, from the vision cache where there is one."""
         return partner.text(text) if self._vision_cache is None else self._vision_cache.text(partner, text)
 
     def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:

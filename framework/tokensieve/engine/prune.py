@@ -98,7 +98,7 @@ def prune(
                 "gradient checkpointing runs layers twice, which pruning inside the language model does not "
                 "support; turn gradient checkpointing off, or prune at decoder.0"
             )
-        partner = decoder.text_tower(query_encoder) if query_encoder is not None else None
+        partner = decoder.load_text_tower(query_encoder) if query_encoder is not None else None
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
         asked = PromptOptions(processor, partner, query, keys)
         engines.append(DecoderPruner(decoder, recipe, run, asked, settled, tower, vision_cache_of(model)))

@@ -1,4 +1,4 @@
-"""Which question a prompt asks."""
+"""Finding the question in a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewriting a request at the top of a model."""
+"""Rewriting the arguments of a model's forward for a shorter prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def has_images(request: Mapping[str, Any], modalities: Sequence[Modality]) -> bo
     """Return whether a call brings images or videos, raw or encoded."""
     encoded = request.get("mm_encoder_outputs") or {}
     return any(output is not None for output in encoded.values()) or any(
-        request.get(modality.pixels) is not None for modality in modalities
+        request.get(modality.pixel_argument) is not None for modality in modalities
     )
 
 
@@ -33,7 +33,7 @@ def placeholder_kinds(request: Mapping[str, Any], placeholders: Sequence[int], d
         embeds = request.get("inputs_embeds")
         if not isinstance(embeds, Tensor):
             raise RefusedError("a prompt with images needs input_ids or inputs_embeds")
-        marks = decoder.embed(torch.tensor(placeholders, device=embeds.device))
+        marks = decoder.embed_tokens(torch.tensor(placeholders, device=embeds.device))
         found = [(embeds == mark).all(dim=-1) for mark in marks]
     kinds = torch.full(found[0].shape, -1, dtype=torch.int64, device=found[0].device)
     for number, places in enumerate(found):
@@ -57,13 +57,13 @@ def prompt_mask(request: Mapping[str, Any], rows: int, length: int, device: torc
 
 
 def text_axis(positions: Tensor) -> Tensor:
-    """Return the positions `[rows or 1, n]` of text, which are the first axis where there are several."""
+    """Return the positions `[rows or 1, n]` of text: the first axis where positions have several."""
     return positions[0] if positions.ndim == 3 else positions
 
 
 def image_arguments(decoder: Decoder) -> frozenset[str]:
-    """Return the arguments of forward that bring images, raw, and what is said of them."""
-    pixels = {modality.pixels for modality in decoder.modalities}
+    """Return the names of forward's arguments that hold raw images, their sizes and grids."""
+    pixels = {modality.pixel_argument for modality in decoder.modalities}
     return frozenset(pixels.union(*(decoder.encoder_arguments(modality) for modality in decoder.modalities)))
 
 
@@ -103,8 +103,8 @@ def shorten_request(
     new["attention_mask"] = shortening.mask.long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
-        positions = decoder.positions(request, mask, 0, ids.shape[1])
-    positions = decoder.complete_positions(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
+        positions = decoder.position_ids(request, mask, 0, ids.shape[1])
+    positions = decoder.complete_position_ids(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
     text = text_axis(positions).expand(ids.shape[0], -1)
     end = text.masked_fill(~mask.to(text.device), -1).max(dim=1).values + 1
     new["position_ids"] = shortening.take_last(positions)
@@ -118,7 +118,7 @@ def shorten_request(
 def continue_request(
     request: Mapping[str, Any], decoder: Decoder, past: Any, state: caches.CacheState
 ) -> tuple[dict[str, Any], int]:
-    """Return a later call the mask and positions that fit what a pruned cache really holds.
+    """Return a decode step's arguments with the mask and positions that fit what a pruned cache really holds.
 
     Returns:
         The request, and how much layer 0 holds before it.
@@ -141,9 +141,9 @@ def continue_request(
     new["attention_mask"] = None if plain else torch.cat([state.mask, tail], dim=1).long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
-        positions = decoder.positions(request, state.mask, length + state.dropped, steps)
+        positions = decoder.position_ids(request, state.mask, length + state.dropped, steps)
     if positions.ndim == 3:
         since_prompt = torch.arange(length - state.mask.shape[1], since, device=tokens.device)
-        positions = decoder.complete_positions(positions, state.end.unsqueeze(1) + since_prompt)
+        positions = decoder.complete_position_ids(positions, state.end.unsqueeze(1) + since_prompt)
     new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(-1)
     return new, length

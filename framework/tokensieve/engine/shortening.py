@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Shortening:
-    """Where each place of a shortened batch comes from.
+    """A gather that shortens a padded batch: the source of each place, and which places are real.
 
     Attributes:
         index: int64 `[batch, new]`, the place in the longer sequence.
@@ -43,7 +43,7 @@ class Shortening:
 
 
 def shorten(keep: Tensor, valid: Tensor, left: bool) -> Shortening:
-    """Return the frame that keeps `keep & valid`, padded on one side.
+    """Return the shortening that keeps `keep & valid`, padded on one side.
 
     Padding that all rows share stays, and a row's own padding is used first, so keeping everything
     is the identity.

@@ -1,4 +1,4 @@
-"""Settling a stage: from evidence about a batch to what stays."""
+"""Selecting at one stage: from evidence about a batch to the tokens that stay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tokensieve.strategy import Merger, Strategy
 
 @dataclass(frozen=True, eq=False)
 class StageOutcome:
-    """What becomes of each visual token, by id.
+    """What a stage does to each visual token: stays, is dropped, or is merged into another; by id.
 
     Attributes:
         keep: bool `[batch, tokens]`.
@@ -48,7 +48,7 @@ class StageOutcome:
         return StageOutcome(keep, target, self.weight.repeat_interleave(rows, dim=0), self.merges)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return `x` `[batch, tokens, d]` with every kept token's vector folded, zero elsewhere."""
+        """Return `x` `[batch, tokens, d]` with merged tokens folded into kept ones, zero elsewhere."""
         if not self.merges:
             return x
         return Reduction(self.target, self.weight, torch.ones_like(self.keep)).apply(x)
@@ -56,7 +56,7 @@ class StageOutcome:
 
 @dataclass(eq=False)
 class TokenPool:
-    """The visual tokens of a batch, by id, as they pass through the stages.
+    """The visual tokens of a batch, by id, with what is known of them; stages take tokens out of it.
 
     Attributes:
         alive: bool `[batch, tokens]`.
@@ -104,7 +104,7 @@ def _groups(pool: TokenPool, per: str, judged: Tensor) -> tuple[Tensor, Tensor, 
 def select_stage(
     recipe: Recipe, stage: Stage, pool: TokenPool, fresh: Mapping[Evidence, Callable[[], Value]]
 ) -> tuple[StageOutcome, StageRecord]:
-    """Select at a stage, update the pool, and write the ledger.
+    """Select at a stage, update the pool, and return the outcome and its record.
 
     Args:
         recipe: for names.
@@ -137,7 +137,7 @@ def select_stage(
 
 
 def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcome, StageRecord]:
-    """Settle a batch without tokens to judge."""
+    """Return the outcome for a batch without tokens to judge."""
     own = torch.arange(pool.alive.shape[1], device=pool.alive.device).expand_as(pool.alive)
     outcome = StageOutcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
     records = tuple(SampleRecord(int(row.sum()), as_ids(row), {}, 0) for row in pool.alive)
@@ -155,7 +155,7 @@ def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: 
 
 
 def _pin(stage: Stage, pool: TokenPool, newline: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Return each group's budget without its newline tokens, and which of those stay.
+    """Return each group's budget without its newline tokens, and the newline tokens that stay.
 
     Newline tokens count against the budget of their image; where they alone exceed it, the first
     ones stay.
@@ -175,7 +175,7 @@ def _pin(stage: Stage, pool: TokenPool, newline: Tensor, tokens: Tokens) -> tupl
 
 
 def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Selection, Reduction | None]:
-    """Select, and say who joins whom where that is known already.
+    """Select, and return the reduction where a merger knows it already.
 
     Args:
         stage: what selects.

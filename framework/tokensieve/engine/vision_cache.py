@@ -1,4 +1,4 @@
-"""Pictures that were encoded once are not encoded again.
+"""A cache of encoded images: an image that was encoded once is not encoded again.
 
 Many recipes are tried on the same pictures, and many questions are asked about each. Inside `share_vision` the calls by
 which a model, or a `prune` of it, encodes pictures are answered from memory: what the projector gave, and what
@@ -53,7 +53,7 @@ TEXTS = 65_536
 
 
 class VisionCache:
-    """The pictures that a `share_vision` remembers, and how often that helped.
+    """The encoded images that a `share_vision` holds, and how often they were used.
 
     Attributes:
         memory: how many bytes may be held; what was not asked for the longest leaves first.
@@ -81,7 +81,7 @@ class VisionCache:
         self._odd: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """How many pictures are remembered."""
+        """The number of images that are held."""
         return len(self._known)
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class VisionCache:
         )
 
     def forget(self) -> None:
-        """Forget all pictures; counts stay."""
+        """Forget all images; counts stay."""
         self._known.clear()
         self._texts.clear()
         self.held = 0
@@ -109,8 +109,8 @@ class VisionCache:
         return self._texts[question]
 
     def install(self, installation: Installation) -> None:
-        """Put everything into the model."""
-        base = self._decoder.base
+        """Put overrides of the encoder methods into the model."""
+        base = self._decoder.base_model
         for modality in self._decoder.modalities:
             name = f"get_{modality.name}_features"
             real = getattr(base, name, None)
@@ -119,7 +119,7 @@ class VisionCache:
         installation.later(self.forget)
 
     def watched(self, watch: TowerObserver | None, obstacle: str | None, installation: Installation) -> None:
-        """Say who looks at the tower while something is installed, and why pictures cannot be shared meanwhile."""
+        """Set the observer of the tower while something is installed, and why images cannot be shared meanwhile."""
         before = self._watch, self._obstacle
 
         def back() -> None:
@@ -138,7 +138,7 @@ class VisionCache:
                 # A family may encode videos as pictures.
                 return real(*args, **kwargs)
             given, weights = arguments_by_name(signature, args, kwargs), self._weights()
-            reason = self._hindrance(modality, given, weights)
+            reason = self._reason_to_bypass(modality, given, weights)
             call = self._call(modality, signature, given) if reason is None else None
             if call is None:
                 self.bypassed[reason or f"the {modality.name}s of a call cannot be told apart"] += 1
@@ -156,15 +156,15 @@ class VisionCache:
 
         return encode
 
-    def _hindrance(self, modality: Modality, given: Mapping[str, Any], weights: Sequence[Tensor]) -> str | None:
-        """Say why a call must go through as it is, if it must."""
+    def _reason_to_bypass(self, modality: Modality, given: Mapping[str, Any], weights: Sequence[Tensor]) -> str | None:
+        """Return why a call must go through unchanged, or none."""
         if self._obstacle is not None:
             return self._obstacle
         if modality.name in self._odd:
             return self._odd[modality.name]
         if torch.compiler.is_compiling():
             return "the call is being compiled"
-        if self._decoder.base.training:
+        if self._decoder.base_model.training:
             return "the model is in training mode"
         tensors = (*weights, *(value for value in given.values() if isinstance(value, Tensor)))
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
@@ -177,7 +177,7 @@ class VisionCache:
         return None
 
     def _call(self, modality: Modality, signature: inspect.Signature, given: Mapping[str, Any]) -> EncodeCall | None:
-        """Tell the pictures of a call apart; none where that cannot be done."""
+        """Separate a call by image; none where that cannot be done."""
         pictures = self._decoder.split_inputs(modality, given)
         if not pictures:
             return None
@@ -195,13 +195,13 @@ class VisionCache:
             default = getattr(config, name, None)
             if default is not None:
                 said.setdefault(name, default)
-        device = pictures[0][modality.pixels].device.type
+        device = pictures[0][modality.pixel_argument].device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         beside = modality.name, repr(sorted(said.items())), cast
         return EncodeCall(modality, pictures, [(beside, image_digest(picture)) for picture in pictures])
 
     def _answer(self, call: EncodeCall, real: Callable[..., Any]) -> Any:
-        """Return the output for all pictures of a call, of which only new ones are encoded."""
+        """Return the output for all images of a call, of which only new ones are encoded."""
         name, watch = call.modality.name, self._watch
         kinds = frozenset() if watch is None else watch.kinds
         known = {key: self._known[key] for key in call.keys if key in self._known}
@@ -216,7 +216,7 @@ class VisionCache:
             output = real() if alike else real(**self._decoder.collate_inputs(call.modality, pictures))
             seen = {} if watch is None else watch.take(name)
             nothing: dict[str, Tensor | None] = dict.fromkeys(kinds)
-            for key, sight in zip(new, self._learnt(call.modality, pictures, output, seen), strict=True):
+            for key, sight in zip(new, self._separate(call.modality, pictures, output, seen), strict=True):
                 # What is known of a picture already stays as it is.
                 known[key] = known.get(key, sight).with_seen(nothing | sight.seen)
         self.misses += len(new)
@@ -227,10 +227,10 @@ class VisionCache:
             watch.give(name, join_images(vision_cache, kinds))
         return self._shapes[name].of(vision_cache)
 
-    def _learnt(
+    def _separate(
         self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]], output: Any, seen: Mapping[str, Tensor]
     ) -> list[EncodedImage]:
-        """Take apart by picture what an encoder gave and showed."""
+        """Separate by image an encoder's output and the evidence collected."""
         more = [name for name, value in output.items() if value is not None and name not in TOWER_OUTPUTS]
         if more:
             raise NotSeparableError(f"what encoding gives beside features cannot be shared: {', '.join(more)}")
@@ -252,7 +252,7 @@ class VisionCache:
         ]
 
     def _remember(self, used: Mapping[Hashable, EncodedImage]) -> None:
-        """Remember pictures as the latest, and let the oldest go where there is too much."""
+        """Put images at the front of the cache, and evict the least recently used beyond the memory."""
         for key, sight in used.items():
             before = self._known.pop(key, None)
             self.held += sight.size - (before.size if before is not None else 0)
@@ -264,7 +264,7 @@ class VisionCache:
 
     def _weights(self) -> list[Tensor]:
         """Return everything that features are computed with: all of the model but its language model."""
-        base, language = self._decoder.base, self._decoder.language_model
+        base, language = self._decoder.base_model, self._decoder.language_model
         parts = [child for child in base.children() if child is not language]
         own = [*base.parameters(recurse=False), *base.buffers(recurse=False)]
         return own + [one for part in parts for one in (*part.parameters(), *part.buffers())]
@@ -291,7 +291,7 @@ _caches: weakref.WeakKeyDictionary[nn.Module, VisionCache] = weakref.WeakKeyDict
 
 
 def vision_cache_of(model: nn.Module) -> VisionCache | None:
-    """Return what the `share_vision` around remembers of a model's pictures, if there is one."""
+    """Return the vision cache of the `share_vision` around, or none."""
     return _caches.get(model)
 
 

@@ -1,4 +1,4 @@
-"""What the vision tower saw of a prompt's pictures.
+"""Evidence from the vision tower about a prompt's images.
 
 Towers run when pictures are encoded, which `generate` does before the model's forward. What their
 layers saw is kept, modality by modality, until tokens are judged by it.
@@ -27,7 +27,7 @@ _ATTENTION = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_RECEIVED, Evi
 
 
 class VisionRecorder:
-    """Watches the vision tower for what strategies need.
+    """Records the evidence that strategies need while the vision tower runs.
 
     Args:
         decoder: whose tower it is.
@@ -52,18 +52,18 @@ class VisionRecorder:
             self._tap(installation)
         for modality in decoder.modalities:
             name = f"get_{modality.name}_features"
-            real = getattr(decoder.base, name, None)
+            real = getattr(decoder.base_model, name, None)
             if real is not None:
-                installation.override(decoder.base, name, self._encode(modality.name, real))
+                installation.override(decoder.base_model, name, self._encode(modality.name, real))
         installation.later(self.forget)
 
     def _tap(self, installation: Installation) -> None:
         decoder = self._decoder
         layers, attention = decoder.vision_layers, decoder.vision_attention_name
-        chosen = layers[decoder.vision_layer]
+        chosen = layers[decoder.selected_vision_layer]
         for layer, kinds in (
             (chosen, self._wanted & _ATTENTION),
-            (layers[decoder.vision_middle], self._wanted & {Evidence.VISION_MIDDLE}),
+            (layers[decoder.middle_vision_layer], self._wanted & {Evidence.VISION_MIDDLE}),
         ):
             if kinds:
                 taps.install(installation, layer.get_submodule(attention), _LayerTap(self, kinds))
@@ -71,7 +71,7 @@ class VisionRecorder:
             installation.hook(chosen.register_forward_hook(self._left, prepend=True))
 
     def forget(self) -> None:
-        """Forget what was seen."""
+        """Forget what was recorded."""
         self._seen.clear()
 
     @property
@@ -82,23 +82,23 @@ class VisionRecorder:
     @property
     def prefix(self) -> int:
         """How many class tokens stand before the patches."""
-        return self._decoder.vision_prefix
+        return self._decoder.num_vision_prefix_tokens
 
     def keep(self, kind: Evidence, values: Tensor) -> None:
-        """Keep what was seen, `[pictures, prefix + tokens, c]` or `[patches, c]`, of patches alone."""
+        """Record values `[images, prefix + tokens, c]` or `[patches, c]`, of patches alone."""
         if self._encoding is not None:
             values = values if self._tower is None else self._tower.whole(values)
             patches = values[..., self.prefix :, :].flatten(0, -2)
             self._seen[self._encoding].setdefault(kind, []).append(patches)
 
     def take(self, modality: str) -> dict[str, Tensor]:
-        """Return what was seen since encoding began, `[patches, c]` by kind, and forget it."""
+        """Return the evidence recorded since encoding began, `[patches, c]` by kind, and forget it."""
         seen = self._seen.get(modality, {})
         self._seen[modality] = {}
         return {kind: torch.cat(values) for kind, values in seen.items()}
 
     def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
-        """Let it have seen this."""
+        """Set the recorded evidence."""
         self._seen[modality] = {kind: [values] for kind, values in seen.items()}
 
     @property
@@ -110,7 +110,7 @@ class VisionRecorder:
     def read(
         self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
     ) -> dict[Evidence, Callable[[], Value]]:
-        """Return what was seen, by token, and forget it.
+        """Return the recorded evidence by token, and forget it.
 
         Args:
             request: the caller's arguments.
@@ -172,14 +172,14 @@ class VisionRecorder:
 
 
 class _LayerTap(taps.AttentionTap):
-    """Sees what patches are looked at in a layer, picture by picture."""
+    """Records attention and keys of a layer of the tower, image by image."""
 
     def __init__(self, vision: VisionRecorder, kinds: frozenset[Evidence]) -> None:
         self._vision = vision
         self._kinds = kinds
 
     def look(self, call: taps.AttentionCall, bounds: Tensor | None) -> None:
-        """Recompute softmaxed attention, and keep what tokens may be judged by."""
+        """Recompute softmaxed attention, and record what was asked for."""
         vision = self._vision
         if not vision.watching:
             return
