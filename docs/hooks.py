@@ -96,14 +96,16 @@ def adapters() -> str:
     registry = ts.default_registry()
     known = sorted(registry.adapters.items())
     return _table(
-        ("adapter", "for"), ((f"`{name}`", first_sentence(one)) for name, one in known if one.refused is None)
+        ("adapter", "for"), ((f"`{name}`", first_sentence(one)) for name, one in known if one.refusal_reason is None)
     )
 
 
 def refused() -> str:
     """Return the families that are known and cannot be pruned, with the reason."""
     known = sorted(ts.default_registry().adapters.items())
-    rows = ((f"`{name}`", first_sentence(one), one.refused) for name, one in known if one.refused is not None)
+    rows = (
+        (f"`{name}`", first_sentence(one), one.refusal_reason) for name, one in known if one.refusal_reason is not None
+    )
     return _table(("family", "for", "why not"), rows)
 
 

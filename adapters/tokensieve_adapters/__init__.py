@@ -1,4 +1,4 @@
-"""Model families for tokensieve, one file each. Adding one is a new file and a line here."""
+"""The built-in adapters, one file for each model family. A new family is a new file and a line here."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -69,7 +69,7 @@ ADAPTERS = (
 
 @hookimpl
 def register_adapters(registry: Registry) -> None:
-    """Add every family, and the geometries of released models that lie in `geometries/`."""
+    """Add every adapter, and the geometries of released models in `geometries/`."""
     for adapter in ADAPTERS:
         registry.add_adapter(adapter)
     for file in sorted(files(__name__).joinpath("geometries").iterdir(), key=lambda file: file.name):
@@ -79,7 +79,7 @@ def register_adapters(registry: Registry) -> None:
 
 @hookimpl
 def register_tasks(registry: Registry) -> None:
-    """Add the models that were trained on the embedded world, which lie in `checkpoints/`."""
+    """Add the shipped checkpoints in `checkpoints/`, which were trained on the task `world`."""
     folder = Path(__file__).parent / "checkpoints"
     llava = folder / "world_llava"
     registry.add_checkpoint("world-llava", llava, llava / "clip")

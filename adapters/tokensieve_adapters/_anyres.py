@@ -1,4 +1,4 @@
-"""Pictures cut into tiles of a grid, with a newline token after every row: LLaVA-NeXT and its kin."""
+"""What LLaVA-NeXT, LLaVA-NeXT-Video and LLaVA-OneVision share: images cut into tiles (anyres), with newline tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from tokensieve.models.layouts import raster
 from tokensieve_adapters._tower import TowerDecoder
 
 
-def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[int]:
-    """Return how many tiles each picture is cut into; one where several share a prompt, if `whole` says how many do."""
+def num_tiles(config: Any, sizes: Tensor, images_per_prompt: Sequence[int] | None) -> list[int]:
+    """Return the number of tiles of each image, the whole image included.
+
+    Args:
+        config: of the model.
+        sizes: int64 `[images, 2]`, height and width.
+        images_per_prompt: how many images each prompt has, for families that do not cut an image that shares its
+            prompt with others; None for families that always cut.
+    """
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-    cut = [True] * len(sizes) if whole is None else [n == 1 for n in whole for _ in range(n)]
+    counts = images_per_prompt
+    cut = [True] * len(sizes) if counts is None else [n == 1 for n in counts for _ in range(n)]
     return [
         int(image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)) if one else 1
         for size, one in zip(sizes, cut, strict=True)
@@ -27,56 +35,57 @@ def tiles_of(config: Any, sizes: Tensor, whole: Sequence[int] | None) -> list[in
 
 
 class AnyresDecoder(TowerDecoder):
-    """Tile 0 is the whole picture; the others follow row by row as one, each row with a newline at its end."""
+    """Tile 0 is the whole image. The other tiles follow as one grid of rows, each with a newline token at its end."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay tiles out by packing their places as the model packs their features."""
+        """Return the layout: places of patches are packed as the model packs their features."""
         tiles, sizes = self._tiles(request)
-        return [self._one(count, size) for count, size in zip(tiles, sizes, strict=True)]
+        return [self._layout(count, size) for count, size in zip(tiles, sizes, strict=True)]
 
-    def encoded_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
-        """Count tiles, and frames of a video."""
+    def num_encoder_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Return the number of tiles of each image, or of frames of each video."""
         if modality == "image":
             return self._tiles(request)[0]
         return [int(layout[:, 1].max()) + 1 for layout in layouts]
 
-    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Leave out the empty tiles of pictures that are cut into fewer than others."""
-        counts = given.get("batch_num_images")
+    def split_inputs(self, modality: Modality, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return the inputs of each image, without the empty tiles that pad it."""
+        counts = inputs.get("batch_num_images")
         if counts is not None:
             counts = torch.as_tensor(counts)
-            # Pictures that share a prompt are not cut into tiles, but alone they would be.
+            # Images that share a prompt are not cut into tiles, but each of them alone would be.
             if bool((counts > 1).any()):
                 return None
-            given = {**given, "batch_num_images": counts[counts == 1]}
-        pictures = super().split_inputs(modality, given)
+            inputs = {**inputs, "batch_num_images": counts[counts == 1]}
+        pictures = super().split_inputs(modality, inputs)
         if modality.name != "image" or pictures is None:
             return pictures
-        if given[modality.pixels].ndim != 5 or not isinstance(given.get("image_sizes"), Tensor):
+        if inputs[modality.pixel_argument].ndim != 5 or not isinstance(inputs.get("image_sizes"), Tensor):
             return None
-        tiles, _ = self._tiles(given)
+        tiles, _ = self._tiles(inputs)
         return [
-            picture | {modality.pixels: picture[modality.pixels][:, :count]}
+            picture | {modality.pixel_argument: picture[modality.pixel_argument][:, :count]}
             for picture, count in zip(pictures, tiles, strict=True)
         ]
 
     def _tiles(self, request: Mapping[str, Any]) -> tuple[list[int], Tensor]:
-        """Return each picture's number of tiles, and its size."""
+        """Return the number of tiles of each image, and the sizes of the images."""
         sizes = request.get("image_sizes")
         if sizes is None:
             raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
         sizes = torch.as_tensor(sizes).cpu()
-        whole = request.get("batch_num_images")
-        return tiles_of(self.config, sizes, None if whole is None else torch.as_tensor(whole).tolist()), sizes
+        counts = request.get("batch_num_images")
+        return num_tiles(self.config, sizes, None if counts is None else torch.as_tensor(counts).tolist()), sizes
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Pack what is known of patches as the model packs their features; newlines get zeros."""
+        """Return values of patches packed as the model packs their features; newline tokens get zeros."""
         tiles, sizes = self._tiles(request)
         newline = values.new_zeros(values.shape[-1])
         pictures = zip(values.reshape(sum(tiles), -1, values.shape[-1]).split(tiles), sizes, strict=True)
         return torch.cat([self.pack([picture], size.unsqueeze(0), newline) for picture, size in pictures])
 
-    def _one(self, tiles: int, size: Tensor) -> Tensor:
+    def _layout(self, tiles: int, size: Tensor) -> Tensor:
+        """Return the layout of one image of this size, cut into so many tiles."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
         if tiles == 1:
@@ -85,7 +94,7 @@ class AnyresDecoder(TowerDecoder):
 
         _, columns = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, vision.image_size)
         number = torch.arange(tiles - 1)
-        # Row and column of each tile travel apart, so that a picture made smaller by interpolation keeps them.
+        # Row and column of a tile are two channels, because interpolation of a larger image keeps them apart.
         place = torch.stack([number // columns, number % columns], dim=1).float()
         place = torch.cat([torch.zeros(1, 2), place])[:, None, :].expand(tiles, side * side, 2)
         packed = self.pack([place], size.unsqueeze(0), torch.full((2,), torch.nan))[side * side :]
@@ -102,17 +111,23 @@ class AnyresDecoder(TowerDecoder):
         return torch.cat([raster(side, side), rest])
 
     def pack(self, places: list[Tensor], sizes: Tensor, newline: Tensor) -> Tensor:
-        """Pack one picture's `[tiles, patches, d]` as the model does, `[tokens, d]`."""
+        """Return the vectors of one image, `[tiles, patches, d]`, packed as the model packs features: `[tokens, d]`."""
         strategy = self.config.vision_feature_select_strategy
-        packed, _ = self.base.pack_image_features(  # type: ignore[operator]
+        packed, _ = self.base_model.pack_image_features(  # type: ignore[operator]
             places, sizes, vision_feature_select_strategy=strategy, image_newline=newline
         )
         result: Tensor = packed[0]
         return result
 
 
-def random_tiles(config: Any, rows: Sequence[Sequence[int]], counted: bool) -> dict[str, Tensor]:
-    """Make random pictures of several shapes as a processor hands them over; see `Adapter.pictures`."""
+def random_anyres_images(config: Any, rows: Sequence[Sequence[int]], counted: bool) -> dict[str, Tensor]:
+    """Return random images of several shapes as a processor returns them; see `Adapter.random_inputs`.
+
+    Args:
+        config: of the model.
+        rows: for every prompt, one seed for each image.
+        counted: whether the family takes `batch_num_images`.
+    """
     side = config.vision_config.image_size
     shapes = [(side, side), (side * 2, side), (side * 3 // 4, side * 3 // 2), (side * 2, side * 2)]
     seeds = [seed for row in rows for seed in row]
@@ -120,7 +135,7 @@ def random_tiles(config: Any, rows: Sequence[Sequence[int]], counted: bool) -> d
         return {}
     sizes = torch.tensor([shapes[seed % len(shapes)] for seed in seeds])
     alone = [len(row) for row in rows]
-    tiles = tiles_of(config, sizes, alone if counted else None)
+    tiles = num_tiles(config, sizes, alone if counted else None)
     pixels = torch.zeros(len(seeds), max(tiles), 3, side, side)
     for number, (seed, count) in enumerate(zip(seeds, tiles, strict=True)):
         pixels[number, :count] = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))

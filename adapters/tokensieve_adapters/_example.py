@@ -1,4 +1,4 @@
-"""A small LLaVA-1.5 checkpoint with the real token geometry and random weights."""
+"""The example checkpoint: a small LLaVA-1.5 with random weights and the token geometry of the released model."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""LLaVA-1.5's own: a user turn is `USER: <image>`, a new line, the text and ` ASSISTANT:`."""
+"""LLaVA-1.5's chat template: `USER: <image>`, a new line, the text and ` ASSISTANT:`."""
 
 
 def save_example(directory: Path, sites: Sequence[Site] = ()) -> str:
-    """Save a model and its processor with `save_pretrained`, and say what it is.
+    """Save a model and its processor with `save_pretrained`, and return a description of it.
 
-    CLIP at 336 pixels in patches of 14 gives 24 x 24 = 576 visual tokens an image, as LLaVA-1.5
-    does; widths and depths are small. The weights are random, from a fixed seed.
+    CLIP at 336 pixels with patches of 14 pixels has 24 x 24 = 576 visual tokens an image, as in LLaVA-1.5. Widths and
+    depths are small. The weights are random, from a fixed seed.
 
     Args:
         directory: an existing, empty folder.
-        sites: that it shall have; beyond the depth of LLaVA-1.5-7B it has them not.
+        sites: sites that the model must have; those beyond the depth of LLaVA-1.5-7B are ignored.
     """
     tokenizer = _tokenizer()
-    # The last layer of the tower is not read.
+    # The projector does not read the last layer of the tower.
     vision = max([LAYERS, *(site.block + 2 for site in sites if site.part == "encoder" and site.block < 23)])
     text = max([LAYERS, *(site.block + 1 for site in sites if site.part == "decoder" and site.block < 32)])
     model = _model(tokenizer, vision, text)
@@ -50,7 +50,7 @@ def save_example(directory: Path, sites: Sequence[Site] = ()) -> str:
 
 
 def _tokenizer() -> Any:
-    """Return a tokenizer of single bytes, which reads any text without an unknown word."""
+    """Return a tokenizer of single bytes, which encodes any text without unknown tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +88,7 @@ def _processor(tokenizer: Any) -> Any:
         vision_feature_select_strategy="default",
         chat_template=TEMPLATE,
         image_token=IMAGE,
-        # The class token, which the default strategy drops.
+        # The class token, which the default select strategy drops.
         num_additional_image_tokens=1,
     )
 

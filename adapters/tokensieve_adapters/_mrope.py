@@ -1,4 +1,4 @@
-"""What the Qwen-VL families share: grids of frames, rows and columns, and positions of several axes."""
+"""What the Qwen-VL and GLM-V families share: `grid_thw` grids, and position ids of several axes (M-RoPE)."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ VISION_TOKENS: dict[str, Any] = {
 
 
 class MropeDecoder(Decoder):
-    """Squares of patches are joined; positions have an axis of text and three of vision."""
+    """A token is a square of patches. Position ids have one axis of text, then those of time, height and width."""
 
     projector_name = "visual"
-    vision_path = "visual.blocks"
+    vision_layers_path = "visual.blocks"
     vision_attention_name = "attn"
     vision_modalities = frozenset({"image", "video"})
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Return the mean over the patches of each square, which stand one behind the other."""
+        """Return the mean over the patches of each square; these are consecutive."""
         merge = self.config.vision_config.spatial_merge_size
         return values.reshape(-1, merge**2, values.shape[-1]).mean(dim=1)
 
-    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Cut rows of patches by grids."""
+    def split_inputs(self, modality: Modality, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return the patches and the grid of each image or video."""
         name = f"{modality.name}_grid_thw"
-        pixels, grids = given.get(modality.pixels), given.get(name)
+        pixels, grids = inputs.get(modality.pixel_argument), inputs.get(name)
         if not isinstance(pixels, Tensor) or not isinstance(grids, Tensor):
             return None
         sizes = grids.prod(dim=1).tolist()
         if sum(sizes) != len(pixels):
             return None
         parts = zip(pixels.split(sizes), grids.split(1), strict=True)
-        return [{modality.pixels: own, name: grid} for own, grid in parts]
+        return [{modality.pixel_argument: own, name: grid} for own, grid in parts]
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay pictures and videos out frame by frame, row by row."""
+        """Return the layout from the grids: frames, then rows, then columns."""
         grids = request.get(f"{modality}_grid_thw")
         if grids is None:
             raise RefusedError(f"where each token of an encoded {modality} is depends on {modality}_grid_thw; pass it")
@@ -57,37 +57,39 @@ class MropeDecoder(Decoder):
         return [raster(h // merge, w // merge, t) for t, h, w in torch.as_tensor(grids).tolist()]
 
     def rotary_embeddings(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the position embeddings of text positions: all axes advance alike."""
+        """Return the cosine and sine for text positions, which are the same on all axes."""
         return super().rotary_embeddings(hidden, positions.expand(3, *positions.shape))
 
-    def complete_positions(self, positions: Tensor, text: Tensor) -> Tensor:
-        """Put the axis of text before those of vision, where it is missing."""
+    def complete_position_ids(self, positions: Tensor, text: Tensor) -> Tensor:
+        """Return the position ids with the axis of text first."""
         if positions.ndim == 2 or positions.shape[0] == 4:
             return positions
         return torch.cat([text.unsqueeze(0), positions.expand(3, *text.shape)])
 
-    def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
-        """Return positions `[4, batch, steps]`: of text, then time, height and width."""
-        text = super().positions(request, mask, start, steps).expand(len(mask), -1)
+    def position_ids(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
+        """Return the position ids `[4, batch, steps]`: text, time, height, width."""
+        text = super().position_ids(request, mask, start, steps).expand(len(mask), -1)
         if start:
-            axes = (text + self.base.rope_deltas.to(text.device)).expand(3, -1, -1)  # type: ignore[operator]
+            axes = (text + self.base_model.rope_deltas.to(text.device)).expand(3, -1, -1)  # type: ignore[operator]
             return torch.cat([text.unsqueeze(0), axes])
-        compute: Any = self.base.compute_3d_position_ids
+        compute: Any = self.base_model.compute_3d_position_ids
         known = {name: request.get(name) for name in inspect.signature(compute).parameters}
         vectors = request.get("inputs_embeds")
-        known["inputs_embeds"] = self.embed(request["input_ids"]) if vectors is None else vectors
+        known["inputs_embeds"] = self.embed_tokens(request["input_ids"]) if vectors is None else vectors
         axes = compute(**known | {"attention_mask": mask.long()})
         return torch.cat([text.unsqueeze(0), text.expand(3, -1, -1) if axes is None else axes])
 
 
 class MropeAdapter(Adapter):
-    """Pictures as rows of patches, with their grids."""
+    """A family whose images are rows of flattened patches, with a grid for each image."""
 
     decoder_type = MropeDecoder
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures or videos of several shapes, as rows of flattened patches."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images or videos of several shapes, as rows of flattened patches."""
         vision: Any = model.config.vision_config  # type: ignore[union-attr]
         merge, frames = vision.spatial_merge_size, 1 if modality == "image" else 2
         shapes = [(frames, 3 * merge, 4 * merge), (frames, 2 * merge, 3 * merge), (frames, 4 * merge, 2 * merge)]
@@ -104,6 +106,6 @@ class MropeAdapter(Adapter):
         return {name: torch.cat(pixels), f"{modality}_grid_thw": grids}
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Tell words, pictures and videos apart."""
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return `mm_token_type_ids`: 0 for text, 1 for images, 2 for videos."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int() + 2 * (ids == _tiny.VIDEO).int()}

@@ -1,4 +1,4 @@
-"""Text towers of CLIP and SigLIP, for relevance in their own space."""
+"""Text towers of CLIP and SigLIP, with which query-aware strategies judge tokens in the space of the vision tower."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
 
-# Releases whose patches are known to be less similar to the text the more relevant they are,
-# measured on the penultimate layer through the final projection.
+# In these releases, relevant patches are known to be *less* similar to the text than others, measured on the
+# penultimate layer through the final projection.
 # Sources: the authors' answers in CDPruner's issues 9 and 14 and TRIM's issue 3.
-TURNED_AROUND = (
+NEGATIVE_SIGN_RELEASES = (
     "openai/clip-vit-large-patch14-336",
     "openai/clip-vit-large-patch14",
     "openai/clip-vit-base-patch16",
@@ -24,15 +24,15 @@ SIGN_FIELD = "tokensieve_relevance_sign"
 
 
 @dataclass
-class TextPartner:
-    """A CLIP or SigLIP model whose vision tower the language model shares.
+class ContrastiveTextTower:
+    """The text tower of a CLIP or SigLIP model that has the same vision tower as the language model.
 
     Attributes:
         model: the whole two-tower model.
         tokenizer: of its text tower.
-        space: what the space is called in the ledger.
-        sign: how similarity says relevance.
-        warning: what the ledger says where the sign is a guess.
+        space: the name of the space in the ledger.
+        sign: +1 if a larger similarity means more relevant, else -1.
+        warning: a note for the ledger if the sign is a guess.
     """
 
     model: Any
@@ -43,14 +43,14 @@ class TextPartner:
 
     @property
     def weights(self) -> list[Tensor]:
-        """Those of the whole model, which is small."""
+        """All parameters and buffers of the model, which is small."""
         return [*self.model.parameters(), *self.model.buffers()]
 
     @torch.no_grad()
     def patches(self, selected: Tensor) -> Tensor:
-        """Project patches by the partner's own post-norm and, where it has one, visual projection.
+        """Return patches after the post-norm and, in CLIP, the visual projection of the two-tower model.
 
-        A partner that was handed over may be on another device; what it gives is on that of the patches.
+        A model that the user passed may be on another device; the result is on the device of the patches.
         """
         tower = self.model.vision_model
         x = tower.post_layernorm(selected.to(self.model.device, self.model.dtype))
@@ -60,7 +60,7 @@ class TextPartner:
 
     @torch.no_grad()
     def text(self, question: str) -> Tensor:
-        """Embed the question in windows of the tower's length, each with its own start and end."""
+        """Return the embeddings of the question, in windows of the tower's length with start and end tokens each."""
         longest = int(self.model.config.text_config.max_position_embeddings)
         ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
         room = longest - self.tokenizer.num_special_tokens_to_add()
@@ -68,7 +68,7 @@ class TextPartner:
         embedded = []
         for window in windows:
             text = self.tokenizer.decode(window)
-            # SigLIP was trained on texts padded to the full length, padding seen; CLIP reads at the end token.
+            # SigLIP was trained on texts padded to the full length, without a mask; CLIP reads at the end token.
             siglip = self.model.config.model_type.startswith("siglip")
             padding = "max_length" if siglip else False
             inputs = self.tokenizer(text, return_tensors="pt", padding=padding, truncation=True, max_length=longest).to(
@@ -80,27 +80,28 @@ class TextPartner:
             embedded.append(self.model.get_text_features(**inputs).pooler_output[0])
         if embedded:
             return torch.stack(embedded)
-        return torch.zeros(0, self.patches_width(), device=self.model.device)
+        return torch.zeros(0, self.space_width(), device=self.model.device)
 
-    def patches_width(self) -> int:
-        """Return the width of the space."""
+    def space_width(self) -> int:
+        """Return the width of the shared space."""
         projection = getattr(self.model, "visual_projection", None)
         width = self.model.config.vision_config.hidden_size if projection is None else projection.out_features
         return int(width)
 
 
-def load_partner(query_encoder: object, vision_config: Any, tower: nn.Module) -> TextPartner:
-    """Load a partner from a directory, a model, or a model and its tokenizer.
+def load_contrastive_text_tower(query_encoder: object, vision_config: Any, tower: nn.Module) -> ContrastiveTextTower:
+    """Load a text tower from a directory, a model, or a model and its tokenizer.
 
     Args:
-        query_encoder: a path, a CLIPModel or SiglipModel (its tokenizer is looked for where the
-            model was loaded from), or a pair (model, tokenizer). What is loaded from a path goes to
-            the tower's device; a model stays where it is.
-        vision_config: of the language model's own vision tower; the partner's must agree.
+        query_encoder: a path, a CLIPModel or SiglipModel (whose tokenizer is loaded from where the model was loaded),
+            or a pair (model, tokenizer). A model loaded from a path is put on the vision tower's device; a model that
+            was passed stays where it is.
+        vision_config: the config of the language model's vision tower, with which that of the two-tower model must
+            agree.
         tower: that vision tower, or a part of it.
 
     Raises:
-        RefusedError: if it is none of these, or its tower is another one.
+        RefusedError: if `query_encoder` is none of these, or has another vision tower.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -111,7 +112,7 @@ def load_partner(query_encoder: object, vision_config: Any, tower: nn.Module) ->
     if isinstance(query_encoder, (str, Path)):
         model = AutoModel.from_pretrained(query_encoder).eval()
         place = next(tower.parameters()).device
-        # An offloaded tower has no weights until it runs.
+        # The weights of an offloaded tower are on the meta device until it runs.
         if place.type != "meta":
             model.to(place)
         tokenizer = AutoTokenizer.from_pretrained(query_encoder)
@@ -134,14 +135,15 @@ def load_partner(query_encoder: object, vision_config: Any, tower: nn.Module) ->
                 f"query_encoder is not the partner of this vision tower: {field} is {theirs}, the tower's is {ours}"
             )
     sign, warning = _sign(config, source)
-    return TextPartner(model, tokenizer, f"{kind} text tower", sign, warning)
+    return ContrastiveTextTower(model, tokenizer, f"{kind} text tower", sign, warning)
 
 
 def _sign(config: Any, source: str) -> tuple[int, str | None]:
+    """Return the relevance sign of a release, and a warning if it is a guess."""
     declared = getattr(config, SIGN_FIELD, None)
     if declared in (1, -1):
         return int(declared), None
-    if source.rstrip("/") in TURNED_AROUND:
+    if source.rstrip("/") in NEGATIVE_SIGN_RELEASES:
         return -1, None
     return 1, (
         f"the relevance sign of {source or 'this query encoder'} is not known; +1 was taken. "

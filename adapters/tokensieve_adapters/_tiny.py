@@ -1,18 +1,18 @@
-"""Configs of small models with random weights, from which families build their `tiny`."""
+"""Settings of small models with random weights, from which adapters build their `tiny` model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-WORDS = 64
+VOCABULARY_SIZE = 64
 IMAGE, VIDEO = 63, 62
 PAD, BEGIN, END = 0, 1, 2
 
 
 def text(**changes: Any) -> dict[str, Any]:
-    """Return the settings of a language model of four layers and 64 words."""
+    """Return the settings of a language model with four layers and a vocabulary of 64."""
     return {
-        "vocab_size": WORDS,
+        "vocab_size": VOCABULARY_SIZE,
         "hidden_size": 48,
         "intermediate_size": 96,
         "num_hidden_layers": 4,
@@ -26,7 +26,7 @@ def text(**changes: Any) -> dict[str, Any]:
 
 
 def vision(**changes: Any) -> dict[str, Any]:
-    """Return the settings of a vision tower of three layers and 4 x 4 patches a picture."""
+    """Return the settings of a vision tower with three layers and 4 x 4 patches an image."""
     return {
         "hidden_size": 32,
         "intermediate_size": 64,

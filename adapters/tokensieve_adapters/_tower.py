@@ -1,4 +1,4 @@
-"""Vision towers of CLIP's and SigLIP's build, and what becomes of their patches."""
+"""What families with a CLIP or SigLIP vision tower share: its layers, and how its patches become tokens."""
 
 from __future__ import annotations
 
@@ -9,60 +9,62 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
-from tokensieve.models.decoder import Decoder, projected_layers
+from tokensieve.models.decoder import Decoder, projector_input_layers
 from tokensieve.models.encoder import Encoder
 from tokensieve.models.layouts import raster
 from tokensieve.models.text_tower import TextTower
 from tokensieve.stage import Stage
-from tokensieve_adapters._text_tower import load_partner
+from tokensieve_adapters._text_tower import load_contrastive_text_tower
 
-CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""How many class tokens stand before the patches, by the tower's model type."""
+NUM_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""The number of class tokens before the patches, by the model type of the vision tower."""
 
 
-def joined(values: Tensor, rows: int, columns: int, factor: int) -> Tensor:
-    """Return the mean over squares of `factor` x `factor` patches, `[tokens, c]`, row by row.
+def mean_over_squares(values: Tensor, rows: int, columns: int, side: int) -> Tensor:
+    """Return the mean over squares of `side` x `side` patches, `[tokens, c]`, row by row.
 
     Args:
-        values: `[patches, c]` of pictures of one size, each row by row.
-        rows: how many a picture has, of patches.
-        columns: likewise.
-        factor: how many patches a square has on each side.
+        values: `[patches, c]`, of images of one size, row by row.
+        rows: rows of patches in an image.
+        columns: columns of patches in an image.
+        side: patches on each side of a square.
     """
     if len(values) % (rows * columns):
         raise RefusedError(
             f"the vision tower saw {len(values)} patches, which are no whole pictures of {rows} x {columns}; "
             "pass pictures as the model's own processor makes them"
         )
-    squares = values.reshape(-1, rows // factor, factor, columns // factor, factor, values.shape[-1])
+    squares = values.reshape(-1, rows // side, side, columns // side, side, values.shape[-1])
     return squares.mean(dim=(2, 4)).flatten(0, -2)
 
 
 class TowerDecoder(Decoder):
-    """Tokens are patches of a tower that may share a space with a text tower."""
+    """Every token is one patch of a CLIP or SigLIP tower, which may share a space with a text tower."""
 
-    vision_path = "vision_tower.encoder.layers"
-    vision_types = frozenset(CLASS_TOKENS)
-
-    @property
-    def vision_prefix(self) -> int:
-        """One class token in CLIP, none in SigLIP."""
-        return CLASS_TOKENS.get(self.config.vision_config.model_type, 0)
-
-    def text_tower(self, query_encoder: object) -> TextTower:
-        """Load the CLIP or SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config, self.base.get_submodule(str(self.vision_path)))
-
-
-class SquaresDecoder(Decoder):
-    """Square pictures of one size, of whose patches squares are joined in tokens."""
-
-    vision_path = "vision_tower.encoder.layers"
-    vision_types = frozenset({"siglip_vision_model"})
+    vision_layers_path = "vision_tower.encoder.layers"
+    vision_model_types = frozenset(NUM_CLASS_TOKENS)
 
     @property
-    def factor(self) -> int:
-        """How many patches a token has on each side."""
+    def num_vision_prefix_tokens(self) -> int:
+        """1 in CLIP, which has a class token; 0 in SigLIP."""
+        return NUM_CLASS_TOKENS.get(self.config.vision_config.model_type, 0)
+
+    def load_text_tower(self, query_encoder: object) -> TextTower:
+        """Load the text tower of the CLIP or SigLIP model that this vision tower is from."""
+        return load_contrastive_text_tower(
+            query_encoder, self.config.vision_config, self.base_model.get_submodule(str(self.vision_layers_path))
+        )
+
+
+class MergedPatchesDecoder(Decoder):
+    """Square images of one size; every token is a square of patches."""
+
+    vision_layers_path = "vision_tower.encoder.layers"
+    vision_model_types = frozenset({"siglip_vision_model"})
+
+    @property
+    def merge_size(self) -> int:
+        """The number of patches on each side of a token."""
         return int(self.config.downsample_factor)
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
@@ -71,22 +73,21 @@ class SquaresDecoder(Decoder):
         (height, width), (tall, wide) = (
             size if isinstance(size, (list, tuple)) else (size, size) for size in (vision.image_size, vision.patch_size)
         )
-        return joined(values.flatten(0, -2), height // tall, width // wide, self.factor)
+        return mean_over_squares(values.flatten(0, -2), height // tall, width // wide, self.merge_size)
 
 
 class TowerEncoder(Encoder):
-    """Layers of a CLIP or SigLIP tower of a model that answers in words.
+    """The layers of the CLIP or SigLIP tower of a model with a language model.
 
-    Where tokens are patches, those that leave the tower leave the prompt with it. Everywhere else the tower's output
-    must be a whole grid, so tokens can only be merged: every patch then has the vector of the token it is part of,
-    and the tower alone computes on fewer.
+    The output of the tower must be a whole grid, so tokens can only be merged: every patch gets the vector of the token
+    that it was merged into, and only the tower computes on fewer tokens.
     """
 
     shortens_sequence = False
 
     @property
     def tower(self) -> nn.Module:
-        """The vision tower of pictures."""
+        """The vision tower for images."""
         return self.model.get_submodule("model.vision_tower")
 
     @property
@@ -95,55 +96,55 @@ class TowerEncoder(Encoder):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The layers."""
+        """The layers of the tower."""
         return list(self._layers.children())
 
     @property
-    def depth(self) -> int:
-        """All up to the first layer that the projector takes: what left after it would still be there."""
-        return min(projected_layers(self.model.config, len(self.blocks))) + 1
+    def num_prunable_blocks(self) -> int:
+        """The number of layers up to the first one that the projector reads; later removals would not reach it."""
+        return min(projector_input_layers(self.model.config, len(self.blocks))) + 1
 
     @property
-    def prefix(self) -> int:
-        """One class token in CLIP, none in SigLIP."""
+    def num_prefix_tokens(self) -> int:
+        """1 in CLIP, which has a class token; 0 in SigLIP."""
         config: Any = self.tower.config
-        return CLASS_TOKENS[config.model_type]
+        return NUM_CLASS_TOKENS[config.model_type]
 
     def layout(self, n: int) -> Tensor:
-        """Lay a square of patches out row by row."""
+        """Return the layout of a square grid, row by row."""
         return raster(side := math.isqrt(n), side)
 
     def attention_input(self, block: int, x: Tensor) -> Tensor:
-        """Return the layer's first norm."""
+        """Return the output of the layer's first norm."""
         result: Tensor = self._part(block, "layer_norm1")(x)
         return result
 
     def attention_block(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Return the first half of a layer."""
+        """Return the layer's input plus its attention."""
         given = kwargs | {"hidden_states": self.attention_input(block, x), "attention_mask": bias}
         added: Tensor = self.attention(block)(**given)[0]
         return x + added
 
     def mlp_block(self, block: int, x: Tensor) -> Tensor:
-        """Return the second half."""
+        """Return `x` plus the output of the layer's MLP."""
         added: Tensor = self._part(block, "mlp")(self._part(block, "layer_norm2")(x))
         return x + added
 
     def attention(self, block: int) -> nn.Module:
-        """Return a layer's attention."""
+        """Return the attention module of a layer."""
         return self._part(block, "self_attn")
 
-    def width(self, block: int) -> int:
-        """Return the width of its heads."""
+    def attention_width(self, block: int) -> int:
+        """Return the width of all heads together, which is the hidden size."""
         config: Any = self.tower.config
         return int(config.hidden_size)
 
     def key_projection(self, block: int) -> nn.Module:
-        """The projection to keys."""
+        """Return the projection to keys."""
         return self._part(block, "self_attn.k_proj")
 
-    def keys(self, block: int, projected: Tensor) -> Tensor:
-        """Average over heads."""
+    def mean_keys(self, block: int, projected: Tensor) -> Tensor:
+        """Return the mean of the keys over heads."""
         heads: Any = self.attention(block).num_heads
         mean: Tensor = projected.unflatten(-1, (heads, -1)).mean(dim=-2)
         return mean
@@ -151,9 +152,9 @@ class TowerEncoder(Encoder):
     def _part(self, block: int, name: str) -> nn.Module:
         return self._layers.get_submodule(f"{block}.{name}")
 
-    def refuses(self, stage: Stage) -> list[str]:
-        """Refuse what the base class does, and what this tower cannot be given."""
-        reasons = super().refuses(stage)
+    def refusals(self, stage: Stage) -> list[str]:
+        """Return the reasons of the base class, and those of this tower."""
+        reasons = super().refusals(stage)
         if stage.rest == "drop" and not self.prunes_prompt:
             reasons.append(
                 "what follows its tower needs every patch of the grid, so tokens cannot be dropped inside it; say "
@@ -170,7 +171,7 @@ class TowerEncoder(Encoder):
         return reasons
 
 
-class PatchEncoder(TowerEncoder):
-    """A tower of which every patch is one token of the prompt."""
+class PatchTokenEncoder(TowerEncoder):
+    """A tower whose every patch is one token of the prompt, so that dropping a patch removes that token."""
 
     prunes_prompt = True

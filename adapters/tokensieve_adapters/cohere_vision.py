@@ -1,4 +1,4 @@
-"""Aya Vision and Cohere 2 Vision: square tiles of a SigLIP tower, words between them, joined two by two."""
+"""Aya Vision and Cohere 2 Vision: square tiles of a SigLIP tower, 2 x 2 patches a token, with text between tiles."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import SquaresDecoder, TowerEncoder
+from tokensieve_adapters._tower import MergedPatchesDecoder, TowerEncoder
 
 
-class CohereVisionDecoder(SquaresDecoder):
-    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+class CohereVisionDecoder(MergedPatchesDecoder):
+    """One grid for each tile. Only the prompt's text says which tiles are one image, so each tile counts as one."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each tile out row by row."""
+        """Return the layout: a grid for each tile."""
         return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
 
 
@@ -32,11 +32,11 @@ class AyaVisionAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile."""
+        """Return a model with 16 tokens a tile."""
         from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration
 
         model: nn.Module = AyaVisionForConditionalGeneration(
-            AyaVisionConfig(**_settings(), image_token_index=_tiny.IMAGE)
+            AyaVisionConfig(**_tiny_settings(), image_token_index=_tiny.IMAGE)
         )
         return model.eval()
 
@@ -49,15 +49,15 @@ class Cohere2VisionAdapter(AyaVisionAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile."""
+        """Return a model with 16 tokens a tile."""
         from transformers import Cohere2VisionConfig, Cohere2VisionForConditionalGeneration
 
-        settings: dict[str, Any] = _settings() | {"image_token_id": _tiny.IMAGE, "alignment_intermediate_size": 64}
+        settings: dict[str, Any] = _tiny_settings() | {"image_token_id": _tiny.IMAGE, "alignment_intermediate_size": 64}
         model: nn.Module = Cohere2VisionForConditionalGeneration(Cohere2VisionConfig(**settings))
         return model.eval()
 
 
-def _settings() -> dict[str, Any]:
+def _tiny_settings() -> dict[str, Any]:
     from transformers import Cohere2Config, SiglipVisionConfig
 
     kinds = ["sliding_attention", "full_attention"] * 2

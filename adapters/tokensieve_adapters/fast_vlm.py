@@ -1,4 +1,4 @@
-"""FastVLM: a convolutional tower whose one square grid a picture is taken as it is."""
+"""FastVLM: a convolutional tower with one square grid of tokens for each image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tokensieve_adapters import _tiny
 
 
 class FastVlmDecoder(Decoder):
-    """A grid a picture."""
+    """One grid for each image."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each picture out row by row."""
+        """Return the layout: a grid for each image."""
         return [raster(side := math.isqrt(one.shape[-2]), side) for one in output.pooler_output]
 
 
@@ -32,7 +32,7 @@ class FastVlmAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a picture."""
+        """Return a model with 16 tokens an image."""
         from transformers import FastVlmConfig, FastVlmForConditionalGeneration, Qwen2Config, TimmWrapperConfig
 
         tower = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 16, 32), "global_pool": "avg"}
@@ -46,8 +46,10 @@ class FastVlmAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of 4 x 4 tokens; the tower's config does not say how large they are."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of 4 x 4 tokens; the tower's config does not hold the image size."""
         seeds = [seed for row in rows for seed in row]
         made = [torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return {"pixel_values": torch.stack(made)} if made else {}

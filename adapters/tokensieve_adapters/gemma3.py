@@ -1,4 +1,4 @@
-"""Gemma 3: one square, pooled grid a picture, whose tokens all see each other; layers alternate with windows."""
+"""Gemma 3: one square pooled grid for each image, with bidirectional attention; sliding windows in some layers."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve.models.text_tower import TextTower
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._text_tower import load_partner
-from tokensieve_adapters._tower import SquaresDecoder, TowerEncoder
+from tokensieve_adapters._text_tower import load_contrastive_text_tower
+from tokensieve_adapters._tower import MergedPatchesDecoder, TowerEncoder
 
 
-class Gemma3Decoder(SquaresDecoder):
-    """A grid a picture."""
+class Gemma3Decoder(MergedPatchesDecoder):
+    """One grid for each image."""
 
     @property
-    def factor(self) -> int:
-        """How many patches a token has on each side."""
+    def merge_size(self) -> int:
+        """The number of patches on each side of a token."""
         vision = self.config.vision_config
         return int(vision.image_size // vision.patch_size // math.isqrt(self.config.mm_tokens_per_image))
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each picture out row by row."""
+        """Return the layout: a grid for each image."""
         side = math.isqrt(self.config.mm_tokens_per_image)
         return [raster(side, side) for _ in output.pooler_output]
 
-    def text_tower(self, query_encoder: object) -> TextTower:
-        """Load the SigLIP model whose vision tower this is."""
-        return load_partner(query_encoder, self.config.vision_config, self.base.get_submodule(str(self.vision_path)))
+    def load_text_tower(self, query_encoder: object) -> TextTower:
+        """Load the text tower of the SigLIP model that this vision tower is from."""
+        return load_contrastive_text_tower(
+            query_encoder, self.config.vision_config, self.base_model.get_submodule(str(self.vision_layers_path))
+        )
 
 
 class Gemma3Adapter(Adapter):
@@ -45,7 +47,7 @@ class Gemma3Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a picture."""
+        """Return a model with 16 tokens an image."""
         from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
         kinds = ["sliding_attention", "full_attention"] * 2
@@ -62,6 +64,6 @@ class Gemma3Adapter(Adapter):
         return model
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Tell pictures from words."""
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return `token_type_ids`: 0 for text, 1 for images."""
         return {"token_type_ids": (ids == _tiny.IMAGE).int()}

@@ -1,4 +1,4 @@
-"""Gemma 4: a pooled grid of each picture's own shape; words also enter each layer by a table of its own."""
+"""Gemma 4: one pooled grid for each image, of the image's own shape; every layer adds per-layer token embeddings."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tokensieve_adapters import _tiny
 
 
 class Gemma4Decoder(Decoder):
-    """Squares of patches are averaged; where a patch was comes with the pixels."""
+    """A token is the mean of a square of patches. Positions of patches come with the pixels."""
 
     projector_name = "embed_vision"
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay pictures out row by row, and videos frame by frame."""
+        """Return the layout: a grid for each image or video, from the positions of its patches."""
         places = request.get(f"{modality}_position_ids")
         if places is None:
             raise RefusedError(
                 f"where each token of an encoded {modality} is depends on {modality}_position_ids; pass it"
             )
-        # Columns first. Padding is at -1, so it is never the largest.
+        # Positions are (column, row). Padding has -1, so it never is the maximum.
         columns, rows = (places.amax(dim=1) + 1).div(self._side, rounding_mode="floor").unbind(dim=-1)
         counts = [1] * len(rows) if modality == "image" else torch.as_tensor(request["num_frames_per_video"]).tolist()
         firsts = [sum(counts[:number]) for number in range(len(counts))]
@@ -51,11 +51,15 @@ class Gemma4Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model whose last layers share keys, with windows longer than its prompts and wider heads between."""
+        """Return a model whose last layers share keys; windows are longer than prompts, heads wider in full layers."""
         from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
         kinds = ["sliding_attention", "full_attention"] * 2
-        own = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": _tiny.WORDS, "num_kv_shared_layers": 2}
+        own = {
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": _tiny.VOCABULARY_SIZE,
+            "num_kv_shared_layers": 2,
+        }
         text = _tiny.text(head_dim=12, global_head_dim=24, sliding_window=24, layer_types=kinds, **own)
         tower = _tiny.vision(num_key_value_heads=4, head_dim=8, pooling_kernel_size=2, position_embedding_size=32)
         config = Gemma4Config(
@@ -70,8 +74,10 @@ class Gemma4Adapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of several shapes, or videos of two frames, as padded rows of patches."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of several shapes, or videos of two frames, as padded rows of patches."""
         vision: Any = model.config.vision_config  # type: ignore[union-attr]
         shapes, most = [(6, 4), (6, 8), (8, 6)], 48
         frames = 1 if modality == "image" else 2
@@ -94,6 +100,6 @@ class Gemma4Adapter(Adapter):
         }
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Tell words, pictures and videos apart."""
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return `mm_token_type_ids`: 0 for text, 1 for images, 2 for videos."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int() + 2 * (ids == _tiny.VIDEO).int()}

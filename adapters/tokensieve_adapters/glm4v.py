@@ -1,4 +1,4 @@
-"""GLM-4.1V, 4.5V (with experts) and 4.6V: squares of patches, joined; positions of several axes."""
+"""GLM-4.1V, 4.5V (mixture of experts) and 4.6V: a token is a square of patches; position ids of several axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokensieve_adapters._mrope import MropeAdapter, MropeDecoder
 
 
 class Glm4vDecoder(MropeDecoder):
-    """Pictures only: frames of a video stand in a prompt under the placeholder of pictures."""
+    """Images only, because the frames of a video have the placeholder of images."""
 
     refused_inputs = dict.fromkeys(
         ("pixel_values_videos", "video_grid_thw"),
@@ -21,7 +21,7 @@ class Glm4vDecoder(MropeDecoder):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Pictures."""
+        """Images only."""
         return super().modalities[:1]
 
 
@@ -34,15 +34,15 @@ class Glm4vAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of a few squares of patches a picture, half of whose heads turn with positions."""
+        """Return a model with a few tokens an image, and rotary embeddings on half of each head."""
         from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
-        model: nn.Module = Glm4vForConditionalGeneration(Glm4vConfig(**_settings())).eval()
+        model: nn.Module = Glm4vForConditionalGeneration(Glm4vConfig(**_tiny_settings())).eval()
         return model
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Tell words and pictures apart."""
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return `mm_token_type_ids`: 0 for text, 1 for images."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int()}
 
 
@@ -54,11 +54,11 @@ class Glm4vMoeAdapter(Glm4vAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model whose words each pass two of four experts and a shared one, in all layers but the first."""
+        """Return a model with two of four experts and a shared one for each token, in all layers but the first."""
         from transformers import Glm4vMoeConfig, Glm4vMoeForConditionalGeneration
 
         experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-        model: nn.Module = Glm4vMoeForConditionalGeneration(Glm4vMoeConfig(**_settings(**experts))).eval()
+        model: nn.Module = Glm4vMoeForConditionalGeneration(Glm4vMoeConfig(**_tiny_settings(**experts))).eval()
         return model
 
 
@@ -70,14 +70,14 @@ class Glm46vAdapter(Glm4vAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of GLM-4V's parts."""
+        """Return a model with the parts of GLM-4V."""
         from transformers import Glm46VConfig, Glm46VForConditionalGeneration
 
-        model: nn.Module = Glm46VForConditionalGeneration(Glm46VConfig(**_settings())).eval()
+        model: nn.Module = Glm46VForConditionalGeneration(Glm46VConfig(**_tiny_settings())).eval()
         return model
 
 
-def _settings(**text: Any) -> dict[str, Any]:
+def _tiny_settings(**text: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 1], "partial_rotary_factor": 0.5, "rope_theta": 10000.0}
     return {
         "text_config": _tiny.text(rope_parameters=rope, **text),

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: square tiles with text between them, joined by pixel shuffle; frames of a video likewise."""
+"""Idefics3 and SmolVLM: square tiles, or frames of a video, with text between them; tokens by pixel shuffle."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Modality
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import SquaresDecoder
+from tokensieve_adapters._tower import MergedPatchesDecoder
 
 
-class Idefics3Decoder(SquaresDecoder):
-    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+class Idefics3Decoder(MergedPatchesDecoder):
+    """One grid for each tile. Only the prompt's text says which tiles are one image, so each tile counts as one."""
 
     projector_name = "connector"
-    language_name = "text_model"
-    vision_path = "vision_model.encoder.layers"
-    vision_types = frozenset({"idefics3_vision", "smolvlm_vision"})
+    language_model_name = "text_model"
+    vision_layers_path = "vision_model.encoder.layers"
+    vision_model_types = frozenset({"idefics3_vision", "smolvlm_vision"})
 
     @property
-    def factor(self) -> int:
-        """How many patches a token has on each side."""
+    def merge_size(self) -> int:
+        """The number of patches on each side of a token."""
         return int(self.config.scale_factor)
 
-    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Take the tiles of a prompt for one picture, without the empty ones that fill up rows."""
-        prompts = super().split_inputs(modality, given)
-        if prompts is None or given[modality.pixels].ndim != 5:
+    def split_inputs(self, modality: Modality, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return the inputs of each prompt, whose tiles count as one image, without the empty tiles that pad it."""
+        prompts = super().split_inputs(modality, inputs)
+        if prompts is None or inputs[modality.pixel_argument].ndim != 5:
             return None
-        real = (given[modality.pixels] != 0).flatten(2).any(dim=2)
+        real = (inputs[modality.pixel_argument] != 0).flatten(2).any(dim=2)
         if not bool(real.any(dim=1).all()):
             return None
         return [
@@ -41,7 +41,7 @@ class Idefics3Decoder(SquaresDecoder):
         ]
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each tile out row by row."""
+        """Return the layout: a grid for each tile."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size // self.config.scale_factor
         tokens = sum(len(sample) for sample in output.pooler_output)
@@ -57,15 +57,17 @@ class Idefics3Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile."""
+        """Return a model with 16 tokens a tile."""
         from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
         model: nn.Module = Idefics3ForConditionalGeneration(_config(Idefics3Config)).eval()
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random tiles `[prompts, most tiles, 3, side, side]`, empty ones at the end."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random tiles `[prompts, largest number of tiles, 3, side, side]`, with empty ones at the end."""
         config: Any = model.config
         side = config.vision_config.image_size
         most = max(map(len, rows), default=0)
@@ -87,7 +89,7 @@ class SmolVLMAdapter(Idefics3Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile."""
+        """Return a model with 16 tokens a tile."""
         from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
         model: nn.Module = SmolVLMForConditionalGeneration(_config(SmolVLMConfig)).eval()

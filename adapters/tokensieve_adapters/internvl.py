@@ -1,4 +1,4 @@
-"""InternVL: square tiles, side by side in the prompt, each joined two by two by pixel shuffle."""
+"""InternVL: square tiles, adjacent in the prompt; a token is 2 x 2 patches, by pixel shuffle."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor, nn
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import SquaresDecoder
+from tokensieve_adapters._tower import MergedPatchesDecoder
 
 
-class InternVLDecoder(SquaresDecoder):
-    """A grid a tile."""
+class InternVLDecoder(MergedPatchesDecoder):
+    """One grid for each tile; adjacent tiles are one image."""
 
-    tiled = True
-    vision_path = "vision_tower.encoder.layer"
-    vision_types = frozenset({"internvl_vision"})
+    joins_adjacent_tiles = True
+    vision_layers_path = "vision_tower.encoder.layer"
+    vision_model_types = frozenset({"internvl_vision"})
     vision_attention_name = "attention"
 
     @property
-    def vision_prefix(self) -> int:
-        """One class token."""
+    def num_vision_prefix_tokens(self) -> int:
+        """1: a class token."""
         return 1
 
     @property
-    def factor(self) -> int:
-        """How many patches a token has on each side."""
+    def merge_size(self) -> int:
+        """The number of patches on each side of a token."""
         ratio: float = self.config.downsample_ratio
         return round(1 / ratio)
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each tile out row by row."""
+        """Return the layout: a grid for each tile."""
         return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
 
 
@@ -47,7 +47,7 @@ class InternVLAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile."""
+        """Return a model with 16 tokens a tile."""
         from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
         config = InternVLConfig(

@@ -1,4 +1,4 @@
-"""LFM2-VL: tiles of their own shape, joined two by two; most layers of its language model are short convolutions."""
+"""LFM2-VL: tiles of several shapes, 2 x 2 patches a token; most layers of its language model are convolutions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tokensieve_adapters import _tiny
 
 
 class Lfm2VlDecoder(Decoder):
-    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+    """One grid for each tile. Only the prompt's text says which tiles are one image, so each tile counts as one."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each tile out row by row."""
+        """Return the layout: a grid for each tile."""
         shapes = request.get("spatial_shapes")
         if shapes is None:
             raise RefusedError("where each token of an encoded picture is depends on spatial_shapes; pass them too")
@@ -36,7 +36,7 @@ class Lfm2VlAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of up to 16 tokens a tile, two of whose layers attend."""
+        """Return a model with up to 16 tokens a tile, and attention in two layers."""
         from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration
         from transformers import Siglip2VisionConfig as Vision
 
@@ -52,8 +52,10 @@ class Lfm2VlAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random tiles of several shapes, as rows of flattened patches, padded to the largest."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random tiles of several shapes, as rows of flattened patches, padded to the largest."""
         vision: Any = model.config.vision_config  # type: ignore[union-attr]
         shapes = [(4, 6), (8, 8), (6, 4)]
         seeds = [seed for row in rows for seed in row]

@@ -14,14 +14,14 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve.sites import Site
 from tokensieve_adapters._example import save_example
-from tokensieve_adapters._tower import CLASS_TOKENS, PatchEncoder, TowerDecoder
+from tokensieve_adapters._tower import NUM_CLASS_TOKENS, PatchTokenEncoder, TowerDecoder
 
 
 class LlavaDecoder(TowerDecoder):
-    """One square grid of patches per image, one placeholder per patch."""
+    """One square grid of patches for each image, one placeholder for each patch."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each image's patches out row by row."""
+        """Return the layout: a square grid for each image."""
         counts = [image.shape[-2] for image in output.pooler_output]
         grids = {}
         for n in set(counts):
@@ -41,17 +41,17 @@ class LlavaAdapter(Adapter):
     name = "llava"
     model_types = ("llava",)
     decoder_type = LlavaDecoder
-    encoder_type = PatchEncoder
+    encoder_type = PatchTokenEncoder
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Match by config: the model type and that of the tower."""
+        """Return whether the model type and that of the vision tower fit."""
         config: Any = model.config if super().matches(model) else None
-        return config is not None and config.vision_config.model_type in CLASS_TOKENS
+        return config is not None and config.vision_config.model_type in NUM_CLASS_TOKENS
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 36 patches an image, three layers and 64 words."""
+        """Return a model with 36 patches an image, four text layers and a vocabulary of 64."""
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
         vision = CLIPVisionConfig(
@@ -80,5 +80,5 @@ class LlavaAdapter(Adapter):
 
     @classmethod
     def example(cls, directory: Path, sites: Sequence[Site] = ()) -> str | None:
-        """Save a model of 576 visual tokens an image and random weights."""
+        """Save a model with 576 visual tokens an image and random weights, and return a description of it."""
         return save_example(directory, sites)

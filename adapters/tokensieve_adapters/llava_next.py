@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: a picture as a whole and as tiles of up to 2 x 2 grids, newline tokens, padding cut away."""
+"""LLaVA-NeXT: the whole image and tiles of it, with newline tokens and without padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._anyres import AnyresDecoder, random_anyres_images
 from tokensieve_adapters._tower import TowerEncoder
 
 
@@ -22,7 +22,7 @@ class LlavaNextAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 patches a tile and up to five tiles."""
+        """Return a model with 16 patches a tile and up to five tiles."""
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
         config = LlavaNextConfig(
@@ -35,6 +35,8 @@ class LlavaNextAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of several shapes."""
-        return random_tiles(model.config, rows, counted=False)
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of several shapes."""
+        return random_anyres_images(model.config, rows, counted=False)

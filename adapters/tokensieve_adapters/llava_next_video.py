@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video: LLaVA-NeXT's tiles for pictures, pooled frames for videos."""
+"""LLaVA-NeXT-Video: LLaVA-NeXT's tiles for images, pooled frames for videos."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._anyres import AnyresDecoder, random_anyres_images
 from tokensieve_adapters._tower import TowerEncoder
 
 
 class LlavaNextVideoDecoder(AnyresDecoder):
-    """Tiles; a video's frames are pooled, without newlines."""
+    """Images as tiles. Frames of a video are pooled, without newline tokens."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay out pictures by tiles, and videos by frames."""
+        """Return the layout: images by tiles, videos by frames."""
         if modality == "image":
             return super().layout(modality, output, request)
         vision = self.config.vision_config
@@ -38,7 +38,7 @@ class LlavaNextVideoAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 patches a tile, up to five tiles, and 4 tokens a frame."""
+        """Return a model with 16 patches a tile, up to five tiles, and 4 tokens a frame."""
         from transformers import (
             CLIPVisionConfig,
             LlamaConfig,
@@ -57,8 +57,10 @@ class LlavaNextVideoAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of several shapes, or videos."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of several shapes, or videos."""
         if modality == "image":
-            return random_tiles(model.config, rows, counted=False)
-        return super().pictures(model, rows, modality)
+            return random_anyres_images(model.config, rows, counted=False)
+        return super().random_inputs(model, rows, modality)

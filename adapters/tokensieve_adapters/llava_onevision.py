@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: tiles of a SigLIP tower, made smaller where they are many; videos pooled to half the grid."""
+"""LLaVA-OneVision: tiles of a SigLIP tower, downsampled if there are many; frames of a video are pooled 2 x 2."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tokensieve.evidence import NEWLINE
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._anyres import AnyresDecoder, random_tiles
+from tokensieve_adapters._anyres import AnyresDecoder, random_anyres_images
 from tokensieve_adapters._tower import TowerEncoder
 
 
 class LlavaOnevisionDecoder(AnyresDecoder):
-    """Tiles; a video's frames have a quarter of the patches, and one newline follows the last."""
+    """Images as tiles. Frames of a video have a quarter of the patches; one newline token follows the last frame."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay out pictures by tiles, and videos by frames."""
+        """Return the layout: images by tiles, videos by frames."""
         if modality == "image":
             return super().layout(modality, output, request)
         vision = self.config.vision_config
@@ -35,8 +35,8 @@ class LlavaOnevisionDecoder(AnyresDecoder):
         return videos
 
     def pack(self, places: list[Tensor], sizes: Tensor, newline: Tensor) -> Tensor:
-        """Pack one picture's `[tiles, patches, d]` as the model does, `[tokens, d]`."""
-        packed, _ = self.base.pack_image_features(  # type: ignore[operator]
+        """Return the vectors of one image, `[tiles, patches, d]`, packed as the model packs features: `[tokens, d]`."""
+        packed, _ = self.base_model.pack_image_features(  # type: ignore[operator]
             places, sizes, image_newline=newline, vision_aspect_ratio=self.config.vision_aspect_ratio
         )
         result: Tensor = packed[0]
@@ -53,7 +53,7 @@ class LlavaOnevisionAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 patches a tile and up to five tiles, of which more than two are made smaller."""
+        """Return a model with 16 patches a tile and up to five tiles; more than two tiles are downsampled."""
         from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config
         from transformers import SiglipVisionConfig as Vision
 
@@ -69,8 +69,10 @@ class LlavaOnevisionAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of several shapes, or videos."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of several shapes, or videos."""
         if modality == "image":
-            return random_tiles(model.config, rows, counted=True)
-        return super().pictures(model, rows, modality)
+            return random_anyres_images(model.config, rows, counted=True)
+        return super().random_inputs(model, rows, modality)

@@ -1,4 +1,4 @@
-"""Molmo 2: a small whole picture and a grid of its crops, pooled two by two, added to the placeholders' own vectors."""
+"""Molmo 2: a small whole image and a grid of crops, pooled 2 x 2, added to the embeddings of the placeholders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Molmo2Decoder(Decoder):
-    """Tile 0 is the whole picture, tile 1 all crops as one; a video's frames share the placeholder of pictures."""
+    """Tile 0 is the whole image, tile 1 all crops as one grid. Images only: video frames have their placeholder."""
 
     refused_inputs = dict.fromkeys(
         ("pixel_values_videos", "video_grids"),
@@ -28,28 +28,28 @@ class Molmo2Decoder(Decoder):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Pictures."""
+        """Images only."""
         return super().modalities[:1]
 
-    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Return none: what is pooled is numbered through all crops of a batch."""
+    def split_inputs(self, modality: Modality, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return None, because `image_token_pooling` numbers patches through all crops of a batch."""
         return None
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay the whole picture out row by row, then the crops."""
+        """Return the layout: the grid of the whole image, then that of the crops."""
         grids = request.get("image_grids")
         if grids is None:
             raise RefusedError("where each token of an encoded picture is depends on image_grids; pass them too")
         shapes = torch.as_tensor(grids).tolist()
         return [torch.cat([raster(small, narrow), raster(h, w, tile=1)]) for small, narrow, h, w in shapes]
 
-    def refuses(self, stage: Stage) -> list[str]:
-        """Say why this model cannot be pruned at the stage: also where layers turn words differently."""
+    def refusals(self, stage: Stage) -> list[str]:
+        """Return the reasons of the base class, and one if layers scale rotary embeddings differently."""
         scaled = len(self.text_config.rope_scaling_layers)
         if stage.at.block and scaled != len(self.layers):
             said = f"its layers do not all turn words alike ({scaled} of {len(self.layers)} are scaled)"
-            return [*super().refuses(stage), f"{said}; prune at decoder.0"]
-        return super().refuses(stage)
+            return [*super().refusals(stage), f"{said}; prune at decoder.0"]
+        return super().refusals(stage)
 
 
 class Molmo2Adapter(Adapter):
@@ -61,7 +61,7 @@ class Molmo2Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of four tokens a crop."""
+        """Return a model with four tokens a crop."""
         from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
         heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
@@ -83,8 +83,10 @@ class Molmo2Adapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of one crop, two beside each other, or two below each other."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images with one crop, two crops side by side, or two crops one above the other."""
         vision: Any = model.config.vision_config  # type: ignore[union-attr]
         side = vision.image_size[0] // vision.patch_size
         shapes = [(1, 1), (1, 2), (2, 1)]
@@ -109,6 +111,6 @@ class Molmo2Adapter(Adapter):
         }
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Tell words and pictures apart."""
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return `mm_token_type_ids`: 0 for text, 1 for images."""
         return {"mm_token_type_ids": (ids == _tiny.IMAGE).int()}

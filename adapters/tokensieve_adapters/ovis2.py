@@ -1,4 +1,4 @@
-"""Ovis2: square tiles whose tokens are mixtures of a visual vocabulary, with indicator words between them."""
+"""Ovis2: square tiles whose tokens are mixtures of a visual vocabulary, with indicator tokens between them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tokensieve_adapters import _tiny
 
 
 class Ovis2Decoder(Decoder):
-    """A grid a tile; the prompt's text alone says which tiles make a picture, so each counts as an image."""
+    """One grid for each tile. Only the prompt's text says which tiles are one image, so each tile counts as one."""
 
     projector_name = "visual_embeddings_table"
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each tile out row by row."""
+        """Return the layout: a grid for each tile."""
         return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
 
 
@@ -33,7 +33,7 @@ class Ovis2Adapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile, and two indicator words."""
+        """Return a model with 16 tokens a tile, and two indicator tokens."""
         from transformers import Ovis2Config, Ovis2ForConditionalGeneration, Qwen2Config
         from transformers.models.ovis2 import Ovis2VisionConfig
 
@@ -43,7 +43,7 @@ class Ovis2Adapter(Adapter):
             text_config=Qwen2Config(**_tiny.text()),
             image_token_id=_tiny.IMAGE,
             visual_indicator_token_ids=[60, 61],
-            vocab_size=_tiny.WORDS,
+            vocab_size=_tiny.VOCABULARY_SIZE,
             hidden_size=48,
             tie_word_embeddings=False,
         )
@@ -52,6 +52,6 @@ class Ovis2Adapter(Adapter):
 
     @classmethod
     def reserved_token_ids(cls, model: nn.Module) -> tuple[int, ...]:
-        """Indicators."""
+        """Return the ids of the indicator tokens."""
         config: Any = model.config
         return tuple(config.visual_indicator_token_ids)

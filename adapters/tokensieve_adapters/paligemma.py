@@ -1,4 +1,4 @@
-"""PaliGemma 1 and 2: one square grid a picture, and a prompt whose words all see each other."""
+"""PaliGemma 1 and 2: one square grid for each image, and bidirectional attention over the prompt."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import PatchEncoder, TowerDecoder
+from tokensieve_adapters._tower import PatchTokenEncoder, TowerDecoder
 
 
 class PaliGemmaDecoder(TowerDecoder):
-    """Positions begin at one."""
+    """One square grid for each image. Position ids begin at 1."""
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each picture out row by row."""
+        """Return the layout: a grid for each image."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
         return [raster(side, side) for _ in range(output.pooler_output.flatten(0, 1).shape[0] // side**2)]
 
-    def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
-        """Return positions from one on."""
-        return super().positions(request, mask, start, steps) + 1
+    def position_ids(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
+        """Return position ids that begin at 1."""
+        return super().position_ids(request, mask, start, steps) + 1
 
 
 class PaliGemmaAdapter(Adapter):
@@ -34,18 +34,18 @@ class PaliGemmaAdapter(Adapter):
     name = "paligemma"
     model_types = ("paligemma",)
     decoder_type = PaliGemmaDecoder
-    encoder_type = PatchEncoder
-    text = "gemma"
+    encoder_type = PatchTokenEncoder
+    text_model_type = "gemma"
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Match by config: the model type and that of the language model."""
+        """Return whether the model type and that of the language model fit."""
         config: Any = model.config if super().matches(model) else None
-        return config is not None and config.text_config.model_type == cls.text
+        return config is not None and config.text_config.model_type == cls.text_model_type
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a picture."""
+        """Return a model with 16 tokens an image."""
         from transformers import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 
         config = PaliGemmaConfig(
@@ -59,20 +59,20 @@ class PaliGemmaAdapter(Adapter):
         return model
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Mark all of a prompt as prefix, and what the model answered as not."""
-        return {"token_type_ids": (torch.arange(ids.shape[1]) >= ids.shape[1] - answered).long().expand_as(ids)}
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return `token_type_ids`: 0 for the prompt, which is the prefix, and 1 for generated tokens."""
+        return {"token_type_ids": (torch.arange(ids.shape[1]) >= ids.shape[1] - num_generated).long().expand_as(ids)}
 
 
 class PaliGemma2Adapter(PaliGemmaAdapter):
     """PaliGemmaForConditionalGeneration with a Gemma 2 language model, whose layers alternate with windows."""
 
     name = "paligemma2"
-    text = "gemma2"
+    text_model_type = "gemma2"
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a picture, with windows longer than its prompts."""
+        """Return a model with 16 tokens an image, and windows longer than its prompts."""
         from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 
         config = PaliGemmaConfig(

@@ -1,4 +1,4 @@
-"""PerceptionLM: square tiles of a picture, or frames of a video, each pooled to a square grid."""
+"""PerceptionLM: square tiles of an image, or frames of a video, each pooled to a square grid."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from tokensieve_adapters import _tiny
 
 
 class PerceptionLMDecoder(Decoder):
-    """A grid a tile; one tower takes pictures and videos alike."""
+    """One grid for each tile; one tower encodes images and videos."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Pictures, whose tiles stand side by side, and videos."""
+        """Images, whose tiles are adjacent in the prompt, and videos."""
         image, video = self.config.image_token_id, self.config.video_token_id
         return Modality("image", image, "pixel_values"), Modality("video", video, "pixel_values_videos")
 
-    def encode(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Encode a request's pictures and videos, or take what is encoded already."""
-        outputs = super().encode({name: value for name, value in request.items() if name != "pixel_values_videos"})
+    def encode_visual_inputs(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the encoder outputs of a request; videos are encoded like images."""
+        outputs = super().encode_visual_inputs(
+            {name: value for name, value in request.items() if name != "pixel_values_videos"}
+        )
         videos = request.get("pixel_values_videos")
         if videos is not None and "video" not in outputs:
-            outputs["video"] = self.base.get_image_features(videos, return_dict=True)  # type: ignore[operator]
+            outputs["video"] = self.base_model.get_image_features(videos, return_dict=True)  # type: ignore[operator]
         return outputs
 
     def encoder_arguments(self, modality: Modality) -> frozenset[str]:
-        """Pixels alone."""
-        return frozenset({modality.pixels})
+        """Return the argument with pixels alone."""
+        return frozenset({modality.pixel_argument})
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay pictures out tile by tile, and videos frame by frame."""
-        [pixels] = [request.get(one.pixels) for one in self.modalities if one.name == modality]
+        """Return the layout: tiles of images, frames of videos."""
+        [pixels] = [request.get(one.pixel_argument) for one in self.modalities if one.name == modality]
         if not isinstance(pixels, Tensor):
             raise RefusedError(f"where each token of an encoded {modality} is depends on its pixels; pass them instead")
         parts, side = pixels.shape[1], math.isqrt(output.pooler_output.shape[-2])
@@ -59,7 +61,7 @@ class PerceptionLMAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 tokens a tile."""
+        """Return a model with 16 tokens a tile."""
         from transformers import LlamaConfig, PerceptionLMConfig, PerceptionLMForConditionalGeneration
         from transformers import TimmWrapperConfig as Vision
 
@@ -76,8 +78,10 @@ class PerceptionLMAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of two tiles, or videos of two frames."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of two tiles, or videos of two frames."""
         seeds = [seed for row in rows for seed in row]
         made = [torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         name = "pixel_values" if modality == "image" else "pixel_values_videos"

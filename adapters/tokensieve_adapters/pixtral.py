@@ -1,4 +1,4 @@
-"""Pixtral and Mistral 3: one grid a picture, of the picture's own shape."""
+"""Pixtral and Mistral 3: one grid for each image, of the image's own shape."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import joined
+from tokensieve_adapters._tower import mean_over_squares
 
 
 class PixtralDecoder(Decoder):
-    """Patches row by row; Mistral 3 joins squares of them."""
+    """Tokens are patches, in Mistral 3 squares of patches, row by row."""
 
-    vision_path = "vision_tower.transformer.layers"
-    vision_types = frozenset({"pixtral"})
+    vision_layers_path = "vision_tower.transformer.layers"
+    vision_model_types = frozenset({"pixtral"})
     vision_attention_name = "attention"
 
     @property
-    def factor(self) -> int:
-        """How many patches a token has on each side."""
+    def merge_size(self) -> int:
+        """The number of patches on each side of a token."""
         return int(getattr(self.config, "spatial_merge_size", 1))
 
-    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Cut away what pads a picture to the size of others."""
-        pictures = super().split_inputs(modality, given)
-        if pictures is None or not isinstance(given.get("image_sizes"), Tensor):
+    def split_inputs(self, modality: Modality, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return the inputs of each image, without the pixels that pad it to the size of others."""
+        pictures = super().split_inputs(modality, inputs)
+        if pictures is None or not isinstance(inputs.get("image_sizes"), Tensor):
             return None
         for picture in pictures:
             height, width = picture["image_sizes"][0].tolist()
-            picture[modality.pixels] = picture[modality.pixels][..., :height, :width]
+            picture[modality.pixel_argument] = picture[modality.pixel_argument][..., :height, :width]
         return pictures
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay each picture's patches out row by row."""
-        return [raster(rows // self.factor, columns // self.factor) for rows, columns in self._grids(request)]
+        """Return the layout: a grid for each image."""
+        return [raster(rows // self.merge_size, columns // self.merge_size) for rows, columns in self._grids(request)]
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Return the mean over the patches of each token, picture by picture."""
+        """Return the mean over the patches of each token, image by image."""
         grids = self._grids(request)
         pictures = values.split([rows * columns for rows, columns in grids])
-        return torch.cat([joined(own, *grid, self.factor) for own, grid in zip(pictures, grids, strict=True)])
+        return torch.cat(
+            [mean_over_squares(own, *grid, self.merge_size) for own, grid in zip(pictures, grids, strict=True)]
+        )
 
     def _grids(self, request: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Return how many rows and columns of patches each picture has."""
+        """Return the rows and columns of patches of each image."""
         sizes = request.get("image_sizes")
         if sizes is None:
             raise RefusedError("where each token of an encoded picture is depends on image_sizes; pass them too")
@@ -66,13 +68,13 @@ class PixtralAdapter(Adapter):
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Match by config: the model type and that of the tower."""
+        """Return whether the model type and that of the vision tower fit."""
         config: Any = model.config if super().matches(model) else None
         return config is not None and config.vision_config.model_type == "pixtral"
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of pictures of up to 4 x 4 patches."""
+        """Return a model for images of up to 4 x 4 patches."""
         from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PixtralVisionConfig
 
         config = LlavaConfig(
@@ -86,8 +88,10 @@ class PixtralAdapter(Adapter):
         return model
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures of several shapes, padded to the largest."""
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images of several shapes, padded to the largest."""
         config: Any = model.config
         side = config.vision_config.image_size
         shapes = [(side, side), (side // 2, side), (side, side // 2)]
@@ -110,7 +114,7 @@ class Mistral3Adapter(PixtralAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of pictures of up to 4 x 4 squares of patches."""
+        """Return a model for images of up to 4 x 4 tokens, each a square of patches."""
         from transformers import (
             Mistral3Config,
             Mistral3ForConditionalGeneration,

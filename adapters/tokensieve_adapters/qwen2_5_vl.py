@@ -1,4 +1,4 @@
-"""Qwen2.5-VL."""
+"""Qwen2.5-VL: a vision tower with windowed attention in most layers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
 
 
 class Qwen25VLDecoder(MropeDecoder):
-    """A tower that sees windows in most of its layers, whole pictures (or frames) in some."""
+    """A vision tower with windowed attention in most layers, and full attention over an image or frame in some."""
 
     @property
-    def vision_layer(self) -> int:
-        """The deepest layer that sees whole pictures; in all releases that is the last."""
+    def selected_vision_layer(self) -> int:
+        """The deepest layer with full attention; in all releases that is the last layer."""
         return int(max(self.config.vision_config.fullatt_block_indexes))
 
     @property
-    def vision_middle(self) -> int:
-        """Of the layers that see whole pictures, the one nearest to the usual one: 15 of 32."""
-        usual, whole = super().vision_middle, [int(layer) for layer in self.config.vision_config.fullatt_block_indexes]
+    def middle_vision_layer(self) -> int:
+        """The layer with full attention that is nearest to the default one: 15 of 32."""
+        usual, whole = (
+            super().middle_vision_layer,
+            [int(layer) for layer in self.config.vision_config.fullatt_block_indexes],
+        )
         return min(whole, key=lambda layer: abs(layer - usual))
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Return the mean over each square; the tower has them window by window, and row by row in each."""
+        """Return the mean over each square; the tower holds squares window by window, row by row inside a window."""
         vision = self.config.vision_config
         side = vision.window_size // vision.spatial_merge_size // vision.patch_size
         order, begin = [], 0
         for grid in self.layout(modality, None, request):
             _, frame, row, column = grid.T
             window = torch.stack([frame, row // side, column // side], dim=1)
-            # Squares of a window stay row by row.
+            # A stable sort keeps the squares of a window row by row.
             _, number = window.unique(dim=0, return_inverse=True)
             order.append(begin + number.sort(stable=True).indices)
             begin += len(grid)
@@ -53,7 +56,7 @@ class Qwen25VLAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of a few squares of patches a picture, with windows in its tower."""
+        """Return a model with a few tokens an image, and windows in its vision tower."""
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
         rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}

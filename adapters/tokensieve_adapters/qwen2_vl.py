@@ -1,4 +1,4 @@
-"""Qwen2-VL."""
+"""Qwen2-VL: everything as in `_mrope.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Qwen2VLAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of a few squares of patches a picture."""
+        """Return a model with a few tokens an image."""
         from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
         rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}

@@ -1,4 +1,4 @@
-"""Qwen3.5, dense and with experts: most layers of its language model carry their past in a state (linear attention)."""
+"""Qwen3.5, dense and mixture of experts: most layers of its language model have linear attention."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Qwen35Adapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of a few squares of patches a picture, two of whose layers attend."""
+        """Return a model with a few tokens an image, and full attention in two layers."""
         from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
-        model: nn.Module = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_settings())).eval()
+        model: nn.Module = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_tiny_settings())).eval()
         return model
 
 
@@ -34,16 +34,16 @@ class Qwen35MoeAdapter(Qwen35Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model whose words each pass two of four experts in a layer, and one that all share."""
+        """Return a model with two of four experts and a shared one for each token in a layer."""
         from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
 
         experts = {"num_experts": 4, "num_experts_per_tok": 2}
         experts |= {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
-        model: nn.Module = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(**_settings(**experts))).eval()
+        model: nn.Module = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(**_tiny_settings(**experts))).eval()
         return model
 
 
-def _settings(**text: Any) -> dict[str, Any]:
+def _tiny_settings(**text: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 1], "mrope_interleaved": True, "rope_theta": 10000.0}
     linear = {"key_head_dim": 8, "value_head_dim": 8, "num_key_heads": 2, "num_value_heads": 4, "conv_kernel_dim": 4}
     return {

@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense and with experts: layers of the tower are added to the first of the text model (deepstack)."""
+"""Qwen3-VL, dense and mixture of experts: vision features are also added after the first text layers (deepstack)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
 
 
 class Qwen3VLDecoder(MropeDecoder):
-    """Tokens can leave once the tower has added all of its layers."""
+    """Inside the language model, tokens can be removed after the last layer to which vision features are added."""
 
     @property
-    def first_layer(self) -> int:
+    def first_prunable_layer(self) -> int:
         """The first layer after deepstack."""
         return max(1, len(self.config.vision_config.deepstack_visual_indexes))
 
@@ -29,10 +29,10 @@ class Qwen3VLAdapter(MropeAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of a few squares of patches a picture, two layers of which are added."""
+        """Return a model with a few tokens an image, and deepstack features of two vision layers."""
         from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-        model: nn.Module = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_settings())).eval()
+        model: nn.Module = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_tiny_settings())).eval()
         return model
 
 
@@ -44,15 +44,15 @@ class Qwen3VLMoeAdapter(Qwen3VLAdapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model whose words each pass two of four experts in a layer."""
+        """Return a model with two of four experts for each token in a layer."""
         from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-        model: nn.Module = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**_settings(**experts))).eval()
+        model: nn.Module = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**_tiny_settings(**experts))).eval()
         return model
 
 
-def _settings(**text: Any) -> dict[str, Any]:
+def _tiny_settings(**text: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
     return {
         "text_config": _tiny.text(rope_parameters=rope, head_dim=12, **text),

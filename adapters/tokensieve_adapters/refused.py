@@ -1,4 +1,4 @@
-"""Families that are known, and cannot be pruned: each says why. `prune` refuses their models with that reason."""
+"""Families that cannot be pruned. `prune` refuses their models with the reason that is written here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Llama4Adapter(Adapter):
 
     name = "llama4"
     model_types = ("llama4",)
-    refused = (
+    refusal_reason = (
         "its forward projects encoded pictures itself, so that shortened ones cannot be handed to it, and its layers "
         "without positions scale attention by the length that a cache reports, which pruning changes; run it unpruned"
     )
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model with one expert a word."""
+        """Return a model with one expert for each token."""
         from transformers import Llama4Config, Llama4ForConditionalGeneration
 
         tower = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
@@ -38,14 +38,14 @@ class MllamaAdapter(Adapter):
 
     name = "mllama"
     model_types = ("mllama",)
-    refused = (
+    refusal_reason = (
         "its pictures are not in the prompt: some layers look across at them, so there are no visual tokens that "
         "could leave a sequence; run it unpruned"
     )
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model one of whose layers looks at pictures."""
+        """Return a model with cross-attention to images in one layer."""
         from transformers import MllamaConfig, MllamaForConditionalGeneration
 
         tower = _tiny.vision(
@@ -71,20 +71,20 @@ class InstructBlipAdapter(Adapter):
 
     name = "instructblip"
     model_types = ("instructblip", "blip-2")
-    refused = (
+    refusal_reason = (
         "its Q-Former asks a fixed handful of questions about a picture, and the answers, which are its tokens, stand "
         "for no place in it; they are few already, so run it unpruned"
     )
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of four questions a picture."""
+        """Return a model with four query tokens an image."""
         from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, LlamaConfig
 
         config = InstructBlipConfig(
             vision_config=_tiny.vision(),
             qformer_config={
-                "vocab_size": _tiny.WORDS,
+                "vocab_size": _tiny.VOCABULARY_SIZE,
                 "hidden_size": 32,
                 "intermediate_size": 64,
                 "num_hidden_layers": 2,

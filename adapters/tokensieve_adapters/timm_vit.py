@@ -1,4 +1,4 @@
-"""timm Vision Transformers: ViT, DeiT and what shares their class."""
+"""timm Vision Transformers: ViT, DeiT and other models of the class VisionTransformer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.encoder import Encoder
 from tokensieve.stage import Stage
 
-HOME = "timm.models.vision_transformer"
+_MODULE = "timm.models.vision_transformer"
 
 
 class TimmVitEncoder(Encoder):
-    """Blocks of a timm VisionTransformer; patches follow the class and register tokens."""
+    """The blocks of a timm VisionTransformer; patches follow the class and register tokens."""
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -27,55 +27,55 @@ class TimmVitEncoder(Encoder):
         return [blocks.get_submodule(name) for name, _ in blocks.named_children()]
 
     @property
-    def prefix(self) -> int:
-        """Class, distillation and register tokens."""
+    def num_prefix_tokens(self) -> int:
+        """The number of class, distillation and register tokens."""
         return int(self.model.num_prefix_tokens)  # type: ignore[arg-type]
 
     @property
     def refused_methods(self) -> tuple[str, ...]:
-        """These reshape tokens to a full grid."""
+        """Methods that reshape tokens to the full grid."""
         return ("forward_intermediates", "get_intermediate_layers")
 
     @property
     def separates_mlp(self) -> bool:
         """Whether all blocks are timm's Block."""
-        return not self._others()
+        return not self._other_block_types()
 
-    def _others(self) -> set[str]:
+    def _other_block_types(self) -> set[str]:
         return {type(block).__name__ for block in self.blocks} - {"Block"}
 
     def attention_input(self, block: int, x: Tensor) -> Tensor:
-        """Return the block's first norm."""
+        """Return the output of the block's first norm."""
         result: Tensor = self._part(block, "norm1")(x)
         return result
 
     def attention_block(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Return the first half of timm's Block, scaled and dropped as it does."""
-        seen = self.attention(block)(self.attention_input(block, x), attn_mask=bias)
-        added: Tensor = self._part(block, "drop_path1")(self._part(block, "ls1")(seen))
+        """Return the block's input plus its attention, with timm's layer scale and drop path."""
+        attended = self.attention(block)(self.attention_input(block, x), attn_mask=bias)
+        added: Tensor = self._part(block, "drop_path1")(self._part(block, "ls1")(attended))
         return x + added
 
     def mlp_block(self, block: int, x: Tensor) -> Tensor:
-        """Return the second half."""
+        """Return `x` plus the output of the MLP, with timm's layer scale and drop path."""
         made = self._part(block, "mlp")(self._part(block, "norm2")(x))
         added: Tensor = self._part(block, "drop_path2")(self._part(block, "ls2")(made))
         return x + added
 
     def attention(self, block: int) -> nn.Module:
-        """Return a block's attention."""
+        """Return the attention module of a block."""
         return self._part(block, "attn")
 
-    def width(self, block: int) -> int:
-        """Return the width of its heads."""
+    def attention_width(self, block: int) -> int:
+        """Return the width of all heads together."""
         attention: Any = self.attention(block)
         return int(attention.num_heads * attention.head_dim)
 
     def key_projection(self, block: int) -> nn.Module:
-        """The projection to queries, keys and values."""
+        """Return the projection to queries, keys and values."""
         return self._part(block, "attn.qkv")
 
-    def keys(self, block: int, projected: Tensor) -> Tensor:
-        """Take the second third, by heads."""
+    def mean_keys(self, block: int, projected: Tensor) -> Tensor:
+        """Return the mean of the keys over heads; they are the second third of the projection's output."""
         attention: Any = self.attention(block)
         heads = projected.chunk(3, dim=-1)[1].unflatten(-1, (attention.num_heads, -1))
         normed: Tensor = self._part(block, "attn.k_norm")(heads)
@@ -84,11 +84,11 @@ class TimmVitEncoder(Encoder):
     def _part(self, block: int, name: str) -> nn.Module:
         return self.blocks[block].get_submodule(name)
 
-    def refuses(self, stage: Stage) -> list[str]:
-        """Refuse what the base class does, blocks that run twice, and blocks that have no two parts."""
-        reasons = super().refuses(stage)
+    def refusals(self, stage: Stage) -> list[str]:
+        """Return the reasons of the base class, and those for gradient checkpointing and for other types of block."""
+        reasons = super().refusals(stage)
         if not self.separates_mlp and (stage.rest == "merge" or Evidence.VISION_KEYS in stage.needs):
-            others = ", ".join(sorted(self._others()))
+            others = ", ".join(sorted(self._other_block_types()))
             reasons.append(
                 f"its blocks are of timm's {others}; merging, and keys as evidence, are supported for timm's Block. "
                 "Say rest: drop, and judge by features"
@@ -98,7 +98,7 @@ class TimmVitEncoder(Encoder):
         return reasons
 
     def layout(self, n: int) -> Tensor:
-        """Lay the patches out row by row; the grid is square where the image size is dynamic."""
+        """Return the layout, row by row; the grid is square if the image size is dynamic."""
         rows, columns = self.model.get_submodule("patch_embed").grid_size  # type: ignore[misc]
         if rows * columns != n:
             side = round(n**0.5)
@@ -118,12 +118,12 @@ class TimmVitAdapter(Adapter):
 
     @classmethod
     def matches(cls, model: nn.Module) -> bool:
-        """Match by class, without importing timm."""
-        return any(c.__module__ == HOME and c.__name__ == "VisionTransformer" for c in type(model).__mro__)
+        """Return whether the class is timm's VisionTransformer or a subclass, without importing timm."""
+        return any(c.__module__ == _MODULE and c.__name__ == "VisionTransformer" for c in type(model).__mro__)
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 36 patches, four blocks and ten classes."""
+        """Return a model with 36 patches, four blocks and ten classes."""
         import timm
 
         model: nn.Module = timm.create_model(

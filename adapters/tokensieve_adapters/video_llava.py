@@ -1,4 +1,4 @@
-"""Video-LLaVA: one square grid of patches a picture; a video's frames keep their class tokens."""
+"""Video-LLaVA: one square grid of patches for each image; the frames of a video keep their class tokens."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.layouts import raster
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._tower import PatchEncoder
+from tokensieve_adapters._tower import PatchTokenEncoder
 
 
 class VideoLlavaDecoder(Decoder):
-    """Eight frames a video, each with its class token in front, which stands in the grid like a newline."""
+    """Square grids. Each frame of a video begins with its class token, which the layout treats as a newline token."""
 
-    vision_path = "image_tower.encoder.layers"
-    vision_types = frozenset({"clip_vision_model"})
+    vision_layers_path = "image_tower.encoder.layers"
+    vision_model_types = frozenset({"clip_vision_model"})
     refused_inputs: ClassVar[Mapping[str, str]] = {
         "pixel_values_images": "the library calls it pixel_values now; pass it by that name, which the processor gives "
         "with return_legacy_image_output=False"
     }
 
     @property
-    def vision_prefix(self) -> int:
-        """One class token."""
+    def num_vision_prefix_tokens(self) -> int:
+        """1: a class token."""
         return 1
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Lay out pictures row by row, and videos frame by frame."""
+        """Return the layout: a grid for each image, and for each frame of a video."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
         if modality == "image":
@@ -44,17 +44,17 @@ class VideoLlavaDecoder(Decoder):
         video = torch.cat([classes, patches], dim=1).reshape(-1, 4)
         return [video] * (len(output.pooler_output) // frames)
 
-    def encoded_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
-        """Videos have a tower of their own, in which no token leaves."""
+    def num_encoder_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Return 1 for images and 0 for videos, which have a tower of their own."""
         return [int(modality == "image")] * len(layouts)
 
 
-class VideoLlavaEncoder(PatchEncoder):
-    """The tower of pictures."""
+class VideoLlavaEncoder(PatchTokenEncoder):
+    """The vision tower for images; the one for videos is not pruned."""
 
     @property
     def tower(self) -> nn.Module:
-        """The one that takes no videos."""
+        """The vision tower for images."""
         return self.model.get_submodule("model.image_tower")
 
 
@@ -69,7 +69,7 @@ class VideoLlavaAdapter(Adapter):
 
     @classmethod
     def tiny(cls) -> nn.Module:
-        """Return a model of 16 patches a picture."""
+        """Return a model with 16 patches an image."""
         from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
         config = VideoLlavaConfig(

@@ -20,7 +20,7 @@ def made(name, *parts):
     row = prompts.row([2, *parts, 4])
     inputs = prompts.batch([row])
     grids = []
-    for modality, output in prompts.decoder.encode(inputs).items():
+    for modality, output in prompts.decoder.encode_visual_inputs(inputs).items():
         grids += prompts.decoder.layout(modality, output, inputs)
     grid = [(picture, *place) for picture, own in enumerate(grids) for place in own.tolist()]
     return model, inputs, grid

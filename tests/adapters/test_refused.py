@@ -11,7 +11,7 @@ from tokensieve.testing.prompts import Prompts
 from tokensieve_strategies import Norm
 
 ADAPTERS = ts.default_registry().adapters
-REFUSED = sorted(name for name, adapter in ADAPTERS.items() if adapter.refused is not None)
+REFUSED = sorted(name for name, adapter in ADAPTERS.items() if adapter.refusal_reason is not None)
 
 
 def test_there_are_some():
@@ -24,7 +24,7 @@ def test_a_model_of_a_refused_family(name):
     model = adapter.tiny()
     before = footprint(model)
     assert adapter.matches(model)
-    said = f"{type(model).__name__} (model_type '{model.config.model_type}') cannot be pruned: {adapter.refused}"
+    said = f"{type(model).__name__} (model_type '{model.config.model_type}') cannot be pruned: {adapter.refusal_reason}"
     for recipe in ("gsp", "fastv"):
         with pytest.raises(RefusedError) as error, ts.prune(model, recipe):
             pytest.fail("it was let in")
@@ -34,7 +34,7 @@ def test_a_model_of_a_refused_family(name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_reason_is_a_clause_with_something_to_do(name):
-    reason = ADAPTERS[name].refused
+    reason = ADAPTERS[name].refusal_reason
     assert reason[0].islower()
     assert not reason.endswith(".")
     assert ";" in reason

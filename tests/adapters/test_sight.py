@@ -364,7 +364,7 @@ def test_the_layers_of_released_sizes():
             setattr(config.vision_config, setting, value)
         with torch.device("meta"):
             decoder = adapter(type(adapter.tiny())(config)).decoder
-        assert (decoder.vision_layer, decoder.vision_middle) == (selected, middle)
+        assert (decoder.selected_vision_layer, decoder.middle_vision_layer) == (selected, middle)
 
 
 def test_a_tower_that_is_not_known():

@@ -273,9 +273,9 @@ def test_a_partner_that_is_loaded_goes_to_where_the_tower_is(tmp_path, monkeypat
     monkeypatch.setattr(type(partner), "to", lambda self, where: moved.append(str(where)) or self)
     decoder = adapter(elsewhere(model, device)).decoder
     for path in (tmp_path, str(tmp_path)):
-        decoder.text_tower(path)
+        decoder.load_text_tower(path)
     assert moved == ([] if place is None else [place] * 2)
-    decoder.text_tower((partner, letters()))
+    decoder.load_text_tower((partner, letters()))
     assert len(moved) == (0 if place is None else 2)
 
 
@@ -283,7 +283,7 @@ def test_a_partner_that_is_loaded_goes_to_where_the_tower_is(tmp_path, monkeypat
 def test_patches_come_to_a_partner_that_was_handed_over_and_back(kind):
     model = shared("sdpa" if kind == "clip" else "siglip")
     partner = two_towers(model, kind)
-    loaded = LlavaAdapter(model).decoder.text_tower((partner, letters()))
+    loaded = LlavaAdapter(model).decoder.load_text_tower((partner, letters()))
     with FakeTensorMode(allow_non_fake_inputs=True):
         seen = torch.empty(1, 5, model.config.vision_config.hidden_size, device="cuda:1")
         found = loaded.patches(seen)

@@ -381,7 +381,7 @@ def test_content_knows_no_positions(family):
     model.generation_config.eos_token_id = None
     adapter = ts.default_registry().adapter_for(model)
     made = Prompts(model, adapter)
-    block = max(2, adapter.decoder.first_layer)
+    block = max(2, adapter.decoder.first_prunable_layer)
     layer = model.model.language_model.layers[block - 1]
     rows = [made.row([2, ("image", 1), 4]), made.row([1, ("image", 2), 1, ("image", 0), 3])]
     stage = ts.Stage(at=f"decoder.{block}", select=Seeing(kinds=frozenset({Evidence.DECODER_CONTENT})), keep=3)

@@ -20,7 +20,9 @@ from tokensieve_strategies import Norm, VisionZip
 from .test_query import letters, two_towers
 
 REGISTRY = ts.default_registry()
-ABLE = tuple(name for name, kind in REGISTRY.adapters.items() if kind.refused is None and kind.decoder_type is not None)
+ABLE = tuple(
+    name for name, kind in REGISTRY.adapters.items() if kind.refusal_reason is None and kind.decoder_type is not None
+)
 UNSHARED = {
     ("gemma4", "video"): "cannot be told apart",
     ("molmo2", "image"): "cannot be told apart",
@@ -46,7 +48,9 @@ def asked(prompts, seeds, modality="image"):
 def tower(model, decoder):
     """Every module outside the language model that computes something itself."""
     inside = set(decoder.language_model.modules())
-    return [m for m in decoder.base.modules() if m not in inside and not list(m.children()) and list(m.parameters())]
+    return [
+        m for m in decoder.base_model.modules() if m not in inside and not list(m.children()) and list(m.parameters())
+    ]
 
 
 @contextlib.contextmanager
@@ -393,7 +397,7 @@ def test_what_was_not_asked_for_the_longest_leaves_first():
 @torch.no_grad()
 def test_what_was_given_out_belongs_to_the_caller():
     model, prompts = made("llava")
-    pixels = prompts.adapter.pictures(model, [[1], [2]])["pixel_values"]
+    pixels = prompts.adapter.random_inputs(model, [[1], [2]])["pixel_values"]
     with ts.share_vision(model):
         first = model.model.get_image_features(pixels).pooler_output
         right = [one.clone() for one in first]

@@ -226,7 +226,7 @@ def test_a_tower_that_must_hand_on_whole_grids(adapter):
     hook = tower.register_forward_hook(remember, with_kwargs=True)
     plan = {0: ("merge", 5), 1: ("merge", 4)}
     stages = (*merging(0, 0, r=5), *merging(1, 1, r=4))
-    if adapter(model).encoder.depth == 1:
+    if adapter(model).encoder.num_prunable_blocks == 1:
         stages, plan = stages[:1], {0: ("merge", 5)}
     try:
         with ts.prune(model, ts.Recipe(stages=stages)) as run:
@@ -274,7 +274,7 @@ def test_paligemma_answers_as_by_hand():
     walk = walked(tower, inputs["pixel_values"][0], plan, len(tower.encoder.layers))
     assert run.kept("encoder.1")[0].tolist() == walk.ids
     words = inputs["input_ids"][0]
-    places = torch.nonzero(words == made.decoder.modalities[0].placeholder).flatten()
+    places = torch.nonzero(words == made.decoder.modalities[0].placeholder_id).flatten()
     vectors = model.get_input_embeddings()(words)
     vectors[places[walk.ids]] = model.model.multi_modal_projector(norm(walk.x, tower.post_layernorm).float())
     gone = set(places.tolist()) - set(places[walk.ids].tolist())

@@ -212,7 +212,7 @@ def test_12_placeholders_have_one_name():
     for name, cls in registry.adapters.items():
         adapter = cls(cls.tiny())
         if adapter.decoder is not None:
-            kinds = {modality.name: modality.placeholder for modality in adapter.decoder.modalities}
+            kinds = {modality.name: modality.placeholder_id for modality in adapter.decoder.modalities}
             assert kinds["image"] == adapter.model.config.image_token_id, name
 
 

@@ -236,7 +236,7 @@ def test_tiles_are_packed_like_their_features():
     row = made.row([2, ("image", 3), 4])
     inputs = made.batch([row])
     decoder = adapter.decoder
-    output = decoder.encode(inputs)["image"]
+    output = decoder.encode_visual_inputs(inputs)["image"]
     [layout] = decoder.layout("image", output, inputs)
     tiles = 5
     numbers = torch.arange(tiles * 16).unsqueeze(1).float() + 1

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tokensieve.cli.console import cell
 from tokensieve.errors import TokensieveError
-from tokensieve.plugins.names import Plugin
+from tokensieve.plugins.plugin import Plugin
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.formulas import budget_of
 from tokensieve.recipes.recipe import Recipe
@@ -40,7 +40,7 @@ def offers(registry: Registry) -> list[tuple[list[str], str, list[str], list[str
     """
     groups: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for name, cls in sorted(registry.adapters.items()):
-        if cls.refused is not None:
+        if cls.refusal_reason is not None:
             continue
         adapter = cls(cls.tiny())
         for part in ("encoder", "decoder"):
@@ -156,7 +156,9 @@ def families(registry: Registry) -> Table:
     """Return a table of model families."""
     table = _table(f"Adapters ({len(registry.adapters)})", "name", "what it is for")
     for name, adapter in sorted(registry.adapters.items()):
-        said = first_line(adapter) + (f"\nRefused: {adapter.refused}." if adapter.refused is not None else "")
+        said = first_line(adapter) + (
+            f"\nRefused: {adapter.refusal_reason}." if adapter.refusal_reason is not None else ""
+        )
         table.add_row(cell(name), cell(said))
     return table
 

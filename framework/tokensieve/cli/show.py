@@ -117,7 +117,7 @@ def grid_of(ready: LoadedModel, inputs: Mapping[str, Any]) -> Tensor:
     decoder = ready.adapter.decoder
     if decoder is None:
         raise RefusedError(f"{type(ready.model).__name__} has no language model that carries visual tokens")
-    outputs = decoder.encode(inputs)
+    outputs = decoder.encode_visual_inputs(inputs)
     layouts = [layout.cpu() for name, output in outputs.items() for layout in decoder.layout(name, output, inputs)]
     numbered = (torch.nn.functional.pad(layout, (1, 0), value=part) for part, layout in enumerate(layouts))
     return torch.cat(list(numbered))

@@ -55,8 +55,8 @@ class TowerCost:
         blocks = []
         for number, block in enumerate(encoder.blocks):
             own = _linear(encoder.attention(number))
-            blocks.append(BlockCost(own, _linear(block) - own, encoder.width(number)))
-        return cls(tuple(blocks), encoder.prefix)
+            blocks.append(BlockCost(own, _linear(block) - own, encoder.attention_width(number)))
+        return cls(tuple(blocks), encoder.num_prefix_tokens)
 
     def flops(self, patches: int, stages: Mapping[int, tuple[int, bool]]) -> int:
         """Count the FLOPs of one picture.
@@ -109,14 +109,14 @@ class VisionCost:
         try:
             # Types of torch leave out that a mode is made without arguments.
             with torch.no_grad(), counter, _OnMeta():  # type: ignore[no-untyped-call]
-                decoder.encode(inputs)
+                decoder.encode_visual_inputs(inputs)
         finally:
             if hook is not None:
                 hook.remove()
         # Videos may have a tower of their own, in which no token leaves.
         encoder = encoder if shapes else None
         pictures = sum(shape[0] for shape in shapes)
-        patches = shapes[0][1] - encoder.prefix if encoder is not None else 0
+        patches = shapes[0][1] - encoder.num_prefix_tokens if encoder is not None else 0
         tower = TowerCost.of(encoder) if encoder is not None and encoder.separates_mlp else None
         return cls(counter.get_total_flops(), pictures, patches, tower)
 

@@ -1,1 +1,1 @@
-"""How model families carry visual tokens: what the author of an adapter implements."""
+"""The interface to model families: `Adapter`, `Decoder` and `Encoder`, which the author of an adapter subclasses."""

@@ -1,7 +1,7 @@
-"""What an adapter is: how a model family carries tokens.
+"""`Adapter`: everything that is specific to a model family.
 
-An adapter declares where things are in a model; the engine does the rest. A model has a language
-model that carries visual tokens (`Decoder`), a vision encoder (`Encoder`), or both.
+An adapter says where the parts of a model are, and the engine does the rest. It has a `Decoder` for a language model
+with visual tokens in its prompt, an `Encoder` for a vision encoder inside which tokens can be removed, or both.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from tokensieve.stage import Stage
 
 
 class Adapter(ABC):
-    """How a model family carries tokens. Subclass it to add a family.
+    """A model family. Subclass it to add one.
 
     Attributes:
         model: the model.
     """
 
     name: ClassVar[str]
-    """What the family is called: a Python identifier."""
+    """The name of the family: a Python identifier."""
     model_types: ClassVar[tuple[str, ...]] = ()
-    """The model types, of the config, that it is for. Where these do not decide, override `matches`."""
+    """The values of `config.model_type` that the adapter is for. Where these do not decide, override `matches`."""
     decoder_type: ClassVar[type[Decoder] | None] = None
-    """How its language model carries tokens, if it has one."""
+    """The `Decoder` of the family; None if it has no language model."""
     encoder_type: ClassVar[type[Encoder] | None] = None
-    """How its vision encoder carries tokens, if they can leave in it."""
+    """The `Encoder` of the family; None if tokens cannot be removed inside its vision encoder."""
     oldest_transformers: ClassVar[tuple[int, int]] = (5, 19)
-    """The oldest transformers with which the family passes the conformance kit; before 5.19 none does."""
+    """The oldest version of transformers with which the family passes the conformance kit; 5.19 or newer."""
     text_between_frames: ClassVar[bool] = False
-    """Whether its processor puts text between the frames of a video."""
-    refused: ClassVar[str | None] = None
-    """Why the family cannot be pruned, and what to do instead; for families that are known, and refused."""
+    """Whether the family's processor puts text between the frames of a video."""
+    refusal_reason: ClassVar[str | None] = None
+    """Why the family cannot be pruned, and what to do instead; None if it can."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -51,7 +51,7 @@ class Adapter(ABC):
     def matches(cls, model: nn.Module) -> bool:
         """Return whether this adapter is for the model, from its class and config alone.
 
-        By default, whether the model answers in words and its type is among `model_types`.
+        By default, whether the model has `generate` and its type is among `model_types`.
         """
         kind = getattr(getattr(model, "config", None), "model_type", None)
         return kind in cls.model_types and hasattr(model, "generate")
@@ -59,21 +59,23 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def tiny(cls) -> nn.Module:
-        """Return a random-weight model of the family, small enough for tests."""
+        """Return a model of the family with random weights, small enough for tests."""
 
     @classmethod
-    def pictures(cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image") -> dict[str, Tensor]:
-        """Make random pictures for prompts, as the family's processor hands them over; for the conformance kit.
+    def random_inputs(
+        cls, model: nn.Module, rows: Sequence[Sequence[int]], modality: str = "image"
+    ) -> dict[str, Tensor]:
+        """Return random images or videos for prompts, as the family's processor returns them; for the conformance kit.
 
-        The default is for towers of one size: `[pictures, 3, side, side]`, with two frames for videos.
+        The default is for towers with one image size: `[images, 3, side, side]`; a video has two frames.
 
         Args:
             model: made by `tiny`.
-            rows: for every prompt, a seed a picture; the same seed always gives the same picture.
+            rows: for every prompt, one seed for each image; the same seed always gives the same image.
             modality: `image` or `video`.
 
         Returns:
-            Arguments of forward; nothing where there are no pictures.
+            Arguments of forward; empty if there are no images.
         """
         size: Any = model.config.vision_config.image_size  # type: ignore[union-attr]
         side = size if isinstance(size, int) else size[0]
@@ -83,21 +85,21 @@ class Adapter(ABC):
         return {name: torch.stack(made)} if made else {}
 
     @classmethod
-    def aligned_inputs(cls, model: nn.Module, ids: Tensor, answered: int = 0) -> dict[str, Tensor]:
-        """Return what else the family's processor makes of prompts, running along them; nothing by default.
+    def aligned_inputs(cls, model: nn.Module, ids: Tensor, num_generated: int = 0) -> dict[str, Tensor]:
+        """Return further outputs of the processor with one value a token, such as `token_type_ids`; none by default.
 
         Args:
             model: made by `tiny`.
-            ids: int64 `[rows, n]`.
-            answered: how many words at the end are the model's own.
+            ids: int64 `[rows, n]`, the token ids of the prompts.
+            num_generated: how many tokens at the end were generated by the model.
         """
         return {}
 
     @classmethod
     def reserved_token_ids(cls, model: nn.Module) -> tuple[int, ...]:
-        """Return words that forward reads as parts of pictures wherever they stand; for the conformance kit.
+        """Return ids of tokens, beside the placeholders, that forward always reads as parts of images.
 
-        It never lets a model say them. The default is none beside the placeholders.
+        The conformance kit does not let a model generate them. The default is none.
 
         Args:
             model: made by `tiny`.
@@ -106,38 +108,38 @@ class Adapter(ABC):
 
     @classmethod
     def example(cls, directory: Path, sites: Sequence[Site] = ()) -> str | None:
-        """Save a small checkpoint of real geometry with its processor, and say what it is.
+        """Save a small example checkpoint with its processor, and return a description of it.
 
-        It is what demonstrations load, as users load theirs, when no model is given.
+        It has the token geometry of a released model. Commands load it when the user gives no model.
 
         Args:
-            directory: an existing, empty folder, written with `save_pretrained`.
-            sites: that it shall have, if it can: a recipe for a deep model needs a deep one.
+            directory: an existing, empty folder; written with `save_pretrained`.
+            sites: sites that the model must have, if possible: a recipe for a deep model needs a deep one.
 
         Returns:
-            What was saved, in a sentence that also says what its answers are worth; none if the
-            family has no example, and then nothing is written.
+            A sentence that describes the checkpoint and says what its answers are worth. None if the family has no
+            example; then nothing is written.
         """
         return None
 
     @property
     def decoder(self) -> Decoder | None:
-        """The language model, if there is one."""
+        """The language model; None if there is none."""
         return None if self.decoder_type is None else self.decoder_type(self.model)
 
     @property
     def encoder(self) -> Encoder | None:
-        """The vision encoder, if tokens can leave in it."""
+        """The vision encoder; None if tokens cannot be removed inside it."""
         return None if self.encoder_type is None else self.encoder_type(self.model)
 
     def sites(self) -> tuple[Site, ...]:
-        """Return every site there is, in the order data passes them."""
-        encoder = range(self.encoder.depth) if self.encoder is not None else ()
+        """Return all sites of the model, in the order of the forward pass."""
+        encoder = range(self.encoder.num_prunable_blocks) if self.encoder is not None else ()
         decoder = range(len(self.decoder.layers)) if self.decoder is not None else ()
         return (*(Site("encoder", k) for k in encoder), *(Site("decoder", k) for k in decoder))
 
     def offers(self, site: Site) -> frozenset[Evidence]:
-        """Return the evidence there is at a site."""
+        """Return the evidence that is available at a site."""
         if site.part == "encoder" or self.decoder is None:
             return ENCODER_EVIDENCE
         offered = decoder_evidence(site.block) | (VISION_EVIDENCE if self.decoder.vision_layers else frozenset())
@@ -145,7 +147,7 @@ class Adapter(ABC):
             offered -= {Evidence.DECODER_CONTENT}
         return offered
 
-    def refuses(self, stage: Stage) -> list[str]:
-        """Say why this model cannot be pruned at the stage; nothing if it can."""
+    def refusals(self, stage: Stage) -> list[str]:
+        """Return the reasons why this model cannot run the stage; an empty list if it can."""
         part = self.encoder if stage.at.part == "encoder" else self.decoder
-        return part.refuses(stage) if part is not None else []
+        return part.refusals(stage) if part is not None else []

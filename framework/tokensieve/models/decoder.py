@@ -1,4 +1,4 @@
-"""A language model that carries visual tokens."""
+"""`Decoder`: where a family's language model has its visual tokens, and how the family encodes images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
-from tokensieve.models.modules import _module
+from tokensieve.models.modules import get_module
 from tokensieve.models.text_tower import TextTower
 from tokensieve.stage import Stage
 
 
-def projected_layers(config: Any, depth: int) -> list[int]:
-    """Return which of a vision tower's `depth` layers, counted from 0, the projector takes.
+def projector_input_layers(config: Any, depth: int) -> list[int]:
+    """Return the layers of a vision tower, counted from 0, whose outputs the projector takes.
 
-    `vision_feature_layer` counts the embeddings as 0, and -1 is the last layer, which is also taken where the config
-    says nothing.
+    The config's `vision_feature_layer` counts the embeddings as 0 and the last layer as -1. The default is the last
+    layer.
+
+    Args:
+        config: of the whole model.
+        depth: the number of layers of the tower.
     """
     chosen = getattr(config, "vision_feature_layer", None)
     places = list(chosen) if isinstance(chosen, (list, tuple)) else [-1 if chosen is None else chosen]
@@ -34,69 +38,69 @@ class Modality:
     """A kind of visual input.
 
     Attributes:
-        name: what the library calls it: `image` or `video`.
-        placeholder: the token id that stands for one visual token.
-        pixels: the argument of forward whose presence makes a call a prefill with it.
+        name: `image` or `video`, as transformers names it.
+        placeholder_id: the id of the placeholder token; a prompt has one for each visual token.
+        pixel_argument: the argument of forward that holds the pixels, such as `pixel_values`.
     """
 
     name: str
-    placeholder: int
-    pixels: str
+    placeholder_id: int
+    pixel_argument: str
 
 
 class Decoder(ABC):
-    """A language model that carries visual tokens among its text.
+    """A language model whose prompt holds visual tokens among text tokens.
 
-    The defaults fit a Hugging Face model whose base model has `get_image_features` (and
-    `get_video_features`), a `language_model`, and takes `mm_encoder_outputs`.
+    The defaults fit a transformers model whose base model has `get_image_features` (and `get_video_features`) and a
+    `language_model`, and accepts `mm_encoder_outputs`.
     """
 
     projector_name: ClassVar[str] = "multi_modal_projector"
-    """The base model's module that takes the vision tower's selected layer."""
-    language_name: ClassVar[str] = "language_model"
-    """The base model's text model."""
-    vision_path: ClassVar[str | None] = None
-    """Where the base model has the vision tower's layers; none where what they see cannot be dealt to tokens."""
-    vision_types: ClassVar[frozenset[str]] = frozenset()
-    """The types, in the config, of towers that this holds for; all where none is named."""
+    """The name of the base model's projector."""
+    language_model_name: ClassVar[str] = "language_model"
+    """The name of the base model's text model."""
+    vision_layers_path: ClassVar[str | None] = None
+    """The path from the base model to the vision tower's layers; None if their patches cannot be mapped to tokens."""
+    vision_model_types: ClassVar[frozenset[str]] = frozenset()
+    """The model types of vision towers, in the config, that have these layers; empty means all."""
     vision_attention_name: ClassVar[str] = "self_attn"
-    """What those layers call their attention."""
+    """The name of the attention module in a vision layer."""
     vision_modalities: ClassVar[frozenset[str]] = frozenset({"image"})
-    """The modalities whose patches `spread` can deal to tokens."""
-    tiled: ClassVar[bool] = False
-    """Whether pictures come as tiles of equal rank: those that stand side by side in a prompt are one image."""
+    """The modalities whose patches `patches_to_tokens` can map to tokens."""
+    joins_adjacent_tiles: ClassVar[bool] = False
+    """Whether tiles of equal rank that are adjacent in a prompt are one image."""
 
     refused_inputs: ClassVar[Mapping[str, str]] = {}
-    """Arguments of forward with which the model cannot be pruned, and why."""
+    """Arguments of forward with which the model cannot be pruned, with the reason."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
     @property
-    def base(self) -> nn.Module:
-        """The model without its head."""
-        return _module(self.model, "model")
+    def base_model(self) -> nn.Module:
+        """The model without its language-modelling head."""
+        return get_module(self.model, "model")
 
     @property
     def language_model(self) -> nn.Module:
         """The text model."""
-        return _module(self.base, self.language_name)
+        return get_module(self.base_model, self.language_model_name)
 
     @property
-    def first_layer(self) -> int:
-        """The first layer inside the language model at which tokens can leave."""
+    def first_prunable_layer(self) -> int:
+        """The first layer after layer 0 at whose input tokens can be removed."""
         return 1
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The text model's layers."""
-        layers = _module(self.language_model, "layers")
+        """The decoder layers of the text model."""
+        layers = get_module(self.language_model, "layers")
         return [layers.get_submodule(name) for name, _ in layers.named_children()]
 
     @property
     def projector(self) -> nn.Module:
-        """The module whose input is the vision tower's selected layer."""
-        return _module(self.base, self.projector_name)
+        """The module that maps the vision tower's selected layer to the width of the text model."""
+        return get_module(self.base_model, self.projector_name)
 
     @property
     def config(self) -> Any:
@@ -110,127 +114,128 @@ class Decoder(ABC):
 
     def attention(self, block: int) -> nn.Module:
         """Return the attention module of a layer."""
-        return _module(self.layers[block], "self_attn")
+        return get_module(self.layers[block], "self_attn")
 
     def takes_rotary(self, block: int) -> bool:
-        """Return whether a layer's attention takes its rotary positions as an argument, so that it can do without."""
+        """Return whether a layer's attention takes rotary embeddings as an argument, and so can run without them."""
         try:
             attention = self.attention(block)
         except RefusedError:
-            # A layer that carries its past in a state does not attend.
+            # A recurrent layer, such as linear attention or a short convolution, has no such module.
             return False
         return "position_embeddings" in inspect.signature(attention.forward).parameters
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Return the text model's own embeddings `[..., d]` of token ids."""
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Return the text model's input embeddings `[..., d]` of token ids."""
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         result: Tensor = embedding(ids)
         return result
 
     def rotary_embeddings(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the position embeddings that layers take, for `positions` `[batch, n]`."""
-        rotary = _module(self.language_model, "rotary_emb")
+        """Return the cosine and sine that layers take as `position_embeddings`, for `positions` `[batch, n]`."""
+        rotary = get_module(self.language_model, "rotary_emb")
         cos, sin = rotary(hidden, position_ids=positions)
         return cos, sin
 
-    def positions(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
-        """Return the positions `[..., batch or 1, steps]` that forward itself would take where none are given.
+    def position_ids(self, request: Mapping[str, Any], mask: Tensor, start: int, steps: int) -> Tensor:
+        """Return the position ids `[..., batch or 1, steps]` that forward computes by default.
 
         Args:
-            request: the call's arguments.
-            mask: bool `[batch, n]`, which places of the prompt are real.
-            start: how many places there were before this call, dropped ones included.
-            steps: how many it brings.
+            request: the arguments of the call.
+            mask: bool `[batch, n]`, the attention mask of the prompt.
+            start: the number of tokens before this call, including removed ones.
+            steps: the number of tokens in this call.
         """
         return torch.arange(start, start + steps, device=mask.device).unsqueeze(0)
 
-    def complete_positions(self, positions: Tensor, text: Tensor) -> Tensor:
-        """Return positions that say where text is, from those that forward was given.
+    def complete_position_ids(self, positions: Tensor, text: Tensor) -> Tensor:
+        """Return the position ids that forward was given, with the axis of text positions.
 
-        Where positions have several axes, the first is of text; a family whose forward may be called
-        without it adds it here.
+        Where position ids have several axes, the first is that of text. A family whose forward may be called without
+        this axis adds it here.
 
         Args:
-            positions: int64 `[..., batch or 1, n]`.
-            text: int64 `[batch, n]`, the positions of text.
+            positions: int64 `[..., batch or 1, n]`, as forward was given them.
+            text: int64 `[batch, n]`, the text positions.
         """
         return positions
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The kinds of visual input there are."""
+        """The kinds of visual input that the model takes."""
         found = []
         for name, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
             placeholder = getattr(self.config, f"{name}_token_id", None)
-            if placeholder is not None and hasattr(self.base, f"get_{name}_features"):
+            if placeholder is not None and hasattr(self.base_model, f"get_{name}_features"):
                 found.append(Modality(name, int(placeholder), pixels))
         return tuple(found)
 
-    def encode(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Encode a request's images as `generate` does, or take what is encoded already; by modality."""
+    def encode_visual_inputs(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the encoder outputs of a request, by modality: those that it holds, or newly encoded ones."""
         given = request.get("mm_encoder_outputs") or {}
         outputs = {name: output for name, output in given.items() if output is not None}
         if outputs:
             return outputs
         for modality in self.modalities:
-            if request.get(modality.pixels) is not None:
+            if request.get(modality.pixel_argument) is not None:
                 taken = {key: request[key] for key in self.encoder_arguments(modality) if request.get(key) is not None}
-                outputs[modality.name] = self._encoder(modality)(**taken, return_dict=True)
+                outputs[modality.name] = self._encoding_method(modality)(**taken, return_dict=True)
         return outputs
 
     def encoder_arguments(self, modality: Modality) -> frozenset[str]:
-        """Return the arguments that encoding a modality takes, and forward does without afterwards."""
-        return frozenset(inspect.signature(self._encoder(modality)).parameters) - {"kwargs"}
+        """Return the arguments of forward that only encoding a modality needs."""
+        return frozenset(inspect.signature(self._encoding_method(modality)).parameters) - {"kwargs"}
 
-    def _encoder(self, modality: Modality) -> Any:
-        return getattr(self.base, f"get_{modality.name}_features")
+    def _encoding_method(self, modality: Modality) -> Any:
+        return getattr(self.base_model, f"get_{modality.name}_features")
 
-    def split_inputs(self, modality: Modality, given: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
-        """Return what encoding takes of each picture or video alone, in order, without the padding that others cause.
+    def split_inputs(self, modality: Modality, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+        """Return the encoding inputs of each image or video of a batch, in order, without padding to the others' sizes.
 
-        By default every tensor has one row a picture.
+        The default is for tensors with one row for each image.
 
         Args:
-            modality: which kind they are of.
-            given: the arguments with which a batch of them is encoded.
+            modality: the kind of visual input.
+            inputs: the arguments with which the batch is encoded.
 
         Returns:
-            Arguments by picture, as `together` takes them; what belongs to no single one is left out. None where
-            pictures of a batch cannot be told apart, and so cannot be shared.
+            The arguments of each image, as `collate_inputs` takes them; arguments that belong to no single image are
+            left out. None if the images of a batch cannot be separated; their encodings are then not shared.
         """
-        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         rows = {len(value) if value.ndim else 0 for value in tensors.values()}
-        if modality.pixels not in tensors or len(rows) != 1:
+        if modality.pixel_argument not in tensors or len(rows) != 1:
             return None
         return [{name: value[row : row + 1] for name, value in tensors.items()} for row in range(rows.pop())]
 
     def collate_inputs(self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the arguments with which several pictures are encoded at once, from those of each.
+        """Return the inputs that encode several images or videos in one batch.
 
-        Tensors that differ in other sizes than their first are padded with zeros at the end.
+        Tensors are concatenated along their first dimension. Where other dimensions differ, the smaller ones are padded
+        with zeros at the end.
 
         Args:
-            modality: which kind they are of.
-            pictures: as `apart` gives them, one or more.
+            modality: the kind of visual input.
+            pictures: the inputs of each image, one or more, as `split_inputs` returns them.
         """
-        return {name: _level([picture[name] for picture in pictures]) for name in pictures[0]}
+        return {name: _pad_and_concatenate([picture[name] for picture in pictures]) for name in pictures[0]}
 
-    def features(self, output: Any) -> Tensor:
-        """Return the projected features `[tokens, d]` of a modality, in the order of their placeholders."""
+    def projected_features(self, output: Any) -> Tensor:
+        """Return the projected features `[tokens, d]` in an encoder output, in the order of the placeholders."""
         parts = [item.reshape(-1, item.shape[-1]) for item in output.pooler_output]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def with_features(self, output: Any, features: Tensor, rows: Tensor) -> Any:
-        """Return an output of the same kind that holds fewer tokens.
+    def replace_features(self, output: Any, features: Tensor, rows: Tensor) -> Any:
+        """Return a copy of an encoder output with fewer tokens.
 
         Args:
-            output: of a modality.
-            features: `[kept, d]`, instead of its features.
-            rows: int64 `[kept]`, the rows of its features that they stand for.
+            output: the encoder output of a modality.
+            features: `[kept, d]`, the new projected features.
+            rows: int64 `[kept]`, the rows of the old projected features that they replace.
         """
-        # Where a model takes a tensor, it takes it by image; one image of all that stays serves as well.
+        # A tensor has one row for each image; one image that holds all kept tokens is equivalent.
         pooled = features.unsqueeze(0) if isinstance(output.pooler_output, Tensor) else [features]
-        # What else it says, of the tower and of words around pictures, stays as it is.
+        # The other fields of the output stay as they are.
         new = copy.copy(output)
         new.pooler_output = pooled
         layers = getattr(output, "deepstack_features", None)
@@ -241,77 +246,87 @@ class Decoder(ABC):
 
     @property
     def vision_layers(self) -> Sequence[nn.Module]:
-        """The vision tower's layers; none where what they see cannot be dealt to tokens."""
-        known = not self.vision_types or self.config.vision_config.model_type in self.vision_types
-        return list(self.base.get_submodule(self.vision_path).children()) if self.vision_path and known else ()
+        """The vision tower's layers; empty if their patches cannot be mapped to tokens."""
+        known = not self.vision_model_types or self.config.vision_config.model_type in self.vision_model_types
+        return (
+            list(self.base_model.get_submodule(self.vision_layers_path).children())
+            if self.vision_layers_path and known
+            else ()
+        )
 
     @property
-    def vision_layer(self) -> int:
-        """Which of them the projector takes, the deepest of several, or is the last that sees whole pictures."""
-        return max(projected_layers(self.config, len(self.vision_layers)))
+    def selected_vision_layer(self) -> int:
+        """The vision layer, counted from 0, whose output the projector takes; the deepest one if it takes several.
+
+        A family whose tower has windowed attention returns the last layer with full attention.
+        """
+        return max(projector_input_layers(self.config, len(self.vision_layers)))
 
     @property
-    def vision_middle(self) -> int:
-        """Which of them, counted from 0, VISION_MIDDLE looks at: 9 of CLIP-L's 24, and likewise in others."""
+    def middle_vision_layer(self) -> int:
+        """The vision layer, counted from 0, of the evidence `vision_middle`: 9 of CLIP-L's 24, and in proportion."""
         return round(len(self.vision_layers) * 3 / 8)
 
     @property
-    def vision_prefix(self) -> int:
-        """How many class tokens stand before the tower's patches."""
+    def num_vision_prefix_tokens(self) -> int:
+        """The number of class tokens before the patches in the vision tower."""
         return 0
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Return values of visual tokens `[tokens, c]`, in the order of their placeholders.
+        """Return values of visual tokens `[tokens, c]`, in the order of the placeholders, from values of patches.
 
-        The default is for patches that are the tokens. Where several are joined in a token, it has
-        their mean.
+        The default is for families whose tokens are the patches. Where several patches are joined in one token, the
+        token gets their mean.
 
         Args:
-            values: of patches `[..., c]`, in the order in which the tower's layers hold them.
-            request: the caller's arguments: sizes and grids.
-            modality: which kind of pictures they are of.
+            values: `[..., c]`, one for each patch, in the order of the vision tower's layers.
+            request: the caller's arguments, with sizes and grids.
+            modality: `image` or `video`.
         """
         return values.flatten(0, -2)
 
-    def encoded_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
-        """Return how many pictures the vision encoder took for each image or video: tiles and frames count.
+    def num_encoder_images(self, modality: str, layouts: Sequence[Tensor], request: Mapping[str, Any]) -> list[int]:
+        """Return for each image or video how many rows of the vision encoder's batch it takes: one a tile or frame.
 
         Args:
-            modality: its name; none of what does not pass through the encoder at all.
-            layouts: what `layout` gave.
-            request: the caller's arguments: sizes and grids.
+            modality: `image` or `video`; the number is 0 if it does not pass through the encoder.
+            layouts: what `layout` returned.
+            request: the caller's arguments, with sizes and grids.
         """
         return [1] * len(layouts)
 
     @abstractmethod
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
-        """Return where the tokens of each image or video are, int64 `[tokens, 4]`: tile, frame, row, column.
+        """Return the places of the tokens of each image or video, int64 `[tokens, 4]`: tile, frame, row, column.
 
-        A newline token's column is `NEWLINE`.
+        The column of a newline token is `NEWLINE`.
 
         Args:
-            modality: its name.
-            output: its encoded pictures, of which a generation may have made several copies.
-            request: the caller's arguments: sizes and grids.
+            modality: `image` or `video`.
+            output: the encoder output of the modality; `generate` may have repeated it for beams.
+            request: the caller's arguments, with sizes and grids.
         """
 
-    def text_tower(self, query_encoder: object) -> TextTower:
+    def load_text_tower(self, query_encoder: object) -> TextTower:
         """Load the text tower that shares a space with the vision tower.
 
+        Args:
+            query_encoder: a path or a model, as the user passed it to `prune`.
+
         Raises:
-            RefusedError: if the family has none, or this is not one.
+            RefusedError: if the family has no such text tower, or `query_encoder` is not the right one.
         """
         raise RefusedError(f"{type(self.model).__name__} takes no query_encoder; leave it out")
 
-    def refuses(self, stage: Stage) -> list[str]:
-        """Say why this model cannot be pruned at the stage; nothing if it can."""
+    def refusals(self, stage: Stage) -> list[str]:
+        """Return the reasons why this model cannot run the stage; an empty list if it can."""
         block = stage.at.block
         reasons = []
         config = self.text_config
-        if 0 < block < self.first_layer:
+        if 0 < block < self.first_prunable_layer:
             reasons.append(
-                f"its vision tower still adds to visual tokens after layer {self.first_layer - 1}; prune at "
-                f"decoder.0, or at decoder.{self.first_layer} and deeper"
+                f"its vision tower still adds to visual tokens after layer {self.first_prunable_layer - 1}; prune at "
+                f"decoder.0, or at decoder.{self.first_prunable_layer} and deeper"
             )
         kinds = set(getattr(config, "layer_types", None) or ())
         if block and (kinds - {"full_attention"} or getattr(config, "sliding_window", None)):
@@ -328,8 +343,8 @@ class Decoder(ABC):
         return reasons
 
 
-def _level(parts: Sequence[Tensor]) -> Tensor:
-    """Put tensors one behind the other, padded with zeros to the largest in all other dimensions."""
+def _pad_and_concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors concatenated along the first dimension, padded with zeros at the end of the other dimensions."""
     if len({part.shape[1:] for part in parts}) == 1:
         return torch.cat(list(parts))
     largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]

@@ -1,4 +1,4 @@
-"""A vision encoder whose blocks can carry fewer tokens."""
+"""`Encoder`: the blocks of a vision encoder inside which tokens can be dropped or merged."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from tokensieve.stage import Stage
 
 
 class Encoder(ABC):
-    """A vision encoder whose blocks can carry fewer tokens."""
+    """A vision encoder inside which tokens can be dropped or merged.
+
+    Attributes:
+        model: the whole model.
+    """
 
     shortens_sequence: ClassVar[bool] = True
-    """Whether the model goes on with a shorter sequence, and gives fewer tokens in the end. Where what follows needs
-    every patch, blocks compute on fewer and hand on all."""
+    """Whether the sequence becomes shorter, so that the encoder returns fewer tokens. If not, blocks compute on fewer
+    tokens but return all patches, because the modules that follow need every patch."""
     prunes_prompt: ClassVar[bool] = False
-    """Whether a language model follows of which every patch is one token, and leaves with it."""
+    """Whether every patch is one token of a language model's prompt, so that removing a patch removes that token."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -26,71 +30,71 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """All blocks; their first argument is the tokens, `[batch, prefix + n, d]`."""
+        """All blocks. Their first argument is the tokens, `[batch, num_prefix_tokens + n, d]`."""
 
     @property
-    def depth(self) -> int:
-        """How many of the blocks tokens can leave at: those before what is read of the encoder."""
+    def num_prunable_blocks(self) -> int:
+        """The number of leading blocks at which tokens can be removed: up to the one whose output the model reads."""
         return len(self.blocks)
 
     @property
     @abstractmethod
-    def prefix(self) -> int:
-        """How many leading tokens are no patches (class and register tokens); they always stay."""
+    def num_prefix_tokens(self) -> int:
+        """The number of class and register tokens before the patches; they always stay."""
 
     @abstractmethod
     def layout(self, n: int) -> Tensor:
-        """Return where the `n` patches of an image are, int64 `[n, 4]`: tile, frame, row, column."""
+        """Return the places of the `n` patches of an image, int64 `[n, 4]`: tile, frame, row, column."""
 
     @property
     def refused_methods(self) -> tuple[str, ...]:
-        """Methods of the model that assume a full grid and are refused while tokens are dropped."""
+        """Methods of the model that need the full grid of patches; they are refused while tokens are dropped."""
         return ()
 
-    # A block in two parts, between which tokens are merged
+    # Tokens are merged between the two parts of a block, its attention and its MLP.
 
     @property
     def separates_mlp(self) -> bool:
-        """Whether every block is an attention and then an MLP, each added to its input, as what follows here says."""
+        """Whether every block is an attention and then an MLP, each with a residual connection."""
         return True
 
     @abstractmethod
     def attention_input(self, block: int, x: Tensor) -> Tensor:
-        """Return what a block's attention takes of the tokens `x` `[batch, n, d]` that enter it."""
+        """Return the input of a block's attention, from the block's input `x` `[batch, n, d]`."""
 
     @abstractmethod
     def attention_block(self, block: int, x: Tensor, bias: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        """Return tokens plus their attention.
+        """Return the block's input plus its attention, `[batch, n, d]`.
 
         Args:
             block: the number of the block.
-            x: `[batch, n, d]`, as they enter the block.
-            bias: added to the logits of attention, `[batch, 1, n, n]`, or none.
-            kwargs: with which the block was called.
+            x: `[batch, n, d]`, the block's input.
+            bias: `[batch, 1, n, n]`, added to the attention logits, or None.
+            kwargs: the keyword arguments with which the block was called.
         """
 
     @abstractmethod
     def mlp_block(self, block: int, x: Tensor) -> Tensor:
-        """Return tokens plus what the block's MLP makes of them, `[batch, n, d]`."""
+        """Return `x` plus the output of the block's MLP, `[batch, n, d]`."""
 
     @abstractmethod
     def attention(self, block: int) -> nn.Module:
         """Return the attention module of a block."""
 
     @abstractmethod
-    def width(self, block: int) -> int:
-        """Return the width of all heads of a block together."""
+    def attention_width(self, block: int) -> int:
+        """Return the width of all attention heads of a block together: number of heads times head dimension."""
 
     @abstractmethod
     def key_projection(self, block: int) -> nn.Module:
-        """The module of a block that computes keys, perhaps among other things."""
+        """Return the module of a block that computes the keys, alone or with queries and values."""
 
     @abstractmethod
-    def keys(self, block: int, projected: Tensor) -> Tensor:
-        """Return the mean of all heads' keys `[batch, n, d]` from what the projection gave."""
+    def mean_keys(self, block: int, projected: Tensor) -> Tensor:
+        """Return the mean over heads of the keys, `[batch, n, d]`, from the output of `key_projection`."""
 
-    def refuses(self, stage: Stage) -> list[str]:
-        """Say why this model cannot be pruned at the stage; nothing if it can."""
+    def refusals(self, stage: Stage) -> list[str]:
+        """Return the reasons why this model cannot run the stage; an empty list if it can."""
         reasons = []
         if stage.keep.auto:
             reasons.append("inside a vision encoder all images keep equally many tokens; give a budget, not auto")

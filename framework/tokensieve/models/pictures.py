@@ -1,4 +1,4 @@
-"""What a model is shown: a picture, or a video as the pictures that it is made of."""
+"""Visual inputs before the processor: a PIL image, or a video as a sequence of PIL images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from PIL import Image
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """Pictures in the order of time.
+    """A video: its frames in the order of time.
 
     Attributes:
-        frames: RGB, at least one, all of one size.
+        frames: RGB images, at least one, all of one size.
     """
 
     frames: tuple[Image.Image, ...]
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """Width, height, and how many frames."""
+        """Width, height, and number of frames."""
         return *self.frames[0].size, len(self.frames)
 
 
 ImageOrVideo = Image.Image | Video
-"""A picture or a video."""
+"""A PIL image or a `Video`."""

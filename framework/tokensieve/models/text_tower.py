@@ -1,4 +1,4 @@
-"""A text tower that shares a space with a vision tower."""
+"""The interface of text towers, with which query-aware strategies judge tokens in CLIP's or SigLIP's own space."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 
 class TextTower(Protocol):
-    """A text tower that shares a space with the model's vision tower."""
+    """A text tower whose embeddings share a space with those of the model's vision tower, as in CLIP and SigLIP."""
 
     space: str
-    """What the space is called in the ledger."""
+    """The name of the space in the ledger."""
     sign: int
-    """+1 where a larger similarity means more relevant, -1 where the release is turned around."""
+    """+1 if a larger similarity means more relevant; -1 if a smaller one does, as in some releases of CLIP."""
     warning: str | None
-    """What the ledger says about the sign, where it is a guess."""
+    """A note for the ledger if the sign is a guess; None if it is known."""
 
     @property
     def weights(self) -> Sequence[Tensor]:
-        """What texts are embedded with: while nothing of it changes, a question's vectors are the same."""
+        """The tensors that text embeddings depend on; while none of them changes, cached embeddings stay valid."""
         ...
 
     def patches(self, selected: Tensor) -> Tensor:
-        """Project the vision tower's selected layer `[..., c]` into the space, `[..., e]`."""
+        """Return the output of the vision tower's selected layer `[..., c]` projected into the space, `[..., e]`."""
         ...
 
     def text(self, question: str) -> Tensor:
-        """Embed a question, `[windows, e]`; none for an empty question."""
+        """Return the embeddings of a question, `[windows, e]`; no window for an empty question."""
         ...

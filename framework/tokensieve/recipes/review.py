@@ -83,7 +83,7 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
 
 
 def _refusals(recipe: Recipe, adapter: Adapter) -> list[Finding]:
-    return [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refuses(stage)]
+    return [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refusals(stage)]
 
 
 def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:

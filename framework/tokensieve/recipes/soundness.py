@@ -13,7 +13,7 @@ from tokensieve.errors import (
     RecipeError,
     TokensieveError,
 )
-from tokensieve.plugins.names import usable
+from tokensieve.plugins.plugin import usable
 from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.formulas import strategies_of, strategy_names, without_parentheses, write_formula
 from tokensieve.stage import Stage

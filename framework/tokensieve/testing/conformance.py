@@ -149,8 +149,8 @@ class Kit:
         self.prompts = Prompts(self.model, adapter)
         self.static = self.lookup = YES
         decoder = self.prompts.decoder
-        block = min(decoder.first_layer + 1, len(decoder.layers) - 1)
-        reasons = adapter.refuses(stage(block, Largest(), 4))
+        block = min(decoder.first_prunable_layer + 1, len(decoder.layers) - 1)
+        reasons = adapter.refusals(stage(block, Largest(), 4))
         self.inside = None if reasons else block
         self.reason = "; ".join(reasons)
         kinds = set(getattr(decoder.text_config, "layer_types", None) or ["full_attention"])
@@ -322,7 +322,7 @@ class AdapterConformance:
         for row in kit.ragged():
             inputs = kit.prompts.batch([row])
             mask = inputs["attention_mask"].bool()
-            positions = kit.prompts.decoder.positions(inputs, mask, 0, mask.shape[1])
+            positions = kit.prompts.decoder.position_ids(inputs, mask, 0, mask.shape[1])
             assert torch.equal(kit.model(**inputs).logits, kit.model(**inputs, position_ids=positions).logits)
 
     @torch.no_grad()
@@ -462,7 +462,7 @@ class AdapterConformance:
         )
         for capability, rest in ways:
             # Fewer in its last layer.
-            last = 0 if encoder is None else encoder.depth - 1
+            last = 0 if encoder is None else encoder.num_prunable_blocks - 1
             cut = ts.Stage(at=ts.Site("encoder", last), select=Largest(), keep=ts.Keep.of("1/2"), rest=rest)
             found = [
                 found for found in ts.review(ts.Recipe(stages=(cut,)), kit.prompts.adapter) if found.level == "error"

@@ -78,7 +78,7 @@ class Prompts:
     @property
     def reserved_token_ids(self) -> list[int]:
         """The words that the model shall not say: they stand for visual tokens, or for what is around them."""
-        marks = {modality.placeholder for modality in self.decoder.modalities}
+        marks = {modality.placeholder_id for modality in self.decoder.modalities}
         return sorted(marks.union(self.adapter.reserved_token_ids(self.model)))
 
     def row(self, parts: Sequence[Part], seed: int = 0) -> Row:
@@ -100,17 +100,17 @@ class Prompts:
 
     def _layouts(self, name: str, seeds: list[int]) -> list[Tensor]:
         """Return the layout of every picture of a prompt."""
-        request = self.adapter.pictures(self.model, [seeds], name)
+        request = self.adapter.random_inputs(self.model, [seeds], name)
         with torch.no_grad():
-            output = self.decoder.encode(request)[name]
+            output = self.decoder.encode_visual_inputs(request)[name]
         return self.decoder.layout(name, output, request)
 
     def _placed(self, modality: Modality, layout: Tensor) -> list[int]:
         if modality.name != "video" or not self.adapter.text_between_frames:
-            return [modality.placeholder] * len(layout)
+            return [modality.placeholder_id] * len(layout)
         words: list[int] = []
         for frame in layout[:, 1].unique().tolist():
-            words += [7 + frame] + [modality.placeholder] * int((layout[:, 1] == frame).sum())
+            words += [7 + frame] + [modality.placeholder_id] * int((layout[:, 1] == frame).sum())
         return words
 
     def batch(self, rows: Sequence[Row], side: str = "left", room: int = 0) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Prompts:
         """Return the pictures of prompts."""
         found: dict[str, Tensor] = {}
         for modality in self.decoder.modalities:
-            made = self.adapter.pictures(self.model, [row.pictures[modality.name] for row in rows], modality.name)
+            made = self.adapter.random_inputs(self.model, [row.pictures[modality.name] for row in rows], modality.name)
             found |= {
                 name: value.to(self.model.dtype) if value.is_floating_point() else value  # type: ignore[arg-type]
                 for name, value in made.items()
@@ -138,5 +138,5 @@ class Prompts:
 
     def visual(self, row: Row) -> list[int]:
         """Return the place in the prompt of every visual token, by id."""
-        marks = {modality.placeholder for modality in self.decoder.modalities if row.pictures[modality.name]}
+        marks = {modality.placeholder_id for modality in self.decoder.modalities if row.pictures[modality.name]}
         return [place for place, word in enumerate(row.words) if word in marks]

@@ -88,7 +88,7 @@ class Masked(_Reference):
             gone = ~stays[None, :] & ~torch.eye(length, dtype=torch.bool)
             changed = kwargs | {"attention_mask": mask.masked_fill(gone, least)}
             if self._positions == "compact" and not bool(stays.all()):
-                first = self._prompts.decoder.positions(self._inputs([]), torch.ones(1, 1, dtype=torch.bool), 0, 1)
+                first = self._prompts.decoder.position_ids(self._inputs([]), torch.ones(1, 1, dtype=torch.bool), 0, 1)
                 closed = (stays.long().cumsum(0) - 1).clamp(min=0) + int(first.flatten()[0])
                 changed["position_embeddings"] = self._prompts.decoder.rotary_embeddings(hidden, closed.unsqueeze(0))
             return args, changed
@@ -108,16 +108,16 @@ class Short(_Reference):
         stays = torch.tensor(self._stays(0, length))
         inputs = {name: value[:, stays] for name, value in whole.items()}
         pictures = self._prompts.pictures([self._row])
-        positions = decoder.positions(whole | pictures, torch.ones(1, length, dtype=torch.bool), 0, length)
+        positions = decoder.position_ids(whole | pictures, torch.ones(1, length, dtype=torch.bool), 0, length)
         inputs["position_ids"] = positions[..., stays]
         if self._positions == "compact" and not bool(stays.all()):
             # Every axis counts on from the first place.
             inputs["position_ids"] = positions[..., :1] + torch.arange(int(stays.sum()))
         outputs = {}
         words = torch.tensor(self._row.words)
-        for name, output in decoder.encode(pictures).items():
+        for name, output in decoder.encode_visual_inputs(pictures).items():
             [modality] = [one for one in decoder.modalities if one.name == name]
-            wanted = stays[: len(words)][words == modality.placeholder]
+            wanted = stays[: len(words)][words == modality.placeholder_id]
             pooled = output.pooler_output
             flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])[wanted]
             outputs[name] = copy.copy(output)
