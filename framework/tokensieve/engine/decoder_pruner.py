@@ -290,9 +290,11 @@ class DecoderPruner:
         self._tower.forget()
         # Beams bring copies of layouts, of which prompts took only the first.
         layouts = [own[: len(to)] for own, to in zip(layouts, dealt, strict=True)]
-        shots = [self._decoder.num_encoder_images(name, own, request) for name, own in zip(names, layouts, strict=True)]
+        counts = [
+            self._decoder.num_encoder_images(name, own, request) for name, own in zip(names, layouts, strict=True)
+        ]
         rows = torch.tensor([row for own in dealt for row in own], dtype=torch.int64)
-        rows = rows.repeat_interleave(torch.tensor([n for own in shots for n in own], dtype=torch.int64))
+        rows = rows.repeat_interleave(torch.tensor([n for own in counts for n in own], dtype=torch.int64))
         taken = sum(len(passage.owner) for passage in passages)
         if taken != len(rows):
             raise RefusedError(
@@ -305,7 +307,7 @@ class DecoderPruner:
             # What does not pass through this tower stays as it is.
             spread = [
                 self._decoder.patches_to_tokens(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
-                for own, places in zip(left.split([sum(count) for count in shots]), layouts, strict=True)
+                for own, places in zip(left.split([sum(count) for count in counts]), layouts, strict=True)
             ]
             ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
             sizes = by_id(interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)

@@ -115,7 +115,7 @@ class VisionCache:
             name = f"get_{modality.name}_features"
             real = getattr(base, name, None)
             if real is not None:
-                installation.override(base, name, self._sharing(modality, real))
+                installation.override(base, name, self._wrap_encoder(modality, real))
         installation.later(self.forget)
 
     def watched(self, watch: TowerObserver | None, obstacle: str | None, installation: Installation) -> None:
@@ -128,7 +128,7 @@ class VisionCache:
         self._watch, self._obstacle = watch, obstacle
         installation.later(back)
 
-    def _sharing(self, modality: Modality, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap_encoder(self, modality: Modality, real: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(real)
 
         # Wrapped, because the library reads the signature.
