@@ -1,6 +1,7 @@
-"""What the site takes from the code when it is built: tables of the registry, decisions and figures.
+"""Hooks of mkdocs: tables of the registry and of reports, the list of decisions, and figures inside pages.
 
-A page asks for a table by a comment such as `<!-- table: strategies -->`. So no table can be stale.
+A page asks for a table by a comment such as `<!-- table: strategies -->`. Tables are made when the site is built, so
+none is stale.
 """
 
 from __future__ import annotations
@@ -14,40 +15,40 @@ from pathlib import Path
 from typing import Any
 
 import tokensieve as ts
-from tokensieve.cli.plugins import offers
-from tokensieve.recipes.formulas import budget_of
+from tokensieve.cli.adapters import offered_evidence
+from tokensieve.recipes.formulas import format_budget
 from tokensieve_strategies._provenance import Origin, provenance
 
 DOCS = Path(__file__).parent
 FINDINGS = DOCS / "assets" / "findings"
-"""Tables of reports, as `tokensieve report` wrote them."""
+"""The folder with tables of reports, as `tokensieve report` wrote them."""
 SHOWN = ("unpruned", "text_only", "method", "random", "uniform", "pool", "downsampled", "oracle", "anti_oracle")
 KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
 
 
 def on_config(config: Any) -> Any:
-    """List every decision in the navigation, in order of number."""
+    """Add every decision to the navigation, in order of number."""
     decisions = ["decisions/index.md", *(f"decisions/{file.name}" for file in _decisions())]
     config.nav = [{"Decisions": decisions} if "Decisions" in entry else entry for entry in config.nav]
     return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put in the tables that a page asks for."""
+    """Replace the comments of a page that ask for tables by these tables."""
     return re.sub(r"<!-- table: (\w+) -->", lambda mark: TABLES[mark[1]](), markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Put figures into the page itself, where its style sheets reach them."""
+    """Replace links to figures by the figures themselves, so that style sheets apply to them."""
     return FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
 
 
 def strategies() -> str:
-    """Return the registered strategies."""
+    """Return a table of the registered strategies."""
     registry = ts.default_registry()
     return _table(
-        ("name", "kind", "looks at", "settings", "what it does", "paper"),
+        ("name", "kind", "evidence", "settings", "what it does", "paper"),
         (
             (
                 f"`{name}`",
@@ -63,7 +64,7 @@ def strategies() -> str:
 
 
 def recipes() -> str:
-    """Return the shipped recipes, with what stands behind the names in their formulas."""
+    """Return a table of the shipped recipes, with the strategy of every operand."""
     registry = ts.default_registry()
     rows = []
     for name in sorted(registry.recipes):
@@ -74,7 +75,7 @@ def recipes() -> str:
                 f"`{name}`",
                 "<br>".join(f"`{stage['at']}`" for stage in data["stages"]),
                 "<br>".join(f"`{stage['select']}`" for stage in data["stages"]),
-                "<br>".join(f"{budget_of(stage)}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]),
+                "<br>".join(f"{format_budget(stage)}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]),
                 ", ".join(f"{operand} is `{one.name}`" for operand, one in recipe.strategies.items()),
                 _paper(recipe),
             )
@@ -83,16 +84,16 @@ def recipes() -> str:
 
 
 def composers() -> str:
-    """Return the registered composers."""
+    """Return a table of the registered composers."""
     registry = ts.default_registry()
     rows = (
         (f"`{name}`", _written(composer), first_sentence(composer)) for name, composer in registry.composers.items()
     )
-    return _table(("name", "written", "what it gives"), rows)
+    return _table(("name", "written", "result"), rows)
 
 
 def adapters() -> str:
-    """Return the registered adapters."""
+    """Return a table of the registered adapters."""
     registry = ts.default_registry()
     known = sorted(registry.adapters.items())
     return _table(
@@ -101,7 +102,7 @@ def adapters() -> str:
 
 
 def refused() -> str:
-    """Return the families that are known and cannot be pruned, with the reason."""
+    """Return a table of the families that cannot be pruned, with the reason."""
     known = sorted(ts.default_registry().adapters.items())
     rows = (
         (f"`{name}`", first_sentence(one), one.refusal_reason) for name, one in known if one.refusal_reason is not None
@@ -110,9 +111,9 @@ def refused() -> str:
 
 
 def evidence() -> str:
-    """Return the evidence that adapters offer, at their first site and at their last."""
+    """Return a table of the evidence that adapters offer, at their first site and at their last."""
     rows = []
-    for names, sites, here, deeper in offers(ts.default_registry()):
+    for names, sites, here, deeper in offered_evidence(ts.default_registry()):
         said = ", ".join(f"`{kind}`" for kind in here)
         said += f"; deeper also {', '.join(f'`{kind}`' for kind in deeper)}" if deeper else ""
         rows.append((", ".join(f"`{name}`" for name in names), f"`{sites}`", said))
@@ -120,7 +121,7 @@ def evidence() -> str:
 
 
 def families() -> str:
-    """Return what the conformance kit saw of every family: what all can do, and who cannot do the rest."""
+    """Return the results of the conformance kit: what all families can do, and a table of what only some can."""
     rows = {
         file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((DOCS / "families").glob("*.json"))
     }
@@ -141,7 +142,7 @@ def families() -> str:
 
 
 def catalogue() -> str:
-    """Return every registered strategy, where it comes from and what it costs."""
+    """Return a table of the registered strategies with their sources and costs."""
     known = provenance()
     rows = []
     for name, strategy in _catalogued():
@@ -158,16 +159,16 @@ def catalogue() -> str:
                 origin.memory,
             )
         )
-    return _table(("name", "kind", "looks at", "from", "licence of the original", "time", "memory"), rows)
+    return _table(("name", "kind", "evidence", "source", "licence of the original", "time", "memory"), rows)
 
 
 def methods() -> str:
-    """Return a section for every registered strategy: its original, how ours differs, and what was published."""
+    """Return a section for every registered strategy: its source, how it differs from that, and published claims."""
     return "\n\n".join(_section(name, strategy) for name, strategy in _catalogued())
 
 
 def published() -> str:
-    """Return the tables of results that others printed, with whose they are and what they measure."""
+    """Return the tables of published results, each with its source and what it measures."""
     known = provenance()
     parts = []
     for number, table in enumerate(known.tables, 1):
@@ -184,7 +185,7 @@ def published() -> str:
 
 
 def decisions() -> str:
-    """Return the decisions, linked by their headings."""
+    """Return a list of links to the decisions, by their headings."""
     return "\n".join(f"- [{_heading(file)}]({file.name})" for file in _decisions())
 
 
@@ -199,7 +200,7 @@ def over_controls() -> str:
 
 
 def operands() -> str:
-    """Return the demo's compositions against their operands, by model and budget."""
+    """Return the differences of the demo's compositions to their operands, by model and budget."""
     return _each("compositions", _differences)
 
 
@@ -209,7 +210,7 @@ def needed() -> str:
 
 
 def over_plain() -> str:
-    """Return the demo's methods against uniform and random tokens, by model and budget."""
+    """Return the differences of the demo's methods to uniform and random tokens, by model and budget."""
     return _each("plain", _differences)
 
 
@@ -256,14 +257,14 @@ def first_sentence(documented: object) -> str:
 
 
 def differences(strategy: type[ts.Strategy]) -> str:
-    """Return the part of a docstring that says what the strategy is beside its paper, or that there is none."""
+    """Return the paragraphs of a docstring about differences from the paper, or saying that there is no paper."""
     paragraphs = (inspect.getdoc(strategy) or "").split("\n\n")
     told = [" ".join(p.split()) for p in paragraphs if p.startswith("Paper:") or "without a paper" in p]
     return " ".join(told)
 
 
 def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
-    """Return the registered strategies that there is an entry for, which a test shows to be all."""
+    """Return the registered strategies with an entry in the provenance file; a test shows that all have one."""
     known = provenance().strategies
     return [(name, one) for name, one in sorted(ts.default_registry().strategies.items()) if name in known]
 
@@ -290,7 +291,7 @@ def _section(name: str, strategy: type[ts.Strategy]) -> str:
 
 
 def _used_by(registry: ts.Registry) -> dict[str, set[str]]:
-    """Return the names of the strategies in every shipped recipe."""
+    """Return the names of the strategies by shipped recipe."""
     return {
         name: {one.name for one in ts.Recipe.load(name, registry).strategies.values()}
         for name in sorted(registry.recipes)
@@ -308,7 +309,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _each(kind: str, table: Callable[[Path], str]) -> str:
-    """Return a table of every model of the demo, from its report's tables of a kind."""
+    """Return one table for each model of the demo, made from the report's tables of a kind."""
     return "\n\n".join(table(file) for file in sorted((FINDINGS / "demo").glob(f"{kind}-*.csv")))
 
 
@@ -318,24 +319,24 @@ def _lines(file: Path) -> list[dict[str, str]]:
 
 
 def _budget(group: str) -> str:
-    """Return the budget that the title of a table's group begins with, and `all` where there is none."""
+    """Return the budget at the beginning of a table group's title, or `all` without one."""
     found = re.match(r"keep ([^:]+):", group)
     return found[1] if found else "all"
 
 
 def _accuracies(file: Path) -> str:
-    """Return a model's table: a row a method, a column a budget, with intervals."""
+    """Return a model's table of right answers, with intervals: one row for each method, one column for each budget."""
     return _by_budget(file, "right answers in %", "All", lambda line: _interval(line, "All", ""))
 
 
 def _over_control(file: Path) -> str:
-    """Return a model's table of what methods have over the best control, with intervals."""
+    """Return a model's table of differences to the best control, with intervals."""
     column = "Δ best control"
     return _by_budget(file, "points over the best control", column, lambda line: _interval(line, column, "+"))
 
 
 def _needed(file: Path) -> str:
-    """Return a model's table of the part of the needed tokens that stayed."""
+    """Return a model's table of the part of the needed tokens that were kept."""
     return _by_budget(file, "needed tokens that stayed", "Needed %", lambda line: f"{line['Needed %']} %")
 
 

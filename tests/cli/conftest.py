@@ -7,8 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tokensieve import default_registry
+from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.checkpoints.loading import load, save_example
-from tokensieve.checkpoints.ready import LoadedModel
 from tokensieve.cli import app
 
 PHOTO = Path(__file__).parents[2] / "docs" / "assets" / "grace_hopper.jpg"

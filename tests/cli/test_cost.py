@@ -5,7 +5,7 @@ import re
 import pytest
 
 import tokensieve as ts
-from tokensieve.cost.geometry import Geometry, cost, layer_costs, visual_per_layer
+from tokensieve.cost.geometry import Geometry, layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.vision import VisionCost
 
 REGISTRY = ts.default_registry()
@@ -28,8 +28,8 @@ def test_every_geometry_is_counted_as_by_hand(name, recipe):
     layers = layer_costs(REGISTRY.adapter_for(geometry.model()))
     recipe = ts.Recipe.load(recipe, REGISTRY)
     block = recipe.stages[0].at.block
-    lengths = [64 + (geometry.visual if layer < block else 64) for layer in range(len(layers))]
-    assert cost(recipe, layers, [geometry.visual], 64) == by_hand(geometry.config, lengths)
+    lengths = [64 + (geometry.num_visual_tokens if layer < block else 64) for layer in range(len(layers))]
+    assert pruned_prefill_flops(recipe, layers, [geometry.num_visual_tokens], 64) == by_hand(geometry.config, lengths)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_encoding_a_picture_is_counted_as_by_hand(name):
     geometry = Geometry.load(REGISTRY.geometry(name))
     adapter = REGISTRY.adapter_for(geometry.model())
     vision = VisionCost.of(adapter, geometry.inputs())
-    assert vision.whole == VISION[name]
-    assert vision.flops(ts.Recipe.load("script", REGISTRY)) == vision.whole
+    assert vision.unpruned_flops == VISION[name]
+    assert vision.flops(ts.Recipe.load("script", REGISTRY)) == vision.unpruned_flops
 
 
 def test_merging_in_the_tower_is_counted_as_by_hand():
@@ -108,7 +108,9 @@ def test_merging_in_the_tower_is_counted_as_by_hand():
     assert vision.flops(recipe) == total
     layers = layer_costs(adapter)
     lengths = [64 + (208 if layer < 2 else 64) for layer in range(32)]
-    assert cost(recipe, layers, [576], 64, reduces=True) == by_hand(geometry.config, lengths)
+    assert pruned_prefill_flops(recipe, layers, [576], 64, encoder_prunes_prompt=True) == by_hand(
+        geometry.config, lengths
+    )
 
 
 def test_a_video_goes_through_a_tower_that_no_token_leaves(cli):

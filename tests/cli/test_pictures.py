@@ -25,7 +25,7 @@ from tokensieve.cli.picture import (
     sheet,
     views_of,
 )
-from tokensieve.cli.show import crops, draw, grid_of, names
+from tokensieve.cli.show import draw, file_names, processed_images, token_grid
 from tokensieve_strategies import Norm, ToMe
 
 SIDE = 4
@@ -203,8 +203,8 @@ def test_lines_are_broken_between_words_where_that_is_possible():
 
 def test_names_of_pictures_never_clash():
     files = [Path("a/x.png"), Path("b/x.jpg"), Path("x.2.png"), Path("c/x.jpg")]
-    assert len(set(names(files))) == 4
-    assert names(files)[0] == "x.kept.png"
+    assert len(set(file_names(files))) == 4
+    assert file_names(files)[0] == "x.kept.png"
 
 
 # With a model
@@ -212,7 +212,7 @@ def test_names_of_pictures_never_clash():
 
 def test_the_photo_is_shown_as_the_model_sees_it(ready, photo):
     inputs = ready.inputs(photo, QUESTION)
-    (crop,) = crops(ready, inputs)
+    (crop,) = processed_images(ready, inputs)
     assert crop.size == (336, 336)
     width, height = photo.size
     square = photo.crop((0, (height - width) // 2, width, (height + width) // 2)).resize(
@@ -220,9 +220,9 @@ def test_the_photo_is_shown_as_the_model_sees_it(ready, photo):
     )
     apart = np.abs(np.asarray(crop, dtype=float) - np.asarray(square, dtype=float))
     assert apart.mean() < 6
-    assert grid_of(ready, inputs).tolist()[25] == [0, 0, 0, 1, 1]
-    assert crops(ready, {"pixel_values": torch.zeros(576, 588)}) == []
-    assert crops(ready, {}) == []
+    assert token_grid(ready, inputs).tolist()[25] == [0, 0, 0, 1, 1]
+    assert processed_images(ready, {"pixel_values": torch.zeros(576, 588)}) == []
+    assert processed_images(ready, {}) == []
 
 
 def test_what_is_lit_is_what_was_kept(ready, photo):

@@ -9,7 +9,7 @@ from tests.cli.conftest import PHOTO
 
 import tokensieve as ts
 from tokensieve.cli import app, console
-from tokensieve.cli.show import require_places
+from tokensieve.cli.show import require_drawable
 from tokensieve.errors import RecipeError, RefusedError
 from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_adapters.llava_next import LlavaNextAdapter
@@ -174,9 +174,9 @@ def test_a_picture_of_patches_that_are_no_tokens(recipe):
     adapter = LlavaNextAdapter(LlavaNextAdapter.tiny())
     inside = ts.Recipe.load(recipe(at="encoder.0"))
     with pytest.raises(RefusedError, match=r"'written' cuts at encoder\.0; .* show recipes of decoder sites"):
-        require_places([inside], adapter)
-    require_places([ts.Recipe.load("script")], adapter)
-    require_places([inside], LlavaAdapter(LlavaAdapter.tiny()))
+        require_drawable([inside], adapter)
+    require_drawable([ts.Recipe.load("script")], adapter)
+    require_drawable([inside], LlavaAdapter(LlavaAdapter.tiny()))
 
 
 def test_a_device_that_is_not_there(cli):

@@ -1,25 +1,49 @@
-"""A recipe's plan and what a review found, for reading."""
+"""The command `check`: a recipe's plan, and what a review found."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+import typer
 from rich.console import RenderableType
 from rich.table import Table
 
+from tokensieve.cli import console
+from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
+from tokensieve.cli.options import OptionalModel, RecipeName
 from tokensieve.models.adapter import Adapter
+from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.recipes.review import Finding
+from tokensieve.recipes.review import Finding, review
 from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 
-ORDER = {"error": 0, "warning": 1, "note": 2}
+LEVELS = ("error", "warning", "note")
+"""The levels of findings, the worst first."""
 
 
-def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
-    """Return what a recipe will do, stage by stage, with every operand's settings."""
+def check(recipe: RecipeName, model: OptionalModel = None) -> None:
+    """Review a recipe before it runs: its plan, and what is wrong with it."""
+    registry = default_registry()
+    loaded = Recipe.load(recipe, registry)
+    adapter = None
+    if model is not None:
+        from tokensieve.checkpoints.loading import load_adapter
+
+        adapter = load_adapter(checkpoint_folder(model, registry), registry)
+    found = review(loaded, adapter)
+    for table in plan_tables(loaded, adapter):
+        console.show(table)
+    for line in finding_lines(found):
+        console.echo(line)
+    console.echo(count_findings(found))
+    raise typer.Exit(1 if any(finding.level != "note" for finding in found) else 0)
+
+
+def plan_tables(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
+    """Return what a recipe will do, stage by stage, with the settings of every operand."""
     head = Table.grid(padding=(0, 2))
     head.add_column(no_wrap=True)
     head.add_column(overflow="fold")
@@ -36,11 +60,11 @@ def plan(recipe: Recipe, adapter: Adapter | None) -> Iterator[RenderableType]:
     yield _stages(recipe)
     yield _operands(recipe)
     if adapter is not None:
-        yield _offered(adapter)
+        yield _evidence(adapter)
 
 
-def _offered(adapter: Adapter) -> Table:
-    """Return what the model offers to strategies at its sites, those alike together."""
+def _evidence(adapter: Adapter) -> Table:
+    """Return a table of the evidence at the model's sites, one row for neighbours with the same evidence."""
     table = Table("sites of the model", "evidence")
     for (_, kinds), sites in itertools.groupby(adapter.sites(), lambda site: (site.part, adapter.offers(site))):
         first, *rest = sites
@@ -80,16 +104,16 @@ def _operands(recipe: Recipe) -> Table:
     return table
 
 
-def findings(found: Iterable[Finding]) -> list[str]:
+def finding_lines(findings: Iterable[Finding]) -> list[str]:
     """Return a line for each finding, the worst first."""
-    return [str(finding) for finding in sorted(found, key=lambda finding: ORDER[finding.level])]
+    return [str(finding) for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level))]
 
 
-def summary(found: Sequence[Finding]) -> str:
-    """Count the findings."""
+def count_findings(findings: Sequence[Finding]) -> str:
+    """Return how many findings of each level there are, as text."""
     counts = []
-    for level in ORDER:
-        number = sum(finding.level == level for finding in found)
+    for level in LEVELS:
+        number = sum(finding.level == level for finding in findings)
         if number:
             counts.append(f"{number} {level}{'s' if number > 1 else ''}")
     return ", ".join(counts) or "no findings"

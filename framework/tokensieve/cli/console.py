@@ -1,4 +1,4 @@
-"""Where the command line prints: results go to stdout, problems and progress to stderr."""
+"""How the command line prints: results to stdout, problems and progress to stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.status import Status
 from rich.text import Text
 
-LONGEST = 2_000
+MAX_CHARACTERS = 2_000
 _TAIL = 500
 
 
@@ -22,12 +22,12 @@ def show(renderable: RenderableType) -> None:
 
 
 def working(what: str) -> Status:
-    """Show on stderr that something takes a while."""
+    """Return a spinner on stderr, for work that takes a while."""
     return Console(stderr=True).status(f"{what} ...")
 
 
-def say(text: str = "") -> None:
-    """Print text to stdout as it is: nothing is wrapped, and brackets are brackets."""
+def echo(text: str = "") -> None:
+    """Print text to stdout as it is, without wrapping and markup."""
     typer.echo(plain(text))
 
 
@@ -37,29 +37,29 @@ def warn(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Make what others wrote safe to print: control characters become a replacement character."""
+    """Return text that is safe to print: control characters become a replacement character."""
     return "".join(
         sign if sign in "\n\t" or unicodedata.category(sign) not in ("Cc", "Cs") else "\ufffd" for sign in text
     )
 
 
 def cell(text: str, style: str = "") -> Text:
-    """Return a cell of a table that holds text as it is."""
+    """Return a cell of a table that holds text as it is, without markup."""
     return Text(plain(text), style=style)
 
 
 def paragraph(error: Exception) -> str:
-    """Return an error as one paragraph of less than 2,000 characters, its end unbroken."""
+    """Return an error as one paragraph of less than 2,000 characters, with its end unbroken."""
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     text = re.sub(r"\s*[\r\n]+\s*", " ", message)
-    if len(text) >= LONGEST:
-        # The end names the place.
-        text = f"{text[: LONGEST - _TAIL - 10]} [...] {text[-_TAIL:]}"
+    if len(text) >= MAX_CHARACTERS:
+        # The end names the file and line.
+        text = f"{text[: MAX_CHARACTERS - _TAIL - 10]} [...] {text[-_TAIL:]}"
     return text
 
 
-def refuse(error: Exception, debug: bool, expected: bool) -> None:
-    """Print an error to stderr, with its traceback if that was asked for."""
+def print_error(error: Exception, debug: bool, expected: bool) -> None:
+    """Print an error to stderr, or its traceback if `debug`."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)
         return

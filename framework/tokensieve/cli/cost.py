@@ -1,21 +1,69 @@
-"""What recipes cost on models of real size, as a table."""
+"""The command `cost`: the counted FLOPs of recipes on models of real size."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated, Optional
 
+import typer
 from rich.table import Table
 
+from tokensieve.cli import console
+from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
-from tokensieve.cost.geometry import cost, layer_costs, visual_per_layer
+from tokensieve.cli.options import Budget, OptionalModel, RecipeNames, parse_budgets
+from tokensieve.cost.geometry import Geometry, layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import prefill_flops
 from tokensieve.cost.vision import VisionCost
+from tokensieve.errors import RefusedError, listing
 from tokensieve.models.adapter import Adapter
+from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.review import review
 
 
-def costs(
+def cost(
+    recipes: RecipeNames,
+    geometry: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--geometry", metavar="NAME", help="A released model, such as llava-1_5-7b."),
+    ] = None,
+    model: OptionalModel = None,
+    visual: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--visual", min=1, help="Visual tokens of the picture; needed with --model."),
+    ] = None,
+    text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of the prompt.")] = 64,
+    keep: Budget = None,
+) -> None:
+    """Count what recipes cost on a model of real size, without its weights."""
+    registry = default_registry()
+    budgets = parse_budgets(keep)
+    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    if (geometry is None) == (model is None) or (model is not None and visual is None):
+        console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
+        raise typer.Exit(2)
+    vision = None
+    if model is not None:
+        from tokensieve.checkpoints.loading import load_adapter
+
+        adapter, title = load_adapter(checkpoint_folder(model, registry), registry), str(model)
+    else:
+        shape = Geometry.load(registry.geometry(str(geometry)))
+        with console.working("building the model without its weights, and counting what a picture costs"):
+            adapter, title = registry.adapter_for(shape.model()), f"{shape.name}, {shape.description}"
+            # Another number of tokens is another picture.
+            vision = VisionCost.of(adapter, shape.inputs()) if visual is None else None
+        visual = visual or shape.num_visual_tokens
+    for recipe in loaded:
+        for finding in review(recipe, adapter):
+            if finding.level == "error":
+                raise RefusedError(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
+    console.show(costs_table(title, loaded, adapter, int(visual or 0), text, vision))
+
+
+def costs_table(
     title: str,
     recipes: Sequence[Recipe],
     adapter: Adapter,
@@ -23,7 +71,7 @@ def costs(
     text: int,
     vision: VisionCost | None = None,
 ) -> Table:
-    """Return a table of counted FLOPs: the unpruned prefill, then every recipe's.
+    """Return a table of counted FLOPs: of the unpruned prefill, then of every recipe.
 
     Args:
         title: of the table.
@@ -31,12 +79,12 @@ def costs(
         adapter: of the model.
         visual: visual tokens of the picture.
         text: text tokens of the prompt.
-        vision: what encoding the picture costs, where the picture is known.
+        vision: the FLOPs of encoding the picture, if the picture is known.
     """
     layers = layer_costs(adapter)
-    # The tower that tokens leave in may not be the one that a video goes through.
-    seen_by_tower = vision is None or vision.pictures > 0
-    reduces = adapter.encoder is not None and adapter.encoder.prunes_prompt and seen_by_tower
+    # A video may go through another encoder than the one in which tokens are pruned.
+    encodes_images = vision is None or vision.num_images > 0
+    encoder_prunes = adapter.encoder is not None and adapter.encoder.prunes_prompt and encodes_images
     parts = "the language model's layers" + (
         ", and of everything that encodes the picture" if vision is not None else "; the picture is not known"
     )
@@ -52,18 +100,19 @@ def costs(
     table.add_column("keep", justify="right", overflow="fold")
     for column in ("per layer", *(("vision",) if vision is not None else ()), "LM", "of unpruned"):
         table.add_column(column, justify="right", no_wrap=True)
-    whole = prefill_flops(layers, [text + visual] * len(layers))
+    vision_unpruned = vision.unpruned_flops if vision is not None else 0
+    prefill_unpruned = prefill_flops(layers, [text + visual] * len(layers))
 
-    def row(name: str, keep: str, per_layer: str, seen: int, spoken: int) -> None:
-        tower = (f"{seen / 1e12:.3f}",) if vision is not None else ()
-        share = (seen + spoken) / ((vision.whole if vision is not None else 0) + whole)
-        table.add_row(cell(name), keep, per_layer, *tower, f"{spoken / 1e12:.3f}", f"{share:.1%}")
+    def add_row(name: str, keep: str, per_layer: str, vision_flops: int, prefill: int) -> None:
+        encoding = (f"{vision_flops / 1e12:.3f}",) if vision is not None else ()
+        share = (vision_flops + prefill) / (vision_unpruned + prefill_unpruned)
+        table.add_row(cell(name), keep, per_layer, *encoding, f"{prefill / 1e12:.3f}", f"{share:.1%}")
 
-    row("unpruned", "", str(visual), vision.whole if vision is not None else 0, whole)
+    add_row("unpruned", "", str(visual), vision_unpruned, prefill_unpruned)
     for recipe in recipes:
-        counts = visual_per_layer(recipe, [visual], len(layers), reduces)
+        counts = visual_per_layer(recipe, [visual], len(layers), encoder_prunes)
         keeps = [str(keep) for keep, _ in itertools.groupby(stage.keep for stage in recipe.stages)]
-        seen = vision.flops(recipe) if vision is not None else 0
-        spoken = cost(recipe, layers, [visual], text, reduces)
-        row(recipe.name, ", ".join(keeps), f"{sum(counts) / len(counts):.1f}", seen, spoken)
+        vision_flops = vision.flops(recipe) if vision is not None else 0
+        prefill = pruned_prefill_flops(recipe, layers, [visual], text, encoder_prunes)
+        add_row(recipe.name, ", ".join(keeps), f"{sum(counts) / len(counts):.1f}", vision_flops, prefill)
     return table

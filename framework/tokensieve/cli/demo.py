@@ -1,12 +1,20 @@
-"""The demonstration: a study of the embedded models, and its report."""
+"""The command `demo`: the study of the embedded models, and its report."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from tokensieve.cli import console
+from tokensieve.cli.files import make_folder
+from tokensieve.cli.options import VIEWER_SAMPLES, Settings
 from tokensieve.errors import RefusedError
-from tokensieve.study.report import Written
+from tokensieve.plugins.registry import default_registry
+
+if TYPE_CHECKING:
+    from tokensieve.study.report import WrittenReport
 
 STUDY = "demo.yaml"
 QUICK = (
@@ -16,32 +24,51 @@ QUICK = (
     "seeds=0",
     "limit=108",
 )
-"""How the study is made smaller."""
+"""The settings with which `--quick` makes the study smaller."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer models, budgets and questions.")] = False,
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 2,
+) -> None:
+    """Compare methods on the models that are shipped, and write the report; it goes on where it stopped."""
+    from tokensieve.cli.studies import report_study, run_study
+    from tokensieve.study.spec.study import Study
+    from tokensieve.study.store import Store
+
+    registry = default_registry()
+    loaded = Study.load(shipped_study(), registry, [*(QUICK if quick else ()), *(settings or [])])
+    make_folder(out)
+    complete = run_study(loaded, Store(str(out)), registry, "local", workers, gpus=0.0)
+    print_answers(report_study(str(out), None, VIEWER_SAMPLES, registry))
+    raise typer.Exit(0 if complete else 1)
 
 
 def shipped_study() -> Path:
-    """Return the study of the demo: beside this module if installed, in studies/ in a checkout.
+    """Return the file of the demo's study: beside this module if installed, in `studies/` in a checkout.
 
     Raises:
         RefusedError: if it is in neither.
     """
     here = Path(__file__).resolve().parent
-    for place in (here / "assets" / STUDY, *(above / "studies" / STUDY for above in here.parents[2:3])):
-        if place.is_file():
-            return place
+    for folder in (here / "assets", *(above / "studies" for above in here.parents[2:3])):
+        if (folder / STUDY).is_file():
+            return folder / STUDY
     raise RefusedError(f"the study {STUDY} is not installed; name one of your own: tokensieve compare STUDY --out DIR")
 
 
-def tell(written: Written) -> None:
-    """Print what the report answers, and where it is."""
+def print_answers(written: WrittenReport) -> None:
+    """Print the questions that a report answers, with the answers, and where the report is."""
     for question in written.answers:
-        console.say()
-        console.say(question.text)
+        console.echo()
+        console.echo(question.text)
         for answer in question.answers:
-            console.say(f"- {answer.title}: {answer.text}")
-            for name, said in answer.points:
-                console.say(f"    {name}: {said}")
-    console.say()
+            console.echo(f"- {answer.title}: {answer.text}")
+            for name, text in answer.points:
+                console.echo(f"    {name}: {text}")
+    console.echo()
     figures = [file for file in written.files if file.parent.name == "figures" and file.suffix == ".png"]
-    console.say(f"figures  {figures[0].parent}" if figures else "figures  none")
-    console.say(f"page     {written.page}")
+    console.echo(f"figures  {figures[0].parent}" if figures else "figures  none")
+    console.echo(f"page     {written.page}")

@@ -1,4 +1,4 @@
-"""Which tokens each operand of a formula would have kept by itself."""
+"""Which tokens each operand of a formula would have kept alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import PrivateAttr
 
 from tokensieve.algebra.chain import Chain
 from tokensieve.checkpoints.asking import pruned
-from tokensieve.checkpoints.ready import LoadedModel
+from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.composers.expression import Composer, Expression, Reading
 from tokensieve.ledger.run import Run
 from tokensieve.plugins.registry import Registry
@@ -21,7 +21,7 @@ from tokensieve.strategy import Strategy
 
 
 class Watched(Composer):
-    """An expression that is read unchanged, and remembers from which tokens."""
+    """Reads the expression inside unchanged, and remembers every reading."""
 
     _readings: list[Reading] = PrivateAttr(default_factory=list)
 
@@ -45,17 +45,17 @@ class Watched(Composer):
 
 @dataclass(frozen=True)
 class StageView:
-    """What a stage kept of a prompt's one picture, and what each operand would have kept.
+    """Which tokens of a prompt's one picture a stage kept, and which each operand would have kept alone.
 
     Attributes:
         recipe: the recipe's name.
-        site: where.
-        formula: what selected.
+        site: of the stage, such as `decoder.0`.
+        formula: of the stage.
         keep: the budget, as written.
-        entered: tokens entering the stage.
-        kept: ids of those that stay.
-        own: by operand, ids of its own best, as many as stay.
-        depth: the deepest place that was read.
+        entered: how many tokens entered the stage.
+        kept: ids of the kept tokens.
+        own: by operand, ids of the tokens it would have kept alone, as many as `kept`.
+        depth: the deepest rank that was read.
     """
 
     recipe: str
@@ -68,7 +68,7 @@ class StageView:
     depth: int
 
     def owners(self, token: int) -> tuple[str, ...]:
-        """Return the operands that have a token among their own best."""
+        """Return the operands that would have kept a token alone."""
         return tuple(name for name, ids in self.own.items() if token in ids)
 
 
@@ -76,12 +76,12 @@ class StageView:
 def watch(
     ready: LoadedModel, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry
 ) -> tuple[Run, list[StageView]]:
-    """Run a prompt once, and give the ledger and what every stage saw.
+    """Run a prompt once, and return the ledger and a view of every stage.
 
-    Operands are cut from the very evidence that the stage selected by, each alone and to as many
-    tokens as the stage kept in the group.
+    Each operand is cut alone, from the same evidence as the stage's formula, to as many tokens as the stage kept in
+    the group.
     """
-    # A strategy that stands alone is its own only operand, and may also say how the rest is merged.
+    # A formula of one strategy has no other operands, and the strategy may also say how the rest is merged.
     stages = tuple(
         stage if isinstance(stage.select, Strategy) else stage.model_copy(update={"select": Watched.of(stage.select)})
         for stage in recipe.stages
@@ -90,7 +90,7 @@ def watch(
     with pruned(ready, watched, query_encoder, registry) as run:
         for stage in stages:
             if isinstance(stage.select, Watched):
-                # The review that stands before a prune has read random tokens.
+                # The review before `prune` has read random tokens.
                 stage.select.readings.clear()
         ready.prefill(inputs)
     names = recipe.names()
@@ -106,7 +106,7 @@ def watch(
 
 
 def _own(watched: Watched, kept: frozenset[int], names: Mapping[Expression, str]) -> dict[str, frozenset[int]]:
-    """Cut every operand alone, from the latest reading."""
+    """Return the ids that each operand keeps alone, cut from the latest reading."""
     reading = watched.readings[-1]
     ids = reading.tokens.ids
     stays = torch.isin(ids, torch.tensor(sorted(kept), device=ids.device)) & reading.tokens.valid

@@ -1,52 +1,28 @@
-"""Writing the report of a study, from the command line."""
+"""The command `report`: a study's report as a page, with tables and figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
 
 from tokensieve.cli import console
-from tokensieve.cli.files import folder
-from tokensieve.errors import RefusedError
-from tokensieve.plugins.registry import Registry
-from tokensieve.recipes import yaml_lines
-from tokensieve.study.report import Written, write_report
-from tokensieve.study.spec.plugins import register_plugins
-from tokensieve.study.store import Store
+from tokensieve.cli.options import VIEWER_SAMPLES
+from tokensieve.plugins.registry import default_registry
 
 
-def write(run: str, out: Path | None, samples: int, registry: Registry) -> Written:
-    """Write a report.
+def report(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a study, as compare --out wrote it.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--out", metavar="DIR", help="Where the report goes; RUN/report if not given."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")
+    ] = VIEWER_SAMPLES,
+) -> None:
+    """Write a study's report: one page that works offline, with tables and figures as files."""
+    from tokensieve.cli.studies import report_study
 
-    Args:
-        run: the folder of the study, or an address that fsspec knows.
-        out: the report's folder, or none for one inside `run`.
-        samples: how many questions the viewer shows.
-        registry: where names are looked up; the study's plugins are registered in it.
-
-    Raises:
-        StudyError: if there is no study, or nothing is finished.
-        RefusedError: if it is not said where the report of a study on another machine goes.
-    """
-    store = Store(run)
-    text = store.study()
-    data = yaml_lines.read(text, f"{run}/study.yaml").data
-    settings = data if isinstance(data, dict) else {}
-    register_plugins([str(name) for name in settings.get("plugins", ())], registry)
-    if out is None and "://" in run:
-        raise RefusedError(f"{run} is not on this machine; say where the report goes with --out")
-    place = Path(run) / "report" if out is None else out
-    folder(place)
-    title = str(settings.get("name", Path(run).name))
-    with console.working("reading the study") as status:
-        written = write_report(
-            store,
-            place,
-            registry,
-            title=title,
-            study=text,
-            samples=samples,
-            progress=lambda now: status.update(f"{now} ..."),
-        )
-    for problem in written.problems:
-        console.warn(problem)
-    return written
+    console.echo(str(report_study(run_folder, out, samples, default_registry()).page))

@@ -1,34 +1,87 @@
-"""Pictures of what recipes keep."""
+"""The command `show`: drawings of the tokens that recipes keep of a picture."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.checkpoints.ready import LoadedModel
+from tokensieve.checkpoints.loaded_model import LoadedModel
+from tokensieve.cli import console
+from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
+from tokensieve.cli.files import make_folder, read_image
 from tokensieve.cli.operands import StageView, watch
+from tokensieve.cli.options import Budget, Device, OptionalModel, QueryEncoder, RecipeNames, parse_budgets
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
-from tokensieve.plugins.registry import Registry
+from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 
-LONGEST = 300
+QUESTION = "What is in this picture?"
+MAX_QUESTION_CHARACTERS = 300
 """How much of a question fits beside a photo."""
 
 
-def require_places(recipes: Sequence[Recipe], adapter: Adapter) -> None:
-    """Refuse recipes that cut where tokens have no place in the picture of the prompt's tokens.
+def show(
+    recipes: RecipeNames,
+    image: Annotated[
+        list[Path], typer.Option("--image", metavar="FILE", help="The picture; give it again for more of them.")
+    ],
+    model: OptionalModel = None,
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The question about it.")] = QUESTION,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")] = Path(),
+    keep: Budget = None,
+    query_encoder: QueryEncoder = None,
+    device: Device = None,
+) -> None:
+    """Draw what recipes keep of a picture, and which operand chose what.
+
+    Without a model, a small example of real geometry and random weights is made for it.
+    """
+    registry = default_registry()
+    budgets = parse_budgets(keep)
+    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    pictures = [(file, read_image(file)) for file in image]
+    make_folder(out)
+    from tokensieve.checkpoints.loading import checkpoint_or_example, load
+
+    given = None if model is None else checkpoint_folder(model, registry)
+    encoder = query_encoder_folder(model, query_encoder, registry)
+    with checkpoint_or_example(given, registry, loaded) as (folder, description):
+        ready = load(folder, registry, loaded, device)
+    if description is not None:
+        console.warn(f"No model was given, so this is the example: {description}.")
+    for name, (file, picture) in zip(file_names(image), pictures, strict=True):
+        drawn = draw(ready, loaded, picture, file.name, prompt, encoder, registry, description)
+        drawn.image.save(out / name)
+        console.echo(str(out / name))
+
+
+def file_names(images: Sequence[Path]) -> list[str]:
+    """Return a file name for the drawing of each image; names that would clash get a number."""
+    names: list[str] = []
+    for image in images:
+        name, number = f"{image.stem}.kept.png", 1
+        while name in names:
+            number += 1
+            name = f"{image.stem}.{number}.kept.png"
+        names.append(name)
+    return names
+
+
+def require_drawable(recipes: Sequence[Recipe], adapter: Adapter) -> None:
+    """Raise if a recipe prunes inside an encoder whose patches are not the tokens of the prompt.
 
     Raises:
-        RefusedError: if there is one.
+        RefusedError: if there is such a recipe.
     """
     encoder = adapter.encoder
     for recipe in recipes:
@@ -40,22 +93,10 @@ def require_places(recipes: Sequence[Recipe], adapter: Adapter) -> None:
             )
 
 
-def ends(recipe: Recipe, seen: Sequence[StageView]) -> list[StageView]:
-    """Return what was seen at the end of each range of sites alike: a panel for every layer would show little."""
+def last_of_ranges(recipe: Recipe, seen: Sequence[StageView]) -> list[StageView]:
+    """Return the last stage of each range of sites, such as `decoder.2..5`: a panel for every layer shows little."""
     sizes = [len(Site.each(at)) for at, _ in recipe.ranges()]
     return [seen[end - 1] for end in itertools.accumulate(sizes)]
-
-
-def names(images: Sequence[Path]) -> list[str]:
-    """Return a file name for the picture of each image; those that would clash are numbered."""
-    given: list[str] = []
-    for image in images:
-        name, number = f"{image.stem}.kept.png", 1
-        while name in given:
-            number += 1
-            name = f"{image.stem}.{number}.kept.png"
-        given.append(name)
-    return given
 
 
 def draw(
@@ -68,14 +109,32 @@ def draw(
     registry: Registry,
     description: str | None,
 ) -> Sheet:
-    """Run every recipe on a picture, and draw what it keeps."""
+    """Run every recipe on a picture, and draw which tokens it keeps.
+
+    Args:
+        ready: the loaded model.
+        recipes: what to run.
+        image: the picture, RGB.
+        name: of the picture, for the title.
+        prompt: the question.
+        query_encoder: the folder of a two-tower model, or none.
+        registry: where names are looked up.
+        description: of an example checkpoint; none for a user's model.
+
+    Raises:
+        RefusedError: if a recipe cannot be drawn on this model.
+    """
     inputs = ready.inputs(image, prompt)
-    require_places(recipes, ready.adapter)
-    seen = [one for recipe in recipes for one in ends(recipe, watch(ready, recipe, inputs, query_encoder, registry)[1])]
-    return picture(ready, inputs, seen, image, name, prompt, description)
+    require_drawable(recipes, ready.adapter)
+    seen = [
+        one
+        for recipe in recipes
+        for one in last_of_ranges(recipe, watch(ready, recipe, inputs, query_encoder, registry)[1])
+    ]
+    return draw_stages(ready, inputs, seen, image, name, prompt, description)
 
 
-def picture(
+def draw_stages(
     ready: LoadedModel,
     inputs: Mapping[str, Any],
     seen: Sequence[StageView],
@@ -84,35 +143,37 @@ def picture(
     prompt: str,
     description: str | None,
 ) -> Sheet:
-    """Draw what stages kept of a picture.
+    """Draw which tokens of a picture stages kept.
 
     Args:
-        ready: the model.
+        ready: the loaded model.
         inputs: of the question about the picture.
         seen: what the stages kept.
-        image: the picture.
-        name: what it is called.
+        image: the picture, RGB.
+        name: of the picture, for the title.
         prompt: the question.
         description: of an example checkpoint; none for a user's model.
     """
-    grid = grid_of(ready, inputs)
+    grid = token_grid(ready, inputs)
     notes = [
-        f"Question: {prompt if len(prompt) <= LONGEST else prompt[:LONGEST] + '...'}",
+        f"Question: {prompt if len(prompt) <= MAX_QUESTION_CHARACTERS else prompt[:MAX_QUESTION_CHARACTERS] + '...'}",
         f"Model: {description or type(ready.model).__name__}.",
         f"The photo is cropped and resized as the model sees it: {len(grid)} visual tokens. Lit patches are "
         "tokens that stay, the others are dimmed. A frame's colour says whose own best the token was among.",
     ]
-    return sheet(views_of(image, crops(ready, inputs), grid), bands_of(seen), f"What is kept of {name}", notes)
+    return sheet(
+        views_of(image, processed_images(ready, inputs), grid), bands_of(seen), f"What is kept of {name}", notes
+    )
 
 
 @torch.no_grad()
-def grid_of(ready: LoadedModel, inputs: Mapping[str, Any]) -> Tensor:
-    """Return where the tokens of a prompt's one picture are, int64 `[tokens, 5]`: part, tile, frame, row, column.
+def token_grid(ready: LoadedModel, inputs: Mapping[str, Any]) -> Tensor:
+    """Return the part, tile, frame, row and column of each token of a prompt's one picture, int64 `[tokens, 5]`.
 
-    A family whose tiles are of equal rank hands over each as a part.
+    In families whose tiles are of equal rank, each tile is a part.
 
     Raises:
-        RefusedError: if the model carries no visual tokens in a language model.
+        RefusedError: if no language model carries visual tokens.
     """
     decoder = ready.adapter.decoder
     if decoder is None:
@@ -123,8 +184,8 @@ def grid_of(ready: LoadedModel, inputs: Mapping[str, Any]) -> Tensor:
     return torch.cat(list(numbered))
 
 
-def crops(ready: LoadedModel, inputs: Mapping[str, Any]) -> list[Image.Image]:
-    """Turn pixel values back into pictures; none where the processor flattens them to patches."""
+def processed_images(ready: LoadedModel, inputs: Mapping[str, Any]) -> list[Image.Image]:
+    """Return the pictures that the processor made, from its pixel values; none if it flattens them to patches."""
     pixels = inputs.get("pixel_values")
     if not isinstance(pixels, Tensor) or pixels.ndim < 4 or pixels.shape[-3] != 3:
         return []

@@ -1,0 +1,65 @@
+"""The arguments and options that several commands share, and how `--keep` is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tokensieve.algebra.budget import Keep
+from tokensieve.cli import console
+from tokensieve.errors import BudgetError
+
+VIEWER_SAMPLES = 24
+"""How many questions the viewer of a report shows by default."""
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path to YAML.")]
+RecipeNames = Annotated[
+    list[str], typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, or paths to YAML.")
+]
+Model = Annotated[
+    Path,
+    typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped."),
+]
+OptionalModel = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation
+    typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped."),
+]
+Budget = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--keep", metavar="K", help="Another budget: 64, 1/9, 0.25, 25%, or one for each stage, as in 300,200."
+    ),
+]
+QueryEncoder = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--query-encoder", metavar="DIR", help="The two-tower model of the vision tower's space, to judge relevance."
+    ),
+]
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+    typer.Option("--set", metavar="PATH=VALUE", help="Change the study, such as keep=64,128 or limit=100."),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--device", metavar="NAME", help="Where the model runs, such as cpu or cuda:0. An accelerator if there is one."
+    ),
+]
+
+
+def parse_budgets(keep: str | None) -> list[Keep] | None:
+    """Return the budgets of `--keep`, or none if the option is not given.
+
+    Raises:
+        typer.Exit: with code 2, if one of them is no budget.
+    """
+    if keep is None:
+        return None
+    try:
+        return [Keep.of(part) for part in keep.split(",")]
+    except BudgetError as error:
+        console.warn(console.paragraph(error))
+        raise typer.Exit(2) from None

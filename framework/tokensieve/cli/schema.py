@@ -1,0 +1,29 @@
+"""The command `schema`: the JSON Schema of recipe files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tokensieve.cli import console
+from tokensieve.cli.files import require_writable
+from tokensieve.recipes.schema import schema as recipe_schema
+
+
+def schema(
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--out", metavar="FILE", help="Write it to a file."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipe files, for editors."""
+    require_writable(out)
+    text = json.dumps(recipe_schema(), indent=2)
+    if out is None:
+        console.echo(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+        console.echo(str(out))

@@ -1,0 +1,146 @@
+"""What `compare`, `report` and `demo` share: a study is run with progress, and its report is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tokensieve.cli import console
+from tokensieve.cli.files import make_folder
+from tokensieve.errors import RefusedError
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes import yaml_lines
+from tokensieve.study.planning.jobs import Plan, SkippedControl
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.report import WrittenReport, write_report
+from tokensieve.study.running.attempt import Result, Summary
+from tokensieve.study.running.local_engine import run_local
+from tokensieve.study.spec.plugins import register_plugins
+from tokensieve.study.spec.study import Study
+from tokensieve.study.store import Store
+
+
+def run_study(study: Study, store: Store, registry: Registry, engine: str, workers: int, gpus: float) -> bool:
+    """Check a study, run it, and print how many cells ran.
+
+    Returns:
+        Whether every cell is finished.
+    """
+    with console.working("checking the study"):
+        plan = plan_study(study, registry, download=True)
+    print_notes(plan)
+    try:
+        summary = _run_plan(study, plan, store, registry, engine, workers, gpus)
+    except KeyboardInterrupt:
+        console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
+        raise typer.Exit(1) from None
+    console.echo(_summary_line(summary, store, plan.skipped))
+    return not summary.failed
+
+
+def print_notes(plan: Plan) -> None:
+    """Print the notes of a plan: absent checkpoints, and cells that do not apply."""
+    for model in plan.not_downloaded:
+        console.echo(f"note: the checkpoint of '{model}' is not here; its cells are checked when it is fetched")
+    for note in plan.notes:
+        console.echo(f"note: {note}")
+    for reason, role, of in dict.fromkeys((one.reason, one.role, one.of) for one in plan.skipped):
+        same = [one for one in plan.skipped if (one.reason, one.role, one.of) == (reason, role, of)]
+        at = ", ".join(dict.fromkeys(one.keep for one in same if one.keep))
+        models = ", ".join(dict.fromkeys(one.model for one in same))
+        console.echo(f"n/a: {models}: {role}{f' of {of}' if of else ''} at keep {at}: {reason}")
+
+
+def _run_plan(
+    study: Study, plan: Plan, store: Store, registry: Registry, engine: str, workers: int, gpus: float
+) -> Summary:
+    """Run the cells of a plan that are not finished, with progress on stderr."""
+    keys = [job.cell.key for job in plan.jobs]
+    store.begin(study.dump(), {"keys": keys, "skipped": [asdict(one) for one in plan.skipped]})
+    finished = store.finished()
+    left = [job for job in plan.jobs if job.cell.key not in finished]
+    with _progress() as progress:
+        task = progress.add_task("", total=len(left))
+
+        def on_result(result: Result) -> None:
+            cell = result.cell
+            name = " ".join(filter(None, (cell.model, cell.task, cell.method, cell.keep and f"keep {cell.keep}")))
+            progress.update(task, advance=1, description=console.plain(name))
+            if result.status == "failed":
+                progress.console.print(console.cell(f"failed: {name}: {result.reason}"))
+
+        if engine == "ray":
+            from tokensieve.study.running.ray_engine import run_ray
+
+            summary = run_ray(left, store, on_result, gpus=gpus)
+        else:
+            summary = run_local(left, store, registry, on_result, workers)
+    summary.cached += len(keys) - len(left)
+    return summary
+
+
+def _summary_line(summary: Summary, store: Store, skipped: Sequence[SkippedControl]) -> str:
+    parts = [f"{summary.done} cells run", f"{summary.cached} were there"]
+    if skipped:
+        parts.append(f"{len(skipped)} n/a")
+    if summary.failed:
+        parts.append(f"{len(summary.failed)} failed (reasons in {store.path}/failures; run it again to try them again)")
+    return f"{store.path}: {', '.join(parts)}"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
+        yield progress
+
+
+def report_study(run_folder: str, out: Path | None, samples: int, registry: Registry) -> WrittenReport:
+    """Write the report of a study.
+
+    Args:
+        run_folder: the folder of the study, or an address that fsspec knows.
+        out: the folder of the report; if none is given, `report` in `run_folder`.
+        samples: how many questions the viewer shows.
+        registry: where names are looked up; the plugins of the study are registered in it.
+
+    Raises:
+        StudyError: if there is no study, or no cell is finished.
+        RefusedError: if the study is on another machine and `out` is not given.
+    """
+    store = Store(run_folder)
+    text = store.study()
+    data = yaml_lines.read(text, f"{run_folder}/study.yaml").data
+    settings = data if isinstance(data, dict) else {}
+    register_plugins([str(name) for name in settings.get("plugins", ())], registry)
+    if out is None and "://" in run_folder:
+        raise RefusedError(f"{run_folder} is not on this machine; say where the report goes with --out")
+    folder = Path(run_folder) / "report" if out is None else out
+    make_folder(folder)
+    title = str(settings.get("name", Path(run_folder).name))
+    with console.working("reading the study") as status:
+        written = write_report(
+            store,
+            folder,
+            registry,
+            title=title,
+            study=text,
+            samples=samples,
+            progress=lambda step: status.update(f"{step} ..."),
+        )
+    for problem in written.problems:
+        console.warn(problem)
+    return written
