@@ -1,4 +1,4 @@
-"""Where a stage acts."""
+"""`Site`: the place in a model where a stage removes tokens."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Literal
 
 from tokensieve.errors import RecipeError, did_you_mean
 
-_FORM = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
+_SITE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
 _RANGE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})\.\.(0|[1-9][0-9]{0,3})")
 
 
 @total_ordering
 @dataclass(frozen=True)
 class Site:
-    """A place where tokens can leave: the input of a block.
+    """A place where tokens can be removed: the input of a block.
 
-    `decoder.0` is the visual tokens entering the language model, `decoder.K` the tokens entering
-    its layer K, `encoder.K` the tokens entering vision block K; all counted from 0. Sites are
-    ordered as data passes them.
+    `decoder.0` is the input of the language model, `decoder.K` the input of its layer K, and `encoder.K` the input of
+    block K of the vision encoder; layers and blocks are counted from 0. Sites are ordered as in the forward pass.
+
+    Attributes:
+        part: `encoder` or `decoder`.
+        block: the number of the block or layer.
     """
 
     part: Literal["encoder", "decoder"]
@@ -28,14 +31,14 @@ class Site:
 
     @classmethod
     def of(cls, value: object) -> Site:
-        """Read a site from its text.
+        """Return the site that a text such as `decoder.2` names.
 
         Raises:
-            RecipeError: if it is none.
+            RecipeError: if it names none.
         """
         if isinstance(value, Site):
             return value
-        match = _FORM.fullmatch(value) if isinstance(value, str) else None
+        match = _SITE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             hint = did_you_mean(str(value), ("decoder.0", "decoder.2", "encoder.0"))
             raise RecipeError(
@@ -46,10 +49,10 @@ class Site:
 
     @classmethod
     def each(cls, value: object) -> tuple[Site, ...]:
-        """Read one site, or a range of them such as `encoder.0..11`, both ends included.
+        """Return the sites of a text that names one site, or a range such as `encoder.0..11` with both ends included.
 
         Raises:
-            RecipeError: if it is neither, or a range that runs backwards.
+            RecipeError: if it is neither, or the range runs backwards.
         """
         match = _RANGE.fullmatch(value) if isinstance(value, str) else None
         if match is None:

@@ -1,4 +1,4 @@
-"""What one cut is: a site, a composition and a budget."""
+"""`Stage`: one cut of a recipe, with its site, its formula and its budget."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from tokensieve.evidence import Evidence
 from tokensieve.sites import Site
 
 Group = Literal["image", "tile", "frame", "sample"]
+"""Within what a budget is counted."""
 
 
 class Stage(BaseModel):
-    """A cut at a site.
+    """One cut of a recipe: at a site, a formula selects tokens, and a budget says how many stay.
 
     Attributes:
         at: the site.
-        select: the composition.
-        keep: how many tokens of each group stay. Written as `r` instead, all but so many, and at most half of
-            the group go.
+        select: the formula, as an expression.
+        keep: how many tokens of each group stay. With `r` in place of `keep`, `r` tokens are removed, at most half of
+            the group.
         per: what a group is.
-        rest: whether the other tokens vanish or are folded into their most similar kept token.
-        by: whose order breaks ties, instead of the composition's own (see `Chain.cut`).
-        newlines: what happens to newline and separator tokens: judged like others, always kept
-            (within the budget) or always dropped.
+        rest: whether the other tokens are dropped, or merged into their most similar kept token.
+        by: the expression whose order breaks ties, instead of the formula's own order (see `Chain.cut`).
+        newlines: whether newline and separator tokens are selected like all others (`judge`), always kept within the
+            budget (`keep`), or always dropped (`drop`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -44,13 +45,13 @@ class Stage(BaseModel):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The evidence that selecting reads."""
+        """The evidence that the formula and the tie-breaker need."""
         return self.select.needs | (self.by.needs if self.by is not None else frozenset())
 
     @model_validator(mode="before")
     @classmethod
-    def _taken(cls, data: object) -> object:
-        """Read `r` as a budget."""
+    def _read_r(cls, data: object) -> object:
+        """Replace `r` by the budget that it stands for."""
         if not isinstance(data, dict) or "r" not in data:
             return data
         rest = {key: value for key, value in data.items() if key != "r"}
@@ -62,13 +63,13 @@ class Stage(BaseModel):
 
     @classmethod
     def each(cls, **settings: Any) -> tuple[Stage, ...]:
-        """Return the stages of a range of sites, `at="encoder.0..11"`; one stage for one site.
+        """Return one stage for each site of a range, such as `at="encoder.0..11"`; a single one for a single site.
 
         Args:
-            settings: those of a stage; `keep` and `r` may be lists, with one entry for each site.
+            settings: the fields of a stage; `keep` and `r` may be lists with one entry for each site.
 
         Raises:
-            RecipeError: if `at` is no site and no range, or a list has another length.
+            RecipeError: if `at` is neither a site nor a range, or a list has another length.
         """
         sites = Site.each(settings.get("at"))
         ranged = ".." in str(settings["at"])
@@ -86,7 +87,7 @@ class Stage(BaseModel):
 
     @field_validator("at", mode="before")
     @classmethod
-    def _site(cls, value: object) -> Site:
+    def _read_site(cls, value: object) -> Site:
         try:
             return Site.of(value)
         except RecipeError as error:
@@ -94,5 +95,5 @@ class Stage(BaseModel):
 
     @field_validator("keep", mode="before")
     @classmethod
-    def _budget(cls, value: object) -> Keep:
+    def _read_budget(cls, value: object) -> Keep:
         return Keep.of(value)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import tokensieve as ts
 from tokensieve.engine.batches import assign_grid
 from tokensieve.errors import RefusedError
-from tokensieve.recipes.review import obstacles
+from tokensieve.recipes.review import find_errors
 
 ROWS = st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=5)
 
@@ -54,7 +54,7 @@ def test_what_stops_a_recipe_is_what_a_review_calls_an_error(name):
     adapter = kind(kind.tiny())
     stopped = 0
     for recipe in (ts.Recipe.load(one, registry) for one in registry.recipes):
-        found = obstacles(recipe, adapter)
+        found = find_errors(recipe, adapter)
         assert found == [finding for finding in ts.review(recipe, adapter) if finding.level == "error"]
         stopped += bool(found)
     assert stopped

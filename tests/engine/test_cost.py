@@ -89,10 +89,10 @@ def test_a_head_width_of_its_own_counts():
     config._attn_implementation = "sdpa"
     layer = LlamaDecoderLayer(config, 0)
     cost = LayerCost.of(layer, config)
-    assert cost.width == 80
+    assert cost.attention_width == 80
     heads, kv = config.num_attention_heads, config.num_key_value_heads
-    assert cost.weights == 48 * 20 * (2 * heads + 2 * kv) + 3 * 48 * 96
-    assert cost.flops(7) == 2 * 7 * cost.weights + 4 * 49 * 80
+    assert cost.linear_parameters == 48 * 20 * (2 * heads + 2 * kv) + 3 * 48 * 96
+    assert cost.flops(7) == 2 * 7 * cost.linear_parameters + 4 * 49 * 80
 
 
 TOWER = {

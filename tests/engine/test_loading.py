@@ -166,4 +166,4 @@ def test_what_packed_weights_cost():
     config = model.config.text_config
     wanted = sum(part.in_features * part.out_features for part in layer.modules() if isinstance(part, nn.Linear))
     assert LayerCost.of(packed, config) == LayerCost.of(layer, config)
-    assert LayerCost.of(packed, config).weights == wanted
+    assert LayerCost.of(packed, config).linear_parameters == wanted

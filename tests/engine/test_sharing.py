@@ -12,7 +12,7 @@ import tokensieve as ts
 from tokensieve import Evidence, Keep, Ranker
 from tokensieve.errors import RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
-from tokensieve.recipes.review import obstacles
+from tokensieve.recipes.review import find_errors
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_strategies import Norm, VisionZip
@@ -125,7 +125,7 @@ def fitted(name, layers, adapter):
         keep = stage.keep if stage.keep.auto else Keep.of(9 - 2 * len(stages))
         stages.append(stage.model_copy(update={"at": at, "keep": keep}))
     recipe = recipe.replace(stages=tuple(stages), budgets={})
-    return None if obstacles(recipe, adapter) else recipe
+    return None if find_errors(recipe, adapter) else recipe
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "llava_next"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.checkpoints.ready import quiet
+from tokensieve.checkpoints.loaded_model import quiet
 from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.running.local_engine import PRELOAD
 from tokensieve.study.spec.study import Study

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tokensieve.checkpoints.ready import quiet
+from tokensieve.checkpoints.loaded_model import quiet
 from tokensieve.testing.prompts import lively
 from tokensieve_adapters import _example
 

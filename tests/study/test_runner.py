@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.checkpoints.loaded_model import quiet
 from tokensieve.checkpoints.loading import load
-from tokensieve.checkpoints.ready import quiet
 from tokensieve.errors import StudyError, TaskError
 from tokensieve.study.planning.controls import recipe_of_cell
 from tokensieve.study.planning.plan import plan_study
@@ -119,7 +119,7 @@ def test_random_draws_anew_for_every_sample_and_seed(ran):
 def test_text_only_sees_no_picture(ran, ready):
     ((_, cell, rows),) = ran(only=["text_only"]).values()
     for sample, row in zip(fake.Colours().samples(), rows, strict=True):
-        inputs = ready.batch(None, [sample.question])
+        inputs = ready.batch_inputs(None, [sample.question])
         assert set(inputs) == {"input_ids", "attention_mask"}
         with torch.no_grad():
             token = ready.model(**inputs).logits[0, -1].argmax()
@@ -230,7 +230,7 @@ def test_a_model_is_loaded_once(planned, registry, monkeypatch, checkpoint):
     for job in (jobs[0], jobs[1], jobs[-1]):
         runner.run(job)
     assert len(loads) == 1
-    runner.forget()
+    runner.free()
     runner.run(planned().jobs[0])
     assert len(loads) == 2
 

@@ -45,10 +45,10 @@ def alone(ready, video):
 def test_a_model_gets_every_frame_and_its_place_in_the_prompt(ready):
     videos = [noise(0), noise(1)]
     assert [video.size for video in videos] == [(40, 30, 8)] * 2
-    both = ready.batch(videos, ["Why?", "Why?"])
+    both = ready.batch_inputs(videos, ["Why?", "Why?"])
     for row, video in enumerate(videos):
         one = alone(ready, video)
-        assert torch.equal(ready.batch([video], ["Why?"])["input_ids"], one["input_ids"])
+        assert torch.equal(ready.batch_inputs([video], ["Why?"])["input_ids"], one["input_ids"])
         assert torch.equal(both["pixel_values_videos"][row], one["pixel_values_videos"][0])
         assert torch.equal(both["input_ids"][row], one["input_ids"][0])
     assert not torch.equal(both["pixel_values_videos"][0], both["pixel_values_videos"][1])
@@ -58,19 +58,21 @@ def test_frames_are_not_left_out_where_a_processor_would(flexible):
     """Qwen2-VL's takes as many as it likes of a video at a rate, unless it is told not to."""
     ready = load(flexible, ts.default_registry(), ())
     with pytest.raises(RefusedError, match="chat template has no place for a video"):
-        ready.words([noise(0)], ["Why?"])
+        ready.processor_inputs([noise(0)], ["Why?"])
     ready.processor.chat_template = None
-    rows = {frames: ready.words([noise(0, frames)], ["Why?"])["video_grid_thw"].tolist()[0] for frames in (8, 12)}
+    rows = {
+        frames: ready.processor_inputs([noise(0, frames)], ["Why?"])["video_grid_thw"].tolist()[0] for frames in (8, 12)
+    }
     step = ready.processor.video_processor.temporal_patch_size
     assert [rows[frames][0] for frames in (8, 12)] == [8 // step, 12 // step]
 
 
 def test_what_is_refused(ready, checkpoint):
     with pytest.raises(RefusedError, match="not asked about in one batch"):
-        ready.words([noise(0), Image.new("RGB", (30, 40))], ["Why?", "Why?"])
+        ready.processor_inputs([noise(0), Image.new("RGB", (30, 40))], ["Why?", "Why?"])
     pictures = load(checkpoint, ts.default_registry(), ())
     with pytest.raises(RefusedError, match="LlavaProcessor takes no videos"):
-        pictures.words([noise(0)], ["Why?"])
+        pictures.processor_inputs([noise(0)], ["Why?"])
 
 
 def test_rows_are_those_of_a_video_alone(folder, ready, tmp_path):

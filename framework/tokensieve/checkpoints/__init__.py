@@ -1,1 +1,1 @@
-"""Checkpoints: loading them from folders, and asking them."""
+"""Loading checkpoints from folders, and asking the loaded models questions."""

@@ -1,4 +1,4 @@
-"""Asking a model under a recipe."""
+"""Asking a loaded model a question while it is pruned by a recipe, for the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tokensieve.checkpoints.ready import LoadedModel, quiet
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.engine import prune
 from tokensieve.ledger.run import Run
 from tokensieve.plugins.registry import Registry
@@ -25,7 +25,17 @@ def answer(
     query_encoder: Path | None,
     registry: Registry,
 ) -> tuple[str, Run]:
-    """Answer a question about a picture under a recipe, greedily, and give the ledger."""
+    """Return the answer to a question about an image under a recipe, by greedy decoding, and the ledger of the run.
+
+    Args:
+        ready: the loaded model.
+        recipe: the recipe that prunes it.
+        image: the image.
+        prompt: the user's question.
+        most: the largest number of new tokens.
+        query_encoder: the folder of a CLIP or SigLIP model for query-aware strategies, or None.
+        registry: where adapters are looked up.
+    """
     inputs = ready.inputs(image, prompt)
     with torch.no_grad(), quiet(), pruned(ready, recipe, query_encoder, registry) as run:
         written = ready.model.generate(**inputs, max_new_tokens=most, do_sample=False)
@@ -35,10 +45,10 @@ def answer(
 
 @contextmanager
 def pruned(ready: LoadedModel, recipe: Recipe, query_encoder: Path | None, registry: Registry) -> Iterator[Run]:
-    """Prune a ready model inside a `with` block."""
-    partner = None if query_encoder is None else str(query_encoder)
+    """Prune a loaded model inside a `with` block, without the messages of transformers."""
+    encoder = None if query_encoder is None else str(query_encoder)
     with (
         quiet(),
-        prune(ready.model, recipe, processor=ready.processor, query_encoder=partner, registry=registry) as run,
+        prune(ready.model, recipe, processor=ready.processor, query_encoder=encoder, registry=registry) as run,
     ):
         yield run

@@ -1,6 +1,6 @@
-"""Checkpoints: loading them from folders, and asking them.
+"""Loading a model, its processor and its adapter from the folder of a checkpoint.
 
-The model library is imported when it is needed, so that what can be refused without it is.
+transformers is imported inside functions: it is slow to import, and many mistakes can be reported without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tokensieve.checkpoints.ready import LoadedModel, quiet, short_message
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet, short_message
 from tokensieve.errors import MissingEvidenceError, RefusedError, TokensieveError, listing
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins.registry import Registry
@@ -27,7 +27,7 @@ def load_adapter(directory: Path, registry: Registry) -> Adapter:
     """Return the adapter of a checkpoint from its config alone, without its weights.
 
     Raises:
-        RefusedError: if the folder holds no checkpoint of a model of pictures and text.
+        RefusedError: if the folder holds no checkpoint of an image-text-to-text model.
         UnsupportedModelError: if no adapter matches, or several.
     """
     _require_checkpoint(directory)
@@ -38,7 +38,7 @@ def load_adapter(directory: Path, registry: Registry) -> Adapter:
             config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-        # What the library raises over a config that it does not know is not documented.
+        # transformers does not document what it raises for an unknown config.
         except Exception as error:
             raise RefusedError(
                 f"{directory} is no checkpoint of a model of pictures and text that transformers can load: "
@@ -51,14 +51,14 @@ def load_processor(directory: Path) -> Any:
     """Return the processor of a checkpoint.
 
     Raises:
-        RefusedError: if the folder has none for pictures.
+        RefusedError: if the folder has none that takes images.
     """
     from transformers import AutoProcessor
 
     with quiet():
         try:
             processor = AutoProcessor.from_pretrained(directory, **_LOCAL)
-        # A folder can lack anything, and each lack raises something else.
+        # Every missing or broken file of a checkpoint raises another type of error.
         except Exception as error:
             raise RefusedError(f"the checkpoint {directory} cannot be loaded: {short_message(error)}") from None
     if not hasattr(processor, "image_processor"):
@@ -71,26 +71,33 @@ def load_processor(directory: Path) -> Any:
 def load(
     directory: Path, registry: Registry, recipes: Sequence[Recipe], device: str | None = None, dtype: str = "auto"
 ) -> LoadedModel:
-    """Load a checkpoint, once it is known that it can run the recipes.
+    """Load a checkpoint after checking that it can run the recipes.
+
+    Args:
+        directory: the folder of the checkpoint.
+        registry: where adapters are looked up.
+        recipes: the recipes that will run on the model.
+        device: where to load the model; by default CUDA if available, else the CPU.
+        dtype: as `from_pretrained` takes it.
 
     Raises:
         RefusedError: if the folder holds no checkpoint, or a recipe cannot run on it.
-        MissingEvidenceError: if a strategy needs what the model does not offer.
+        MissingEvidenceError: if a strategy needs evidence that the model does not offer.
         UnsupportedModelError: if no adapter matches, or several.
     """
     place = _device(device)
     adapter = load_adapter(directory, registry)
     for recipe in recipes:
-        _require(recipe, adapter)
+        _require_runnable(recipe, adapter)
     processor = load_processor(directory)
     from transformers import AutoModelForImageTextToText
 
-    # Its annotation knows nothing of output_loading_info.
+    # The annotation of from_pretrained lacks output_loading_info.
     loader: Any = AutoModelForImageTextToText
     with quiet():
         try:
             model, found = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True, **_LOCAL)
-        # A folder can lack anything, and each lack raises something else.
+        # Every missing or broken file of a checkpoint raises another type of error.
         except Exception as error:
             raise RefusedError(f"the checkpoint {directory} cannot be loaded: {short_message(error)}") from None
     missing = found["missing_keys"]
@@ -104,13 +111,13 @@ def load(
 
 
 @contextmanager
-def example_or(
+def checkpoint_or_example(
     directory: Path | None, registry: Registry, recipes: Sequence[Recipe]
 ) -> Iterator[tuple[Path, str | None]]:
-    """Return a checkpoint's folder, or make an example for the time of the `with` block.
+    """Return a checkpoint's folder, or save an example checkpoint for the duration of the `with` block.
 
     Yields:
-        The folder, and what the example is, or none where the folder was given.
+        The folder, and the description of the example; None instead of the description if the folder was given.
     """
     if directory is not None:
         yield directory, None
@@ -120,12 +127,12 @@ def example_or(
 
 
 def save_example(registry: Registry, directory: Path, recipes: Sequence[Recipe]) -> str:
-    """Save the example checkpoint of the first adapter that has one, and say what it is.
+    """Save the example checkpoint of the first adapter that has one, and return a description of it.
 
-    It is as deep as recipes need it.
+    The model is as deep as the recipes need.
 
     Raises:
-        TokensieveError: if none has.
+        TokensieveError: if no adapter has an example.
     """
     sites = [stage.at for recipe in recipes for stage in recipe.stages]
     with quiet():
@@ -136,15 +143,16 @@ def save_example(registry: Registry, directory: Path, recipes: Sequence[Recipe])
     raise TokensieveError(f"no adapter brings an example checkpoint ({listing(registry.adapters)}); give --model DIR")
 
 
-def _require(recipe: Recipe, adapter: Adapter) -> None:
-    """Refuse what `prune` would, before weights are read."""
+def _require_runnable(recipe: Recipe, adapter: Adapter) -> None:
+    """Raise what `prune` would raise, before weights are loaded."""
     for finding in review(recipe, adapter):
         if finding.level == "error":
-            kind = MissingEvidenceError if finding.missing else RefusedError
+            kind = MissingEvidenceError if finding.missing_evidence else RefusedError
             raise kind(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
 
 
 def _require_checkpoint(directory: Path) -> None:
+    """Raise `RefusedError` unless the folder exists and has a config."""
     if not directory.is_dir():
         raise RefusedError(
             f"there is no folder {directory}; --model takes a folder written by save_pretrained, or "
@@ -157,12 +165,13 @@ def _require_checkpoint(directory: Path) -> None:
 
 
 def _device(name: str | None) -> torch.device:
+    """Return the device of this name, after checking that a tensor can be put there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(name)
         torch.empty(1, device=place)
-    # Which error it is depends on the kind of device.
+    # The type of the error depends on the device.
     except Exception as error:
         raise RefusedError(f"the device '{name}' cannot be used: {short_message(error)}") from None
     return place

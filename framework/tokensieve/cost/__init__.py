@@ -1,1 +1,1 @@
-"""Counted FLOPs: of the language model, of the vision encoder, and of released models without their weights."""
+"""Counted FLOPs: of the language model, of the vision encoder, and of released models from their configs alone."""

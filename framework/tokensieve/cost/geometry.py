@@ -1,4 +1,4 @@
-"""Counting what a recipe costs on a model of real size, without its weights."""
+"""Counted FLOPs of a recipe on a released model, from its config alone."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tokensieve.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Geometry:
-    """The shape of a released model.
+    """The config of a released model, and the inputs of one example image or video.
 
     Attributes:
-        name: what it is called.
-        visual: visual tokens of the picture or video that `of` describes.
-        of: which picture or video.
-        config: the model's config, with `model_type`.
-        pixels: the shape of the picture or video as the model's processor hands it over.
-        sizes: what the processor says of it besides, by argument.
-        argument: what the pixels are called.
+        name: the name of the geometry.
+        num_visual_tokens: the number of visual tokens of the example.
+        description: which image or video the example is.
+        config: the config of the model, with `model_type`.
+        pixel_shape: the shape of the pixels as the model's processor returns them.
+        extra_inputs: the processor's other outputs for the example, such as grids, by argument.
+        pixel_argument: the argument of forward that holds the pixels.
     """
 
     name: str
-    visual: int
-    of: str
+    num_visual_tokens: int
+    description: str
     config: dict[str, Any]
-    pixels: tuple[int, ...]
-    sizes: dict[str, list[Any]]
-    argument: str = "pixel_values"
+    pixel_shape: tuple[int, ...]
+    extra_inputs: dict[str, list[Any]]
+    pixel_argument: str = "pixel_values"
 
     @classmethod
     def load(cls, file: Traversable) -> Geometry:
@@ -50,12 +50,12 @@ class Geometry:
         return cls(name, content["visual"], content["of"], content["config"], pixels, sizes, argument)
 
     def inputs(self) -> dict[str, Tensor]:
-        """Return the picture or video as arguments of the model: pixels on the meta device."""
-        sizes = {name: torch.tensor(values) for name, values in self.sizes.items()}
-        return {self.argument: torch.empty(self.pixels, device="meta")} | sizes
+        """Return the example as arguments of the model, with pixels on the meta device."""
+        sizes = {name: torch.tensor(values) for name, values in self.extra_inputs.items()}
+        return {self.pixel_argument: torch.empty(self.pixel_shape, device="meta")} | sizes
 
     def model(self) -> nn.Module:
-        """Build the model on the meta device: its shapes, and no numbers."""
+        """Return the model on the meta device, with shapes but without weights."""
         from transformers import AutoConfig, AutoModelForImageTextToText
 
         settings = dict(self.config)
@@ -66,10 +66,10 @@ class Geometry:
 
 
 def layer_costs(adapter: Adapter) -> tuple[LayerCost, ...]:
-    """Read off what each layer of a language model costs.
+    """Return the cost of each layer of the adapter's language model.
 
     Raises:
-        RefusedError: if the model has none.
+        RefusedError: if the model has no language model.
     """
     decoder = adapter.decoder
     if decoder is None:
@@ -77,21 +77,24 @@ def layer_costs(adapter: Adapter) -> tuple[LayerCost, ...]:
     return tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
 
 
-def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int, reduces: bool = False) -> list[int]:
-    """Return how many visual tokens each layer processes, before anything runs.
+def visual_per_layer(
+    recipe: Recipe, images: Sequence[int], layers: int, encoder_prunes_prompt: bool = False
+) -> list[int]:
+    """Return the number of visual tokens in each decoder layer under a recipe, without running a model.
 
     Args:
-        recipe: with stages in the language model.
-        images: visual tokens of each image of a prompt.
-        layers: how many layers there are.
-        reduces: whether tokens that leave in the vision encoder leave the prompt (see `Encoder.prunes_prompt`).
+        recipe: the recipe.
+        images: the number of visual tokens of each image of the prompt.
+        layers: the number of decoder layers.
+        encoder_prunes_prompt: whether tokens removed inside the vision encoder are removed from the prompt, as
+            `Encoder.prunes_prompt` says.
 
     Raises:
-        RefusedError: if a stage's size depends on more than the number of tokens.
+        RefusedError: if the number of tokens that a stage keeps depends on the image.
     """
     stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
     groups, counts = list(images), []
-    for stage in recipe.stages if reduces else ():
+    for stage in recipe.stages if encoder_prunes_prompt else ():
         if stage.at.part == "encoder":
             groups = [count(stage.keep, n) for n in groups]
     for layer in range(layers):
@@ -106,6 +109,18 @@ def visual_per_layer(recipe: Recipe, images: Sequence[int], layers: int, reduces
     return counts
 
 
-def cost(recipe: Recipe, layers: Sequence[LayerCost], images: Sequence[int], text: int, reduces: bool = False) -> int:
-    """Count the FLOPs of a pruned prefill; see `prefill_flops` for what is in them."""
-    return prefill_flops(layers, [text + n for n in visual_per_layer(recipe, images, len(layers), reduces)])
+def pruned_prefill_flops(
+    recipe: Recipe, layers: Sequence[LayerCost], images: Sequence[int], text: int, encoder_prunes_prompt: bool = False
+) -> int:
+    """Return the FLOPs of a prefill under a recipe, counted as `prefill_flops` does.
+
+    Args:
+        recipe: the recipe.
+        layers: the cost of each decoder layer.
+        images: the number of visual tokens of each image of the prompt.
+        text: the number of text tokens.
+        encoder_prunes_prompt: see `visual_per_layer`.
+    """
+    return prefill_flops(
+        layers, [text + n for n in visual_per_layer(recipe, images, len(layers), encoder_prunes_prompt)]
+    )

@@ -1,4 +1,4 @@
-"""Counted FLOPs of a language model's prefill."""
+"""Counted FLOPs of the prefill of a language model, from the shapes of its modules."""
 
 from __future__ import annotations
 
@@ -13,49 +13,59 @@ from torch import nn
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-CHUNK = 64
-"""How many tokens the library's linear attention works through at a time."""
+CHUNK_LENGTH = 64
+"""The chunk length of linear attention in transformers."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What a decoder layer costs.
+    """The cost of one decoder layer.
 
     Attributes:
-        weights: parameters of its linear maps that a token uses, each once; of experts, those it is sent to.
-        width: width of all query heads together; none where the layer does not attend.
-        fixed: FLOPs whatever the number of tokens: what a convolution computes at its padding.
-        chunk: FLOPs of linear attention for every `CHUNK` tokens begun.
+        linear_parameters: parameters of the linear maps that one token uses; of experts, only those it is routed to.
+        attention_width: the width of all query heads together; 0 if the layer has no attention.
+        fixed_flops: FLOPs that do not depend on the number of tokens: a convolution over its padding.
+        chunk_flops: FLOPs of linear attention for every chunk of `CHUNK_LENGTH` tokens, the last one rounded up.
     """
 
-    weights: int
-    width: int
-    fixed: int = 0
-    chunk: int = 0
+    linear_parameters: int
+    attention_width: int
+    fixed_flops: int = 0
+    chunk_flops: int = 0
 
     @classmethod
     def of(cls, layer: nn.Module, config: Any) -> LayerCost:
-        """Read the cost off a layer and its text config."""
+        """Return the cost of a layer, from its modules and its text config."""
         modules = list(layer.modules())
         heads = int(config.num_attention_heads)
-        # Attention modules say how wide their heads are, where layers differ.
+        # Attention modules have a head_dim if it differs between layers.
         own = [int(one.head_dim) for one in modules if hasattr(one, "head_dim")]  # type: ignore[arg-type]
         head = own[0] if own else int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         convolutions = [one for one in modules if isinstance(one, nn.Conv1d)]
         fixed = sum(2 * one.weight.numel() * (one.kernel_size[0] - 1) for one in convolutions)
-        # A layer with a short convolution carries its past in a state, and does not attend.
+        # A layer with a short convolution is recurrent and has no attention.
         width = 0 if convolutions else heads * head
-        return cls(sum(_used(one, config) for one in modules), width, fixed, sum(_chunk(one) for one in modules))
+        return cls(
+            sum(_active_parameters(one, config) for one in modules),
+            width,
+            fixed,
+            sum(_chunk_flops(one) for one in modules),
+        )
 
     def flops(self, n: int) -> int:
-        """Count the FLOPs of `n` tokens: maps, then full n x n attention or what stands for it."""
-        return 2 * n * self.weights + 4 * n * n * self.width + self.fixed + -(-n // CHUNK) * self.chunk
+        """Return the FLOPs for `n` tokens: linear maps, and n x n attention or linear attention."""
+        return (
+            2 * n * self.linear_parameters
+            + 4 * n * n * self.attention_width
+            + self.fixed_flops
+            + -(-n // CHUNK_LENGTH) * self.chunk_flops
+        )
 
 
-def _used(module: nn.Module, config: Any) -> int:
-    """Count the parameters of a module's own linear maps that a token uses."""
+def _active_parameters(module: nn.Module, config: Any) -> int:
+    """Return the number of parameters of a module's own linear maps that one token uses."""
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        # A linear map of any library; not its weight's size, which is another where it is quantised.
+        # A linear layer of any library. The size of its weight is no measure, because it may be quantised and packed.
         return int(module.in_features) * int(module.out_features)  # type: ignore[arg-type]
     own = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
     experts = [weight for weight in own if weight.ndim > 2]
@@ -64,39 +74,39 @@ def _used(module: nn.Module, config: Any) -> int:
     if isinstance(module, nn.Conv1d):
         return module.weight.numel()
     if not experts:
-        # The map that chooses among experts is a bare matrix.
+        # The router of a mixture of experts is a bare matrix.
         return sum(weight.numel() for weight in own)
-    # Experts are stacked. Where they are not told which of them serve a token, all do.
+    # The weights of experts are stacked. Without a routing argument every expert runs on every token.
     used = len(experts[0])
     if "top_k_index" in inspect.signature(type(module).forward).parameters:
         used = int(getattr(config, "num_experts_per_tok", None) or config.top_k_experts)
     return used * sum(weight[0].numel() for weight in experts)
 
 
-def _chunk(module: nn.Module) -> int:
-    """Count what the gated delta rule multiplies for a chunk; solving its triangular systems is not counted."""
+def _chunk_flops(module: nn.Module) -> int:
+    """Return the FLOPs of the gated delta rule for one chunk, without those of solving its triangular systems."""
     if not hasattr(module, "head_k_dim") or not hasattr(module, "head_v_dim"):
         return 0
     keys, values, heads = int(module.head_k_dim), int(module.head_v_dim), int(module.num_v_heads)  # type: ignore[arg-type]
-    # Scores of keys and of queries within the chunk, and its values; three products with the state.
-    return 2 * CHUNK * heads * (CHUNK * (2 * keys + values) + 3 * keys * values)
+    # Inside the chunk: key-key and query-key scores, and scores times values. Then three products with the state.
+    return 2 * CHUNK_LENGTH * heads * (CHUNK_LENGTH * (2 * keys + values) + 3 * keys * values)
 
 
 def prefill_flops(layers: Sequence[LayerCost], lengths: Sequence[int]) -> int:
-    """Count the FLOPs of a prefill with `lengths[i]` tokens in layer i.
+    """Return the FLOPs of a prefill with `lengths[i]` tokens in layer i.
 
-    A multiply-add is two FLOPs and attention is counted in full, as torch's own counter does. The
-    head, norms and the vision tower are not in it.
+    A multiply-add counts as two, and attention in full, as in torch's own counter. The language-modelling head, norms
+    and the vision tower are not counted.
     """
     return sum(layer.flops(n) for layer, n in zip(layers, lengths, strict=True))
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return torch's own counter, silent, also of the attention that torch uses on CPUs, and of experts.
+    """Return torch's FLOP counter, extended by torch's attention on CPUs and by grouped matrix products of experts.
 
-    Counters of torch up to 2.14 leave both out.
+    torch up to 2.14 does not count these two.
     """
-    # Here, because it loads a compiler for GPUs.
+    # Imported here, because the module loads a compiler for GPUs.
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:

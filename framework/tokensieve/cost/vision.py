@@ -1,4 +1,4 @@
-"""Counted FLOPs of a vision encoder, and of what follows it up to the language model."""
+"""Counted FLOPs of a vision encoder and its projector, unpruned and under a recipe."""
 
 from __future__ import annotations
 
@@ -20,83 +20,87 @@ from tokensieve.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What a block of a vision encoder costs.
+    """The cost of one block of a vision encoder.
 
     Attributes:
-        attention: parameters of the linear maps of its attention, each used once per token.
-        rest: those of its MLP.
-        width: width of all heads together.
+        attention_parameters: parameters of the linear maps of its attention.
+        mlp_parameters: parameters of its other linear maps, which are those of the MLP.
+        attention_width: the width of all heads together.
     """
 
-    attention: int
-    rest: int
-    width: int
+    attention_parameters: int
+    mlp_parameters: int
+    attention_width: int
 
     def flops(self, entering: int, leaving: int) -> int:
-        """Count the FLOPs of a picture: `entering` tokens attend in full, `leaving` pass the MLP after any merge."""
-        return 2 * entering * self.attention + 4 * entering * entering * self.width + 2 * leaving * self.rest
+        """Return the FLOPs for one image: `entering` tokens pass the attention, and `leaving` tokens the MLP."""
+        return (
+            2 * entering * self.attention_parameters
+            + 4 * entering * entering * self.attention_width
+            + 2 * leaving * self.mlp_parameters
+        )
 
 
 @dataclass(frozen=True)
 class TowerCost:
-    """What the blocks of a vision encoder cost.
+    """The cost of the blocks of a vision encoder.
 
     Attributes:
-        blocks: one by one.
-        prefix: class and register tokens, which pass through all of them.
+        blocks: the cost of each block.
+        num_prefix_tokens: the number of class and register tokens, which pass all blocks.
     """
 
     blocks: tuple[BlockCost, ...]
-    prefix: int
+    num_prefix_tokens: int
 
     @classmethod
     def of(cls, encoder: Encoder) -> TowerCost:
-        """Read the cost off an encoder's modules."""
+        """Return the cost of an encoder, from its modules."""
         blocks = []
         for number, block in enumerate(encoder.blocks):
-            own = _linear(encoder.attention(number))
-            blocks.append(BlockCost(own, _linear(block) - own, encoder.attention_width(number)))
+            own = _linear_parameters(encoder.attention(number))
+            blocks.append(BlockCost(own, _linear_parameters(block) - own, encoder.attention_width(number)))
         return cls(tuple(blocks), encoder.num_prefix_tokens)
 
     def flops(self, patches: int, stages: Mapping[int, tuple[int, bool]]) -> int:
-        """Count the FLOPs of one picture.
+        """Return the FLOPs for one image.
 
         Args:
-            patches: of the picture.
+            patches: the number of patches of the image.
             stages: by block, how many patches stay and whether the others are merged.
         """
         total, now = 0, patches
         for number, block in enumerate(self.blocks):
             left, merged = stages.get(number, (now, False))
             entering = now if merged else left
-            total += block.flops(self.prefix + entering, self.prefix + left)
+            total += block.flops(self.num_prefix_tokens + entering, self.num_prefix_tokens + left)
             now = left
         return total
 
 
 @dataclass(frozen=True)
 class VisionCost:
-    """What it costs to encode pictures, up to the visual tokens of the language model.
+    """The cost of encoding the images of a prompt, from pixels to the visual tokens of the language model.
 
     Attributes:
-        whole: counted FLOPs without any pruning.
-        pictures: how many the encoder takes; tiles count.
-        patches: of each of them.
-        tower: the encoder's blocks, where tokens can leave in it.
+        unpruned_flops: counted FLOPs without pruning.
+        num_images: the batch size of the encoder: tiles and frames count.
+        patches_per_image: the number of patches of each of them.
+        tower: the cost of the encoder's blocks; None if tokens cannot be removed inside the encoder.
     """
 
-    whole: int
-    pictures: int
-    patches: int
+    unpruned_flops: int
+    num_images: int
+    patches_per_image: int
     tower: TowerCost | None
 
     @classmethod
     def of(cls, adapter: Adapter, inputs: Mapping[str, Tensor]) -> VisionCost:
-        """Count on a model of the meta device, which has shapes and no numbers.
+        """Return the cost of encoding inputs, counted by running the encoder on the meta device.
 
         Args:
-            adapter: of a model with a language model.
-            inputs: the arguments that its encoder takes; pixels on the meta device, sizes and grids as they are.
+            adapter: of a model on the meta device, with a language model.
+            inputs: the arguments of the encoder: pixels on the meta device, sizes and grids on the CPU.
         """
         decoder, encoder = adapter.decoder, adapter.encoder
         if decoder is None:
@@ -107,13 +111,13 @@ class VisionCost:
             hook = encoder.blocks[0].register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
         counter = flop_counter()
         try:
-            # Types of torch leave out that a mode is made without arguments.
-            with torch.no_grad(), counter, _OnMeta():  # type: ignore[no-untyped-call]
+            # torch does not annotate the constructor of a dispatch mode.
+            with torch.no_grad(), counter, _MoveToMeta():  # type: ignore[no-untyped-call]
                 decoder.encode_visual_inputs(inputs)
         finally:
             if hook is not None:
                 hook.remove()
-        # Videos may have a tower of their own, in which no token leaves.
+        # A family may encode videos by another tower, inside which no token is removed.
         encoder = encoder if shapes else None
         pictures = sum(shape[0] for shape in shapes)
         patches = shapes[0][1] - encoder.num_prefix_tokens if encoder is not None else 0
@@ -121,16 +125,16 @@ class VisionCost:
         return cls(counter.get_total_flops(), pictures, patches, tower)
 
     def flops(self, recipe: Recipe) -> int:
-        """Count the FLOPs under a recipe; a multiply-add is two, attention is counted in full."""
+        """Return the FLOPs under a recipe; a multiply-add counts as two, and attention in full."""
         if self.tower is None:
-            return self.whole
-        planned = planned_stages(recipe, self.patches)
-        saved = self.tower.flops(self.patches, {}) - self.tower.flops(self.patches, planned)
-        return self.whole - self.pictures * saved
+            return self.unpruned_flops
+        planned = kept_patches_by_block(recipe, self.patches_per_image)
+        saved = self.tower.flops(self.patches_per_image, {}) - self.tower.flops(self.patches_per_image, planned)
+        return self.unpruned_flops - self.num_images * saved
 
 
-def planned_stages(recipe: Recipe, patches: int) -> dict[int, tuple[int, bool]]:
-    """Return by block how many patches of a picture stay in the encoder, and whether the others are merged."""
+def kept_patches_by_block(recipe: Recipe, patches: int) -> dict[int, tuple[int, bool]]:
+    """Return for each block with a stage how many patches of an image stay, and whether the others are merged."""
     planned, now = {}, patches
     for stage in recipe.stages:
         if stage.at.part == "encoder":
@@ -139,8 +143,8 @@ def planned_stages(recipe: Recipe, patches: int) -> dict[int, tuple[int, bool]]:
     return planned
 
 
-class _OnMeta(TorchDispatchMode):
-    """Lets tensors with numbers, such as positions made of a grid, meet those of the meta device."""
+class _MoveToMeta(TorchDispatchMode):
+    """Moves tensors of other devices, such as positions made from a grid, to the meta device where the two meet."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -149,5 +153,5 @@ class _OnMeta(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _linear(module: nn.Module) -> int:
+def _linear_parameters(module: nn.Module) -> int:
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

@@ -23,7 +23,7 @@ from tokensieve.ledger.run import Run
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.recipes.review import obstacles
+from tokensieve.recipes.review import find_errors
 
 
 @contextmanager
@@ -72,8 +72,8 @@ def prune(
     if hasattr(model, "_orig_mod"):
         raise RefusedError("this model is compiled as a whole; prune the original model and compile its parts")
     adapter = registry.adapter_for(model)
-    for finding in obstacles(recipe, adapter):
-        kind = MissingEvidenceError if finding.missing else RefusedError
+    for finding in find_errors(recipe, adapter):
+        kind = MissingEvidenceError if finding.missing_evidence else RefusedError
         raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
     decoder, encoder = adapter.decoder, adapter.encoder
     parts = {stage.at.part for stage in recipe.stages}

@@ -15,8 +15,8 @@ from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.selection import Selection, select
 from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, take_rows
-from tokensieve.ledger.records import SampleRecord, StageRecord, as_ids
-from tokensieve.recipes.formulas import write_formula
+from tokensieve.ledger.records import SampleRecord, StageRecord, mask_to_ids
+from tokensieve.recipes.formulas import format_formula
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.stage import Stage
 from tokensieve.strategy import Merger, Strategy
@@ -140,7 +140,7 @@ def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcom
     """Return the outcome for a batch without tokens to judge."""
     own = torch.arange(pool.alive.shape[1], device=pool.alive.device).expand_as(pool.alive)
     outcome = StageOutcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
-    records = tuple(SampleRecord(int(row.sum()), as_ids(row), {}, 0) for row in pool.alive)
+    records = tuple(SampleRecord(int(row.sum()), mask_to_ids(row), {}, 0) for row in pool.alive)
     return outcome, StageRecord(str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 0.0)
 
 
@@ -245,14 +245,14 @@ def _record(
     records = tuple(
         SampleRecord(
             entered[b],
-            as_ids(outcome.keep[b]),
+            mask_to_ids(outcome.keep[b]),
             {name: values[b] for name, values in shares.items()} if entered[b] else {},
             depths[b],
         )
         for b in range(batch)
     )
     return StageRecord(
-        str(stage.at), write_formula(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
+        str(stage.at), format_formula(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
     )
 
 

@@ -1,4 +1,7 @@
-"""Plain records of what stages did."""
+"""Records of a pruned run: what each stage kept of each sample, in plain data classes.
+
+The engine fills them in; `Run` presents and saves them.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,19 @@ import torch
 from torch import Tensor
 
 KEPT_FORMAT = "tokensieve.kept/1"
+"""The format of the files that `run.save` writes and `replay` reads."""
 
 
 @dataclass(frozen=True, eq=False)
 class SampleRecord:
-    """What a stage did to one sample.
+    """What a stage kept of one sample.
 
     Attributes:
-        entered: visual tokens entering the stage.
-        kept: int64 `[kept]`, ids of those that stayed, sorted.
-        shares: by operand, the part of the kept tokens that it had among its own best; operands
-            that judged other tokens are missing.
-        depth: the deepest place read in any group.
+        entered: the number of visual tokens that entered the stage.
+        kept: int64 `[kept]`, the sorted ids of the kept tokens.
+        shares: by operand, the fraction of the kept tokens that are among the operand's own best; operands that ranked
+            other tokens are missing.
+        depth: the deepest place read of any order, the largest over groups.
     """
 
     entered: int
@@ -30,15 +34,15 @@ class SampleRecord:
 
 @dataclass(frozen=True, eq=False)
 class StageRecord:
-    """What a stage did to a batch.
+    """What a stage kept of a batch.
 
     Attributes:
-        site: where.
-        formula: what selected.
+        site: the site of the stage.
+        formula: the formula that selected the tokens.
         keep: the budget, as written.
-        samples: one record per input row, empty rows too.
-        ms: milliseconds spent selecting, for the whole batch.
-        notes: fallbacks used, and what else is worth knowing.
+        samples: one record for each input row, also for rows without visual tokens.
+        ms: milliseconds spent on selection, for the whole batch.
+        notes: fallbacks that were used, and other remarks.
     """
 
     site: str
@@ -51,19 +55,19 @@ class StageRecord:
 
 @dataclass(eq=False)
 class Prefill:
-    """One prompt batch.
+    """The record of one prefill, for a batch of prompts.
 
     Attributes:
-        keys: sample keys.
-        text: text tokens of each sample.
-        visual: visual tokens of each sample before any stage.
-        entering: visual tokens of each sample that reach the language model: fewer where some left in the vision
-            encoder, with which they leave the prompt.
-        pictures: how many pictures of each sample a vision encoder with stages took; tiles count.
-        patches: of each of them.
-        stages: what each stage did, in order.
-        questions: what query-aware strategies read, where they did.
-        notes: how relevance was judged, and the like.
+        keys: the key of each sample.
+        text: the number of text tokens of each sample.
+        visual: the number of visual tokens of each sample before any stage.
+        entering: the number of visual tokens of each sample that enter the language model; smaller than `visual` if
+            stages inside the vision encoder removed some from the prompt.
+        pictures: how many images of each sample a vision encoder with stages encoded; tiles count.
+        patches: the number of patches of each of these images.
+        stages: the record of each stage, in order.
+        questions: the question of each sample, if a strategy read it.
+        notes: remarks, for example on how relevance was measured.
     """
 
     keys: list[int]
@@ -77,6 +81,6 @@ class Prefill:
     notes: list[str] = field(default_factory=list)
 
 
-def as_ids(mask: Tensor) -> Tensor:
-    """Return the sorted ids `[kept]` on the CPU of a mask `[tokens]`."""
+def mask_to_ids(mask: Tensor) -> Tensor:
+    """Return the indices of a mask `[tokens]` that are True, sorted, int64 `[kept]` on the CPU."""
     return torch.nonzero(mask).flatten().cpu()

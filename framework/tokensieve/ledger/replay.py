@@ -1,4 +1,4 @@
-"""Replaying what an earlier run kept."""
+"""`replay`: a strategy that keeps the tokens of an earlier run, read from the file that `run.save` wrote."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tokensieve.strategy import Chooser
 class Replay(Chooser):
     """The tokens that an earlier run kept, from a file written by `run.save`.
 
-    A sample is found by its key if the file's keys are all different, else by its place in the
-    batch, which a file of a single prefill allows.
+    Samples are matched by their keys if all keys in the file are different. Otherwise they are matched by their row in
+    the batch, if the file holds a single prefill.
 
     Attributes:
         path: the file.
-        at: which of the file's stages; needed if it has several.
+        at: the site of the recorded stage; needed if the file has several stages.
     """
 
     name = "replay"
@@ -36,14 +36,14 @@ class Replay(Chooser):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Nothing: the choice was made before."""
+        """No evidence, because the tokens were chosen in the earlier run."""
         return frozenset()
 
     def choose(self, tokens: Tokens) -> Chain:
         """Return the recorded set.
 
         Raises:
-            RecipeError: if the file is none, or has no record of a sample or its tokens.
+            RecipeError: if the file is not readable, or has no record of a sample or stage.
         """
         samples = _load(self.path, Path(self.path).stat().st_mtime_ns if Path(self.path).exists() else 0)
         keys = [sample["key"] for sample in samples]
@@ -78,7 +78,7 @@ def replay(path: str | Path, at: str | Site | None = None) -> Replay:
 
 @lru_cache(maxsize=8)
 def _load(path: str, changed: int) -> list[dict[str, Any]]:
-    """Read a file of kept ids; `changed` makes a new version a new entry."""
+    """Return the samples of a file of kept ids, cached until its time of modification `changed` is another."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["format"] != KEPT_FORMAT:

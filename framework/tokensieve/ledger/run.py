@@ -1,4 +1,4 @@
-"""The ledger: what a run kept, exactly."""
+"""`Run`: the ledger of a `with prune(...)` block: kept tokens, counts and FLOPs, as tables and files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rich.text import Text
 from torch import Tensor
 
 from tokensieve.cost.language_model import LayerCost, prefill_flops
-from tokensieve.cost.vision import TowerCost, planned_stages
+from tokensieve.cost.vision import TowerCost, kept_patches_by_block
 from tokensieve.errors import TokensieveError, listing
 from tokensieve.ledger.records import KEPT_FORMAT, Prefill
-from tokensieve.recipes.formulas import budget_of
+from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 
 
 class Run:
-    """What happened under a `prune`.
+    """The ledger of a pruned run.
 
     Attributes:
-        recipe: what was asked.
-        adapter: the adapter's name.
-        layers: the cost of each decoder layer; empty for a vision encoder alone.
-        tower: the cost of the vision encoder, where the recipe has stages in it.
-        prefills: every prompt batch, the latest last.
+        recipe: the recipe.
+        adapter: the name of the adapter.
+        layers: the cost of each decoder layer; empty for a model without a language model.
+        tower: the cost of the vision encoder, if the recipe has stages in it.
+        prefills: the record of every prefill, the latest last.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def latest(self) -> Prefill:
-        """The latest prompt batch.
+        """The record of the latest prefill.
 
         Raises:
             TokensieveError: if the model has not been called yet.
@@ -57,8 +57,8 @@ class Run:
         """Return the ids of the tokens kept at a site in the latest prefill.
 
         Returns:
-            One int64 tensor per input row, before beams are expanded: sorted ids, empty for rows
-            without visual tokens. At encoder sites ids are patch places.
+            One int64 tensor of sorted ids for each input row, before beams are expanded; empty for rows without visual
+            tokens. At encoder sites, ids are places of patches.
 
         Raises:
             TokensieveError: if nothing ran yet, or no stage is at the site.
@@ -70,7 +70,7 @@ class Run:
         raise TokensieveError(f"no stage acted at {site} in the latest prefill; stages acted at: {known}")
 
     def visual_per_layer(self, sample: int) -> list[int]:
-        """Return how many visual tokens each decoder layer processed in the latest prefill."""
+        """Return the number of visual tokens in each decoder layer, for a sample of the latest prefill."""
         prefill = self.latest
         now = prefill.entering[sample]
         counts = []
@@ -83,15 +83,15 @@ class Run:
         return counts
 
     def mean_visual(self, sample: int) -> float | None:
-        """Return the mean number of visual tokens per decoder layer, or none without a decoder."""
+        """Return the mean number of visual tokens per decoder layer; None without a language model."""
         counts = self.visual_per_layer(sample)
         return sum(counts) / len(counts) if counts else None
 
     def flops(self, sample: int) -> tuple[int, int] | None:
-        """Return counted FLOPs of the language model's prefill, unpruned and pruned.
+        """Return the counted FLOPs of the language model's prefill, unpruned and pruned; None without a language model.
 
-        A multiply-add is two; attention is counted in full, not halved for causality; the head
-        and the selection itself are not in it. None without a decoder.
+        A multiply-add counts as two. Attention is counted in full, not halved for causality. The language-modelling
+        head and the selection itself are not counted.
         """
         if not self.layers:
             return None
@@ -101,19 +101,19 @@ class Run:
         return before, after
 
     def tower_flops(self, sample: int) -> tuple[int, int] | None:
-        """Return counted FLOPs of the vision encoder's blocks, unpruned and pruned.
+        """Return the counted FLOPs of the vision encoder's blocks, unpruned and pruned, counted as in `flops`.
 
-        Counted as `flops` are. None where the recipe has no stage in the encoder.
+        None if the recipe has no stage in the encoder.
         """
         prefill = self.latest
         if self.tower is None or not prefill.patches:
             return None
-        planned = planned_stages(self.recipe, prefill.patches)
+        planned = kept_patches_by_block(self.recipe, prefill.patches)
         one = self.tower.flops(prefill.patches, {}), self.tower.flops(prefill.patches, planned)
         return prefill.pictures[sample] * one[0], prefill.pictures[sample] * one[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the latest prefill's ledger as plain data, ready for JSON."""
+        """Return the ledger of the latest prefill as plain data for JSON."""
         prefill = self.latest
         samples = []
         for i, key in enumerate(prefill.keys):
@@ -164,15 +164,15 @@ class Run:
         }
 
     def table(self) -> Table:
-        """Return the latest prefill's ledger as a rich table: a row per stage and sample, within 80 columns."""
+        """Return the ledger of the latest prefill as a rich table, a row for each stage and sample, in 80 columns."""
         prefill = self.latest
         head = [f"{self.recipe.name} on {self.adapter}  (recipe {self.recipe.hash()})"]
         head += [
-            f"{entry['at']}: {entry['select']}, {'' if 'r' in entry else 'keep '}{budget_of(entry)}"
+            f"{entry['at']}: {entry['select']}, {'' if 'r' in entry else 'keep '}{format_budget(entry)}"
             for entry in self.recipe.to_dict()["stages"]
         ]
         title = Text("\n".join(head))
-        # Without frames, so that a row fits 80 columns; numbers are never broken.
+        # Without frames, so that a row fits into 80 columns without line breaks in numbers.
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         several = len(prefill.keys) > 1
         table.add_column("stage", no_wrap=True)
@@ -202,7 +202,7 @@ class Run:
                 if flops is not None:
                     before, after = flops
                     row += [f"{self.mean_visual(i):.1f}", f"{before / 1e9:.3f}\n-> {after / 1e9:.3f}"]
-                # Names are others' and may hold brackets, which are no markup.
+                # Names come from plugins and may hold brackets, which are not markup.
                 table.add_row(*(Text(content) for content in row))
         said = [*prefill.notes, *(note for stage in prefill.stages for note in stage.notes)]
         if prefill.questions:
@@ -218,11 +218,11 @@ class Run:
         return table
 
     def report(self, console: Console | None = None) -> None:
-        """Print the latest prefill's ledger."""
+        """Print the ledger of the latest prefill."""
         (console or Console()).print(self.table())
 
     def save(self, path: str | Path) -> None:
-        """Write the kept ids of every prefill as JSON, for `replay`."""
+        """Write the kept ids of every prefill to a JSON file, for `replay`."""
         samples = []
         for number, prefill in enumerate(self.prefills):
             for i, key in enumerate(prefill.keys):

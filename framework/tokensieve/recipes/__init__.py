@@ -1,1 +1,1 @@
-"""Recipes: which composition cuts where and to how many tokens; reading, writing and reviewing them."""
+"""Recipes: their fields, reading and writing YAML, validation, review before a run, and the JSON Schema."""

@@ -1,4 +1,4 @@
-"""How formulas and budgets of a recipe are written."""
+"""Formulas and budgets of a recipe as text, for YAML files, reports and messages."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 
 
-def strategies_of(stages: Sequence[Stage]) -> dict[Expression, None]:
-    """Return the distinct strategies of all formulas, in the order they are written."""
+def distinct_strategies(stages: Sequence[Stage]) -> dict[Expression, None]:
+    """Return the distinct strategies of all stages, as the keys of a dict, in the order in which they are written."""
     formulas = [formula for stage in stages for formula in (stage.select, stage.by) if formula is not None]
     return dict.fromkeys(leaf for formula in formulas for leaf in formula.strategies())
 
 
 def strategy_names(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) -> dict[Expression, str]:
-    """Return the name of every strategy: the one it has, or one made up."""
+    """Return the name of every strategy in formulas.
+
+    Args:
+        strategies: the strategies that the recipe names. The others get their registered name, with a number if it is
+            taken.
+        stages: the stages whose formulas hold the strategies.
+    """
     names: dict[Expression, str] = {}
     for name, strategy in strategies.items():
         names.setdefault(strategy, name)
     taken = set(strategies)
-    for leaf in strategies_of(stages):
+    for leaf in distinct_strategies(stages):
         if leaf not in names and isinstance(leaf, Strategy):
             free = itertools.chain([leaf.name], (f"{leaf.name}_{i}" for i in itertools.count(2)))
             names[leaf] = next(name for name in free if name not in taken)
@@ -31,18 +37,18 @@ def strategy_names(strategies: Mapping[str, Strategy], stages: Sequence[Stage]) 
     return names
 
 
-def write_formula(expression: Expression, names: Mapping[Expression, str]) -> str:
-    """Return the formula of an expression whose strategies have these names."""
+def format_formula(expression: Expression, names: Mapping[Expression, str]) -> str:
+    """Return an expression as a formula in which strategies have these names."""
     return expression.written(lambda leaf: names.get(leaf, repr(leaf)))
 
 
-def budget_of(entry: Mapping[str, Any]) -> str:
-    """Say the budget of a stage of `to_dict`."""
+def format_budget(entry: Mapping[str, Any]) -> str:
+    """Return the budget of a stage as text, from its entry in `Recipe.to_dict`."""
     return f"r {entry['r']}" if "r" in entry else str(entry["keep"])
 
 
-def without_parentheses(formula: str) -> str:
-    """Leave out parentheses around the whole formula."""
+def strip_outer_parentheses(formula: str) -> str:
+    """Return a formula without the parentheses around all of it, if there are any."""
     if not (formula.startswith("(") and formula.endswith(")")):
         return formula
     depth = 0

@@ -1,4 +1,4 @@
-"""Turning YAML into the parts of a recipe."""
+"""`RecipeReader`: reads the fields of a recipe from YAML, with file and line in every error."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from tokensieve.errors import (
     TokensieveError,
     UnknownStrategyError,
     did_you_mean,
+    first_mistake,
     listing,
 )
 from tokensieve.plugins.plugin import broken, usable
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
-from tokensieve.recipes.soundness import (
+from tokensieve.recipes.validation import (
     BUDGETS_EXAMPLE,
+    error_class,
     find_problem,
-    first_mistake,
-    kind_of_mistake,
     read_budget_list,
-    unusable_name,
+    unusable_name_message,
 )
 from tokensieve.sites import Site
 from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 
 _STAGE_KEYS = [key for field in Stage.model_fields for key in ((field, "r") if field == "keep" else (field,))]
-"""What a stage may say: its fields, and `r` instead of `keep`."""
+"""The keys of a stage: its fields, and `r`, which stands in place of `keep`."""
 
 
 class RecipeReader:
-    """Reads a recipe's fields from a YAML document; every error names file and line.
+    """Reads the fields of a recipe from a YAML document. Every error ends in file and line.
 
     Args:
         document: the document.
         registry: where strategies and composers are looked up.
-        source: the document's path, for messages.
+        source: the path of the document, for messages.
     """
 
     def __init__(self, document: yaml_lines.Document, registry: Registry, source: str) -> None:
@@ -53,13 +53,13 @@ class RecipeReader:
         self._source = source
 
     def fields(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the fields of the document's recipe, `strategies`, `stages` and `budgets` as values.
+        """Return the fields of the recipe, with `strategies`, `stages` and `budgets` as objects.
 
         Args:
             keys: the keys that a recipe may have.
 
         Raises:
-            RecipeError: or a kind of `TokensieveError` that names the mistake.
+            RecipeError: or another `TokensieveError`, if anything is wrong.
         """
         data = self._mapping(self._document.data, (), "recipe", keys, required=("stages",))
         operands = self._operands(data.get("strategies"))
@@ -73,13 +73,13 @@ class RecipeReader:
         if problem is not None:
             path, said = problem
             if path[0] == "stages" and len(path) > 1:
-                # A range of sites is one entry of the file.
+                # A range of sites is several stages, but one entry of the file.
                 path = ("stages", expanded[int(path[1])][0], *path[2:])
             raise self.error(RecipeError, said, path)
         return {**data, "strategies": operands, "stages": stages, "budgets": budgets}
 
     def error(self, kind: type[TokensieveError], message: str, path: yaml_lines.Path) -> TokensieveError:
-        """Return an error that ends in the file and line of `path`."""
+        """Return an error whose message ends in the file and line of `path`."""
         return kind(f"{message[:1800]}  ({self._source}:{self._document.line(tuple(path))})")
 
     def _operands(self, data: object) -> dict[str, Strategy]:
@@ -91,7 +91,7 @@ class RecipeReader:
         for name, entry in data.items():
             path = ("strategies", name)
             if not usable(name):
-                raise self.error(RecipeError, unusable_name(name), path)
+                raise self.error(RecipeError, unusable_name_message(name), path)
             if name in self._registry.composers:
                 raise self.error(RecipeError, f"'{name}' is a composer; name the operand otherwise", path)
             settings = {"use": entry} if isinstance(entry, str) else entry
@@ -120,7 +120,7 @@ class RecipeReader:
             raise self.error(type(error), str(error), (*path, "use")) from None
         given = {key: value for key, value in settings.items() if key != "use"}
         try:
-            # As JSON, because YAML too has lists for tuples and words for enumerations.
+            # As JSON, because YAML also has lists in place of tuples and strings in place of enumerations.
             return strategy.model_validate_json(json.dumps(given))
         except ValidationError as error:
             detail = error.errors()[0]
@@ -146,7 +146,7 @@ class RecipeReader:
             try:
                 data[key] = parse(
                     data[key],
-                    lambda name: self._named(name, operands),
+                    lambda name: self._resolve(name, operands),
                     self._registry.composers,
                     self._registry.foreign_composer,
                 )
@@ -162,9 +162,9 @@ class RecipeReader:
             raise self.error(RecipeError, str(error), (*path, budget)) from None
         except ValidationError as error:
             at = error.errors()[0]["loc"][:1] or (budget,)
-            raise self.error(kind_of_mistake(error), first_mistake(error), (*path, *at)) from None
+            raise self.error(error_class(error), first_mistake(error), (*path, *at)) from None
 
-    def _named(self, name: str, operands: dict[str, Strategy]) -> Strategy:
+    def _resolve(self, name: str, operands: dict[str, Strategy]) -> Strategy:
         if name in operands:
             return operands[name]
         if name in self._registry.strategies:

@@ -1,4 +1,4 @@
-"""Recipes: which composition cuts where, and to how many tokens."""
+"""`Recipe`: which formula selects tokens at which sites, and how many tokens stay."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tokensieve.composers.expression import Expression
 from tokensieve.errors import (
     RecipeError,
     did_you_mean,
+    first_mistake,
     listing,
 )
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes import yaml_lines
-from tokensieve.recipes.formulas import strategies_of, strategy_names, without_parentheses, write_formula
+from tokensieve.recipes.formulas import distinct_strategies, format_formula, strategy_names, strip_outer_parentheses
 from tokensieve.recipes.reader import RecipeReader
-from tokensieve.recipes.soundness import find_problem, first_mistake, read_budget_list
+from tokensieve.recipes.validation import find_problem, read_budget_list
 from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 
@@ -32,8 +33,8 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-class Frozen(Mapping[_Key, _Value]):
-    """A mapping that never changes: it has a hash, and equals a dict of the same."""
+class FrozenDict(Mapping[_Key, _Value]):
+    """An immutable mapping: it has a hash, and equals a dict with the same content."""
 
     def __init__(self, content: Mapping[_Key, _Value]) -> None:
         self._content = dict(content)
@@ -55,17 +56,16 @@ class Frozen(Mapping[_Key, _Value]):
 
 
 class Recipe(BaseModel):
-    """A composition of strategies, where it cuts and to how many tokens.
+    """Stages, each with a site, a formula of strategies and a budget.
 
     Attributes:
-        name: what it is called.
-        paper: where it was published.
-        positions: whether kept tokens keep their positions or are renumbered without gaps.
-        strategies: operands by the name under which formulas know them; those that are given no
-            name get one made up.
-        stages: cuts at strictly deeper sites.
-        budgets: lists of budgets, one for each of several stages, by the count under which `replace` knows
-            them. A method that counts its budget otherwise has its own numbers here.
+        name: the name of the recipe.
+        paper: the link to the paper.
+        positions: whether kept tokens keep their position ids (`original`) or get new ones without gaps (`compact`).
+        strategies: the strategies by the names that formulas use; strategies without a name get one.
+        stages: the stages, at strictly deeper sites.
+        budgets: lists of budgets, one for each of several stages, by the count that `replace(keep=...)` takes. They
+            hold the numbers of a paper that counts its budget in another way.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -79,25 +79,25 @@ class Recipe(BaseModel):
 
     @field_validator("budgets", mode="before")
     @classmethod
-    def _lists(cls, value: object) -> object:
+    def _read_budgets(cls, value: object) -> object:
         return {n: read_budget_list(n, entry) for n, entry in value.items()} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _validate(self) -> Self:
         problem = find_problem(self.strategies, self.stages, self.budgets)
         if problem is not None:
             raise ValueError(problem[1])
         named = {name: leaf for leaf, name in self.names().items() if isinstance(leaf, Strategy)}
         # A frozen model can only set a derived value this way.
-        object.__setattr__(self, "strategies", Frozen(named))
-        object.__setattr__(self, "budgets", Frozen(self.budgets))
+        object.__setattr__(self, "strategies", FrozenDict(named))
+        object.__setattr__(self, "budgets", FrozenDict(self.budgets))
         return self
 
     # Reading
 
     @classmethod
     def load(cls, source: str | Path, registry: Registry | None = None) -> Recipe:
-        """Load a recipe: a name without suffix or slash is a shipped one, anything else a path.
+        """Load a recipe: a name without a dot or slash is that of a shipped recipe, anything else a path.
 
         Raises:
             UnknownRecipeError: if no shipped recipe has the name.
@@ -111,7 +111,7 @@ class Recipe(BaseModel):
         path = Path(source)
         try:
             with path.open(encoding="utf-8") as opened:
-                # One more than is read, so that an endless file is too large and not endless.
+                # One character more than the limit, so that a file without an end is refused as too large.
                 content = opened.read(yaml_lines.LARGEST + 1)
         except FileNotFoundError:
             near = f" Shipped recipes: {listing(registry.recipes)}." if path.parent == Path() else ""
@@ -125,16 +125,16 @@ class Recipe(BaseModel):
         """Read a recipe from YAML text.
 
         Raises:
-            RecipeError: or a kind of `TokensieveError` that names the mistake, with file and line.
+            RecipeError: or another `TokensieveError`, with file and line.
         """
         return cls.read(yaml_lines.read(text, source), registry, source)
 
     @classmethod
     def read(cls, document: yaml_lines.Document, registry: Registry | None = None, source: str = "<text>") -> Recipe:
-        """Read a recipe from data whose lines are known, such as a part of another document.
+        """Read a recipe from a YAML document with lines, such as a part of a study's document.
 
         Raises:
-            RecipeError: or a kind of `TokensieveError` that names the mistake, with file and line.
+            RecipeError: or another `TokensieveError`, with file and line.
         """
         reader = RecipeReader(document, registry or default_registry(), source)
         fields = reader.fields(tuple(cls.model_fields))
@@ -154,7 +154,7 @@ class Recipe(BaseModel):
         positions: Positions = "original",
         **stage: Any,
     ) -> Recipe:
-        """Return the recipe of a bare expression with a budget (`keep` or `r`), at one site or a range of them."""
+        """Return a recipe of one expression with one budget (`keep` or `r`), at one site or a range of sites."""
         budget = {"r": stage.pop("r")} if keep is None and "r" in stage else {"keep": keep}
         try:
             return cls(name=name, positions=positions, stages=Stage.each(at=at, select=select, **budget, **stage))
@@ -166,8 +166,8 @@ class Recipe(BaseModel):
 
         Args:
             keep: a budget for a recipe of one stage, a list with one for each stage, or a count that names such
-                a list among the recipe's own `budgets`.
-            changes: other fields of the recipe. Other stages leave its own budgets behind.
+                a list in the recipe's `budgets`.
+            changes: other fields of the recipe. New stages remove the recipe's `budgets`.
 
         Raises:
             RecipeError: if the number of budgets is not the number of stages, or a field is unknown.
@@ -178,8 +178,8 @@ class Recipe(BaseModel):
                 hint = did_you_mean(field, ("keep", *fields))
                 raise RecipeError(f"a recipe has no '{field}'; replace takes keep, {', '.join(fields)}.{hint}")
         stages = tuple(changes.pop("stages", self.stages))
-        # Names outlive a change of the stages where they still name something.
-        leaves = strategies_of(stages)
+        # A name stays if the new stages still use its strategy.
+        leaves = distinct_strategies(stages)
         fields["strategies"] = {name: leaf for name, leaf in self.strategies.items() if leaf in leaves}
         fields["budgets"] = changes.pop("budgets", self.budgets if stages == self.stages else {})
         if keep is not None:
@@ -204,11 +204,11 @@ class Recipe(BaseModel):
     # Writing
 
     def names(self) -> dict[Expression, str]:
-        """Return the name of every strategy: its own under `strategies`, or one made up."""
+        """Return the name of every strategy in formulas: the key under `strategies`, or a generated one."""
         return strategy_names(self.strategies, self.stages)
 
     def ranges(self) -> list[tuple[str, Stage]]:
-        """Return the stages with their sites as they are written, those alike at one site after the other as one."""
+        """Return the stages with their sites as text; equal stages at consecutive sites are one entry with a range."""
         found: list[tuple[str, Stage]] = []
         first = last = self.stages[0].at
         for stage in self.stages:
@@ -221,11 +221,11 @@ class Recipe(BaseModel):
         return found
 
     def formula(self, expression: Expression) -> str:
-        """Return the formula of an expression of this recipe."""
-        return write_formula(expression, self.names())
+        """Return an expression of this recipe as a formula."""
+        return format_formula(expression, self.names())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, as YAML holds it; defaults are left out, and stages alike are a range."""
+        """Return the recipe as plain data for YAML, without defaults; equal consecutive stages are a range."""
         strategies = {}
         for name, leaf in self.strategies.items():
             settings = leaf.model_dump(mode="json", exclude_defaults=True)
@@ -233,13 +233,13 @@ class Recipe(BaseModel):
                 strategies[name] = {"use": leaf.name, **settings}
         stages = []
         for at, stage in self.ranges():
-            entry: dict[str, Any] = {"at": at, "select": without_parentheses(self.formula(stage.select))}
+            entry: dict[str, Any] = {"at": at, "select": strip_outer_parentheses(self.formula(stage.select))}
             entry |= {"keep": stage.keep.written()} if stage.keep.less is None else {"r": stage.keep.less}
             for field in ("per", "rest", "newlines"):
                 if getattr(stage, field) != Stage.model_fields[field].default:
                     entry[field] = getattr(stage, field)
             if stage.by is not None:
-                entry["by"] = without_parentheses(self.formula(stage.by))
+                entry["by"] = strip_outer_parentheses(self.formula(stage.by))
             stages.append(entry)
         head: dict[str, Any] = {"name": self.name}
         if self.paper is not None:
@@ -253,16 +253,16 @@ class Recipe(BaseModel):
         return head
 
     def dump(self, path: str | Path | None = None) -> str:
-        """Return the recipe as YAML, and write it to `path` if given; `loads` reads it back equal."""
+        """Return the recipe as YAML, and write it to `path` if given. `loads` of this text returns an equal recipe."""
         text = yaml_lines.write(self.to_dict())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
     def hash(self) -> str:
-        """Return 16 hexadecimal digits that change with anything that changes a result.
+        """Return 16 hexadecimal digits that differ for any two recipes that may give different results.
 
-        Every setting counts, defaults too; names of recipe and operands do not, nor do budgets not taken.
+        Every setting counts, also defaults. The names of the recipe and its strategies do not count, nor do `budgets`.
         """
 
         def leaf(strategy: Expression) -> str:
@@ -289,5 +289,5 @@ class Recipe(BaseModel):
 
 
 def _canonical(value: object) -> object:
-    """Return a setting that JSON does not know in a form that is the same in every process."""
+    """Return a setting that is no JSON value in a form that is the same in every process."""
     return sorted(value, key=repr) if isinstance(value, (set, frozenset)) else str(value)

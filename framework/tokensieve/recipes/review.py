@@ -1,4 +1,4 @@
-"""Findings about a recipe before it runs."""
+"""The review of a recipe before it runs: what cannot work, and what has no effect."""
 
 from __future__ import annotations
 
@@ -25,82 +25,82 @@ from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Scorer, Strategy
 
 Level = Literal["error", "warning", "note"]
-_MOST = 8192
-"""Sizes beyond this are not tried."""
+_MAX_SIZE = 8192
+"""The largest group size that is tried."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth knowing about a recipe.
+    """A finding about one stage of a recipe.
 
     Attributes:
-        level: an `error` cannot run, a `warning` runs but hardly means what it says, a `note` is
-            what cannot be known yet or is merely worth saying.
-        site: the stage's site.
-        message: what it is and what to do.
-        missing: whether it is evidence that is not there.
+        level: `error` if the recipe cannot run, `warning` if it runs but probably does not do what its author meant,
+            `note` for other remarks.
+        site: the site of the stage.
+        message: what was found, and what to do.
+        missing_evidence: whether the error is that evidence is not available at the site.
     """
 
     level: Level
     site: str
     message: str
-    missing: bool = False
+    missing_evidence: bool = False
 
     def __str__(self) -> str:
         return f"{self.level} at {self.site}: {self.message}"
 
 
-def obstacles(recipe: Recipe, adapter: Adapter) -> list[Finding]:
-    """Find why a recipe cannot run on a model: the errors of `review`, without what costs time.
+def find_errors(recipe: Recipe, adapter: Adapter) -> list[Finding]:
+    """Return the errors of `review` without its slow checks: why a recipe cannot run on a model.
 
     Args:
-        recipe: what to look at.
-        adapter: of the model it shall run on.
+        recipe: the recipe.
+        adapter: the adapter of the model.
     """
-    findings = [finding for stage in recipe.stages for finding in _evidence(recipe, stage, adapter)]
-    return list(dict.fromkeys([*findings, *_refusals(recipe, adapter)]))
+    findings = [finding for stage in recipe.stages for finding in _evidence_findings(recipe, stage, adapter)]
+    return list(dict.fromkeys([*findings, *_refusal_findings(recipe, adapter)]))
 
 
 def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
-    """Find what is wrong with a recipe without running a model.
+    """Return findings about a recipe, without running a model.
 
-    Missing evidence and impossible sites are errors; formulas in which an operand has no effect
-    are warnings, found by running the algebra on random orders.
+    Missing evidence and sites that do not exist are errors. Formulas in which an operand has no effect are warnings;
+    they are found by running the algebra on random orders.
 
     Args:
-        recipe: what to look at. Stages out of order never become a recipe.
-        adapter: of the model it shall run on; without one, what depends on the model is a note.
+        recipe: the recipe.
+        adapter: the adapter of the model; without one, what depends on the model is a note.
     """
     findings = []
     for stage in recipe.stages:
-        findings += _evidence(recipe, stage, adapter)
-        findings += _budget(recipe, stage)
-        findings += _formula(recipe, stage)
+        findings += _evidence_findings(recipe, stage, adapter)
+        findings += _budget_findings(recipe, stage)
+        findings += _formula_findings(recipe, stage)
     if adapter is not None:
-        findings += _refusals(recipe, adapter)
-    # An operand that is written twice is missing evidence once.
+        findings += _refusal_findings(recipe, adapter)
+    # Missing evidence of an operand that occurs twice is one finding.
     return list(dict.fromkeys(findings))
 
 
-def _refusals(recipe: Recipe, adapter: Adapter) -> list[Finding]:
+def _refusal_findings(recipe: Recipe, adapter: Adapter) -> list[Finding]:
     return [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refusals(stage)]
 
 
-def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:
+def _evidence_findings(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:
     at = str(stage.at)
     if adapter is not None and stage.at not in adapter.sites():
-        sites = _ranges(adapter)
+        sites = _site_ranges(adapter)
         return [Finding("error", at, f"{adapter.name} has no {at}; it offers {sites}")]
-    offered = adapter.offers(stage.at) if adapter is not None else _at_most(stage.at)
+    offered = adapter.offers(stage.at) if adapter is not None else _evidence_of_any_model(stage.at)
     findings = []
     for expression in (stage.select, stage.by):
         for part in expression.walk() if expression is not None else ():
             missing = part.needs - offered - frozenset().union(*(inner.needs for inner in part.parts))
             for kind in sorted(missing):
                 who = recipe.formula(part) if isinstance(part, Strategy) else getattr(part, "name", "it")
-                where = _where(kind, adapter)
+                where = _sites_with(kind, adapter)
                 said = f"'{who}' needs {kind}, which {at} does not offer; {where}"
-                findings.append(Finding("error", at, said, missing=True))
+                findings.append(Finding("error", at, said, missing_evidence=True))
     if adapter is None and Evidence.QUERY in stage.needs:
         findings.append(
             Finding("note", at, "relevance is judged in a query encoder's space if one is given, else by text vectors")
@@ -110,14 +110,14 @@ def _evidence(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Fin
     return findings
 
 
-def _at_most(site: Site) -> frozenset[Evidence]:
-    """Return what any model could offer at a site."""
+def _evidence_of_any_model(site: Site) -> frozenset[Evidence]:
+    """Return all evidence that some model may offer at a site."""
     if site.part == "encoder":
         return ENCODER_EVIDENCE
     return decoder_evidence(site.block) | VISION_EVIDENCE
 
 
-def _where(kind: Evidence, adapter: Adapter | None) -> str:
+def _sites_with(kind: Evidence, adapter: Adapter | None) -> str:
     if adapter is None:
         return "decoder.1 and deeper do" if kind in DECODER_EVIDENCE else "decoder sites do"
     sites = [site for site in adapter.sites() if kind in adapter.offers(site)]
@@ -126,7 +126,7 @@ def _where(kind: Evidence, adapter: Adapter | None) -> str:
     return f"{adapter.name} offers it at {sites[0]}" + (f" ... {sites[-1]}" if len(sites) > 1 else "")
 
 
-def _ranges(adapter: Adapter) -> str:
+def _site_ranges(adapter: Adapter) -> str:
     parts = []
     for part in ("encoder", "decoder"):
         sites = [site for site in adapter.sites() if site.part == part]
@@ -135,7 +135,7 @@ def _ranges(adapter: Adapter) -> str:
     return listing(parts)
 
 
-def _budget(recipe: Recipe, stage: Stage) -> list[Finding]:
+def _budget_findings(recipe: Recipe, stage: Stage) -> list[Finding]:
     at = str(stage.at)
     if stage.keep in (Keep.of(1.0), Keep(less=0)):
         return [Finding("note", at, "keeps all tokens, so it changes nothing")]
@@ -147,35 +147,35 @@ def _budget(recipe: Recipe, stage: Stage) -> list[Finding]:
     return []
 
 
-def _formula(recipe: Recipe, stage: Stage) -> list[Finding]:
-    """Run the algebra on random orders: an operand whose order never matters has no effect."""
+def _formula_findings(recipe: Recipe, stage: Stage) -> list[Finding]:
+    """Return warnings from running the algebra on random orders: operands whose order never matters have no effect."""
     alone = isinstance(stage.select, Strategy)
-    sizes = _sizes(stage)
+    sizes = _group_sizes(stage)
     if stage.keep.auto or stage.keep in (Keep.of(1.0), Keep(less=0)) or (alone and stage.by is None) or not sizes:
         return []
     tokens = _random_tokens(sizes)
     leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]
     orders = {leaf: seed for seed, leaf in enumerate(dict.fromkeys(leaves))}
-    outcome = _cut(stage.select, stage, tokens, orders)
-    found = [] if alone else _operands(recipe, stage, tokens, orders, outcome)
+    outcome = _kept_mask(stage.select, stage, tokens, orders)
+    found = [] if alone else _operand_findings(recipe, stage, tokens, orders, outcome)
     if not found and stage.by is not None:
         unguided = stage.model_copy(update={"by": None})
-        if torch.equal(outcome, _cut(stage.select, unguided, tokens, orders)):
+        if torch.equal(outcome, _kept_mask(stage.select, unguided, tokens, orders)):
             said = f"by: {recipe.formula(stage.by)} has no effect; the same tokens stay without it"
             found = [Finding("warning", str(stage.at), said)]
     return found
 
 
-def _operands(
+def _operand_findings(
     recipe: Recipe, stage: Stage, tokens: Tokens, orders: dict[Expression, int], outcome: Tensor
 ) -> list[Finding]:
-    """Find the operands of a formula that do not matter."""
+    """Return warnings about operands of a formula that do not change what is kept."""
     at = str(stage.at)
     formula = recipe.formula(stage.select)
     strategies = [leaf for leaf in stage.select.strategies() if isinstance(leaf, Strategy)]
     for leaf in strategies:
         trivial = isinstance(stage.select, Best) and stage.select.operands == (leaf,)
-        if not trivial and torch.equal(outcome, _cut(leaf, stage, tokens, orders)):
+        if not trivial and torch.equal(outcome, _kept_mask(leaf, stage, tokens, orders)):
             alone = recipe.formula(leaf)
             others = [recipe.formula(other) for other in strategies if other != leaf]
             effect = f"{listing(others)} has no effect" if others else "the rest of it has no effect"
@@ -184,7 +184,7 @@ def _operands(
     inert = [
         leaf
         for leaf in strategies
-        if torch.equal(outcome, _cut(stage.select, stage, tokens, orders | {leaf: 1000 + orders[leaf]}))
+        if torch.equal(outcome, _kept_mask(stage.select, stage, tokens, orders | {leaf: 1000 + orders[leaf]}))
     ]
     if len(inert) == len(strategies):
         return [Finding("warning", at, f"the formula is vacuous: what '{formula}' keeps depends on no operand")]
@@ -192,34 +192,34 @@ def _operands(
         Finding("warning", at, f"'{recipe.formula(leaf)}' has no effect on what '{formula}' keeps") for leaf in inert
     ]
     if stage.by is None and not inert:
-        # Ties are broken by the operands, unless by something else: then only what they say of sets is left.
-        apart, orders = stage.model_copy(update={"by": _TIES}), orders | {_TIES: -1}
-        outcome = _cut(stage.select, apart, tokens, orders)
+        # By default operands also break ties. With another tie-breaker, only their effect on the set is left.
+        other_ties, orders = stage.model_copy(update={"by": _NO_PREFERENCE}), orders | {_NO_PREFERENCE: -1}
+        outcome = _kept_mask(stage.select, other_ties, tokens, orders)
         for leaf in strategies:
-            if torch.equal(outcome, _cut(stage.select, apart, tokens, orders | {leaf: 1000 + orders[leaf]})):
+            if torch.equal(outcome, _kept_mask(stage.select, other_ties, tokens, orders | {leaf: 1000 + orders[leaf]})):
                 said = f"'{recipe.formula(leaf)}' does no more than break ties in '{formula}'"
                 found.append(Finding("warning", at, said))
     return found
 
 
-class _Ties(Scorer):
-    """Stands for an order that no operand has a part in."""
+class _NoPreference(Scorer):
+    """A tie-breaker that is none of the operands."""
 
-    name = "ties"
+    name = "no_preference"
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Prefer none."""
+        """Return equal scores for all tokens."""
         return torch.zeros(tokens.valid.shape)
 
 
-_TIES: Expression = _Ties()
+_NO_PREFERENCE: Expression = _NoPreference()
 
 
-def _sizes(stage: Stage) -> list[int]:
-    """Return how many tokens to try: only what holds for all of them is said.
+def _group_sizes(stage: Stage) -> list[int]:
+    """Return the group sizes that are tried; a finding must hold at all of them.
 
-    Little more than every size in the formula, where all operands matter, and much more, where
-    they rarely do; none if the sizes are too large to be tried.
+    Some are slightly larger than every size in the formula, where all operands matter, and some much larger, where they
+    rarely do. The list is empty if the sizes in the formula are too large to be tried.
     """
     formulas = [stage.select] if stage.by is None else [stage.select, stage.by]
     sizes = [part.m.count or 0 for formula in formulas for part in formula.walk() if isinstance(part, Best)]
@@ -228,13 +228,13 @@ def _sizes(stage: Stage) -> list[int]:
         return [16, 36, 64, 144, 576]
     tried = [largest + largest // 4 + 1, largest + largest // 2 + 1, 2 * largest + 1, max(64, 4 * largest)]
     if stage.keep.fraction is not None:
-        # So many that the budget, too, is more than every size.
-        tried.append(min(math.ceil(2 * largest / stage.keep.fraction), _MOST))
-    return tried if max(tried) <= _MOST else [n for n in tried[:2] if n <= _MOST]
+        # Large enough that the budget, a fraction, is also larger than every size in the formula.
+        tried.append(min(math.ceil(2 * largest / stage.keep.fraction), _MAX_SIZE))
+    return tried if max(tried) <= _MAX_SIZE else [n for n in tried[:2] if n <= _MAX_SIZE]
 
 
 def _random_tokens(sizes: list[int]) -> Tokens:
-    """Return several groups of every size, on a grid of four groups a column."""
+    """Return several groups of every size; the grid column splits each group into four."""
     width = max(sizes)
     counts = torch.tensor(sizes).repeat_interleave(max(3, min(16, 2048 // sum(sizes))))
     ids = torch.arange(width).expand(len(counts), width)
@@ -244,13 +244,13 @@ def _random_tokens(sizes: list[int]) -> Tokens:
     return Tokens(universe, {Evidence.GRID: grid}, keys=torch.arange(len(counts)))
 
 
-def _cut(expression: Expression, stage: Stage, tokens: Tokens, orders: dict[Expression, int]) -> Tensor:
-    return select(expression, tokens, stage.keep, stage.by, _source(orders)).mask
+def _kept_mask(expression: Expression, stage: Stage, tokens: Tokens, orders: dict[Expression, int]) -> Tensor:
+    return select(expression, tokens, stage.keep, stage.by, _random_reader(orders)).mask
 
 
-def _source(orders: dict[Expression, int]) -> Callable[[Expression, Reading, int], Chain]:
+def _random_reader(orders: dict[Expression, int]) -> Callable[[Expression, Reading, int], Chain]:
     def read(leaf: Expression, reading: Reading, depth: int) -> Chain:
-        """Stand in for a strategy: an order drawn at random."""
+        """Return a random order or set in place of the strategy's own."""
         tokens = reading.tokens
         scores = draw(orders[leaf], tokens.keys, tokens.ids)
         if isinstance(leaf, Chooser):

@@ -1,4 +1,4 @@
-"""The JSON Schema of recipe files."""
+"""The JSON Schema of recipe files, for completion and checks in editors; made from the registered strategies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
     ]
     definitions: dict[str, Any] = {}
     for name, strategy in sorted(registry.strategies.items()):
-        # Two plugins may use one name for different things inside.
+        # Strategies of two plugins may have nested models of the same name.
         own = strategy.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions |= {f"{name}.{inner}": content for inner, content in own.pop("$defs", {}).items()}
         operands.append(
@@ -74,7 +74,7 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
         },
         "required": ["at", "select"],
         "oneOf": [{"required": ["keep"]}, {"required": ["r"]}],
-        # Lists are for ranges, with one entry for each site.
+        # A list is allowed for a range of sites only, with one entry for each site.
         "if": {"properties": {"at": {"pattern": r"\.\."}}},
         "else": {"properties": {"keep": {"not": {"type": "array"}}, "r": {"not": {"type": "array"}}}},
         "additionalProperties": False,

@@ -1,4 +1,4 @@
-"""YAML with places: a strict subset of YAML 1.2, and the line of everything in it."""
+"""A strict subset of YAML 1.2, read with the line of every key and item."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tokensieve.errors import RecipeError
 LARGEST = 64 * 1024
 DEEPEST = 32
 NUMBERED = ("budgets",)
-"""The one mapping whose keys are numbers."""
+"""The path of the only mapping whose keys are numbers."""
 
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document and where its parts stand.
+    """A YAML document, with the lines of its parts.
 
     Attributes:
-        data: mappings, lists and scalars.
+        data: the content: mappings, lists and scalars.
         lines: the 1-based line of every key and item, by path.
     """
 
@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
 
 
-for _tag, _pattern, first_mistake in (
+for _tag, _pattern, _first_characters in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
@@ -56,11 +56,11 @@ for _tag, _pattern, first_mistake in (
         list("-+.0123456789"),
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), first_mistake)
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_characters)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what any reader of YAML, an old one or this one, would take for something else than text."""
+    """Quotes strings that a reader of YAML 1.1 or of this subset would not read as strings."""
 
 
 for _sign, _resolvers in _Loader.yaml_implicit_resolvers.items():
@@ -79,7 +79,7 @@ def read(text: str, source: str) -> Document:
 
     Raises:
         RecipeError: if it is not YAML, is too large or too deep, or uses tags, anchors, aliases,
-            merge keys, duplicate keys or keys that are no text.
+            merge keys, duplicate keys or keys that are no strings.
     """
     if len(text) > LARGEST:
         raise RecipeError(f"a file has at most {LARGEST} characters, this one more  ({source}:1)")
@@ -103,17 +103,17 @@ def read(text: str, source: str) -> Document:
 
 
 def write(data: Any) -> str:
-    """Return plain data as a YAML document, which `read` reads back equal."""
+    """Return plain data as YAML text. `read` of this text returns equal data."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
 
 
 def _check_events(text: str, source: str) -> None:
-    """Refuse by events, before anything is built: an alias bomb never expands."""
+    """Refuse forbidden YAML by its events, before anything is built, so that no alias is ever expanded."""
     depth = 0
     documents = 0
     for event in yaml.parse(text, Loader=_Loader):
-        # PyYAML's events always carry a mark here; its types do not say so.
+        # Events always have a mark here, but PyYAML's types say that it is optional.
         line = event.start_mark.line + 1 if event.start_mark is not None else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise RecipeError(f"anchors and aliases (& and *) are not used here; write it out  ({source}:{line})")

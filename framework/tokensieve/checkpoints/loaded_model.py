@@ -1,4 +1,4 @@
-"""A model with its processor, ready to be asked."""
+"""`LoadedModel`: a model with its processor and adapter, and how questions become its inputs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.pictures import ImageOrVideo, Video
 
 VisualKind = Literal["image", "video"] | None
-"""What a question is about; none where it is asked alone."""
+"""What a question is about; None for a question without an image or video."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model with what it takes to ask it something.
+    """A loaded model, with its processor and its adapter.
 
     Attributes:
-        model: on its device, for inference.
-        processor: makes inputs of pictures and text.
-        adapter: says where its tokens are.
+        model: the model, on its device, in evaluation mode.
+        processor: the processor of the checkpoint.
+        adapter: the adapter of the model's family.
     """
 
     model: Any
@@ -34,75 +34,80 @@ class LoadedModel:
     adapter: Adapter
 
     def inputs(self, image: Image.Image, prompt: str) -> dict[str, Any]:
-        """Return the model's inputs for a question about a picture.
+        """Return the model's inputs for one question about one image.
 
         Raises:
-            RefusedError: if the processor takes neither.
+            RefusedError: if the processor fails on them.
         """
-        return self.batch([image], [prompt])
+        return self.batch_inputs([image], [prompt])
 
-    def batch(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> dict[str, Any]:
-        """Return the model's inputs for questions about a picture or a video each, padded on the left.
+    def batch_inputs(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> dict[str, Any]:
+        """Return the model's inputs for a batch of questions, on the model's device, padded on the left.
 
         Args:
-            images: pictures or videos, one a prompt, or none: then the questions are asked without a picture.
-            prompts: the users' turns.
+            images: one image or video for each prompt; None for questions without images.
+            prompts: the questions.
 
         Raises:
-            RefusedError: if the processor takes them not.
+            RefusedError: if the processor fails on them.
         """
-        return dict(self.words(images, prompts).to(self.model.device, dtype=self.model.dtype))
+        return dict(self.processor_inputs(images, prompts).to(self.model.device, dtype=self.model.dtype))
 
-    def words(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> Any:
-        """Return what `batch` does as the processor makes it: on the CPU, and also for a model without weights.
+    def processor_inputs(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> Any:
+        """Return the processor's output for a batch of questions; it is on the CPU and needs no weights.
+
+        Args:
+            images: one image or video for each prompt; None for questions without images.
+            prompts: the questions.
 
         Raises:
-            RefusedError: if the processor takes them not.
+            RefusedError: if the processor fails on them.
         """
         videos = [list(shown.frames) for shown in images or () if isinstance(shown, Video)]
         if images is not None and 0 < len(videos) < len(images):
             raise RefusedError("pictures and videos are not asked about in one batch")
-        seen: VisualKind = None if images is None else "video" if videos else "image"
-        settings: dict[str, Any] = {"text": [self.render(prompt, seen) for prompt in prompts], "return_tensors": "pt"}
+        kind: VisualKind = None if images is None else "video" if videos else "image"
+        texts = [self.render_prompt(prompt, kind) for prompt in prompts]
+        settings: dict[str, Any] = {"text": texts, "return_tensors": "pt"}
         if videos:
             if getattr(self.processor, "video_processor", None) is None:
                 raise RefusedError(f"the checkpoint's {type(self.processor).__name__} takes no videos")
             mark = getattr(self.processor, "video_token", None) or "<video>"
-            if not all(mark in text for text in settings["text"]):
+            if not all(mark in text for text in texts):
                 raise RefusedError(f"the checkpoint's chat template has no place for a video: no {mark} in the prompt")
-            # These are the frames: none of them is left out.
+            # The frames are sampled already.
             settings |= {"videos": videos, "do_sample_frames": False}
         elif images is not None:
-            # By prompt, as families take them that cut pictures into tiles.
+            # One list for each prompt, as processors that cut images into tiles take them.
             settings["images"] = [[image] for image in images] if len(images) > 1 else list(images)
         if len(prompts) > 1:
             settings |= {"padding": True, "padding_side": "left"}
         try:
             return self.processor(**settings)
-        # A processor has checks of its own, and says by them what does not fit.
+        # Each processor has checks of its own, with errors of several types.
         except Exception as error:
             said = short_message(error)
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
 
-    def render(self, prompt: str, seen: VisualKind = "image") -> str:
-        """Return the text of a user's turn, with a picture, a video or neither, by the chat template if any."""
+    def render_prompt(self, prompt: str, kind: VisualKind = "image") -> str:
+        """Return the text of a prompt: from the chat template if there is one, else placeholder and question."""
         if getattr(self.processor, "chat_template", None):
-            shown = [] if seen is None else [{"type": seen}]
-            turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}
+            visual = [] if kind is None else [{"type": kind}]
+            turn = {"role": "user", "content": [*visual, {"type": "text", "text": prompt}]}
             return str(self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
-        if seen is None:
+        if kind is None:
             return prompt
-        return f"{getattr(self.processor, f'{seen}_token', None) or f'<{seen}>'}\n{prompt}"
+        return f"{getattr(self.processor, f'{kind}_token', None) or f'<{kind}>'}\n{prompt}"
 
     def prefill(self, inputs: Mapping[str, Any]) -> None:
-        """Run a prompt once, as `generate` does before the first word."""
+        """Run the prefill of a prompt, as `generate` does before the first new token."""
         with torch.no_grad(), quiet():
             self.model(**inputs, use_cache=True, logits_to_keep=1)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the model library's progress bars, hints and deprecations."""
+    """Silence the progress bars, logs and warnings of transformers inside a `with` block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -119,6 +124,6 @@ def quiet() -> Iterator[None]:
 
 
 def short_message(error: Exception) -> str:
-    """Return the beginning of what another library says."""
+    """Return the message of another library's error in one line of at most 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,4 +1,7 @@
-"""What a recipe must hold as a whole."""
+"""Rules of a recipe as a whole: the order of stages, names, ties and budgets.
+
+`Recipe` and `RecipeReader` apply the same rules, so that a recipe made in Python fails like one from a file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tokensieve.errors import (
 )
 from tokensieve.plugins.plugin import usable
 from tokensieve.recipes import yaml_lines
-from tokensieve.recipes.formulas import strategies_of, strategy_names, without_parentheses, write_formula
+from tokensieve.recipes.formulas import distinct_strategies, format_formula, strategy_names, strip_outer_parentheses
 from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Strategy
 
@@ -23,7 +26,11 @@ BUDGETS_EXAMPLE = "{192: [300, 200, 110]}"
 
 
 def read_budget_list(number: object, entry: object) -> tuple[Keep, ...]:
-    """Read one entry of `budgets`."""
+    """Read one entry of `budgets`: the number that names it, and the list with a budget for each stage.
+
+    Raises:
+        BudgetError: if it is not such an entry.
+    """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise BudgetError(f"budgets are named by counts, as in {BUDGETS_EXAMPLE}; {number!r} is none")
     if not isinstance(entry, (list, tuple)):
@@ -36,7 +43,7 @@ def read_budget_list(number: object, entry: object) -> tuple[Keep, ...]:
 def find_problem(
     strategies: Mapping[str, Strategy], stages: Sequence[Stage], budgets: Mapping[int, Sequence[Keep]]
 ) -> tuple[yaml_lines.Path, str] | None:
-    """Find what is wrong with a recipe as a whole, and where."""
+    """Return the first problem of a recipe as a whole: its path in the recipe and a message; None if there is none."""
     if not stages:
         return ("stages",), "a recipe has at least one stage"
     for i, (before, after) in enumerate(itertools.pairwise(stages), start=1):
@@ -48,27 +55,27 @@ def find_problem(
                 "never returns, so list stages from the first site to the deepest"
             )
     names = strategy_names(strategies, stages)
-    leaves = strategies_of(stages)
+    leaves = distinct_strategies(stages)
     for name, strategy in strategies.items():
         path = ("strategies", name)
         if not usable(name):
-            return path, unusable_name(name)
+            return path, unusable_name_message(name)
         if strategy not in leaves:
             return path, f"'{name}' stands under strategies, but no formula uses it; use it or remove it"
         if names[strategy] != name:
             return path, f"'{name}' is the same strategy with the same settings as '{names[strategy]}'; use one of them"
     for i, stage in enumerate(stages):
         if stage.by is not None and not stage.by.is_nested:
-            formula = write_formula(stage.by, names)
+            formula = format_formula(stage.by, names)
             return ("stages", i, "by"), (
-                f"by: '{without_parentheses(formula)}' chooses another set for every budget, "
+                f"by: '{strip_outer_parentheses(formula)}' chooses another set for every budget, "
                 "which is no order to break ties by"
             )
         if stage.keep.auto and not isinstance(stage.select, Chooser):
-            formula = write_formula(stage.select, names)
+            formula = format_formula(stage.select, names)
             return ("stages", i, "keep"), (
                 f"keep: auto at {stage.at} is the size of a lone Chooser's own set; "
-                f"'{without_parentheses(formula)}' is none, so give a budget"
+                f"'{strip_outer_parentheses(formula)}' is none, so give a budget"
             )
     for number, keeps in budgets.items():
         if len(stages) == 1:
@@ -81,23 +88,12 @@ def find_problem(
     return None
 
 
-def unusable_name(name: str) -> str:
-    """Return the message that a formula cannot name an operand so."""
+def unusable_name_message(name: str) -> str:
+    """Return the error message for an operand whose name cannot be used in formulas."""
     return f"'{name}' is no name a formula can use; write letters, digits and _, but none of Python's own words"
 
 
-def first_mistake(error: ValidationError) -> str:
-    """Say the first mistake pydantic found."""
-    detail = error.errors()[0]
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    where = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "value_error" or not where:
-        return message
-    shown = repr(detail.get("input"))
-    return f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}: {message}"
-
-
-def kind_of_mistake(error: ValidationError) -> type[TokensieveError]:
-    """Return the kind of our own error inside pydantic's, if there is one."""
+def error_class(error: ValidationError) -> type[TokensieveError]:
+    """Return `BudgetError` if one is the cause of pydantic's error, else `RecipeError`."""
     cause = error.errors()[0].get("ctx", {}).get("error")
     return type(cause) if isinstance(cause, BudgetError) else RecipeError
