@@ -49,7 +49,7 @@ def truth(skill: float, kind: str, kept: int) -> float:
     return BLIND + (full - BLIND) * (1 - (1 - skill) * lost)
 
 
-def draws_at_random(seed: object) -> random.Random:
+def draws(seed: object) -> random.Random:
     """Numbers that depend on a seed alone."""
     return random.Random(str(seed))  # noqa: S311
 
@@ -68,7 +68,7 @@ class Shapes(Task):
 
     def picture(self, sample):
         number = int(sample.image.removeprefix("p"))
-        drawn = draws_at_random(number)
+        drawn = draws(number)
         image = Image.new("RGB", (96, 96), "#d8d2c4")
         draw = ImageDraw.Draw(image)
         for _ in range(7):
@@ -86,19 +86,19 @@ class Shapes(Task):
 def sample(number: int, question: int) -> Sample:
     kind = KINDS[question % len(KINDS)]
     name = f"p{number:02d}"
-    right = draws_at_random(f"right {name} {question}").choice(WORDS)
+    right = draws(f"right {name} {question}").choice(WORDS)
     return Sample(f"{name}-{question}", f"What is the {kind} of the object?", name, (right,), kind)
 
 
 def needed(name: str) -> tuple[int, ...]:
-    drawn = draws_at_random(f"needed {name}")
+    drawn = draws(f"needed {name}")
     row, column = drawn.randrange(SIDE - 1), drawn.randrange(SIDE - 1)
     return tuple(sorted((row + i) * SIDE + column + j for i in (0, 1) for j in (0, 1)))
 
 
 def order(method: str, skill: float, asked: Sample, seed: int | None) -> list[int]:
     """An order of all tokens, the needed ones earlier the better the method."""
-    drawn = draws_at_random(f"order {method} {asked.image if method == 'gsp' else asked.id} {seed}")
+    drawn = draws(f"order {method} {asked.image if method == 'gsp' else asked.id} {seed}")
     wanted = set(needed(asked.id))
     return sorted(range(TOKENS), key=lambda token: drawn.random() - (skill if token in wanted else 0))
 
@@ -178,7 +178,7 @@ def row(done: Cell, asked: Sample, skill: float, kept: int | None, luck: float) 
         late = done.recipe is not None and done.recipe["stages"][0]["at"] == "decoder.2"
         layers = (TOKENS, TOKENS, *(kept,) * 4) if late else (kept,) * LAYERS
     right = luck < chance
-    words = draws_at_random(f"wrong {asked.id} {done.method} {done.keep}")
+    words = draws(f"wrong {asked.id} {done.method} {done.keep}")
     answer = asked.answers[0] if right else words.choice([w for w in WORDS if w != asked.answers[0]])
     wanted = set(needed(asked.id))
     recall = 1.0 if done.role == "unpruned" else len(wanted & set(ids[-1])) / len(wanted) if ids else 0.0
@@ -214,8 +214,8 @@ def fill(made: Made, task: Task, done: Cell, skill: float, noise: float = 0.35) 
     rows = []
     for asked in task.samples():
         # One lot for the sample in all cells, or one of its own, so that methods agree mostly, not always.
-        own = draws_at_random(f"own {done.key} {asked.id}")
-        shared = draws_at_random(f"shared {done.model} {asked.id}")
+        own = draws(f"own {done.key} {asked.id}")
+        shared = draws(f"shared {done.model} {asked.id}")
         luck = own.random() if own.random() < noise else shared.random()
         rows.append(row(done, asked, skill, kept, luck))
     made.add(done, rows)

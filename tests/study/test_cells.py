@@ -177,7 +177,7 @@ def test_a_recipe_that_is_a_control_runs_once(planned):
     found = planned("[random, uniform, gsp, {name: twin, select: gsp}]")
     assert {job.cell.method for job in found.jobs if job.cell.role == "method"} == {"gsp"}
     assert len({job.cell.key for job in found.jobs}) == len(found.jobs)
-    assert "recipe 'random' is a control at keep 9; it runs once, as that" in found.notes
+    assert "recipe 'random' is a control at keep 9; it runs once, as that control" in found.notes
     assert any("'twin' is" in note and "'gsp' at keep 9" in note for note in found.notes)
 
 
@@ -331,7 +331,7 @@ def test_what_a_budget_means_for_a_recipe(registry, recipe, budget, keeps):
 @pytest.mark.parametrize(
     ("recipe", "budget", "said"),
     [
-        ("gsp", [9, 4], "takes no 2 budgets"),
+        ("gsp", [9, 4], "cannot have 2 budgets"),
         ("sparsevlm", "1/9", "counts in earlier stages"),
         ("sparsevlm", 250, "keeps only 200 before its last stage"),
         ("tome-encoder", 9, "how many tokens go in each of 23 stages"),

@@ -101,7 +101,7 @@ def test_what_failed_is_tried_again(jobs, store, registry, monkeypatch):
 
 
 def test_a_full_disk_costs_the_cells_that_it_cannot_hold(jobs, store, registry, monkeypatch):
-    real, full = store_module._put, [True]
+    real, full = store_module.write_atomically, [True]
 
     def put(file, content, replace):
         if full[0]:
@@ -109,7 +109,7 @@ def test_a_full_disk_costs_the_cells_that_it_cannot_hold(jobs, store, registry, 
         return real(file, content, replace)
 
     begin(store, jobs[:3])
-    monkeypatch.setattr(store_module, "_put", put)
+    monkeypatch.setattr(store_module, "write_atomically", put)
     # The second cell finds room again.
     since, runner = time.time(), Runner(registry)
     first = run_cell(jobs[0], store, runner, since)

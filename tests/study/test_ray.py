@@ -127,13 +127,13 @@ def test_lost_cells_are_tried_again_and_given_up_in_the_end(planned, store, regi
     monkeypatch.setattr(ray_engine, "default_registry", lambda: registry)
     monkeypatch.setattr(ray_engine, "_runners", {})
     hopeless = Cluster(losses=99)
-    monkeypatch.setattr(ray_engine, "_ray", lambda: hopeless)
+    monkeypatch.setattr(ray_engine, "_import_ray", lambda: hopeless)
     summary = run_ray(jobs, store, lambda _: None, gpus=0.25)
     assert hopeless.options == {"num_cpus": 1.0, "num_gpus": 0.25, "max_retries": 0}
     assert set(hopeless.runs.values()) == {ray_engine.RETRIES + 1}
     assert [one.reason for one in summary.failed] == ["its process was lost 4 times: LostError: the node died"] * 2
     shaky = Cluster(losses=2)
-    monkeypatch.setattr(ray_engine, "_ray", lambda: shaky)
+    monkeypatch.setattr(ray_engine, "_import_ray", lambda: shaky)
     summary = run_ray(jobs, store, lambda _: None)
     assert (summary.done, summary.failed) == (2, [])
     assert set(shaky.runs.values()) == {3}

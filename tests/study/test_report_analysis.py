@@ -13,13 +13,13 @@ from tokensieve.study import statistics
 from tokensieve.study.analysis import significance
 from tokensieve.study.analysis.collect import _ordered, collect
 from tokensieve.study.analysis.comparison import BUDGET_TOLERANCE
-from tokensieve.study.analysis.findings import find
+from tokensieve.study.analysis.findings import make_findings
 from tokensieve.study.analysis.matching import matched_controls
 from tokensieve.study.analysis.measured import KeptIds, MeasuredCell
-from tokensieve.study.analysis.transfers import transfers
-from tokensieve.study.report.answers import questions
+from tokensieve.study.analysis.transfers import order_transfers
+from tokensieve.study.report.answers import answer_questions
 from tokensieve.study.report.tables.accuracy import relative
-from tokensieve.study.report.tables.formats import latex
+from tokensieve.study.report.tables.formats import to_latex
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes
@@ -39,8 +39,8 @@ def comparisons(made):
 
 
 @pytest.fixture(scope="module")
-def founds(comparisons):
-    return [find(comparison, default_registry()) for comparison in comparisons]
+def all_findings(comparisons):
+    return [make_findings(comparison, default_registry()) for comparison in comparisons]
 
 
 def rows_of(made, **wanted):
@@ -84,7 +84,7 @@ def test_budgets_keep_their_order_though_one_has_fewer_cells_that_cut_early(made
 
 def test_an_arm_is_the_mean_over_seeds_of_every_sample(made, comparisons):
     [first, _] = comparisons
-    arm = first.find("random", "1/9")
+    arm = first.find_arm("random", "1/9")
     seeds = rows_of(made, model="small-a", method="random", keep="1/9")
     assert len(seeds) == 3
     for number, name in enumerate(first.samples):
@@ -163,8 +163,8 @@ def test_if_no_type_is_good_all_count():
     [comparison] = collect(made)
     assert comparison.headline.all()
     assert comparison.left_out == {}
-    found = find(comparison, default_registry())
-    certainty = questions([found])[-1].answers[0].text
+    found = make_findings(comparison, default_registry())
+    certainty = answer_questions([found])[-1].answers[0].text
     assert "has 80 % right in no type" in certainty
 
 
@@ -180,7 +180,7 @@ def test_a_block_holds_what_the_ledger_says_is_alike(comparisons):
             scores = [np.mean(arm.correct[comparison.headline]) for arm in block.arms]
             assert scores == sorted(scores, reverse=True)
         # It keeps as many, but only from the second layer on.
-        late = comparison.block_of(comparison.find("fastv", "1/9"))
+        late = comparison.block_of(comparison.find_arm("fastv", "1/9"))
         assert [arm.method for arm in late.arms] == ["fastv"]
 
 
@@ -191,7 +191,7 @@ def test_nothing_without_a_budget_is_in_a_block(comparisons):
 
 def test_rivals_match_the_ledger(comparisons):
     [first, _] = comparisons
-    arm = first.find("script", "1/9")
+    arm = first.find_arm("script", "1/9")
     found = matched_controls(first, arm)
     assert {rival.control for rival in found} == {"random", "uniform", "pool", "downsampled"}
     assert not any(rival.mixed for rival in found)
@@ -202,11 +202,11 @@ def test_rivals_match_the_ledger(comparisons):
 
 def test_a_mixture_costs_exactly_as_much(comparisons):
     [first, _] = comparisons
-    arm = first.find("fastv", "1/9")
+    arm = first.find_arm("fastv", "1/9")
     assert arm.tokens == pytest.approx((2 * 144 + 4 * 16) / 6)
     for rival in matched_controls(first, arm):
         # Between the largest budget of a control and the unpruned model.
-        below = first.find(rival.control, "2/9")
+        below = first.find_arm(rival.control, "2/9")
         part = (arm.tokens - 32) / (144 - 32)
         assert rival.mixed
         assert rival.tokens == arm.tokens == pytest.approx(part * 144 + (1 - part) * below.tokens)
@@ -226,7 +226,7 @@ def test_of_controls_with_one_ledger_that_of_the_same_shape_is_the_rival():
         cell = replace(synthetic.cell(task, "m", method, role, "1/3"), shape=shape)
         synthetic.fill(made, task, cell, 0.5)
     [comparison] = collect(made)
-    [rival] = matched_controls(comparison, comparison.find("gsp", "1/3"))
+    [rival] = matched_controls(comparison, comparison.find_arm("gsp", "1/3"))
     assert rival.name == "random late at 1/3"
 
 
@@ -252,8 +252,10 @@ def test_rows_in_another_order_are_the_same_cell(made, comparisons):
     for comparison, whole in zip(collect(shuffled), comparisons, strict=True):
         for keep in SMALL:
             assert comparison.samples == whole.samples
-            np.testing.assert_array_equal(comparison.find("gsp", keep).correct, whole.find("gsp", keep).correct)
-            assert list(comparison.find("gsp", keep).cells[0].kept) == list(whole.find("gsp", keep).cells[0].kept)
+            np.testing.assert_array_equal(comparison.find_arm("gsp", keep).correct, whole.find_arm("gsp", keep).correct)
+            assert list(comparison.find_arm("gsp", keep).cells[0].kept) == list(
+                whole.find_arm("gsp", keep).cells[0].kept
+            )
 
 
 def test_what_cannot_be_paired_is_excluded_and_said():
@@ -309,7 +311,7 @@ def exact(right):
         rows = [replace(row, correct=float(chosen(n))) for n, row in enumerate(made.content[cell.key][1])]
         made.add(cell, rows)
     [comparison] = collect(made)
-    return find(comparison, default_registry())
+    return make_findings(comparison, default_registry())
 
 
 @pytest.fixture(scope="module")
@@ -332,20 +334,20 @@ def clear():
 def test_a_clear_winner_is_better_and_a_twin_is_open(clear):
     by = {one.arm.method: one for one in clear.controls}
     assert by["script"].other == "random at 1/9"
-    assert by["script"].versus.verdict == "better"
-    assert by["gsp"].versus.verdict == "open"
-    assert by["gsp"].versus.value == pytest.approx(0)
-    assert by["gsp"].versus.ties == 80
-    assert by["script"].versus.wins == sum(n % 40 != 0 and n % 2 == 1 for n in range(80))
-    assert by["script"].versus.losses == sum(n % 40 == 0 for n in range(80))
-    assert by["fastv"].versus.verdict == "worse"
+    assert by["script"].difference.verdict == "better"
+    assert by["gsp"].difference.verdict == "open"
+    assert by["gsp"].difference.value == pytest.approx(0)
+    assert by["gsp"].difference.ties == 80
+    assert by["script"].difference.wins == sum(n % 40 != 0 and n % 2 == 1 for n in range(80))
+    assert by["script"].difference.losses == sum(n % 40 == 0 for n in range(80))
+    assert by["fastv"].difference.verdict == "worse"
 
 
-def test_holm_is_over_all_differences_of_a_question(clear, founds):
-    for found in [clear, *founds]:
+def test_holm_is_over_all_differences_of_a_question(clear, all_findings):
+    for found in [clear, *all_findings]:
         for against in (found.controls, found.plain, found.attention):
-            expected = statistics.holm([one.versus.p for one in against])
-            assert [one.versus.holm for one in against] == pytest.approx(expected)
+            expected = statistics.holm([one.difference.p for one in against])
+            assert [one.difference.holm for one in against] == pytest.approx(expected)
 
 
 def by_hand(first, second):
@@ -364,47 +366,47 @@ def holm_by_hand(ps):
     return [None if p is None else max(steps[: known.index(p) + 1]) for p in ps]
 
 
-def test_mcnemar_stands_beside_the_interval(clear, founds):
+def test_mcnemar_stands_beside_the_interval(clear, all_findings):
     seen = set()
-    for found in [clear, *founds]:
+    for found in [clear, *all_findings]:
         mask = found.comparison.headline
         operands = [one for composed in found.composed for one in composed.against]
         for against in (found.controls, operands):
             expected = []
             for one in against:
                 if one in operands:
-                    other = found.comparison.find(one.other, one.arm.keep).correct
+                    other = found.comparison.find_arm(one.other, one.arm.keep).correct
                 else:
                     [other] = [r.correct for r in matched_controls(found.comparison, one.arm) if r.name == one.other]
                 expected.append(by_hand(one.arm.correct[mask].tolist(), other[mask].tolist()))
-            assert [one.versus.mcnemar for one in against] == pytest.approx(expected)
-            assert [one.versus.mcnemar_holm for one in against] == pytest.approx(holm_by_hand(expected))
+            assert [one.difference.mcnemar for one in against] == pytest.approx(expected)
+            assert [one.difference.mcnemar_holm for one in against] == pytest.approx(holm_by_hand(expected))
             seen |= {p is None for p in expected}
     # Controls that are mixed, and means over draws, are neither right nor wrong.
     assert seen == {True, False}
-    by = {one.arm.method: one.versus for one in clear.controls}
+    by = {one.arm.method: one.difference for one in clear.controls}
     assert by["gsp"].mcnemar == by["gsp"].mcnemar_holm == 1
     assert by["script"].mcnemar < by["script"].mcnemar_holm < 1e-6
 
 
 def test_partial_credit_and_a_single_picture_have_no_mcnemar():
     half = exact({("gsp", "method"): lambda n: n % 3 / 2, ("random", "random"): lambda n: n % 2})
-    assert [one.versus.mcnemar for one in half.controls] == [None]
-    alone = significance.paired(np.ones((1, 6)), np.zeros((1, 6)), np.zeros(6, dtype=np.int64))
+    assert [one.difference.mcnemar for one in half.controls] == [None]
+    alone = significance.paired_differences(np.ones((1, 6)), np.zeros((1, 6)), np.zeros(6, dtype=np.int64))
     assert [one.mcnemar for one in alone] == [None]
 
 
-def test_a_composition_is_set_against_its_operands(clear, founds):
+def test_a_composition_is_set_against_its_operands(clear, all_findings):
     [composed] = clear.composed
     assert (composed.arm.method, composed.intersects, composed.missing) == ("script", True, ())
     assert [one.other for one in composed.against] == ["gsp", "qcsp"]
     assert composed.beats_each
-    for found in founds:
+    for found in all_findings:
         for one in found.composed:
             mask = found.comparison.headline
             for against in one.against:
-                other = found.comparison.find(against.other, one.arm.keep)
-                assert against.versus.value == pytest.approx(np.mean(one.arm.correct[mask] - other.correct[mask]))
+                other = found.comparison.find_arm(against.other, one.arm.keep)
+                assert against.difference.value == pytest.approx(np.mean(one.arm.correct[mask] - other.correct[mask]))
 
 
 def test_an_operand_that_was_not_measured_is_missing():
@@ -412,13 +414,13 @@ def test_an_operand_that_was_not_measured_is_missing():
     [composed] = found.composed
     assert composed.missing == ("qcsp",)
     assert not composed.beats_each
-    [answer] = next(q for q in questions([found]) if q.name == "compositions").answers
+    [answer] = next(q for q in answer_questions([found]) if q.name == "compositions").answers
     assert "qcsp was not measured alone" in str(answer.points)
 
 
-def test_attention_is_told_by_what_strategies_need(clear, founds):
+def test_attention_is_told_by_what_strategies_need(clear, all_findings):
     assert {name for name, structure in clear.structures.items() if structure.attention} == {"fastv"}
-    for found in founds:
+    for found in all_findings:
         kinds = found.comparison.headline_kinds
         assert {(one.arm.method, one.kind) for one in found.attention} == {("fastv", kind) for kind in kinds}
 
@@ -429,21 +431,21 @@ def test_a_recipe_nobody_can_read_has_no_anatomy():
     cell = synthetic.cell(task, "m", "acme", "method", "1/3")
     synthetic.fill(made, task, cell, 0.5)
     [comparison] = collect(made)
-    found = find(comparison, default_registry())
+    found = make_findings(comparison, default_registry())
     assert found.structures == {}
-    [answer] = next(q for q in questions([found]) if q.name == "compositions").answers
+    [answer] = next(q for q in answer_questions([found]) if q.name == "compositions").answers
     assert "acme" in answer.text
 
 
-def test_an_alarm_rings_where_the_inverse_does_no_worse(clear, founds):
+def test_an_alarm_rings_where_the_inverse_does_no_worse(clear, all_findings):
     by = {one.arm.method: one for one in clear.inverses}
     assert by["gsp"].not_shown_better
     assert by["gsp"].inverse_no_worse
     assert not by["script"].not_shown_better
-    [answer] = next(q for q in questions([clear]) if q.name == "inverses").answers
+    [answer] = next(q for q in answer_questions([clear]) if q.name == "inverses").answers
     assert answer.alarm
     assert [name for name, _ in answer.points] == ["gsp"]
-    for found in founds:
+    for found in all_findings:
         loud = {one.arm.method for one in found.inverses if one.inverse_no_worse}
         assert loud == {"fastv"}
 
@@ -456,30 +458,30 @@ def test_worse_than_the_best_control_is_corrected_too():
     many = alone | {(name, "method"): lambda n: n not in few for name in names}
     one = next(one for one in exact(alone).controls if one.arm.method == "gsp")
     among = next(one for one in exact(many).controls if one.arm.method == "gsp")
-    assert one.versus.value == among.versus.value < 0
-    assert one.versus.p == among.versus.p
-    assert among.versus.holm > one.versus.holm
-    assert {found.versus.verdict for found in exact(many).controls} == {"open"}
+    assert one.difference.value == among.difference.value < 0
+    assert one.difference.p == among.difference.p
+    assert among.difference.holm > one.difference.holm
+    assert {found.difference.verdict for found in exact(many).controls} == {"open"}
 
 
-def test_known_truth_is_found(founds):
+def test_known_truth_is_found(all_findings):
     """Of the made-up study: where the truth is far apart, the verdict is right; nowhere is it the wrong way round."""
-    for found in founds:
+    for found in all_findings:
         for one in found.controls:
             method, keep = one.arm.method, one.arm.keep
             if method == "fastv":
-                assert one.versus.verdict != "better"
+                assert one.difference.verdict != "better"
             if method == "script":
-                assert one.versus.verdict != "worse"
+                assert one.difference.verdict != "worse"
             if (method, keep) == ("script", "1/18"):
-                assert one.versus.verdict == "better"
+                assert one.difference.verdict == "better"
 
 
 # ------------------------------------------------------------------------------------------------ from model to model
 
 
 def test_an_order_is_compared_between_models(made, comparisons):
-    found = transfers(comparisons)
+    found = order_transfers(comparisons)
     assert [(one.first.model, one.second.model, one.keep) for one in found] == [
         ("small-a", "small-b", keep) for keep in SMALL
     ]
@@ -520,9 +522,9 @@ TURNED = {"gsp": 0.3, "script": 0.6, "qcsp": 0.9}
 
 
 def test_models_agree_or_do_not():
-    [alike] = transfers(pair({"m": CLEAR, "n": CLEAR}))
+    [alike] = order_transfers(pair({"m": CLEAR, "n": CLEAR}))
     assert (alike.found.tau, alike.found.low, alike.found.high) == pytest.approx((1, 1, 1))
-    [opposed] = transfers(pair({"m": CLEAR, "n": TURNED}))
+    [opposed] = order_transfers(pair({"m": CLEAR, "n": TURNED}))
     assert (opposed.found.tau, opposed.found.low, opposed.found.high) == pytest.approx((-1, -1, -1))
     assert (opposed.found.same, opposed.found.opposite) == (0, 3)
 
@@ -539,38 +541,38 @@ def test_samples_are_paired_by_their_names():
             for arm in straight[1].arms
         ),
     )
-    [one], [other] = transfers(straight), transfers([straight[0], turned])
+    [one], [other] = order_transfers(straight), order_transfers([straight[0], turned])
     assert one.found == other.found
 
 
 def test_only_what_may_be_compared_is():
-    assert transfers(pair({"m": CLEAR})) == ()
-    assert transfers(pair({"m": CLEAR, "n": {"gsp": 0.5, "fastv": 0.5}})) == ()
-    assert transfers(pair({"m": CLEAR, "n": CLEAR}, n={"card_hash": "other"})) == ()
-    assert len(transfers(pair({"m": CLEAR, "n": CLEAR, "o": TURNED}))) == 3
+    assert order_transfers(pair({"m": CLEAR})) == ()
+    assert order_transfers(pair({"m": CLEAR, "n": {"gsp": 0.5, "fastv": 0.5}})) == ()
+    assert order_transfers(pair({"m": CLEAR, "n": CLEAR}, n={"card_hash": "other"})) == ()
+    assert len(order_transfers(pair({"m": CLEAR, "n": CLEAR, "o": TURNED}))) == 3
 
 
-def test_whether_an_order_carries_over_is_asked_of_several_models_only(founds, clear):
-    assert [question.name for question in questions([clear])].count("transfer") == 0
-    [question] = [question for question in questions(founds) if question.name == "transfer"]
+def test_whether_an_order_carries_over_is_asked_of_several_models_only(all_findings, clear):
+    assert [question.name for question in answer_questions([clear])].count("transfer") == 0
+    [question] = [question for question in answer_questions(all_findings) if question.name == "transfer"]
     [answer] = question.answers
     assert answer.title == "small-a and small-b on shapes"
     [table] = question.tables
     assert table.columns == SMALL
     [group] = table.groups
     assert group.heading == "small-a and small-b"
-    [line] = group.lines
+    [line] = group.rows
     assert line.label == "3 methods"
-    for one, cell in zip(transfers([found.comparison for found in founds]), line.cells, strict=True):
+    for one, cell in zip(order_transfers([found.comparison for found in all_findings]), line.cells, strict=True):
         assert cell == f"{one.found.tau:.2f} [{one.found.low:.2f}, {one.found.high:.2f}]"
     assert "3 methods: script, gsp, qcsp." in table.notes
-    assert latex(table).isascii()
+    assert to_latex(table).isascii()
 
 
 def test_what_is_said_of_an_order_that_carries_over():
     def said(order):
-        found = [find(one, default_registry()) for one in pair(order)]
-        [question] = [question for question in questions(found) if question.name == "transfer"]
+        found = [make_findings(one, default_registry()) for one in pair(order)]
+        [question] = [question for question in answer_questions(found) if question.name == "transfer"]
         return [answer.text for answer in question.answers]
 
     assert said({"m": CLEAR, "n": CLEAR}) == [
@@ -587,12 +589,12 @@ def test_what_is_said_of_an_order_that_carries_over():
     ]
 
 
-def test_questions_are_answered_for_every_comparison(founds):
-    asked = questions(founds)
+def test_questions_are_answered_for_every_comparison(all_findings):
+    asked = answer_questions(all_findings)
     assert len({question.name for question in asked}) == len(asked) == 8
     for question in asked:
         if question.name != "transfer":
-            assert [answer.title for answer in question.answers] == [found.comparison.title for found in founds]
+            assert [answer.title for answer in question.answers] == [found.comparison.title for found in all_findings]
         assert all(answer.text for answer in question.answers)
     certainty = asked[-1].answers[0].text
     assert "120 questions on 24 pictures" in certainty
@@ -601,7 +603,7 @@ def test_questions_are_answered_for_every_comparison(founds):
 
 def test_without_controls_the_report_says_so():
     found = exact({("gsp", "method"): lambda n: True})
-    texts = {question.name: question.answers[0].text for question in questions([found])}
+    texts = {question.name: question.answers[0].text for question in answer_questions([found])}
     assert "no control was measured" in texts["best-control"]
     assert "uniform and random were not both measured" in texts["plain"]
     assert texts["inverses"] == "No inverted score was measured."
@@ -615,12 +617,12 @@ def test_one_picture_says_nothing_of_others():
         keep = None if role == "unpruned" else "1/3"
         synthetic.fill(made, task, synthetic.cell(task, "m", method, role, keep), 0.5)
     [comparison] = collect(made)
-    found = find(comparison, default_registry())
-    interval = comparison.interval(comparison.find("gsp", "1/3"))
+    found = make_findings(comparison, default_registry())
+    interval = comparison.interval(comparison.find_arm("gsp", "1/3"))
     assert (interval.low, interval.high) == (0, 1)
-    assert [one.versus.verdict for one in found.controls] == ["open"]
+    assert [one.difference.verdict for one in found.controls] == ["open"]
     assert found.detectable is None
-    assert len(questions([found])) == 7
+    assert len(answer_questions([found])) == 7
 
 
 def test_the_relative_average_is_the_mean_of_ratios(made, comparisons):
@@ -632,4 +634,4 @@ def test_the_relative_average_is_the_mean_of_ratios(made, comparisons):
         full = [row.correct for row in whole if row.kind == kind]
         pruned = [row.correct for row in own if row.kind == kind]
         ratios.append((sum(pruned) / len(pruned)) / (sum(full) / len(full)))
-    assert relative(first, first.find("script", "1/9")) == pytest.approx(sum(ratios) / len(ratios))
+    assert relative(first, first.find_arm("script", "1/9")) == pytest.approx(sum(ratios) / len(ratios))

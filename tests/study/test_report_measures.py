@@ -110,7 +110,7 @@ def test_the_measures_of_every_method_at_every_budget(made, asked):
     seen = []
     for group in table.groups:
         keep = group.heading.split(":")[0].removeprefix("keep ") if group.heading.startswith("keep") else None
-        for line in group.lines:
+        for line in group.rows:
             seeds = (0, 1, 2) if line.label == "random" else (None,)
             expected = counted(line.label, keep, seeds)
             assert [float(cell) for cell in line.cells] == pytest.approx(expected, abs=5.1e-4), line.label
@@ -124,7 +124,7 @@ def test_all_questions_count_also_those_that_the_headline_leaves_out(made, asked
     task, _ = asked
     [comparison] = collect(made)
     assert not comparison.headline.all()
-    [line] = [line for line in measures_table(comparison, task).groups[0].lines if line.label == "unpruned"]
+    [line] = [line for line in measures_table(comparison, task).groups[0].rows if line.label == "unpruned"]
     assert float(line.cells[0]) == pytest.approx(comparison.unpruned.correct.mean(), abs=5e-4)
 
 
@@ -149,7 +149,7 @@ def test_measures_are_printed_whatever_their_size():
     synthetic.fill(made, task, synthetic.cell(task, "m", "gsp", "method", "1/3"), 0.5)
     [comparison] = collect(made)
     [group] = measures_table(comparison, task).groups
-    assert group.lines[0].cells == ("0.500", "0.00010", None, "12345.600", "0.000")
+    assert group.rows[0].cells == ("0.500", "0.00010", None, "12345.600", "0.000")
 
 
 def test_columns_of_grades_are_those_of_the_rows(made):
@@ -168,11 +168,11 @@ def test_columns_of_grades_are_those_of_the_rows(made):
 def test_a_task_with_files_is_made_as_the_study_asks_for_it(made, asked):
     task, study = asked
     comparisons = collect(made)
-    found, problems = tasks.tasks_of(comparisons, default_registry(), study)
+    found, problems = tasks.rebuild_tasks(comparisons, default_registry(), study)
     assert (found, problems) == ({task.hash(): task}, [])
-    assert tasks.unchanged(comparisons, found) == (found, [])
+    assert tasks.unchanged_tasks(comparisons, found) == (found, [])
     # Its card does not say where its files are.
-    found, [problem] = tasks.tasks_of(comparisons, default_registry())
+    found, [problem] = tasks.rebuild_tasks(comparisons, default_registry())
     assert found == {}
     assert problem.startswith("The pictures and measures of pope are not shown: the task 'vqa_jsonl': path: ")
 
@@ -181,7 +181,7 @@ def test_a_task_of_some_models_is_made_as_any_other(made, asked):
     task, study = asked
     data = json.loads(study)
     data["tasks"][0]["models"] = ["m"]
-    found, problems = tasks.tasks_of(collect(made), default_registry(), json.dumps(data))
+    found, problems = tasks.rebuild_tasks(collect(made), default_registry(), json.dumps(data))
     assert (found, problems) == ({task.hash(): task}, [])
 
 
@@ -189,10 +189,10 @@ def test_measures_need_no_files(made, asked, tmp_path):
     _, study = asked
     comparisons = collect(made)
     (tmp_path / "pope.jsonl").unlink()
-    found, problems = tasks.tasks_of(comparisons, default_registry(), study)
+    found, problems = tasks.rebuild_tasks(comparisons, default_registry(), study)
     assert problems == []
     assert measures_table(comparisons[0], found[comparisons[0].card_hash]) is not None
-    found, [problem] = tasks.unchanged(comparisons, found)
+    found, [problem] = tasks.unchanged_tasks(comparisons, found)
     assert found == {}
     assert problem.startswith("The pictures of pope are not shown: ")
     assert "pope.jsonl" in problem
@@ -205,7 +205,7 @@ def test_a_study_that_asks_something_else_now_is_not_taken(made, asked, change):
     data["tasks"][0] |= change
     if "use" in change:
         del data["tasks"][0]["path"], data["tasks"][0]["metric"]
-    found, [problem] = tasks.tasks_of(collect(made), default_registry(), json.dumps(data))
+    found, [problem] = tasks.rebuild_tasks(collect(made), default_registry(), json.dumps(data))
     assert found == {}
     assert problem == "The pictures and measures of pope are not shown: the task is not what it was at the run."
 

@@ -158,8 +158,8 @@ def test_lines_stand_out_from_both_papers(paper):
 
 
 def test_methods_never_look_alike():
-    found = style.looks({f"m{number}": "method" for number in range(40)} | {role: role for role in style.DASHES})
-    assert len({(look.colour, look.marker, str(look.dash)) for look in found.values()}) == 44
+    found = style.line_styles({f"m{number}": "method" for number in range(40)} | {role: role for role in style.DASHES})
+    assert len({(styles.colour, styles.marker, str(styles.dash)) for styles in found.values()}) == 44
     assert found["random"].colour == style.INK
 
 
@@ -178,7 +178,7 @@ def test_a_figure_in_the_page_takes_the_colour_of_its_text(page):
 
 def test_places_are_counted(comparison):
     for name, keep in (("gsp", "1/9"), ("random", "1/9")):
-        arm = comparison.find(name, keep)
+        arm = comparison.find_arm(name, keep)
         counts = [0] * synthetic.TOKENS
         for cell in arm.cells:
             for row in cell.kept:
@@ -204,12 +204,12 @@ def bits_of(text, size):
 
 
 def test_the_viewer_shows_what_the_rows_say(made, comparison):
-    content = viewer.content([comparison], {TASK.hash(): TASK}, samples=7)
+    content = viewer.viewer_content([comparison], {TASK.hash(): TASK}, samples=7)
     [view] = content.views
     assert view["grid"] == (12, 12)
     assert view["keeps"] == ["2/9", "1/9", "1/18"]
     assert [one["id"] for one in view["samples"]] == [
-        comparison.samples[n] for n in viewer.patches_to_tokens(comparison.kinds, 7)
+        comparison.samples[n] for n in viewer.stratified_indices(comparison.kinds, 7)
     ]
     assert {one["name"] for one in view["methods"]} >= {"script", "random (seed 0)", "oracle", "inverted fastv"}
     rows = {
@@ -233,7 +233,7 @@ def test_the_viewer_shows_what_the_rows_say(made, comparison):
 @pytest.mark.parametrize("count", [1, 4, 5, 12, 24, 59, 60, 100])
 def test_samples_are_spread_over_types_and_over_the_task(count):
     kinds = ["a", "b", "c"] * 18 + ["rare"] * 6
-    places = viewer.patches_to_tokens(kinds, count)
+    places = viewer.stratified_indices(kinds, count)
     assert places == sorted(set(places))
     assert len(places) == min(count, 60)
     each = [sum(kinds[place] == kind for place in places) for kind in ("a", "b", "c", "rare")]
@@ -245,20 +245,20 @@ def test_samples_are_spread_over_types_and_over_the_task(count):
 
 
 def test_samples_of_one_picture_share_it(comparison):
-    content = viewer.content([comparison], {TASK.hash(): TASK}, samples=1000)
+    content = viewer.viewer_content([comparison], {TASK.hash(): TASK}, samples=1000)
     assert len(content.views[0]["samples"]) == 60
     assert len(content.pictures) == 12
 
 
 def test_the_viewer_stays_small(comparison, monkeypatch):
     monkeypatch.setattr(viewer, "BYTES", 20_000)
-    content = viewer.content([comparison], {TASK.hash(): TASK}, samples=60)
+    content = viewer.viewer_content([comparison], {TASK.hash(): TASK}, samples=60)
     assert 1 <= len(content.views[0]["samples"]) < 60
     assert len(json.dumps(content.views)) <= 20_000
 
 
 def test_without_its_task_neither_picture_nor_question_is_known(comparison):
-    content = viewer.content([comparison], {}, samples=2)
+    content = viewer.viewer_content([comparison], {}, samples=2)
     assert content.pictures == []
     assert {(one["picture"], one["question"], one["needed"]) for one in content.views[0]["samples"]} == {
         (None, "", None)
@@ -266,7 +266,7 @@ def test_without_its_task_neither_picture_nor_question_is_known(comparison):
 
 
 def test_a_picture_that_cannot_be_read_costs_itself_only(comparison):
-    content = viewer.content([comparison], {TASK.hash(): Broken(pictures=12)}, samples=60)
+    content = viewer.viewer_content([comparison], {TASK.hash(): Broken(pictures=12)}, samples=60)
     assert content.problems == ["A picture of shapes is not shown: p01.png is no picture (pictures.jsonl:2)"]
     gone = [one["id"] for one in content.views[0]["samples"] if one["picture"] is None]
     assert gone == [name for name in comparison.samples if name.startswith("p01")]
@@ -285,24 +285,24 @@ def registry_with(task):
 
 
 def test_a_task_is_made_again_from_its_card(comparison):
-    found, problems = tasks.tasks_of([comparison], registry_with(Shapes))
+    found, problems = tasks.rebuild_tasks([comparison], registry_with(Shapes))
     assert problems == []
     assert found == {TASK.hash(): TASK}
-    assert tasks.unchanged([comparison], found) == (found, [])
+    assert tasks.unchanged_tasks([comparison], found) == (found, [])
     part = replace(comparison, card={**comparison.card, "samples": 60}, card_hash="part")
-    assert tasks.unchanged([part], {"part": TASK}) == ({"part": TASK}, [])
+    assert tasks.unchanged_tasks([part], {"part": TASK}) == ({"part": TASK}, [])
 
 
 def test_a_task_that_is_not_what_it_was_is_not_shown(comparison):
     class Later(Shapes):
         version = 2
 
-    found, [problem] = tasks.tasks_of([comparison], registry_with(Later))
+    found, [problem] = tasks.rebuild_tasks([comparison], registry_with(Later))
     assert found == {}
     assert problem == "The pictures and measures of shapes are not shown: the task is not what it was at the run."
-    found, [problem] = tasks.unchanged([comparison], {TASK.hash(): Shapes(pictures=13)})
+    found, [problem] = tasks.unchanged_tasks([comparison], {TASK.hash(): Shapes(pictures=13)})
     assert found == {}
     assert problem == "The pictures of shapes are not shown: the task is not what it was at the run."
-    found, [problem] = tasks.tasks_of([comparison], Registry())
+    found, [problem] = tasks.rebuild_tasks([comparison], Registry())
     assert found == {}
     assert "no task is named 'shapes'" in problem

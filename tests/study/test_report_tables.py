@@ -8,21 +8,31 @@ import pytest
 
 from tokensieve.plugins.registry import default_registry
 from tokensieve.study.analysis.collect import collect
-from tokensieve.study.analysis.findings import find
+from tokensieve.study.analysis.findings import make_findings
 from tokensieve.study.analysis.significance import PairedDifference
-from tokensieve.study.report.answers import questions
+from tokensieve.study.report.answers import answer_questions
 from tokensieve.study.report.tables.accuracy import accuracy_table, task_table
 from tokensieve.study.report.tables.differences import control_table
-from tokensieve.study.report.tables.formats import as_csv, latex, markdown, tex
+from tokensieve.study.report.tables.formats import escape_latex, to_csv, to_latex, to_markdown
 from tokensieve.study.report.tables.ranks import rank_table
-from tokensieve.study.report.tables.values import Delta, Group, Line, PValue, Share, Table, printed, reordered, slug
+from tokensieve.study.report.tables.values import (
+    Delta,
+    PValue,
+    RowGroup,
+    Share,
+    Table,
+    TableRow,
+    cell_text,
+    slug,
+    with_columns_first,
+)
 
 from . import synthetic
 from .synthetic import KEEPS, Shapes
 
 
 @pytest.fixture(scope="module")
-def founds():
+def all_findings():
     keeps = tuple(KEEPS)[1:3]
     made = synthetic.study(Shapes(pictures=16), models=("small-a",), keeps=keeps, methods=("script", "gsp", "fastv"))
     # The same model under another task, and under a third twice, with two cards.
@@ -33,17 +43,17 @@ def founds():
         for cell, rows in again.content.values():
             object.__setattr__(cell, "task", name)
             made.add(cell, rows)
-    return [find(comparison, default_registry()) for comparison in collect(made)]
+    return [make_findings(comparison, default_registry()) for comparison in collect(made)]
 
 
 @pytest.fixture(scope="module")
-def every(founds):
-    asked = [table for question in questions(founds) for table in question.tables]
-    return [*(accuracy_table(found) for found in founds), task_table(founds), *asked]
+def every(all_findings):
+    asked = [table for question in answer_questions(all_findings) for table in question.tables]
+    return [*(accuracy_table(found) for found in all_findings), task_table(all_findings), *asked]
 
 
 def lines(table):
-    return [line for group in table.groups for line in group.lines]
+    return [line for group in table.groups for line in group.rows]
 
 
 def test_every_row_is_as_wide_as_the_table(every):
@@ -53,22 +63,22 @@ def test_every_row_is_as_wide_as_the_table(every):
         assert all(len(line.cells) == len(table.columns) for line in lines(table)), table.name
 
 
-def test_names_of_files_are_unique(founds):
-    [first, *_] = founds
-    names = [table.name for question in questions([first]) for table in question.tables]
+def test_names_of_files_are_unique(all_findings):
+    [first, *_] = all_findings
+    names = [table.name for question in answer_questions([first]) for table in question.tables]
     assert len(names) == len(set(names))
 
 
-def test_the_main_table_has_the_numbers_of_the_comparison(founds):
-    found = founds[0]
+def test_the_main_table_has_the_numbers_of_the_comparison(all_findings):
+    found = all_findings[0]
     comparison = found.comparison
     table = accuracy_table(found)
     assert table.columns[:5] == ("colour", "shape", "digit", "exist", "count †")
     assert "Needed %" in table.columns
     for group in table.groups[1:]:
         keep = group.heading.split(":")[0].removeprefix("keep ")
-        for line in group.lines:
-            arm = comparison.find(line.label, keep)
+        for line in group.rows:
+            arm = comparison.find_arm(line.label, keep)
             for column, cell in zip(table.columns, line.cells, strict=True):
                 if column.removesuffix(" †") in synthetic.KINDS:
                     mask = comparison.of_kind(column.removesuffix(" †"))
@@ -85,10 +95,10 @@ def test_the_main_table_has_the_numbers_of_the_comparison(founds):
     assert any(note.startswith("† count: the unpruned model has") for note in table.notes)
 
 
-def test_only_the_best_of_a_ranking_is_bold(founds):
-    table = accuracy_table(founds[0])
+def test_only_the_best_of_a_ranking_is_bold(all_findings):
+    table = accuracy_table(all_findings[0])
     for group in table.groups:
-        shares = [(line, line.cells[5]) for line in group.lines if line.role not in ("oracle", "anti_oracle")]
+        shares = [(line, line.cells[5]) for line in group.rows if line.role not in ("oracle", "anti_oracle")]
         best = [cell.interval.estimate for _, cell in shares if cell.best]
         if len(shares) == 1 or group.heading.startswith("All tokens"):
             assert best == []
@@ -96,14 +106,14 @@ def test_only_the_best_of_a_ranking_is_bold(founds):
             assert set(best) == {max(cell.interval.estimate for _, cell in shares)}
 
 
-def test_a_method_with_another_ledger_stands_alone(founds):
-    groups = {group.heading: [line.label for line in group.lines] for group in accuracy_table(founds[0]).groups}
+def test_a_method_with_another_ledger_stands_alone(all_findings):
+    groups = {group.heading: [line.label for line in group.rows] for group in accuracy_table(all_findings[0]).groups}
     assert groups["keep 1/9: 58.7 visual tokens per layer"] == ["fastv"]
     assert "fastv" not in groups["keep 1/9: 16 visual tokens per layer"]
 
 
-def test_tasks_of_two_cards_are_in_no_table_with_others(founds):
-    table = task_table(founds)
+def test_tasks_of_two_cards_are_in_no_table_with_others(all_findings):
+    table = task_table(all_findings)
     assert table.columns == ("shapes", "other", "Rel. %")
     assert any("both was run under several cards" in note for note in table.notes)
     cells = {line.label: line.cells for line in lines(table) if line.label in ("script", "gsp")}
@@ -112,46 +122,50 @@ def test_tasks_of_two_cards_are_in_no_table_with_others(founds):
     for line in lines(table):
         if line.label == "unpruned":
             assert line.cells[2] == pytest.approx(100)
-    assert task_table(founds[:1]) is None
+    assert task_table(all_findings[:1]) is None
 
 
-def test_the_difference_to_the_best_control_is_in_points(founds):
-    found = founds[0]
+def test_the_difference_to_the_best_control_is_in_points(all_findings):
+    found = all_findings[0]
     table = control_table(found)
     by = {(one.arm.method, one.arm.keep): one for one in found.controls}
     assert table.columns == ("2/9", "p at 2/9", "1/9", "p at 1/9")
     for line in lines(table)[1:]:
         for column, cell in zip(table.columns, line.cells, strict=True):
-            versus = by[line.label.removesuffix(" ‡"), column.removeprefix("p at ")].versus
-            assert cell == PValue(versus.mcnemar_holm) if column.startswith("p at ") else cell.versus is versus
+            difference = by[line.label.removesuffix(" ‡"), column.removeprefix("p at ")].difference
+            assert (
+                cell == PValue(difference.mcnemar_holm) if column.startswith("p at ") else cell.difference is difference
+            )
     assert [line.label for line in lines(table)] == ["best control", "script", "gsp", "fastv ‡"]
     assert any("mixed" in note for note in table.notes)
 
 
-def test_p_values_stand_beside_differences_to_best_controls_and_operands(founds, every):
+def test_p_values_stand_beside_differences_to_best_controls_and_operands(all_findings, every):
     for table in every:
         places = [place for place, column in enumerate(table.columns) if column == "p" or column.startswith("p at ")]
         assert bool(places) == table.name.startswith(("accuracy", "controls", "compositions", "attention")), table.name
         for place in places:
             for line in lines(table):
                 beside, p = line.cells[place - 1], line.cells[place]
-                assert p == (PValue(beside.versus.mcnemar_holm) if isinstance(beside, Delta) else None)
+                assert p == (PValue(beside.difference.mcnemar_holm) if isinstance(beside, Delta) else None)
         if places:
             [note] = [note for note in table.notes if "McNemar" in note]
             assert "too small where a picture has several" in note
             assert ("control that came out best" in note) == table.name.startswith(("accuracy", "controls"))
     table = next(table for table in every if table.name.startswith("compositions"))
     [line] = lines(table)
-    operands = {one.arm.keep: one for composed in founds[0].composed for one in composed.against}
+    operands = {one.arm.keep: one for composed in all_findings[0].composed for one in composed.against}
     assert line.label == "script vs gsp"
-    assert [cell.p for cell in line.cells[1::2]] == [operands[keep].versus.mcnemar_holm for keep in table.columns[::2]]
+    assert [cell.p for cell in line.cells[1::2]] == [
+        operands[keep].difference.mcnemar_holm for keep in table.columns[::2]
+    ]
 
 
 def test_of_one_question_a_picture_mcnemar_is_not_too_small():
     keeps = tuple(KEEPS)[2:3]
     made = synthetic.study(Shapes(pictures=12, asked=1), models=("small-a",), keeps=keeps, methods=("gsp",))
     [comparison] = collect(made)
-    notes = control_table(find(comparison, default_registry())).notes
+    notes = control_table(make_findings(comparison, default_registry())).notes
     assert any("McNemar" in note for note in notes)
     assert not any("too small" in note for note in notes)
 
@@ -160,23 +174,23 @@ def test_of_one_question_a_picture_mcnemar_is_not_too_small():
     ("p", "said"), [(None, "n/a"), (0.0004, "<0.001"), (0.001, "0.001"), (0.0499, "0.050"), (1.0, "1.000")]
 )
 def test_a_p_value_is_printed_to_three_places(p, said):
-    table = Table("t", "t", ("p",), (Group("", (Line("a", (PValue(p),)),)),))
-    assert printed(PValue(p)) == said
-    assert f"| a | {said.replace('<', chr(92) + '<')} |" in markdown(table)
-    assert f"a & {said.replace('<', '$<$')} " in latex(table)
-    assert as_csv(table).splitlines()[1] == f",a,method,{'' if p is None else f'{p:.6g}'}"
+    table = Table("t", "t", ("p",), (RowGroup("", (TableRow("a", (PValue(p),)),)),))
+    assert cell_text(PValue(p)) == said
+    assert f"| a | {said.replace('<', chr(92) + '<')} |" in to_markdown(table)
+    assert f"a & {said.replace('<', '$<$')} " in to_latex(table)
+    assert to_csv(table).splitlines()[1] == f",a,method,{'' if p is None else f'{p:.6g}'}"
 
 
 def test_markdown_is_a_table(every):
     for table in every:
-        rows = [line for line in markdown(table).splitlines() if line.startswith("|")]
+        rows = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
         assert widths == {len(table.columns) + 2}, table.name
 
 
 def test_latex_is_a_table(every):
     for table in every:
-        text = latex(table)
+        text = to_latex(table)
         body = text.split("\\toprule")[1].split("\\bottomrule")[0]
         rows = [row for row in body.split("\\\\") if row.strip() and "multicolumn" not in row]
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table.columns)}, table.name
@@ -187,7 +201,7 @@ def test_latex_is_a_table(every):
 
 def test_csv_has_the_numbers(every):
     for table in every:
-        head, *rows = csv.reader(io.StringIO(as_csv(table)))
+        head, *rows = csv.reader(io.StringIO(to_csv(table)))
         assert len(rows) == len(lines(table))
         for line, row in zip(lines(table), rows, strict=True):
             assert len(row) == len(head)
@@ -196,12 +210,12 @@ def test_csv_has_the_numbers(every):
                 if isinstance(cell, Share):
                     found = cell.interval.estimate, cell.interval.low, cell.interval.high
                 elif isinstance(cell, Delta):
-                    found = cell.versus.value, cell.versus.low, cell.versus.high
+                    found = cell.difference.value, cell.difference.low, cell.difference.high
                 elif isinstance(cell, PValue):
                     assert row[place] == ("" if cell.p is None else f"{cell.p:.6g}")
                     continue
                 else:
-                    assert row[place] == ("" if cell is None else printed(cell))
+                    assert row[place] == ("" if cell is None else cell_text(cell))
                     continue
                 assert [float(value) for value in row[place : place + 3]] == pytest.approx(
                     [100 * value for value in found], abs=6e-4
@@ -209,29 +223,29 @@ def test_csv_has_the_numbers(every):
 
 
 def test_nothing_is_minus_zero():
-    versus = PairedDifference(-0.0001, -0.0004, 0.02, 1, 1, 0, 1, 0, "open")
-    assert printed(Delta(versus)) == "+0.0 [0.0, 2.0]"
+    difference = PairedDifference(-0.0001, -0.0004, 0.02, 1, 1, 0, 1, 0, "open")
+    assert cell_text(Delta(difference)) == "+0.0 [0.0, 2.0]"
 
 
-def test_columns_can_stand_first(founds):
-    table = accuracy_table(founds[0])
-    first = reordered(table, ("All", "Rel. %"))
+def test_columns_can_stand_first(all_findings):
+    table = accuracy_table(all_findings[0])
+    first = with_columns_first(table, ("All", "Rel. %"))
     assert first.columns[:2] == ("All", "Rel. %")
     assert sorted(first.columns) == sorted(table.columns)
     for line, other in zip(lines(table), lines(first), strict=True):
         assert dict(zip(table.columns, line.cells, strict=True)) == dict(zip(first.columns, other.cells, strict=True))
 
 
-def test_ranks_of_other_ledgers_are_in_other_groups(founds):
-    headings = {line.label: group.heading for group in rank_table(founds[0]).groups for line in group.lines}
+def test_ranks_of_other_ledgers_are_in_other_groups(all_findings):
+    headings = {line.label: group.heading for group in rank_table(all_findings[0]).groups for line in group.rows}
     assert headings["script"] == headings["random"] == "32 / 16 visual tokens per layer"
     assert "fastv" not in headings
 
 
 def test_signs_of_names_are_escaped():
-    table = Table("t", "a_b", ("x|y", "50%"), (Group("g & h", (Line("a | b", ("{1}", None)),)),), ("~#$",))
-    assert "| a \\| b | {1} | \\u2013 |".replace("\\u2013", chr(0x2013)) in markdown(table)
-    assert "a \\textbar{} b & \\{1\\} & -- \\\\" in latex(table)
-    assert "\\emph{g \\& h}" in latex(table)
-    assert tex("a_b 5% $#^~") == r"a\_b 5\% \$\#\textasciicircum{}\textasciitilde{}"
+    table = Table("t", "a_b", ("x|y", "50%"), (RowGroup("g & h", (TableRow("a | b", ("{1}", None)),)),), ("~#$",))
+    assert "| a \\| b | {1} | \\u2013 |".replace("\\u2013", chr(0x2013)) in to_markdown(table)
+    assert "a \\textbar{} b & \\{1\\} & -- \\\\" in to_latex(table)
+    assert "\\emph{g \\& h}" in to_latex(table)
+    assert escape_latex("a_b 5% $#^~") == r"a\_b 5\% \$\#\textasciicircum{}\textasciitilde{}"
     assert slug("Small A on (shapes)!") == "small-a-on-shapes"

@@ -229,7 +229,7 @@ def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints,
     assert ran["llava-next-7b", "sparsevlm-next"] == ["1515, 550, 180", "330, 150, 85"]
     assert ("video-llava-7b", "visionzip") not in ran
     skipped = {one["reason"] for one in store.plan()["skipped"] if one["model"] == "video-llava-7b"}
-    assert any("a video is not made smaller" in reason for reason in skipped)
+    assert any("a video is not downsampled" in reason for reason in skipped)
     # Figures as PNG and PDF are drawn in other tests.
     monkeypatch.setattr(writing, "KINDS", ("svg",))
     told = CliRunner().invoke(app, ["report", "runs/x"])

@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_nothing_behind(store, monkeypatch, call):
 
 def test_failures_until_it_succeeds(store):
     before = time.time()
-    store.fail(Failure(cell(), "ValueError: no", "Traceback"))
+    store.write_failure(Failure(cell(), "ValueError: no", "Traceback"))
     assert store.failures() == [Failure(cell(), "ValueError: no", "Traceback")]
     assert store.failed_since(cell().key, before)
     assert not store.failed_since(cell().key, time.time() + 1)
@@ -130,7 +130,7 @@ def test_only_cells_of_the_latest_plan_count(store):
     old, new = cell("a" * 32), cell("b" * 32)
     for one in (old, new):
         store.write(one, [row()])
-    store.fail(Failure(cell("c" * 32), "x", ""))
+    store.write_failure(Failure(cell("c" * 32), "x", ""))
     assert store.keys() == [old.key, new.key]
     store.begin("name: later\n", {"keys": [new.key, "d" * 32], "skipped": []})
     assert store.keys() == [new.key]
@@ -229,7 +229,7 @@ def test_a_store_that_is_no_folder(remote):
     assert remote.has(cell().key)
     assert Store(remote.path).read(cell().key) == (cell(), [row()])
     assert remote.keys() == [cell().key]
-    remote.fail(Failure(cell("1" * 32), "no", ""))
+    remote.write_failure(Failure(cell("1" * 32), "no", ""))
     assert [failure.reason for failure in remote.failures()] == ["no"]
 
 
@@ -238,9 +238,9 @@ def test_leases_are_taken_over_when_their_owner_is_silent(remote, monkeypatch):
         assert ours
         with Store(remote.path).claim("k") as theirs:
             assert not theirs
-    monkeypatch.setattr(module, "STALE", 0.2)
+    monkeypatch.setattr(module, "STALE_SECONDS", 0.2)
     # Its owner was killed: nobody removed it and it beats no more.
-    remote._beat(f"{remote._root}/claims/k", "a dead process")
+    remote._write_heartbeat(f"{remote._root}/claims/k", "a dead process")
     with remote.claim("k") as ours:
         assert not ours
     time.sleep(0.25)
@@ -249,8 +249,8 @@ def test_leases_are_taken_over_when_their_owner_is_silent(remote, monkeypatch):
 
 
 def test_a_lease_beats_while_its_owner_lives(remote, monkeypatch):
-    monkeypatch.setattr(module, "STALE", 0.3)
-    monkeypatch.setattr(module, "BEAT", 0.05)
+    monkeypatch.setattr(module, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
     with remote.claim("k") as ours:
         assert ours
         time.sleep(0.5)

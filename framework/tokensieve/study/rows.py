@@ -1,4 +1,4 @@
-"""What a finished cell holds: a row a sample, and what the cell was."""
+"""A cell of a study, its rows, and its failure."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 FORMAT = "tokensieve.cell/1"
 
 TIMES = ("ms", "selection_ms")
-"""The columns that two runs of the same cell need not agree on."""
+"""The columns that may differ between two runs of the same cell."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a method did with a sample.
+    """The result of a method on a sample.
 
     Attributes:
         sample: the sample's id.
-        kind: its type of question, or empty.
-        image: its picture's name.
-        answer: what the model answered.
+        kind: its type of question; may be empty.
+        image: the name of its image or video.
+        answer: the answer of the model.
         correct: the task's metric, in [0, 1].
-        grades: all grades by name, the metric among them.
+        grades: all grades by name, including the metric.
         text: text tokens of the prompt.
-        visual: visual tokens of the prompt, before anything left.
-        per_layer: visual tokens that each decoder layer processed.
-        kept: by stage of the recipe, sorted ids of what stayed; empty for the unpruned model.
-        shares: by stage, by operand, the part of the kept tokens that it had among its own best.
-        needed: how many tokens the answer needs, or none where that is not known.
-        recall: the part of them that was still there at the last stage; none where nothing was needed or known.
-        flops: counted, of the language model's prefill under the recipe.
-        flops_unpruned: counted, without it.
-        tower_flops: counted, of the vision encoder's blocks under the recipe; none where the recipe leaves it alone.
-        ms: measured milliseconds of the prefill (tower, selection, language model): the batch's, by sample.
-        selection_ms: the part of `ms` spent selecting.
-        batch: how many samples were measured together.
+        visual: visual tokens of the prompt, before pruning.
+        per_layer: visual tokens in each decoder layer.
+        kept: by stage of the recipe, the sorted ids of kept tokens; empty for the unpruned model.
+        shares: by stage and operand, the share of the kept tokens that the operand alone would have kept, too.
+        needed: the number of tokens that the answer needs, or none if it is not known.
+        recall: the share of needed tokens that is left after the last stage; none if no tokens are needed or known.
+        flops: counted FLOPs of the language model's prefill with the recipe.
+        flops_unpruned: counted FLOPs without the recipe.
+        tower_flops: counted FLOPs of the vision encoder's blocks; none if the recipe does not prune there.
+        ms: measured milliseconds of the prefill (vision encoder, selection, language model), divided by the batch size.
+        selection_ms: the part of `ms` for selection.
+        batch: the number of samples in the batch.
     """
 
     sample: str
@@ -60,29 +60,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """What was run: everything that two numbers must be compared by.
+    """What was run: everything that matters for a comparison of two numbers.
 
     Attributes:
-        key: the content hash: hex digits of everything that decides the rows, and of nothing else.
+        key: hex digits of the hash of everything that decides the rows, and of nothing else.
         model: the model's name in the study.
-        model_hash: of its config and weights.
+        model_hash: the hash of its config and weights.
         adapter: the adapter's name.
-        method: the recipe's name in the study, or a control's: its role, and where it cuts unless that is `decoder.0`.
-        role: `method`, or what kind of control: `unpruned`, `random`, `uniform`, `pool`, `downsampled`, `inverted`,
+        method: the recipe's name in the study. For a control: its role, and where it cuts if not at `decoder.0`.
+        role: `method`, or the kind of control: `unpruned`, `random`, `uniform`, `pool`, `downsampled`, `inverted`,
             `text_only`, `oracle`, `anti_oracle`.
-        of: the method that a control belongs to (an inverted score is some method's), or none.
+        of: the method that a control belongs to (only for inverted scores), or none.
         keep: the budget as the study wrote it, or none (unpruned, text only).
-        seed: of the draw, where the method draws.
-        recipe: the resolved recipe as plain data, or none.
+        seed: the seed, if the method draws at random.
+        recipe: the recipe as plain data, or none.
         recipe_hash: its hash, or none.
         task: the task's name in the study.
         card: the task's card.
         card_hash: its hash.
-        grid: rows and columns of a picture's visual tokens, where it is one grid.
-        versions: of tokensieve's code, torch, transformers, python.
-        notes: what the ledger noted: fallbacks, how relevance was judged.
-        shape: where the recipe cuts and to how many tokens, as a hash: what a method is compared with has the same.
-            None for the unpruned model and without a picture.
+        grid: rows and columns of the visual tokens, if every image has the same single grid.
+        versions: the hash of the code, and the versions of torch, transformers and Python.
+        notes: notes of the ledger, such as fallbacks and how relevance was judged.
+        shape: the hash of where the recipe cuts and to how many tokens. A method is compared with controls of the same
+            shape. None for the unpruned model and without an image.
     """
 
     key: str
@@ -110,8 +110,8 @@ class Failure:
     """A cell that did not finish.
 
     Attributes:
-        cell: which.
-        reason: one paragraph: what was raised, and by what.
+        cell: the cell.
+        reason: one paragraph: the error, and what raised it.
         trace: the traceback.
     """
 

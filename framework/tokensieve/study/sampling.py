@@ -1,4 +1,4 @@
-"""Which samples are taken where there are more than wanted."""
+"""Which samples of a task are asked, and the keys of their random draws."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from tokensieve.tasks.base import Sample
 
 
 def stratified_indices(kinds: Sequence[str], count: int) -> list[int]:
-    """Return at most `count` places, evenly spread over types of question, and within each over the task.
+    """Return at most `count` indices: of each type of question as many, evenly spaced within the type.
 
-    Tasks ask their types in turn, so evenly spaced samples could all be of one.
+    Tasks ask their types in turn, so samples that are evenly spaced over the task could all be of one type.
 
     Args:
-        kinds: the samples' types.
-        count: how many places are wanted.
+        kinds: the type of question of each sample.
+        count: the number of indices.
     """
-    places: dict[str, list[int]] = {}
+    by_kind: dict[str, list[int]] = {}
     for number, kind in enumerate(kinds):
-        places.setdefault(kind, []).append(number)
-    # One more of each type in turn, until there are enough.
-    wanted = dict.fromkeys(places, 0)
+        by_kind.setdefault(kind, []).append(number)
+    # Take one more of each type in turn, until there are enough.
+    wanted = dict.fromkeys(by_kind, 0)
     while sum(wanted.values()) < min(count, len(kinds)):
-        for kind, own in places.items():
+        for kind, own in by_kind.items():
             if sum(wanted.values()) < count and wanted[kind] < len(own):
                 wanted[kind] += 1
-    chosen = []
-    for turn, (kind, own) in enumerate(places.items()):
-        # Every type starts elsewhere, so that types have different pictures.
-        start = turn / len(places)
-        chosen += [own[int((number + start) * len(own) / wanted[kind])] for number in range(wanted[kind])]
-    return sorted(chosen)
+    indices: list[int] = []
+    for turn, (kind, own) in enumerate(by_kind.items()):
+        # Every type starts at another offset, so that types have different images.
+        start = turn / len(by_kind)
+        indices += [own[int((number + start) * len(own) / wanted[kind])] for number in range(wanted[kind])]
+    return sorted(indices)
 
 
 def select_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """Return at most `limit` samples, evenly spread over types of question and over all of them."""
+    """Return at most `limit` samples; see `stratified_indices`."""
     if limit is None or limit >= len(samples):
         return list(samples)
-    return [samples[place] for place in stratified_indices([sample.kind for sample in samples], limit)]
+    return [samples[index] for index in stratified_indices([sample.kind for sample in samples], limit)]
 
 
 def sample_key(sample: str) -> int:
-    """Return the number from which a sample's random draws are made: another for every sample."""
+    """Return the integer from which the random draws of a sample are made, by the sample's id."""
     return int.from_bytes(hashlib.sha256(sample.encode()).digest()[:8], "big") >> 1

@@ -1,15 +1,15 @@
-"""The store: one file a finished cell, written whole or not at all, on a disk or wherever fsspec reaches.
+"""The store: one file for each finished cell, on a disk or wherever fsspec reaches. A file is complete or not there.
 
 ```
-runs/x/study.yaml           the study, as it was resolved
+runs/x/study.yaml           the study, with its recipes written out
        plan.json            the cells of its latest run, and the controls that do not apply
-       cells/KEY.parquet    a finished cell: a row a sample, the cell itself in the metadata
+       cells/KEY.parquet    a finished cell: a row for each sample, and the cell in the metadata
        failures/KEY.json    why a cell did not finish
-       claims/KEY           who runs a cell just now
+       claims/KEY           the process that is running a cell
 ```
 
-A key is the hash of all that decides a cell's rows, so who writes a cell twice writes the same. Claims only spare work:
-nothing depends on them being right.
+A key is the hash of everything that decides a cell's rows, so two processes that write the same cell write the same
+rows. Claims only save work; correctness does not depend on them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA = b"tokensieve"
-STALE = 120.0
-"""Seconds without a sign of life after which a claim on an object store is anyone's."""
-BEAT = 20.0
-"""Seconds between two of them."""
-_ABANDONED = 3600.0
-"""Seconds after which a half-written file is nobody's any more."""
+STALE_SECONDS = 120.0
+"""Seconds without a heartbeat after which a claim on an object store is void."""
+HEARTBEAT_SECONDS = 20.0
+"""Seconds between two heartbeats."""
+_ABANDONED_SECONDS = 3600.0
+"""Seconds after which a partly written file is removed."""
 
 
 class Store:
@@ -49,7 +49,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path) -> None:
-        # Here, because it is slow to import and only studies need it.
+        # Imported here, because it is slow to import and only studies need it.
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
@@ -60,31 +60,31 @@ class Store:
 
     @property
     def address(self) -> str:
-        """The path as any process of any machine that reaches it can open it."""
+        """Return the path in a form that every process and machine can open."""
         return self._root if self._local else self.path
 
     # Reading
 
     def keys(self) -> list[str]:
-        """Return the keys of the finished cells of the latest plan, sorted; of all of them, where none was written."""
+        """Return the sorted keys of the finished cells of the latest plan; of all cells if no plan was written."""
         planned = self.plan().get("keys")
         finished = self.finished()
         return sorted(finished if planned is None else finished & set(planned))
 
     def finished(self) -> set[str]:
-        """Return the keys of all finished cells, also of those that an earlier study or version of the code left."""
+        """Return the keys of all finished cells, also of those of earlier plans and versions of the code."""
         return set(self._names("cells", ".parquet"))
 
     def has(self, key: str) -> bool:
         """Return whether a cell is finished."""
         if self._local:
             return Path(self._root, "cells", f"{key}.parquet").exists()
-        # Nothing that was listed before may answer for what others wrote since.
+        # Other processes may have written since the folder was listed.
         self._fs.invalidate_cache()
         return bool(self._fs.exists(f"{self._root}/cells/{key}.parquet"))
 
     def cells(self) -> Iterator[Cell]:
-        """Return the cells of `keys`, without their rows."""
+        """Yield the cells of `keys`, without their rows."""
         import pyarrow.parquet as pq
 
         for key in self.keys():
@@ -95,7 +95,7 @@ class Store:
         """Return a finished cell and its rows.
 
         Raises:
-            StudyError: if there is no such cell, or its file is none.
+            StudyError: if there is no such cell, or its file cannot be read.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -110,7 +110,7 @@ class Store:
         return _cell(table.schema.metadata, key), [_row(line) for line in table.to_pylist()]
 
     def failures(self) -> list[Failure]:
-        """Return why cells of the latest plan did not finish, where they did not."""
+        """Return the failures of the cells of the latest plan that did not finish."""
         planned = self.plan().get("keys")
         finished = self.finished()
         found = []
@@ -141,7 +141,7 @@ class Store:
             raise StudyError(f"{self.path} is no folder of a study: it has no study.yaml") from None
 
     def plan(self) -> dict[str, Any]:
-        """Return the latest plan: `keys` of its cells and `skipped` controls; nothing where none was written."""
+        """Return the latest plan: the `keys` of its cells and `skipped` controls; empty if no plan was written."""
         try:
             plan: dict[str, Any] = json.loads(self._text("plan.json"))
         except FileNotFoundError:
@@ -151,53 +151,53 @@ class Store:
     # Writing
 
     def begin(self, study: str, plan: dict[str, Any]) -> None:
-        """Write what is going to run, and clear what a killed process left half-written.
+        """Write the study and its plan, and remove partly written files of processes that were killed.
 
         Raises:
-            StudyError: if nothing can be written there.
+            StudyError: if the files cannot be written.
         """
         try:
             for folder in ("cells", "failures", "claims"):
                 self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
-            self._sweep()
-            self._put("study.yaml", study.encode(), replace=True)
-            self._put("plan.json", json.dumps(plan, indent=1).encode(), replace=True)
+            self._remove_partial_files()
+            self._write_file("study.yaml", study.encode(), replace=True)
+            self._write_file("plan.json", json.dumps(plan, indent=1).encode(), replace=True)
         except (OSError, ValueError) as error:
             raise StudyError(f"nothing can be written to {self.path}: {error}") from None
 
     def write(self, cell: Cell, rows: Sequence[Row]) -> bool:
-        """Write a finished cell, all of it or nothing.
+        """Write a finished cell, completely or not at all.
 
         Returns:
-            Whether it was written; false where it was there already.
+            Whether it was written; false if it was there already.
 
         Raises:
-            OSError: if it cannot be written, such as on a full disk. Then nothing is left behind.
+            OSError: if it cannot be written, such as on a full disk. No partial file is left.
         """
-        written = self._put(f"cells/{cell.key}.parquet", _parquet(cell, rows), replace=False)
+        written = self._write_file(f"cells/{cell.key}.parquet", _parquet(cell, rows), replace=False)
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/failures/{cell.key}.json")
         return written
 
-    def fail(self, failure: Failure) -> None:
+    def write_failure(self, failure: Failure) -> None:
         """Write why a cell did not finish."""
         data = {"at": time.time(), "reason": failure.reason, "trace": failure.trace, "cell": asdict(failure.cell)}
-        self._put(f"failures/{failure.cell.key}.json", json.dumps(data, indent=1).encode(), replace=True)
+        self._write_file(f"failures/{failure.cell.key}.json", json.dumps(data, indent=1).encode(), replace=True)
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Claim a cell for the time of the `with` block.
+        """Claim a cell while the `with` block runs.
 
-        On a disk the claim is a lock of the operating system, which goes with the process that holds it, however that
-        ends. Elsewhere it is an object whose age says whether its owner still lives.
+        On a disk the claim is a lock of the operating system, which ends with its process. Elsewhere it is an object
+        that its owner renews; an old one is void.
 
         Yields:
-            Whether it is ours; false where another process runs it.
+            Whether this process has the claim; false if another process runs the cell.
         """
         with self._lock(key) if self._local else self._lease(key) as ours:
             yield ours
 
-    # Inside
+    # Files
 
     def _names(self, folder: str, suffix: str) -> list[str]:
         try:
@@ -205,7 +205,7 @@ class Store:
         except FileNotFoundError:
             return []
         except TypeError:
-            # Not every file system has a cache of listings to be refreshed.
+            # Not every file system has `refresh`.
             found = self._fs.ls(f"{self._root}/{folder}", detail=False)
         names = sorted(str(path).rpartition("/")[2] for path in found)
         return [name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")]
@@ -217,28 +217,28 @@ class Store:
         content: bytes = self._fs.cat_file(f"{self._root}/{name}")
         return content.decode()
 
-    def _put(self, name: str, content: bytes, replace: bool) -> bool:
+    def _write_file(self, name: str, content: bytes, replace: bool) -> bool:
         if self._local:
-            return _put(Path(self._root, name), content, replace)
+            return write_atomically(Path(self._root, name), content, replace)
         place = f"{self._root}/{name}"
         if not replace and self._fs.exists(place):
             return False
-        # Object stores show an object when all of it has arrived, and not before.
+        # Object stores show an object only when it is complete.
         self._fs.pipe_file(place, content)
         return True
 
-    def _sweep(self) -> None:
+    def _remove_partial_files(self) -> None:
         if not self._local:
             return
         for folder in (Path(self._root), *(Path(self._root, one) for one in ("cells", "failures"))):
             for file in folder.glob(".*.part"):
                 with contextlib.suppress(FileNotFoundError):
-                    if time.time() - file.stat().st_mtime > _ABANDONED:
+                    if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                         file.unlink()
 
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[bool]:
-        # Only POSIX has it, and importing this module should not need it.
+        # Imported here, because only POSIX has it.
         import fcntl
 
         file = Path(self._root, "claims", key)
@@ -247,7 +247,7 @@ class Store:
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who held it may have removed the file between our opening and our locking it.
+                # The previous owner may have removed the file after it was opened here and before it was locked.
                 ours = file.exists() and os.fstat(descriptor).st_ino == file.stat().st_ino
             except BlockingIOError:
                 ours = False
@@ -263,31 +263,31 @@ class Store:
     def _lease(self, key: str) -> Iterator[bool]:
         place, me = f"{self._root}/claims/{key}", f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
         holder, at = self._holder(place)
-        if holder is not None and time.time() - at < STALE:
+        if holder is not None and time.time() - at < STALE_SECONDS:
             yield False
             return
-        self._beat(place, me)
-        # Two who came at once see the same winner: whoever wrote last.
+        self._write_heartbeat(place, me)
+        # Of two processes that write at the same time, the last one has the claim.
         if self._holder(place)[0] != me:
             yield False
             return
         done = threading.Event()
 
-        def live() -> None:
-            while not done.wait(BEAT):
-                self._beat(place, me)
+        def renew() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                self._write_heartbeat(place, me)
 
-        beating = threading.Thread(target=live, daemon=True)
-        beating.start()
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
         try:
             yield True
         finally:
             done.set()
-            beating.join()
+            thread.join()
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(place)
 
-    def _beat(self, place: str, me: str) -> None:
+    def _write_heartbeat(self, place: str, me: str) -> None:
         self._fs.pipe_file(place, json.dumps({"by": me, "at": time.time()}).encode())
 
     def _holder(self, place: str) -> tuple[str | None, float]:
@@ -298,8 +298,8 @@ class Store:
             return None, 0.0
 
 
-def _put(file: Path, content: bytes, replace: bool) -> bool:
-    """Write a file whole or not at all; false where it was there and stays."""
+def write_atomically(file: Path, content: bytes, replace: bool) -> bool:
+    """Write a file completely or not at all. Return false if it is there already and is not replaced."""
     if not replace and file.exists():
         return False
     part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
@@ -312,12 +312,12 @@ def _put(file: Path, content: bytes, replace: bool) -> bool:
             part.replace(file)
             return True
         try:
-            # A second name for it, which is refused where the name is taken.
+            # A hard link fails if there is a file of that name.
             os.link(part, file)
         except FileExistsError:
             return False
         except OSError:
-            # Not every file system has links; the same key is the same content, so no harm is done.
+            # Not every file system has hard links. Replacing is safe: the same key has the same content.
             part.replace(file)
         return True
     finally:
@@ -346,7 +346,7 @@ def _parquet(cell: Cell, rows: Sequence[Row]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Field by field, because `asdict` copies every id one by one.
+    # Field by field, because `asdict` copies every id separately.
     columns = {one.name: [getattr(row, one.name) for row in rows] for one in fields(Row)}
     for name in ("grades", "shares"):
         columns[name] = [_pairs(value) for value in columns[name]]

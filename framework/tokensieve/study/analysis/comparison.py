@@ -211,7 +211,7 @@ class Comparison:
         if kind not in self._drawn:
             mask = self.headline if kind is None else self.of_kind(kind)
             scores = np.array([arm.correct[mask] for arm in self.arms])
-            found = significance.means(scores, self.clusters[mask])
+            found = significance.mean_intervals(scores, self.clusters[mask])
             self._drawn[kind] = {id(arm): one for arm, one in zip(self.arms, found, strict=True)}
         return self._drawn[kind]
 
@@ -249,7 +249,7 @@ class Comparison:
                 return block
         raise StudyError(f"'{arm.label}' of {self.title} is in no block: it has no budget")
 
-    def find(self, method: str, keep: str | None = None) -> Arm | None:
+    def find_arm(self, method: str, keep: str | None = None) -> Arm | None:
         """Return the arm of a name at a budget, or none."""
         return next((arm for arm in self.arms if arm.method == method and arm.keep == keep), None)
 

@@ -30,7 +30,7 @@ class MethodDifference:
         block: where it is ranked.
         other: what it is measured against.
         mixed: whether that is a mixture of budgets.
-        versus: the difference, the method's minus the other's.
+        difference: the difference, the method's minus the other's.
         kind: the type of question, or none for the headline.
         control: the control's role, where it is one.
     """
@@ -39,7 +39,7 @@ class MethodDifference:
     block: Block
     other: str
     mixed: bool
-    versus: PairedDifference
+    difference: PairedDifference
     kind: str | None = None
     control: str = ""
 
@@ -65,7 +65,9 @@ class CompositionDifferences:
     @property
     def beats_each(self) -> bool:
         """Say whether it is shown to be better than every operand, and all were measured."""
-        return bool(self.against) and not self.missing and all(one.versus.verdict == "better" for one in self.against)
+        return (
+            bool(self.against) and not self.missing and all(one.difference.verdict == "better" for one in self.against)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,22 +77,22 @@ class InverseDifference:
     Attributes:
         arm: the method.
         inverse: its inverted score.
-        versus: the method's minus the inverse's.
+        difference: the method's minus the inverse's.
     """
 
     arm: Arm
     inverse: Arm
-    versus: PairedDifference
+    difference: PairedDifference
 
     @property
     def not_shown_better(self) -> bool:
         """Say whether the method is not shown to be better than its inverse."""
-        return self.versus.verdict != "better"
+        return self.difference.verdict != "better"
 
     @property
     def inverse_no_worse(self) -> bool:
         """Say whether the inverse does at least as well, not only perhaps."""
-        return self.versus.value <= 0
+        return self.difference.value <= 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,7 @@ class Findings:
     structures: Mapping[str, MethodStructure]
 
 
-def find(comparison: Comparison, registry: Registry) -> Findings:
+def make_findings(comparison: Comparison, registry: Registry) -> Findings:
     """Answer a report's questions about a comparison.
 
     Args:
@@ -155,8 +157,10 @@ def _over_best(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDi
         if others:
             pairs += [(arm, others[0]) for arm in arms]
             controls = np.array([other.correct[mask] for other in others])
-            found += significance.over_best(np.array([arm.correct[mask] for arm in arms]), controls, clusters)
-    return _against(comparison, pairs, significance.corrected_best(found))
+            found += significance.best_control_differences(
+                np.array([arm.correct[mask] for arm in arms]), controls, clusters
+            )
+    return _against(comparison, pairs, significance.holm_corrected_best(found))
 
 
 def _over_plain(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDifference, ...]:
@@ -176,7 +180,7 @@ def _by_kind(
     pairs = [(arm, rival) for arm in judged for rival in matched_controls(comparison, arm)[:1]]
     scores = [(arm.correct, rival.correct) for arm, rival in pairs]
     kinds = comparison.headline_kinds
-    found = significance.corrected(
+    found = significance.holm_corrected(
         [one for kind in kinds for one in _paired(comparison, scores, comparison.of_kind(kind))]
     )
     whole = _against(comparison, pairs * len(kinds), found)
@@ -201,7 +205,7 @@ def _paired(
         return []
     mask = comparison.headline if where is None else where
     first, second = (np.array([pair[place][mask] for pair in pairs]) for place in (0, 1))
-    return significance.paired(first, second, comparison.clusters[mask])
+    return significance.paired_differences(first, second, comparison.clusters[mask])
 
 
 def _composed(
@@ -245,7 +249,7 @@ def _detectable(comparison: Comparison, methods: Sequence[Arm]) -> float | None:
     """Return what is detectable between a typical method and its best control, the median over methods and budgets."""
     mask, clusters = comparison.headline, comparison.clusters[comparison.headline]
     found = [
-        significance.detectable(arm.correct[mask], rival.correct[mask], clusters)
+        significance.detectable_difference(arm.correct[mask], rival.correct[mask], clusters)
         for arm in methods
         for rival in matched_controls(comparison, arm)[:1]
     ]

@@ -60,12 +60,12 @@ class PairedDifference:
         return self.wins + self.ties + self.losses
 
 
-def half(interval: Interval) -> float:
+def half_width(interval: Interval) -> float:
     """Return the larger distance of an interval's ends from its estimate, as in `87.3 ± 2.1`."""
     return max(interval.estimate - interval.low, interval.high - interval.estimate)
 
 
-def means(scores: Floats, clusters: Integers) -> list[Interval]:
+def mean_intervals(scores: Floats, clusters: Integers) -> list[Interval]:
     """Return an interval for the mean of each row.
 
     Args:
@@ -80,7 +80,7 @@ def means(scores: Floats, clusters: Integers) -> list[Interval]:
     return list(statistics.score_intervals(scores, _design(clusters)))
 
 
-def paired(first: Floats, second: Floats, clusters: Integers) -> list[PairedDifference]:
+def paired_differences(first: Floats, second: Floats, clusters: Integers) -> list[PairedDifference]:
     """Return the paired difference of each row of two arrays, corrected for their number.
 
     Args:
@@ -104,15 +104,15 @@ def paired(first: Floats, second: Floats, clusters: Integers) -> list[PairedDiff
         PairedDifference(one.estimate, one.low, one.high, p, p, *count, "open", _mcnemar(*answers))
         for one, p, count, *answers in zip(intervals, ps, counts, first, second, strict=True)
     ]
-    return corrected(plain)
+    return holm_corrected(plain)
 
 
-def corrected(found: Sequence[PairedDifference]) -> list[PairedDifference]:
+def holm_corrected(found: Sequence[PairedDifference]) -> list[PairedDifference]:
     """Return differences with Holm's correction over all of them, and the verdicts that follow."""
     return [_judged(one, one.value, one.value) for one in _holm(found)]
 
 
-def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[PairedDifference]:
+def best_control_differences(methods: Floats, controls: Floats, clusters: Integers) -> list[PairedDifference]:
     """Return each method's difference to the best of the controls, knowing that the same samples picked it.
 
     To be better than the best is to be better than every control, and to be worse is to be worse than some. The
@@ -126,7 +126,7 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Pai
     """
     counts = [_counted(row - controls[0]) for row in methods]
     if len(set(clusters.tolist())) < 2:
-        return paired(methods, np.broadcast_to(controls[0], methods.shape), clusters)
+        return paired_differences(methods, np.broadcast_to(controls[0], methods.shape), clusters)
     design = _design(clusters)
     found = statistics.against_best(methods, controls, design)
     # The p-value of being no worse than any of the controls.
@@ -148,7 +148,7 @@ def over_best(methods: Floats, controls: Floats, clusters: Integers) -> list[Pai
     ]
 
 
-def corrected_best(found: Sequence[PairedDifference]) -> list[PairedDifference]:
+def holm_corrected_best(found: Sequence[PairedDifference]) -> list[PairedDifference]:
     """Return differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
     return [_judged(one, one.low, one.high) for one in _holm(found)]
 
@@ -174,7 +174,7 @@ def _judged(one: PairedDifference, low: float, high: float) -> PairedDifference:
     return replace(one, verdict="better" if shown and low > 0 else "worse" if shown and high < 0 else "open")
 
 
-def detectable(first: Floats, second: Floats, clusters: Integers) -> float | None:
+def detectable_difference(first: Floats, second: Floats, clusters: Integers) -> float | None:
     """Return the smallest true difference that is found at 5 % with a power of 80 % between a pair like this.
 
     None if no difference would be.
@@ -184,28 +184,28 @@ def detectable(first: Floats, second: Floats, clusters: Integers) -> float | Non
     return statistics.smallest_difference(first, second, _design(clusters)).difference
 
 
-def ranks(scores: Floats, clusters: Integers) -> list[Rank] | None:
+def rank_intervals(scores: Floats, clusters: Integers) -> list[Rank] | None:
     """Return each row's rank by its mean, with the places that it may truly have; none with one picture or one row."""
     if len(scores) < 2 or len(set(clusters.tolist())) < 2:
         return None
     return list(statistics.rank_intervals(scores, _design(clusters, FEWER)))
 
 
-def record(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
+def win_tie_loss(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
     """Return in how many blocks each row is surely better than each other; none where there is nothing to count."""
     if not blocks or len(blocks[0][0]) < 2 or any(len(set(clusters.tolist())) < 2 for _, clusters in blocks):
         return None
     return statistics.win_tie_loss([(scores, _design(clusters, FEWER)) for scores, clusters in blocks])
 
 
-def transfer(first: Floats, second: Floats, clusters: Integers) -> Transfer | None:
+def order_transfer(first: Floats, second: Floats, clusters: Integers) -> Transfer | None:
     """Say how far two models, `[rows, samples]` each, order rows alike; none with one picture or one row."""
     if len(first) < 2 or len(set(clusters.tolist())) < 2:
         return None
     return statistics.transfer(first, second, _design(clusters, FEWER))
 
 
-def by_picture(scores: Floats, clusters: Integers) -> Friedman | None:
+def friedman_by_image(scores: Floats, clusters: Integers) -> Friedman | None:
     """Compare rows by their ranks over pictures; none with fewer than two pictures or three rows.
 
     Pictures are independent of each other, as blocks of this test must be.

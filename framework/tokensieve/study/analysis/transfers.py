@@ -32,7 +32,7 @@ class OrderTransfer:
     found: Transfer
 
 
-def transfers(comparisons: Sequence[Comparison]) -> tuple[OrderTransfer, ...]:
+def order_transfers(comparisons: Sequence[Comparison]) -> tuple[OrderTransfer, ...]:
     """Say how far the order of methods carries over from model to model, by task and budget.
 
     Methods are ranked where their ledgers agree on either model, by the questions that count in both headlines.
@@ -62,7 +62,7 @@ def _transfers(first: Comparison, second: Comparison) -> Iterator[OrderTransfer]
         names = tuple(name for name in first.methods if name in arms and name in others)
         if len(names) < 2:
             continue
-        found = significance.transfer(
+        found = significance.order_transfer(
             np.array([arms[name].correct[ours] for name in names]),
             np.array([others[name].correct[theirs] for name in names]),
             first.clusters[ours],

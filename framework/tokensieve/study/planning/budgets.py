@@ -12,13 +12,13 @@ from tokensieve.study.spec.budget import Budget
 
 
 def with_budget(recipe: Recipe, budget: Budget) -> Recipe:
-    """Return a recipe at a study's budget.
+    """Return a recipe with a budget of a study.
 
-    One budget is that of the last stage: of what the picture has, also where it is a fraction and earlier stages leave
-    a part of it. A recipe's own `budgets` go first, and a list has one for each stage.
+    A list has a budget for each stage. A single budget is that of the last stage. If it is a fraction, it is a fraction
+    of all visual tokens of the image, also after earlier stages. A recipe's own `budgets` for a count are used first.
 
     Raises:
-        BudgetError: if the recipe has no such place for it.
+        BudgetError: if the recipe cannot have this budget.
     """
     if not budget.keeps:
         return recipe
@@ -26,7 +26,7 @@ def with_budget(recipe: Recipe, budget: Budget) -> Recipe:
     if len(budget.keeps) == len(stages):
         return recipe.replace(keep=list(budget.keeps))
     if len(budget.keeps) > 1:
-        raise BudgetError(f"'{recipe.name}' has {len(stages)} stages, so it takes no {len(budget.keeps)} budgets")
+        raise BudgetError(f"'{recipe.name}' has {len(stages)} stages, so it cannot have {len(budget.keeps)} budgets")
     last = next(iter(budget.keeps))
     if last.count in recipe.budgets:
         return recipe.replace(keep=last.count)

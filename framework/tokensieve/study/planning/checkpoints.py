@@ -1,4 +1,4 @@
-"""Where a checkpoint of a study is, and the hash of its files."""
+"""The folder of a checkpoint, and the hash of its files."""
 
 from __future__ import annotations
 
@@ -11,27 +11,36 @@ from tokensieve.errors import StudyError, listing
 from tokensieve.plugins.registry import Registry
 from tokensieve.study.spec.entries import ModelEntry
 
-READ = ("*config*.json", "*.safetensors", "*.bin", "*.index.json", "tokenizer*", "*token*.json", "vocab*", "merges*")
-"""The files of a checkpoint that decide what it answers, with templates."""
+CHECKPOINT_FILES = (
+    "*config*.json",
+    "*.safetensors",
+    "*.bin",
+    "*.index.json",
+    "tokenizer*",
+    "*token*.json",
+    "vocab*",
+    "merges*",
+)
+"""The files of a checkpoint that decide its answers, together with `TEMPLATES`."""
 TEMPLATES = ("*.jinja", "chat_template*")
 
 
 def checkpoint_folder(
     path: str, registry: Registry, revision: str | None = None, download: bool = False
 ) -> Path | None:
-    """Return the folder of a checkpoint: a shipped one's, a folder itself, or a copy of a hub's repository.
+    """Return the folder of a checkpoint: of a shipped one, a folder itself, or the copy of a repository on the hub.
 
     Args:
-        path: a name, a folder, or `owner/name`.
+        path: the name of a shipped checkpoint, a folder, or `owner/name`.
         registry: for shipped checkpoints.
-        revision: of the hub's repository.
-        download: whether to fetch what is not here.
+        revision: the revision of the repository.
+        download: whether to download the repository.
 
     Returns:
-        None for a repository that is not here.
+        The folder; none for a repository that is not downloaded.
 
     Raises:
-        StudyError: if it is none of them, or cannot be fetched.
+        StudyError: if there is no such checkpoint, or it cannot be downloaded.
     """
     if path in registry.checkpoints:
         return registry.checkpoints[path].folder
@@ -45,10 +54,10 @@ def checkpoint_folder(
         )
     from huggingface_hub import snapshot_download
 
-    patterns = [*READ, *TEMPLATES]
+    patterns = [*CHECKPOINT_FILES, *TEMPLATES]
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=not download))
-    # What a client raises over the network is not one kind.
+    # The client of the hub raises many kinds of error over the network.
     except Exception as error:
         if download:
             raise StudyError(f"the checkpoint '{path}' cannot be fetched from the hub: {error}") from None
@@ -56,7 +65,7 @@ def checkpoint_folder(
 
 
 def query_encoder_folder(model: ModelEntry, registry: Registry, download: bool = False) -> Path | None:
-    """Return the folder of a model's query encoder, or none where it has none, or it is not here."""
+    """Return the folder of a model's query encoder; none if it has none, or it is not downloaded."""
     if model.query_encoder is not None:
         return checkpoint_folder(model.query_encoder, registry, download=download)
     shipped = registry.checkpoints.get(model.path)
@@ -64,8 +73,10 @@ def query_encoder_folder(model: ModelEntry, registry: Registry, download: bool =
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """Return sixteen hex digits of everything that decides what a checkpoint answers."""
-    files = sorted(file for file in folder.iterdir() if any(fnmatch(file.name, one) for one in (*READ, *TEMPLATES)))
+    """Return sixteen hex digits of the hash of the files that decide a checkpoint's answers."""
+    files = sorted(
+        file for file in folder.iterdir() if any(fnmatch(file.name, one) for one in (*CHECKPOINT_FILES, *TEMPLATES))
+    )
     total = hashlib.sha256()
     for file in files:
         status = file.stat()
@@ -75,9 +86,9 @@ def checkpoint_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _content(file: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file; its size and time make a new version a new entry."""
+    """Return the SHA-256 of a file. Size and time of change are arguments, so that a changed file is read again."""
     blob = file.resolve()
-    # The hub's cache names large files by just that.
+    # The hub's cache names large files by their SHA-256.
     if blob != file and blob.parent.name == "blobs" and len(blob.name) == 64:
         return blob.name
     with file.open("rb") as opened:

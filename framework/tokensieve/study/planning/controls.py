@@ -1,9 +1,8 @@
-"""Controls: what every method must beat, at the same cost, and what bounds it."""
+"""The recipes of controls: what every method must beat at the same cost, and what bounds it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,17 +21,17 @@ from tokensieve.strategy import Scorer, Strategy
 from tokensieve.study.rows import Cell
 
 RECIPE_CONTROLS = ("random", "uniform", "pool")
-"""Controls that are shipped recipes of these names."""
+"""Controls that are shipped recipes with these names."""
 
 
 class Needed(Scorer):
-    """Keeps what an answer needs first, or last, and else tokens drawn at random.
+    """Keeps the tokens that an answer needs first, or last; all others are ordered at random.
 
-    It is told which tokens those are, so it bounds every method that has to guess.
+    It is given these tokens, so it is a bound for methods, which have to guess them.
 
     Attributes:
-        first: whether they stay first; last otherwise.
-        seed: of the draw among others.
+        first: whether needed tokens are kept first; otherwise they are kept last.
+        seed: the seed of the random order of the other tokens.
     """
 
     name = "needed"
@@ -41,70 +40,70 @@ class Needed(Scorer):
     first: bool = True
     seed: int = 0
 
-    _told: Mapping[int, frozenset[int]] = PrivateAttr(default_factory=dict)
+    _needed: Mapping[int, frozenset[int]] = PrivateAttr(default_factory=dict)
 
     def with_needed(self, needed: Mapping[int, frozenset[int]]) -> Needed:
-        """Return a copy that knows the needed tokens by sample key."""
+        """Return a copy with the needed tokens, by sample key."""
         copy = self.model_copy()
-        copy._told = dict(needed)
+        copy._needed = dict(needed)
         return copy
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Nothing."""
+        """Return nothing: the needed tokens are given."""
         return frozenset()
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Return one to needed tokens, or minus one, and less than one to all."""
+        """Return scores in [0, 1), plus one for needed tokens, or minus one if they are kept last."""
         scores = draw(self.seed, tokens.keys, tokens.ids)
         for row, key in enumerate(tokens.keys.tolist()):
-            ids = torch.tensor(sorted(self._told.get(key, ())), dtype=torch.int64, device=scores.device)
+            ids = torch.tensor(sorted(self._needed.get(key, ())), dtype=torch.int64, device=scores.device)
             scores[row] += torch.isin(tokens.ids[row], ids).to(scores.dtype) * (1.0 if self.first else -1.0)
         return scores
 
 
 def control_like(recipe: Recipe, select: Expression, name: str, rest: str = "drop") -> Recipe:
-    """Return a recipe that cuts where another does, and to as many tokens, by another choice."""
+    """Return a recipe with the sites and budgets of another, and with another formula."""
     changes = {"select": select, "by": None, "rest": rest}
     stages = tuple(stage.model_copy(update=changes) for stage in recipe.stages)
     return Recipe(name=name, positions=recipe.positions, stages=stages)
 
 
 def cut_shape(recipe: Recipe) -> tuple[Any, ...]:
-    """Return what two recipes must share to cut alike: sites, budgets, groups and positions."""
+    """Return sites, budgets, groups and positions: recipes that share these cost the same."""
     stages = [(str(stage.at), str(stage.keep), stage.per, stage.newlines) for stage in recipe.stages]
     return recipe.positions, *stages
 
 
 def inverted_recipe(recipe: Recipe) -> Recipe:
-    """Return a recipe that keeps the worst instead of the best.
+    """Return a recipe that keeps the worst tokens instead of the best.
 
     Raises:
-        TokensieveError: if that cannot be: a set that is chosen for a budget has no order to turn around.
+        TokensieveError: if a stage keeps a set of its own size or chooses a set for a budget, which has no order.
     """
 
-    def turned(stage: Stage) -> Stage:
+    def invert(stage: Stage) -> Stage:
         if stage.keep.auto:
             raise TokensieveError(f"the stage at {stage.at} keeps a set of its own size, which has no worst part")
         by = None if stage.by is None else ~stage.by
         return stage.model_copy(update={"select": ~stage.select, "by": by})
 
-    return recipe.replace(stages=tuple(turned(stage) for stage in recipe.stages))
+    return recipe.replace(stages=tuple(invert(stage) for stage in recipe.stages))
 
 
 def draws_at_random(recipe: Recipe) -> bool:
-    """Return whether any strategy of a recipe makes random draws: whether it has a seed."""
+    """Return whether any strategy of a recipe has a seed, so that it draws at random."""
     return any("seed" in type(leaf).model_fields for leaf in recipe.names() if isinstance(leaf, Strategy))
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """Return a recipe whose strategies draw by another seed."""
+    """Return a recipe whose strategies have another seed."""
 
     def changed(part: Expression) -> Expression:
         if isinstance(part, Strategy):
             return part.model_copy(update={"seed": seed}) if "seed" in type(part).model_fields else part
         if isinstance(part, Composer):
-            return replace(part, operands=tuple(changed(operand) for operand in part.operands))
+            return part.model_copy(update={"operands": tuple(changed(operand) for operand in part.operands)})
         return part
 
     def stage_of(stage: Stage) -> Stage:
@@ -118,7 +117,7 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def with_needed_tokens(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:
-    """Return a recipe whose `Needed` strategies know the needed tokens by sample key."""
+    """Return a recipe whose `Needed` strategies have the needed tokens, by sample key."""
     stages = tuple(
         stage.model_copy(update={"select": stage.select.with_needed(needed)})
         if isinstance(stage.select, Needed)
@@ -129,9 +128,9 @@ def with_needed_tokens(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> 
 
 
 def recipe_of_cell(cell: Cell, registry: Registry) -> Recipe | None:
-    """Return the recipe of a cell, or none where it has none.
+    """Return the recipe of a cell, or none.
 
-    Controls that are told what answers need have a strategy that nobody registers: it is no method.
+    Oracles use the strategy `Needed`. No plugin registers it, because it is no method.
     """
     if cell.recipe is None:
         return None

@@ -1,4 +1,4 @@
-"""The plan of a study as plain values: jobs, and the controls that do not apply."""
+"""The plan of a study as plain values: its jobs, and the controls that do not apply."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tokensieve.study.spec.entries import ModelEntry, TaskEntry
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with what it takes to run it anywhere: plain values only.
+    """A cell with everything that a process needs to run it, as plain values.
 
     Attributes:
-        cell: as it is known before it ran.
-        model: what to load.
-        task: what to ask.
-        keep: the budget of a control that has no recipe.
-        batch: samples in a forward pass.
-        limit: samples of the task; all if none.
-        share: whether cells share pictures that were encoded.
-        plugins: modules to register first.
+        cell: the cell, as far as it is known before it runs.
+        model: the model to load.
+        task: the task to ask.
+        keep: the budget of a control without a recipe, or none.
+        batch: the number of samples in a forward pass.
+        limit: the number of samples of the task, or none for all.
+        share: whether cells share encoded images.
+        plugins: the modules to register first.
     """
 
     cell: Cell
@@ -39,11 +39,11 @@ class SkippedControl:
     """A control that does not apply.
 
     Attributes:
-        model: in the study.
-        role: of the control.
-        of: the method it would belong to, or none.
-        keep: the budget, or none where it holds for all.
-        reason: why it does not apply.
+        model: the name of the model in the study.
+        role: the kind of control.
+        of: the method that the control would belong to, or none.
+        keep: the budget, or none for all budgets.
+        reason: why the control does not apply.
     """
 
     model: str
@@ -55,13 +55,13 @@ class SkippedControl:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study comes to.
+    """The plan of a study.
 
     Attributes:
-        jobs: model by model, task by task.
-        skipped: controls that do not apply, with the reason.
-        notes: what is worth knowing: warnings of the review, methods that are the same.
-        not_downloaded: models of the hub that are not here; their cells have no true keys yet.
+        jobs: the jobs, model by model and task by task.
+        skipped: the controls that do not apply, with the reason.
+        notes: warnings of the review, methods that are the same, and the like.
+        not_downloaded: models of the hub that are not downloaded. The keys of their cells are not final.
     """
 
     jobs: tuple[Job, ...]

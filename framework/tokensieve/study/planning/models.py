@@ -16,32 +16,38 @@ from tokensieve.study.spec.entries import ModelEntry
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel:
-    """A model of a study, as far as it is known without its weights.
+    """A model of a study, without its weights.
 
     Attributes:
-        model: what the study says.
-        folder: of its checkpoint, or none where it is not here.
-        adapter: of its config, or none where it is not known.
-        hash: of config and weights.
-        partner: the hash of its query encoder, or none.
+        model: the entry of the study.
+        folder: the folder of the checkpoint; none if it is not downloaded.
+        adapter: the adapter for the model's config; none if the config is not known.
+        hash: the hash of config and weights.
+        query_encoder_hash: the hash of the query encoder; none without one.
     """
 
     model: ModelEntry
     folder: Path | None
     adapter: Adapter | None
     hash: str
-    partner: str | None
+    query_encoder_hash: str | None
 
 
-def open_model(model: ModelEntry, registry: Registry, download: bool = False, place: str = "") -> OpenedModel:
-    """Find a model, and read its config.
+def open_model(model: ModelEntry, registry: Registry, download: bool = False, location: str = "") -> OpenedModel:
+    """Find the checkpoint of a model, and read its config.
+
+    Args:
+        model: the entry of the study.
+        registry: for shipped checkpoints, geometries and adapters.
+        download: whether a missing checkpoint is downloaded.
+        location: the file and line of the entry, for messages.
 
     Raises:
-        TokensieveError: if it is not there, or cannot be pruned.
+        TokensieveError: if the checkpoint is not found, or the model cannot be pruned.
     """
     try:
         folder = checkpoint_folder(model.path, registry, model.revision, download)
-        partner = query_encoder_folder(model, registry, download)
+        query_encoder = query_encoder_folder(model, registry, download)
         if folder is not None:
             adapter = load_adapter(folder, registry)
         elif model.geometry is not None:
@@ -51,13 +57,14 @@ def open_model(model: ModelEntry, registry: Registry, download: bool = False, pl
         if adapter.decoder is None:
             raise UnsupportedModelError(f"{type(adapter.model).__name__} has no language model to ask")
     except TokensieveError as error:
-        raise type(error)(f"model '{model.name}': {error}{place}") from None
-    known = checkpoint_hash(folder) if folder is not None else f"not here: {model.path}"
-    return OpenedModel(model, folder, adapter, known, None if partner is None else checkpoint_hash(partner))
+        raise type(error)(f"model '{model.name}': {error}{location}") from None
+    model_hash = checkpoint_hash(folder) if folder is not None else f"not here: {model.path}"
+    query_encoder_hash = None if query_encoder is None else checkpoint_hash(query_encoder)
+    return OpenedModel(model, folder, adapter, model_hash, query_encoder_hash)
 
 
 def with_absolute_paths(model: ModelEntry) -> ModelEntry:
-    """Return a model whose folders are found from any other folder, too."""
+    """Return a model entry with absolute paths of its folders."""
     paths = {"path": model.path, "query_encoder": model.query_encoder}
     folders = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).is_dir()}
     return model.model_copy(update=folders)

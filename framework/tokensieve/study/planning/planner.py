@@ -30,7 +30,17 @@ from tokensieve.study.spec.study import Study
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of one model, before it is known of which task."""
+    """A cell of one model, without a task.
+
+    Attributes:
+        role: `method`, or the kind of control.
+        method: the name of the recipe or control in reports.
+        of: the method that an inverted control belongs to, or none.
+        keep: the budget, or none.
+        seed: the seed, if the recipe draws at random.
+        recipe: the recipe, or none.
+        shape: the hash of where the recipe cuts and to how many tokens, or none.
+    """
 
     role: str
     method: str
@@ -43,9 +53,9 @@ class PlannedCell:
 
 @dataclass(eq=False)
 class ModelPlan:
-    """What is planned for one model."""
+    """The cells of one model, the controls that do not apply, and notes."""
 
-    entries: list[PlannedCell] = field(default_factory=list)
+    cells: list[PlannedCell] = field(default_factory=list)
     skipped: list[SkippedControl] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -58,85 +68,94 @@ class ModelPlanner:
         self._registry = registry
         self._opened = opened
         self._keep = study.keep if opened.model.keep is None else opened.model.keep
-        self._done = ModelPlan()
+        self._plan = ModelPlan()
         self._shapes: dict[tuple[Any, ...], tuple[Recipe, Budget]] = {}
 
-    def planned(self, needed: bool) -> ModelPlan:
-        """Return what is planned; `needed` says whether any task knows which tokens an answer needs."""
-        done = self._done
-        done.entries += [PlannedCell("unpruned", "unpruned"), PlannedCell("text_only", "text_only")]
-        cuts = list(self._cuts())
-        plain = [budget for budget in self._keep if len(budget.keeps) == 1]
-        everywhere = self._study.controls.at_every_site
-        for budget in plain:
-            # Any choice will do: only where and how much is taken from it.
-            start = Recipe.of(Needed(), budget.keeps[0])
-            self._shapes.setdefault(cut_shape(start), (start, budget))
-        for method, budget, cut in cuts:
-            if any(stage.keep.auto for stage in cut.stages):
-                said = "the method keeps a set of its own size, so no control costs the same"
-                self._skip("random", method.name, budget, said)
-            elif everywhere:
-                self._shapes.setdefault(cut_shape(cut), (cut, budget))
-        for where, (pattern, budget) in self._shapes.items():
-            self._controls(pattern, budget, where, needed)
-        done.entries += [
-            PlannedCell("downsampled", "downsampled", keep=b, shape=content_hash(cut_shape(stand_in(b)))) for b in plain
-        ]
-        for method, budget, cut in cuts:
-            self._method(method, budget, cut)
-        return done
+    def plan(self, needed: bool) -> ModelPlan:
+        """Return the plan of the model.
 
-    def _cuts(self) -> Iterator[tuple[MethodEntry, Budget, Recipe]]:
-        """Return every method at every budget, reviewed.
+        Args:
+            needed: whether any task knows the tokens that an answer needs, so that there are oracles.
 
         Raises:
-            StudyError: for a recipe that cannot run on the model.
+            StudyError: if a recipe cannot run on the model.
         """
-        for number, method in enumerate(self._study.recipes):
+        plan = self._plan
+        plan.cells += [PlannedCell("unpruned", "unpruned"), PlannedCell("text_only", "text_only")]
+        methods = list(self._methods_at_budgets())
+        single = [budget for budget in self._keep if len(budget.keeps) == 1]
+        at_every_site = self._study.controls.at_every_site
+        for budget in single:
+            # Only the site and the budget of this recipe are used, not its strategy.
+            start = _placeholder(budget)
+            self._shapes.setdefault(cut_shape(start), (start, budget))
+        for method, budget, recipe in methods:
+            if any(stage.keep.auto for stage in recipe.stages):
+                reason = "the method keeps a set of its own size, so no control costs the same"
+                self._skip("random", method.name, budget, reason)
+            elif at_every_site:
+                self._shapes.setdefault(cut_shape(recipe), (recipe, budget))
+        for shape, (pattern, budget) in self._shapes.items():
+            self._add_controls(pattern, budget, content_hash(shape), needed)
+        plan.cells += [
+            PlannedCell("downsampled", "downsampled", keep=b, shape=content_hash(cut_shape(_placeholder(b))))
+            for b in single
+        ]
+        for method, budget, recipe in methods:
+            self._add_method(method, budget, recipe)
+        return plan
+
+    def _methods_at_budgets(self) -> Iterator[tuple[MethodEntry, Budget, Recipe]]:
+        """Yield every method at every budget with its recipe, after a review.
+
+        Raises:
+            StudyError: if a recipe cannot run on the model.
+        """
+        for index, method in enumerate(self._study.recipes):
             if method.models is not None and self._opened.model.name not in method.models:
                 continue
-            place = self._study.location("recipes", number)
+            location = self._study.location("recipes", index)
             for budget in method.keep if method.keep is not None else self._keep:
                 try:
-                    cut = with_budget(method.recipe, budget)
+                    recipe = with_budget(method.recipe, budget)
                 except TokensieveError as error:
-                    raise StudyError(f"{error}{place}") from None
-                for finding in review(cut, self._opened.adapter):
+                    raise StudyError(f"{error}{location}") from None
+                for finding in review(recipe, self._opened.adapter):
                     if finding.level == "error":
                         raise StudyError(
                             f"recipe '{method.name}' cannot run on model '{self._opened.model.name}' at keep {budget}: "
-                            f"{finding}{place}"
+                            f"{finding}{location}"
                         )
                     if finding.level == "warning":
-                        self._done.notes.append(f"recipe '{method.name}': {finding}")
-                yield method, budget, cut
+                        self._plan.notes.append(f"recipe '{method.name}': {finding}")
+                yield method, budget, recipe
 
-    def _method(self, method: MethodEntry, budget: Budget, cut: Recipe) -> None:
-        where = content_hash(cut_shape(cut))
-        controls = {
-            entry.recipe.hash() for entry in self._done.entries if entry.role in RECIPE_CONTROLS and entry.recipe
-        }
-        if all(drawn.hash() in controls for _, drawn in self._drawn(cut)):
-            self._done.notes.append(f"recipe '{method.name}' is a control at keep {budget}; it runs once, as that")
+    def _add_method(self, method: MethodEntry, budget: Budget, recipe: Recipe) -> None:
+        """Add the cells of a method at a budget, and of its inverted scores."""
+        shape = content_hash(cut_shape(recipe))
+        controls = {cell.recipe.hash() for cell in self._plan.cells if cell.role in RECIPE_CONTROLS and cell.recipe}
+        if all(seeded.hash() in controls for _, seeded in self._by_seed(recipe)):
+            self._plan.notes.append(
+                f"recipe '{method.name}' is a control at keep {budget}; it runs once, as that control"
+            )
             return
-        self._add("method", method.name, None, budget, cut, where)
-        asked = self._study.controls.inverted
-        if asked is not None and budget not in asked:
+        self._add("method", method.name, None, budget, recipe, shape)
+        budgets = self._study.controls.inverted
+        if budgets is not None and budget not in budgets:
             return
         try:
-            turned = inverted_recipe(cut)
+            inverted = inverted_recipe(recipe)
         except TokensieveError as error:
             self._skip("inverted", method.name, budget, str(error))
             return
-        if self._fits("inverted", method.name, budget, turned):
-            self._add("inverted", f"inverted {method.name}", method.name, budget, turned, where)
+        if self._can_run("inverted", method.name, budget, inverted):
+            self._add("inverted", f"inverted {method.name}", method.name, budget, inverted, shape)
 
-    def _controls(self, pattern: Recipe, budget: Budget, where: tuple[Any, ...], needed: bool) -> None:
-        """Add the controls of one shape."""
-        at = _label(pattern)
+    def _add_controls(self, pattern: Recipe, budget: Budget, shape: str, needed: bool) -> None:
+        """Add the controls that cut where a recipe does."""
+        suffix = _site_suffix(pattern)
         for role in RECIPE_CONTROLS:
-            name = f"{role}{at}"
+            name = f"{role}{suffix}"
             try:
                 shipped = Recipe.load(role, self._registry)
             except TokensieveError as error:
@@ -148,26 +167,26 @@ class ModelPlanner:
             except TokensieveError as error:
                 self._skip(role, None, budget, str(error))
                 continue
-            if self._fits(role, None, budget, recipe):
-                self._add(role, name, None, budget, recipe, content_hash(where))
+            if self._can_run(role, None, budget, recipe):
+                self._add(role, name, None, budget, recipe, shape)
         if needed:
             for role, first_kept in (("oracle", True), ("anti_oracle", False)):
-                recipe = control_like(pattern, Needed(first=first_kept), f"{role}{at}")
-                self._add(role, f"{role}{at}", None, budget, recipe, content_hash(where))
+                recipe = control_like(pattern, Needed(first=first_kept), f"{role}{suffix}")
+                self._add(role, f"{role}{suffix}", None, budget, recipe, shape)
 
-    def _add(self, role: str, name: str, of: str | None, budget: Budget, recipe: Recipe, where: str) -> None:
-        """Add a cell, or one for every seed where the recipe draws."""
-        several = [(None, recipe)] if role.endswith("oracle") else self._drawn(recipe)
-        self._done.entries += [PlannedCell(role, name, of, budget, seed, drawn, where) for seed, drawn in several]
+    def _add(self, role: str, name: str, of: str | None, budget: Budget, recipe: Recipe, shape: str) -> None:
+        """Add a cell, or one for each seed if the recipe draws at random."""
+        seeded = [(None, recipe)] if role.endswith("oracle") else self._by_seed(recipe)
+        self._plan.cells += [PlannedCell(role, name, of, budget, seed, one, shape) for seed, one in seeded]
 
-    def _drawn(self, recipe: Recipe) -> list[tuple[int | None, Recipe]]:
-        """Return a recipe, or one for every seed where it draws."""
+    def _by_seed(self, recipe: Recipe) -> list[tuple[int | None, Recipe]]:
+        """Return a recipe, or one for each seed if it draws at random."""
         if not draws_at_random(recipe):
             return [(None, recipe)]
         return [(seed, with_seed(recipe, seed)) for seed in self._study.seeds]
 
-    def _fits(self, role: str, of: str | None, budget: Budget, recipe: Recipe) -> bool:
-        """Return whether a control can run on the model, and note why not."""
+    def _can_run(self, role: str, of: str | None, budget: Budget, recipe: Recipe) -> bool:
+        """Return whether a control can run on the model; if not, record the reason."""
         for finding in review(recipe, self._opened.adapter):
             if finding.level == "error":
                 self._skip(role, of, budget, str(finding))
@@ -175,19 +194,19 @@ class ModelPlanner:
         return True
 
     def _skip(self, role: str, of: str | None, budget: Budget, reason: str) -> None:
-        self._done.skipped.append(SkippedControl(self._opened.model.name, role, of, str(budget), reason))
+        self._plan.skipped.append(SkippedControl(self._opened.model.name, role, of, str(budget), reason))
 
 
-def stand_in(budget: Budget) -> Recipe:
-    """Return the recipe of the plain controls at a budget: one cut at `decoder.0`."""
+def _placeholder(budget: Budget) -> Recipe:
+    """Return a recipe that cuts at `decoder.0` to a budget."""
     return Recipe.of(Needed(), budget.keeps[0])
 
 
-def _label(pattern: Recipe) -> str:
-    """Say where a control cuts, unless that is where controls usually do."""
+def _site_suffix(pattern: Recipe) -> str:
+    """Return where a control cuts, for its name; empty for `decoder.0` and the defaults of a stage."""
     sites = " + ".join(at for at, _ in pattern.ranges())
-    said = [] if sites == "decoder.0" else [f"at {sites}"]
-    said += [f"per {stage.per}" for stage in pattern.stages[:1] if stage.per != "image"]
-    said += [f"newlines {stage.newlines}" for stage in pattern.stages[:1] if stage.newlines != "judge"]
-    said += [] if pattern.positions == "original" else [pattern.positions]
-    return "".join(f" {one}" for one in said)
+    parts = [] if sites == "decoder.0" else [f"at {sites}"]
+    parts += [f"per {stage.per}" for stage in pattern.stages[:1] if stage.per != "image"]
+    parts += [f"newlines {stage.newlines}" for stage in pattern.stages[:1] if stage.newlines != "judge"]
+    parts += [] if pattern.positions == "original" else [pattern.positions]
+    return "".join(f" {part}" for part in parts)

@@ -1,4 +1,4 @@
-"""A task of a study, made and checked."""
+"""Tasks of a study, built and checked."""
 
 from __future__ import annotations
 
@@ -16,32 +16,43 @@ from tokensieve.tasks.base import Sample, Task
 
 @dataclass(frozen=True, eq=False)
 class PreparedTask:
-    """A task of a study: as it was asked for, made, with its samples and the card of those that are asked."""
+    """A task of a study with its samples.
 
-    asked: TaskEntry
+    Attributes:
+        entry: the entry of the study.
+        task: the task.
+        samples: all samples of the task.
+        card: the task's card; it has the number of samples where the study limits them.
+    """
+
+    entry: TaskEntry
     task: Task
     samples: Sequence[Sample]
     card: dict[str, Any]
 
 
-def knows_needed(task: Task) -> bool:
+def knows_needed_tokens(task: Task) -> bool:
     """Return whether a task can say which tokens an answer needs."""
     return type(task).needed is not Task.needed
 
 
-def prepare_task(study: Study, number: int, registry: Registry) -> PreparedTask:
-    """Make a task, once its samples can be read."""
-    asked = study.tasks[number]
-    place = study.location("tasks", number)
+def prepare_task(study: Study, index: int, registry: Registry) -> PreparedTask:
+    """Build a task of a study, and read its samples.
+
+    Raises:
+        TokensieveError: if the samples cannot be read, there are none, or two have the same id.
+    """
+    entry = study.tasks[index]
+    location = study.location("tasks", index)
     try:
-        task = asked.build(registry)
+        task = entry.build(registry)
         samples = task.samples()
         card = task.card()
     except TokensieveError as error:
-        raise type(error)(f"{error}{place}") from None
+        raise type(error)(f"{error}{location}") from None
     if not samples:
-        raise StudyError(f"the task '{asked.name}' has no samples{place}")
+        raise StudyError(f"the task '{entry.name}' has no samples{location}")
     if len({sample.id for sample in samples}) < len(samples):
-        raise StudyError(f"the task '{asked.name}' has two samples of one id{place}")
-    some = len(select_samples(samples, study.limit))
-    return PreparedTask(asked, task, samples, card | ({"samples": some} if some < len(samples) else {}))
+        raise StudyError(f"the task '{entry.name}' has two samples of one id{location}")
+    asked = len(select_samples(samples, study.limit))
+    return PreparedTask(entry, task, samples, card | ({"samples": asked} if asked < len(samples) else {}))

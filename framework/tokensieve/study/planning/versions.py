@@ -20,7 +20,7 @@ _COUNTED_FILES = (
 
 
 def code_hash(kinds: Iterable[type]) -> str:
-    """Return sixteen hex digits of the code that decides rows: the framework's, and that of the packages of `kinds`."""
+    """Return sixteen hex digits of the hash of the code that decides rows: of the framework and of `kinds`' packages."""
     packages = {kind.__module__.partition(".")[0] for kind in kinds} | {"tokensieve"}
     total = hashlib.sha256()
     for package in sorted(packages):
@@ -32,7 +32,7 @@ def code_hash(kinds: Iterable[type]) -> str:
 def _package(name: str) -> str:
     found = importlib.import_module(name).__file__
     if found is None:
-        # A module made by hand has no source to look at.
+        # A module that was made at run time has no source file.
         return ""
     total = hashlib.sha256()
     for place, file in _modules(Path(found)):
@@ -51,11 +51,11 @@ def _modules(found: Path) -> Iterator[tuple[str, Path]]:
 
 
 def versions(kinds: Iterable[type]) -> dict[str, str]:
-    """Return the versions of what decides rows: code by its content, libraries by name."""
+    """Return the hash of the code that decides rows, and the versions of libraries and Python."""
     return {"code": code_hash(kinds), **_libraries(), "python": platform.python_version()}
 
 
 @cache
 def _libraries() -> dict[str, str]:
-    """Look them up once: a plan has a hundred thousand cells."""
+    """Return the versions of libraries; cached, because a plan may have a hundred thousand cells."""
     return {name: metadata.version(name) for name in ("torch", "transformers")}

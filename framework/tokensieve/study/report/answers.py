@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from tokensieve.study.analysis.comparison import Arm, Comparison
 from tokensieve.study.analysis.findings import Findings, MethodDifference
-from tokensieve.study.analysis.significance import PairedDifference, half
-from tokensieve.study.analysis.transfers import OrderTransfer, transfers
+from tokensieve.study.analysis.significance import PairedDifference, half_width
+from tokensieve.study.analysis.transfers import OrderTransfer, order_transfers
 from tokensieve.study.report.tables.differences import (
     attention_table,
     composition_table,
@@ -17,7 +17,7 @@ from tokensieve.study.report.tables.differences import (
     plain_table,
 )
 from tokensieve.study.report.tables.ranks import rank_table, ranks_of, transfer_table, two_digits
-from tokensieve.study.report.tables.values import Table, in_points, spelled
+from tokensieve.study.report.tables.values import Table, method_label, points_text
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Question:
     tables: tuple[Table, ...] = field(default=())
 
 
-def questions(founds: Sequence[Findings]) -> list[Question]:
+def answer_questions(all_findings: Sequence[Findings]) -> list[Question]:
     """Answer every question for every comparison, and of several models whether an order carries over."""
     asked: tuple[tuple[str, str, Callable[[Findings], Answer], Callable[[Findings], Table | None]], ...] = (
         ("best-control", "Does any method beat the best control?", _best_control, control_table),
@@ -69,12 +69,12 @@ def questions(founds: Sequence[Findings]) -> list[Question]:
         Question(
             name,
             text,
-            tuple(answer(found) for found in founds),
-            tuple(table for found in founds if (table := make(found)) is not None),
+            tuple(answer(findings) for findings in all_findings),
+            tuple(table for findings in all_findings if (table := make(findings)) is not None),
         )
         for name, text, answer, make in asked
     ]
-    carried = transfers([found.comparison for found in founds])
+    carried = order_transfers([findings.comparison for findings in all_findings])
     if carried:
         made.insert(-1, _transfer(carried))
     return made
@@ -83,19 +83,19 @@ def questions(founds: Sequence[Findings]) -> list[Question]:
 # ----------------------------------------------------------------------------------------------------------- answers
 
 
-def _best_control(found: Findings) -> Answer:
-    comparison = found.comparison
-    if not found.controls:
+def _best_control(findings: Findings) -> Answer:
+    comparison = findings.comparison
+    if not findings.controls:
         return Answer(comparison.title, "No method can be compared: no control was measured at any of their budgets.")
     points = []
-    for method, ours in _by_method(found.controls):
+    for method, ours in _by_method(findings.controls):
         parts = []
         for verdict in ("better", "worse"):
-            shown = [one for one in ours if one.versus.verdict == verdict]
+            shown = [one for one in ours if one.difference.verdict == verdict]
             if shown:
-                far = max(shown, key=lambda one: abs(one.versus.value))
+                far = max(shown, key=lambda one: abs(one.difference.value))
                 where = _listed([one.arm.keep for one in shown], len(ours))
-                parts.append(f"{verdict} at {where}, most at {far.arm.keep}: {in_points(far.versus)} points")
+                parts.append(f"{verdict} at {where}, most at {far.arm.keep}: {points_text(far.difference)} points")
         points.append((method, "; ".join(parts) or f"not shown to differ at any of {_budgets(len(ours))}"))
     best = [
         f"{names[0].method} at {block.keep} ({_percent(comparison, names[0])})"
@@ -104,16 +104,16 @@ def _best_control(found: Findings) -> Answer:
     ]
     if best:
         points.append(("best controls", ", ".join(best)))
-    won, lost = _somewhere(found.controls, "better"), _somewhere(found.controls, "worse")
-    total = len(_by_method(found.controls))
+    won, lost = _somewhere(findings.controls, "better"), _somewhere(findings.controls, "worse")
+    total = len(_by_method(findings.controls))
     text = f"Yes: {len(won)} of {total} methods somewhere" if won else "None is shown to"
     text += f"; {len(lost)} of {total} somewhere worse." if lost else "."
     return Answer(comparison.title, text, tuple(points))
 
 
-def _plain(found: Findings) -> Answer:
-    title = found.comparison.title
-    both = _both(found)
+def _plain(findings: Findings) -> Answer:
+    title = findings.comparison.title
+    both = _both(findings)
     if not both:
         return Answer(title, "Nothing to compare: uniform and random were not both measured at any method's ledger.")
     points = []
@@ -133,40 +133,40 @@ def _plain(found: Findings) -> Answer:
     return Answer(title, text, tuple(points))
 
 
-def _compositions(found: Findings) -> Answer:
-    title = found.comparison.title
-    if not found.composed:
-        unknown = [name for name in found.comparison.methods if name not in found.structures]
+def _compositions(findings: Findings) -> Answer:
+    title = findings.comparison.title
+    if not findings.composed:
+        unknown = [name for name in findings.comparison.methods if name not in findings.structures]
         why = f" ({', '.join(unknown)}: what they are made of is not known here)" if unknown else ""
         return Answer(title, f"The study has no composition whose operands can be told{why}.")
     points = []
     beating = 0
-    for method in dict.fromkeys(one.arm.method for one in found.composed):
-        ours = [one for one in found.composed if one.arm.method == method]
+    for method in dict.fromkeys(one.arm.method for one in findings.composed):
+        ours = [one for one in findings.composed if one.arm.method == method]
         won = [one.arm.keep for one in ours if one.beats_each]
         beating += bool(won)
         parts = [f"beats each operand at {_listed(won, len(ours))}"]
         for operand in dict.fromkeys(one.other for each in ours for one in each.against):
-            versus = [one.versus for each in ours for one in each.against if one.other == operand]
-            parts.append(f"against {operand} {_counted(versus)}")
+            difference = [one.difference for each in ours for one in each.against if one.other == operand]
+            parts.append(f"against {operand} {_counted(difference)}")
         missing = sorted({name for one in ours for name in one.missing})
         parts += [f"{', '.join(missing)} was not measured alone at the same ledger"] if missing else []
-        points.append((spelled(method, ours[0].formula), "; ".join(parts)))
+        points.append((method_label(method, ours[0].formula), "; ".join(parts)))
     text = f"Yes: {beating} of {len(points)} somewhere." if beating else "None is shown to, at any budget."
     return Answer(title, text, tuple(points))
 
 
-def _attention(found: Findings) -> Answer:
-    title = found.comparison.title
-    judged = [name for name, structure in found.structures.items() if structure.attention]
+def _attention(findings: Findings) -> Answer:
+    title = findings.comparison.title
+    judged = [name for name, structure in findings.structures.items() if structure.attention]
     if not judged:
         return Answer(title, "No method of this study judges by attention.")
     points = []
     behind = 0
     for method in judged:
-        whole = [one for one in found.controls if one.arm.method == method]
-        lost = [one.arm.keep for one in whole if one.versus.verdict == "worse"]
-        ours = [one for one in found.attention if one.arm.method == method and one.versus.verdict == "worse"]
+        whole = [one for one in findings.controls if one.arm.method == method]
+        lost = [one.arm.keep for one in whole if one.difference.verdict == "worse"]
+        ours = [one for one in findings.attention if one.arm.method == method and one.difference.verdict == "worse"]
         kinds = dict.fromkeys(one.kind for one in ours if one.kind)
         each = [f"{kind} ({', '.join(str(one.arm.keep) for one in ours if one.kind == kind)})" for kind in kinds]
         by_kind = f"; by type of question: {', '.join(each)}" if each else ""
@@ -176,11 +176,11 @@ def _attention(found: Findings) -> Answer:
     return Answer(title, text, tuple(points))
 
 
-def _alarms(found: Findings) -> Answer:
-    title = found.comparison.title
-    if not found.inverses:
+def _alarms(findings: Findings) -> Answer:
+    title = findings.comparison.title
+    if not findings.inverses:
         return Answer(title, "No inverted score was measured.")
-    ringing = [one for one in found.inverses if one.not_shown_better]
+    ringing = [one for one in findings.inverses if one.not_shown_better]
     if not ringing:
         return Answer(title, "Every method is shown to be better than its own inverse, at every budget measured.")
     points = []
@@ -195,8 +195,8 @@ def _alarms(found: Findings) -> Answer:
     return Answer(title, text, tuple(points), alarm)
 
 
-def _order(found: Findings) -> Answer:
-    comparison = found.comparison
+def _order(findings: Findings) -> Answer:
+    comparison = findings.comparison
     points = []
     for block in comparison.blocks:
         places = ranks_of(comparison, block.arms)
@@ -233,18 +233,18 @@ def _agreeing(found: Sequence[OrderTransfer]) -> str:
     return f"{text}{same + opposite} apart, and {how}."
 
 
-def _certainty(found: Findings) -> Answer:
-    comparison = found.comparison
+def _certainty(findings: Findings) -> Answer:
+    comparison = findings.comparison
     pictures = len(set(comparison.images))
     counted = int(comparison.headline.sum())
     text = (
         f"{len(comparison.samples)} questions on {pictures} pictures in every cell, {counted} of them in the headline."
     )
-    if found.detectable is None:
+    if findings.detectable is None:
         text += " No difference could be detected between methods that disagree this little."
     else:
         text += (
-            f" A single comparison finds a true difference of {100 * found.detectable:.1f} points in four of five such "
+            f" A single comparison finds a true difference of {100 * findings.detectable:.1f} points in four of five such "
             "studies; smaller ones are mostly missed."
         )
     for kind, (right, count) in comparison.left_out.items():
@@ -258,10 +258,10 @@ def _certainty(found: Findings) -> Answer:
     return Answer(comparison.title, text)
 
 
-def _both(found: Findings) -> list[tuple[Arm, list[PairedDifference]]]:
+def _both(findings: Findings) -> list[tuple[Arm, list[PairedDifference]]]:
     by: dict[int, tuple[Arm, list[PairedDifference]]] = {}
-    for one in found.plain:
-        by.setdefault(id(one.arm), (one.arm, []))[1].append(one.versus)
+    for one in findings.plain:
+        by.setdefault(id(one.arm), (one.arm, []))[1].append(one.difference)
     return [(arm, ones) for arm, ones in by.values() if len(ones) == 2]
 
 
@@ -271,7 +271,7 @@ def _by_method(found: Sequence[MethodDifference]) -> list[tuple[str, list[Method
 
 
 def _somewhere(found: Sequence[MethodDifference], verdict: str) -> set[str]:
-    return {one.arm.method for one in found if one.versus.verdict == verdict}
+    return {one.arm.method for one in found if one.difference.verdict == verdict}
 
 
 def _budgets(count: int) -> str:
@@ -297,4 +297,4 @@ def _listed(keeps: Sequence[str | None], total: int) -> str:
 
 def _percent(comparison: Comparison, arm: Arm) -> str:
     found = comparison.interval(arm)
-    return f"{100 * found.estimate:.1f} ±{100 * half(found):.1f} %"
+    return f"{100 * found.estimate:.1f} ±{100 * half_width(found):.1f} %"

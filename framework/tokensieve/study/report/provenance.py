@@ -15,22 +15,22 @@ from tokensieve.study.rows import Cell
 
 
 @dataclass(frozen=True)
-class Listing:
+class TextTable:
     """A table of words.
 
     Attributes:
         title: above it.
         columns: headings.
-        lines: its rows.
+        rows: its rows.
     """
 
     title: str
     columns: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingResult:
     """What there is no number for.
 
     Attributes:
@@ -46,7 +46,7 @@ class Missing:
     reason: str
 
 
-def missing(results: Results, comparisons: Sequence[Comparison]) -> list[Missing]:
+def missing_results(results: Results, comparisons: Sequence[Comparison]) -> list[MissingResult]:
     """List failures, controls that do not apply, and cells that were not compared, the same reasons joined."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for failure in results.failures():
@@ -57,20 +57,21 @@ def missing(results: Results, comparisons: Sequence[Comparison]) -> list[Missing
         reason = f"n/a: {str(skipped['reason']).removeprefix('n/a: ')}"
         found.setdefault((str(skipped["model"]), what, reason), []).append(skipped.get("keep") or "all")
     listed = [
-        Missing(model, what, ", ".join(dict.fromkeys(keeps)), reason) for (model, what, reason), keeps in found.items()
+        MissingResult(model, what, ", ".join(dict.fromkeys(keeps)), reason)
+        for (model, what, reason), keeps in found.items()
     ]
     for comparison in comparisons:
-        listed += [Missing(comparison.model, "not compared", "", excluded) for excluded in comparison.excluded]
+        listed += [MissingResult(comparison.model, "not compared", "", excluded) for excluded in comparison.excluded]
     return listed
 
 
-def provenance(founds: Sequence[Findings]) -> list[Listing]:
+def provenance(all_findings: Sequence[Findings]) -> list[TextTable]:
     """List models, tasks, methods and versions, each with its hash."""
-    cells = [cell.cell for found in founds for arm in found.comparison.arms for cell in arm.cells]
+    cells = [cell.cell for findings in all_findings for arm in findings.comparison.arms for cell in arm.cells]
     models = _unique((cell.model, cell.model_hash, cell.adapter) for cell in cells)
     tasks = _unique(
         (one.task, one.card_hash, str(one.card.get("metric", "")), f"{len(one.samples)}", f"{len(set(one.images))}")
-        for one in (found.comparison for found in founds)
+        for one in (findings.comparison for findings in all_findings)
     )
     methods: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
@@ -81,31 +82,31 @@ def provenance(founds: Sequence[Findings]) -> list[Listing]:
     versions = _unique(tuple(cell.versions.get(name, "") for name in names) for cell in cells)
     notes = _notes(cells)
     listings = [
-        Listing("Models", ("Name", "Hash of config and weights", "Adapter"), models),
-        Listing("Tasks", ("Name", "Card", "Metric", "Questions", "Pictures"), tasks),
-        Listing(
+        TextTable("Models", ("Name", "Hash of config and weights", "Adapter"), models),
+        TextTable("Tasks", ("Name", "Card", "Metric", "Questions", "Pictures"), tasks),
+        TextTable(
             "Recipes",
             ("Name", "Stages", "Hashes, one a budget"),
             tuple((name, stages, ", ".join(dict.fromkeys(hashes))) for (name, stages), hashes in methods.items()),
         ),
-        Listing("Versions", tuple(names), versions),
-        Listing("Notes of the ledger", ("Note", "Methods"), notes),
+        TextTable("Versions", tuple(names), versions),
+        TextTable("Notes of the ledger", ("Note", "Methods"), notes),
     ]
-    return [listing for listing in listings if listing.lines]
+    return [listing for listing in listings if listing.rows]
 
 
-def cards(founds: Sequence[Findings]) -> list[tuple[str, str]]:
+def task_cards(all_findings: Sequence[Findings]) -> list[tuple[str, str]]:
     """Return every card once: its name with its hash, and its content as JSON."""
-    seen = {one.card_hash: one for one in (found.comparison for found in founds)}
+    seen = {one.card_hash: one for one in (findings.comparison for findings in all_findings)}
     return [(f"{one.task} ({name})", json.dumps(one.card, indent=1, ensure_ascii=False)) for name, one in seen.items()]
 
 
-def warnings(founds: Sequence[Findings]) -> list[str]:
+def comparability_warnings(all_findings: Sequence[Findings]) -> list[str]:
     """Say what makes numbers of this study hard to compare."""
     said = []
     by_task: dict[str, set[str]] = {}
-    for found in founds:
-        comparison = found.comparison
+    for findings in all_findings:
+        comparison = findings.comparison
         by_task.setdefault(comparison.task, set()).add(comparison.card_hash)
         # A plugin's method hashes the plugin's code as well, so only libraries tell runs apart.
         libraries = {

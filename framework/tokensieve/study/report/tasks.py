@@ -16,7 +16,7 @@ from tokensieve.tasks.base import Task
 CHANGED = "the task is not what it was at the run."
 
 
-def tasks_of(
+def rebuild_tasks(
     comparisons: Sequence[Comparison], registry: Registry, study: str = ""
 ) -> tuple[dict[str, Task], list[str]]:
     """Make the tasks of comparisons again: as the study asks for them, or from their cards where it does not.
@@ -52,7 +52,7 @@ def tasks_of(
     return found, problems
 
 
-def unchanged(comparisons: Sequence[Comparison], tasks: Mapping[str, Task]) -> tuple[dict[str, Task], list[str]]:
+def unchanged_tasks(comparisons: Sequence[Comparison], tasks: Mapping[str, Task]) -> tuple[dict[str, Task], list[str]]:
     """Return the tasks whose cards are what they were at the run: their questions and pictures are the same.
 
     Args:

@@ -25,7 +25,7 @@ ROLES = ("method", *CONTROL_ROLES, "oracle", "anti_oracle", "inverted")
 
 
 @dataclass
-class Content:
+class ViewerContent:
     """What the viewer shows.
 
     Attributes:
@@ -45,7 +45,7 @@ class Content:
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], samples: int = 24) -> Content:
+def viewer_content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], samples: int = 24) -> ViewerContent:
     """Gather what the viewer shows.
 
     Args:
@@ -53,7 +53,7 @@ def content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], sample
         tasks: by the card's hash; without one, neither pictures nor questions are known.
         samples: how many of each comparison, evenly spread over it; fewer where the page would grow too large.
     """
-    made = Content()
+    made = ViewerContent()
     numbers: dict[tuple[str, str], int | None] = {}
     share = BYTES // max(1, len(comparisons))
     for comparison in comparisons:
@@ -93,7 +93,7 @@ class _View:
     """One comparison's part."""
 
     def __init__(
-        self, comparison: Comparison, task: Task | None, made: Content, numbers: dict[tuple[str, str], int | None]
+        self, comparison: Comparison, task: Task | None, made: ViewerContent, numbers: dict[tuple[str, str], int | None]
     ) -> None:
         self._comparison = comparison
         self._task = task

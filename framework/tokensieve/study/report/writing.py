@@ -11,17 +11,17 @@ from typing import Any
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import Registry
 from tokensieve.study.analysis.collect import Results, collect
-from tokensieve.study.analysis.findings import Findings, find
+from tokensieve.study.analysis.findings import Findings, make_findings
 from tokensieve.study.report import viewer
-from tokensieve.study.report.answers import Question, questions
+from tokensieve.study.report.answers import Question, answer_questions
 from tokensieve.study.report.figures.draw import draw
 from tokensieve.study.report.figures.style import Drawing
-from tokensieve.study.report.provenance import cards, missing, provenance, warnings
+from tokensieve.study.report.provenance import comparability_warnings, missing_results, provenance, task_cards
 from tokensieve.study.report.tables.accuracy import accuracy_table, measures_table, task_table
-from tokensieve.study.report.tables.formats import as_csv, latex, markdown
+from tokensieve.study.report.tables.formats import to_csv, to_latex, to_markdown
 from tokensieve.study.report.tables.ranks import record_table
-from tokensieve.study.report.tables.values import Cell, Delta, Share, Table, printed, reordered
-from tokensieve.study.report.tasks import tasks_of, unchanged
+from tokensieve.study.report.tables.values import Cell, Delta, Share, Table, cell_text, with_columns_first
+from tokensieve.study.report.tasks import rebuild_tasks, unchanged_tasks
 from tokensieve.tasks.base import Task
 
 SAMPLES = 24
@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """What was written.
 
     Attributes:
@@ -60,7 +60,7 @@ def write_report(
     tasks: Mapping[str, Task] | None = None,
     samples: int = SAMPLES,
     progress: Progress = lambda _: None,
-) -> Written:
+) -> WrittenReport:
     """Write a report of a study.
 
     Args:
@@ -83,44 +83,44 @@ def write_report(
     if not comparisons:
         raise StudyError(f"'{title}' has no finished cell to report on; run it first: tokensieve compare")
     progress("comparing")
-    founds = [find(comparison, registry) for comparison in comparisons]
-    asked = questions(founds)
-    made, problems = (tasks, []) if tasks is not None else tasks_of(comparisons, registry, study)
-    pictured, changed = (tasks, []) if tasks is not None else unchanged(comparisons, made)
-    tables = _tables(founds, made)
+    all_findings = [make_findings(comparison, registry) for comparison in comparisons]
+    asked = answer_questions(all_findings)
+    made, problems = (tasks, []) if tasks is not None else rebuild_tasks(comparisons, registry, study)
+    pictured, changed = (tasks, []) if tasks is not None else unchanged_tasks(comparisons, made)
+    tables = _tables(all_findings, made)
     progress("drawing")
-    drawings = draw(founds)
-    shown = viewer.content(comparisons, pictured, samples)
+    drawings = draw(all_findings)
+    shown = viewer.viewer_content(comparisons, pictured, samples)
     shown.problems = [*problems, *changed, *shown.problems]
-    page = _page(results, founds, asked, tables, drawings, shown, title, study)
+    page = _page(results, all_findings, asked, tables, drawings, shown, title, study)
     progress("writing")
     try:
-        files = _files(out, founds, asked, tables, drawings, title)
+        files = _files(out, all_findings, asked, tables, drawings, title)
         place = out / "index.html"
         place.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StudyError(f"the report cannot be written into {out}: {error.strerror or error}") from None
-    return Written(place, tuple(files), tuple(founds), tuple(asked), tuple(shown.problems))
+    return WrittenReport(place, tuple(files), tuple(all_findings), tuple(asked), tuple(shown.problems))
 
 
-def _tables(founds: Sequence[Findings], tasks: Mapping[str, Task]) -> list[Table]:
+def _tables(all_findings: Sequence[Findings], tasks: Mapping[str, Task]) -> list[Table]:
     models: dict[tuple[str, str], list[Findings]] = {}
-    for found in founds:
-        models.setdefault((found.comparison.model, found.comparison.model_hash), []).append(found)
+    for findings in all_findings:
+        models.setdefault((findings.comparison.model, findings.comparison.model_hash), []).append(findings)
     joint = [table for ours in models.values() if (table := task_table(ours)) is not None]
-    records = [table for found in founds if (table := record_table(found)) is not None]
+    records = [table for findings in all_findings if (table := record_table(findings)) is not None]
     measures = [
         table
-        for found in founds
-        if (task := tasks.get(found.comparison.card_hash)) is not None
-        and (table := measures_table(found.comparison, task)) is not None
+        for findings in all_findings
+        if (task := tasks.get(findings.comparison.card_hash)) is not None
+        and (table := measures_table(findings.comparison, task)) is not None
     ]
-    return [*joint, *(accuracy_table(found) for found in founds), *measures, *records]
+    return [*joint, *(accuracy_table(findings) for findings in all_findings), *measures, *records]
 
 
 def _files(
     out: Path,
-    founds: Sequence[Findings],
+    all_findings: Sequence[Findings],
     asked: Sequence[Question],
     tables: Sequence[Table],
     drawings: Sequence[Drawing],
@@ -136,43 +136,43 @@ def _files(
         written.append(place)
 
     for table in everything:
-        put("tables", f"{table.name}.md", markdown(table).encode())
-        put("tables", f"{table.name}.tex", latex(table).encode())
-        put("tables", f"{table.name}.csv", as_csv(table).encode())
+        put("tables", f"{table.name}.md", to_markdown(table).encode())
+        put("tables", f"{table.name}.tex", to_latex(table).encode())
+        put("tables", f"{table.name}.csv", to_csv(table).encode())
     for drawing in drawings:
         for kind in KINDS:
             put("figures", f"{drawing.name}.{kind}", drawing.written(kind))
-    put("", "report.md", _markdown(title, founds, asked, tables, drawings).encode())
+    put("", "report.md", _markdown(title, all_findings, asked, tables, drawings).encode())
     return written
 
 
 def _markdown(
     title: str,
-    founds: Sequence[Findings],
+    all_findings: Sequence[Findings],
     asked: Sequence[Question],
     tables: Sequence[Table],
     drawings: Sequence[Drawing],
 ) -> str:
     lines = [f"# {title}", "", "## Findings", ""]
-    lines += [f"> {warning}\n" for warning in warnings(founds)]
+    lines += [f"> {warning}\n" for warning in comparability_warnings(all_findings)]
     for question in asked:
         lines += [f"### {question.text}", ""]
         for answer in question.answers:
             lines.append(f"- **{answer.title}**: {answer.text}")
             lines += [f"    - {name}: {said}" for name, said in answer.points]
-        lines += ["", *(markdown(table).replace("### ", "#### ", 1) for table in question.tables)]
-    lines += ["## Tables", "", *(markdown(table) for table in tables), "## Figures", ""]
+        lines += ["", *(to_markdown(table).replace("### ", "#### ", 1) for table in question.tables)]
+    lines += ["## Tables", "", *(to_markdown(table) for table in tables), "## Figures", ""]
     lines += [f"![{one.title}](figures/{one.name}.svg)\n\n{one.caption}\n" for one in drawings]
     return "\n".join(lines)
 
 
 def _page(
     results: Results,
-    founds: Sequence[Findings],
+    all_findings: Sequence[Findings],
     asked: Sequence[Question],
     tables: Sequence[Table],
     drawings: Sequence[Drawing],
-    shown: viewer.Content,
+    shown: viewer.ViewerContent,
     title: str,
     study: str,
 ) -> str:
@@ -198,15 +198,15 @@ def _page(
             }
             for one in drawings
         ],
-        facts=_facts(founds),
+        facts=_facts(all_findings),
         questions=asked,
-        warnings=warnings(founds),
+        warnings=comparability_warnings(all_findings),
         # What a reader asks first stands first; files have it last, as papers do.
-        tables=[reordered(table, ("All", "Rel. %", "Δ best control", "p")) for table in tables],
+        tables=[with_columns_first(table, ("All", "Rel. %", "Δ best control", "p")) for table in tables],
         problems=shown.problems,
-        missing=missing(results, [found.comparison for found in founds]),
-        provenance=provenance(founds),
-        cards=cards(founds),
+        missing=missing_results(results, [findings.comparison for findings in all_findings]),
+        provenance=provenance(all_findings),
+        cards=task_cards(all_findings),
         study=study,
         version=metadata.version("tokensieve"),
         standing=lambda role: "" if role == "method" else "bound" if role in BOUNDS else "control",
@@ -214,9 +214,9 @@ def _page(
     )
 
 
-def _facts(founds: Sequence[Findings]) -> list[tuple[str, str]]:
-    comparisons = [found.comparison for found in founds]
-    smallest = [found.detectable for found in founds if found.detectable is not None]
+def _facts(all_findings: Sequence[Findings]) -> list[tuple[str, str]]:
+    comparisons = [findings.comparison for findings in all_findings]
+    smallest = [findings.detectable for findings in all_findings if findings.detectable is not None]
     counts = sorted({len(one.samples) for one in comparisons})
     facts = [
         ("Models", ", ".join(dict.fromkeys(one.model for one in comparisons))),
@@ -242,10 +242,10 @@ def _cell(cell: Cell) -> Any:
     from markupsafe import Markup
 
     if isinstance(cell, Share):
-        number, _, spread = printed(cell).partition(" ")
+        number, _, spread = cell_text(cell).partition(" ")
         value = Markup("<strong>{}</strong>").format(number) if cell.best else number
         return Markup("<td>{} <small>{}</small></td>").format(value, spread)
     if isinstance(cell, Delta):
-        number, _, rest = printed(cell).partition(" ")
-        return Markup('<td class="{}">{} <small>{}</small></td>').format(cell.versus.verdict, number, rest)
-    return Markup("<td>{}</td>").format(printed(cell))
+        number, _, rest = cell_text(cell).partition(" ")
+        return Markup('<td class="{}">{} <small>{}</small></td>').format(cell.difference.verdict, number, rest)
+    return Markup("<td>{}</td>").format(cell_text(cell))

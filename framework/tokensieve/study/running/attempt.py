@@ -1,4 +1,4 @@
-"""Running one cell: its result, whatever goes wrong, and cells that other processes run."""
+"""Running one cell and recording its result or failure, and waiting for cells of other processes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,28 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Cell, Failure
 from tokensieve.study.running.runner import Runner
 from tokensieve.study.store import Store
 
-if TYPE_CHECKING:
-    pass
-
-
 Status = Literal["done", "cached", "failed", "elsewhere"]
-"""What became of a cell: run now, there already, failed, or being run by another process."""
+"""The status of a cell: run now, finished before, failed, or being run by another process."""
 POLL_SECONDS = 1.0
-"""Seconds between two looks at cells that another process runs."""
+"""Seconds between two checks of cells that another process runs."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a cell.
+    """The result of a cell.
 
     Attributes:
-        cell: which.
-        status: what.
-        seconds: that it took.
-        reason: why it failed, or nothing.
+        cell: the cell.
+        status: its status.
+        seconds: the time it took.
+        reason: why it failed; empty otherwise.
     """
 
     cell: Cell
@@ -42,12 +38,12 @@ class Result:
 
 @dataclass
 class Summary:
-    """What became of a study.
+    """The results of a study.
 
     Attributes:
-        done: how many cells ran now.
-        known: how many were there already, or were run by others.
-        failed: those that failed now, with the reason.
+        done: the number of cells that ran now.
+        cached: the number of cells that were finished before, or by other processes.
+        failed: the results of cells that failed now.
     """
 
     done: int = 0
@@ -68,15 +64,15 @@ OnResult = Callable[[Result], None]
 
 
 def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
-    """Run a cell unless it is there, and write it or why it failed.
+    """Run a cell unless it is finished, and write its rows, or why it failed.
 
-    Whatever goes wrong costs this cell only.
+    An error fails this cell only.
 
     Args:
-        job: which.
-        store: where it goes.
-        runner: runs it.
-        since: when the run began: what another process failed after that is not tried again.
+        job: the job of the cell.
+        store: where the cell is written.
+        runner: what runs the cell.
+        since: when the run began. A cell that failed after that in another process is not tried again.
     """
     key = job.cell.key
     with store.claim(key) as ours:
@@ -93,24 +89,24 @@ def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
         except Exception as error:
             reason = _reason(error)
             failure = Failure(job.cell, reason, traceback.format_exc())
-            if _memory(error):
-                # Nothing of the failed cell may stay there, and the next one finds the model anew.
+            if _out_of_memory(error):
+                # The error holds tensors of the failed cell; the next cell loads the model again.
                 del error
-                runner.forget()
+                runner.free()
             return record_failure(store, failure, time.perf_counter() - started)
         return Result(job.cell, "done", time.perf_counter() - started)
 
 
-def _memory(error: Exception) -> bool:
-    """Return whether memory ran out; accelerators say it in words."""
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out. Errors of accelerators are recognised by their text."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def record_failure(store: Store, failure: Failure, seconds: float) -> Result:
-    """Write why a cell failed, and give that as its result."""
+    """Write why a cell failed, and return its result."""
     reason = failure.reason
     try:
-        store.fail(failure)
+        store.write_failure(failure)
     except OSError as error:
         reason += f" (which could not be written either: {error})"
     return Result(failure.cell, "failed", seconds, reason)
@@ -122,17 +118,17 @@ def _reason(error: Exception) -> str:
     return f"{kind}: {text if len(text) <= 1000 else text[:997] + '...'}" if text else kind
 
 
-def wait_for_others(jobs: Sequence[Job], store: Store, since: float, told: OnResult) -> list[Job]:
+def wait_for_others(jobs: Sequence[Job], store: Store, since: float, on_result: OnResult) -> list[Job]:
     """Wait for cells that other processes run.
 
     Args:
-        jobs: what they run.
-        store: where they write.
-        since: when our own run began.
-        told: called for every cell that is finished or failed.
+        jobs: the jobs of these cells.
+        store: where they are written.
+        since: when this run began.
+        on_result: called for every cell that is finished or failed.
 
     Returns:
-        The cells that are still to be run once nobody runs some of them any more.
+        The cells that are left, as soon as no process runs one of them any more.
     """
     left = list(jobs)
     while left:
@@ -141,9 +137,9 @@ def wait_for_others(jobs: Sequence[Job], store: Store, since: float, told: OnRes
             key = job.cell.key
             with store.claim(key) as ours:
                 if store.has(key):
-                    told(Result(job.cell, "cached"))
+                    on_result(Result(job.cell, "cached"))
                 elif store.failed_since(key, since):
-                    told(Result(job.cell, "failed", reason="it failed in another process"))
+                    on_result(Result(job.cell, "failed", reason="it failed in another process"))
                 else:
                     free += ours
                     continue

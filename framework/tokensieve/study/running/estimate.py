@@ -1,4 +1,4 @@
-"""What a study will cost: counted before it runs, and timed by a probe or by what has run already."""
+"""The cost of a study: FLOPs are counted, time is taken from a probe or from cells that have run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokensieve.algebra.budget import count
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.checkpoints.loading import load_processor
-from tokensieve.checkpoints.ready import LoadedModel, quiet
-from tokensieve.cost.geometry import Geometry, cost, layer_costs
+from tokensieve.cost.geometry import Geometry, layer_costs, pruned_prefill_flops
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.errors import RefusedError
 from tokensieve.plugins.registry import Registry
@@ -21,24 +21,24 @@ from tokensieve.study.sampling import select_samples
 from tokensieve.study.spec.entries import ModelEntry
 from tokensieve.study.store import Store
 
-TEXT = 64
-"""Text tokens of a prompt that nobody can count, because the processor is not here."""
+DEFAULT_TEXT_TOKENS = 64
+"""The assumed number of text tokens of a prompt if the processor is not downloaded."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the cells of one model and task come to.
+    """The cost of the cells of one model and task.
 
     Attributes:
-        model: in the study.
-        task: in the study.
-        cells: how many.
-        left: how many of them have not run yet.
-        samples: in each.
-        visual: visual tokens of the first sample's picture; none where they cannot be counted.
-        flops: of the language model's prefills of what is left; none where they cannot be counted.
-        seconds: that what is left takes one after the other; none where nothing was measured.
-        basis: what the numbers are from.
+        model: the name of the model in the study.
+        task: the name of the task in the study.
+        cells: the number of cells.
+        left: the number of cells that have not run yet.
+        samples: the number of samples in each cell.
+        visual: the visual tokens of the first sample's image or video; none if they cannot be counted.
+        flops: counted FLOPs of the language model's prefills in the cells that are left; none if they are not known.
+        seconds: the time that these cells take one after the other; none if nothing was measured.
+        basis: where the numbers come from.
     """
 
     model: str
@@ -53,13 +53,13 @@ class Estimate:
 
 
 def estimate_costs(jobs: Sequence[Job], store: Store, registry: Registry, probe: bool = False) -> list[Estimate]:
-    """Estimate every model and task.
+    """Return an estimate for every model and task.
 
     Args:
-        jobs: of a plan.
-        store: what of it has run already.
-        registry: for adapters and tasks.
-        probe: whether to load every model that is here, and time it.
+        jobs: the jobs of a plan.
+        store: the cells that have run.
+        registry: where adapters and tasks are looked up.
+        probe: whether to load every downloaded model and time a batch.
     """
     finished = store.finished()
     groups: dict[tuple[str, str], list[Job]] = {}
@@ -78,24 +78,24 @@ def _estimate(
     first = group[0]
     left = [job for job in group if job.cell.key not in finished]
     samples = select_samples(first.task.build(registry).samples(), first.limit)
-    visual, text, basis = None, TEXT, "nothing: the checkpoint is not here, and no geometry is named"
+    visual, text, basis = None, DEFAULT_TEXT_TOKENS, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
         ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)
         picture = first.task.build(registry).shown(samples[0])
         visual, text = count_prompt_tokens(ready, picture, samples[0].question)
         basis = "the first sample's prompt"
     elif first.model.geometry is not None:
-        visual = Geometry.load(registry.geometry(first.model.geometry)).visual
-        basis = f"the geometry {first.model.geometry}, and {TEXT} text tokens"
+        visual = Geometry.load(registry.geometry(first.model.geometry)).num_visual_tokens
+        basis = f"the geometry {first.model.geometry}, and {DEFAULT_TEXT_TOKENS} text tokens"
     flops = None
     if visual is not None and opened.adapter is not None:
         layers, encoder = layer_costs(opened.adapter), opened.adapter.encoder
-        # No family's tower that tokens leave in takes videos.
-        reduces = encoder is not None and encoder.prunes_prompt and not samples[0].video
-        flops = sum(_flops(job, layers, visual, text, reduces, registry) for job in left) * len(samples)
-    ms = _measured(store, [job for job in group if job.cell.key in finished])
+        # Vision encoders that drop tokens of the prompt take no videos.
+        encoder_prunes_prompt = encoder is not None and encoder.prunes_prompt and not samples[0].video
+        flops = sum(_flops(job, layers, visual, text, encoder_prunes_prompt, registry) for job in left) * len(samples)
+    ms = _mean_ms(store, [job for job in group if job.cell.key in finished])
     if ms is None and probe and opened.folder is not None:
-        ms = _probed(first, registry)
+        ms = _probe_ms(first, registry)
         basis += "; timed on one batch without pruning"
     elif ms is not None:
         basis += "; timed on cells that have run"
@@ -105,25 +105,27 @@ def _estimate(
     )
 
 
-def _flops(job: Job, layers: Sequence[LayerCost], visual: int, text: int, reduces: bool, registry: Registry) -> int:
-    """Count a cell's prefill of one sample; where what stays depends on the picture, as if all did."""
+def _flops(
+    job: Job, layers: Sequence[LayerCost], visual: int, text: int, encoder_prunes_prompt: bool, registry: Registry
+) -> int:
+    """Return the FLOPs of a prefill. If the number of kept tokens depends on the image, all count as kept."""
     recipe = recipe_of_cell(job.cell, registry)
-    seen = 0 if job.cell.role == "text_only" else visual if job.keep is None else count(job.keep, visual)
+    visible = 0 if job.cell.role == "text_only" else visual if job.keep is None else count(job.keep, visual)
     if recipe is None:
-        return prefill_flops(layers, [text + seen] * len(layers))
+        return prefill_flops(layers, [text + visible] * len(layers))
     try:
-        return cost(recipe, layers, [visual], text, reduces)
+        return pruned_prefill_flops(recipe, layers, [visual], text, encoder_prunes_prompt)
     except RefusedError:
         return prefill_flops(layers, [text + visual] * len(layers))
 
 
-def _measured(store: Store, jobs: Iterable[Job]) -> float | None:
-    """Return the mean milliseconds of a sample in cells that have run."""
+def _mean_ms(store: Store, jobs: Iterable[Job]) -> float | None:
+    """Return the mean milliseconds for a sample in the first 20 of these cells; none without cells."""
     times = [row.ms for job in list(jobs)[:20] for row in store.read(job.cell.key)[1]]
     return sum(times) / len(times) if times else None
 
 
-def _probed(job: Job, registry: Registry) -> float:
-    """Time a batch of the unpruned model, and give its milliseconds a sample."""
+def _probe_ms(job: Job, registry: Registry) -> float:
+    """Return the milliseconds for a sample in a batch of the unpruned model."""
     with quiet():
         return Runner(registry).probe(job)

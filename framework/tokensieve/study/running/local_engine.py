@@ -1,4 +1,4 @@
-"""The local engine: cells one after the other, in this process or in several of this machine."""
+"""The local engine: runs cells in this process, or in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 from tokensieve.study.running.attempt import OnResult, Result, Summary, record_failure, run_cell, wait_for_others
 
 PRELOAD = ("tokensieve.study.running.local_engine", "transformers", "torchvision", "pyarrow.parquet", "fsspec")
-"""What every process of the engine needs."""
+"""Modules that every process of the engine needs; they are imported before processes are started."""
 
 
-def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: OnResult, workers: int = 1) -> Summary:
+def run_local(jobs: Sequence[Job], store: Store, registry: Registry, on_result: OnResult, workers: int = 1) -> Summary:
     """Run cells on this machine.
 
     Args:
-        jobs: model by model.
-        store: where finished cells go.
-        registry: of this process; others make their own.
-        told: called with every result, in this process.
-        workers: processes; one runs in this process itself.
+        jobs: the jobs, model by model.
+        store: where finished cells are written.
+        registry: the registry of this process; other processes make their own.
+        on_result: called with every result, in this process.
+        workers: the number of processes; with one, cells run in this process.
     """
     since = time.time()
     summary = Summary()
 
     def count(result: Result) -> None:
         summary.add(result)
-        told(result)
+        on_result(result)
 
     left = list(jobs)
     while left:
         elsewhere: list[Job] = []
 
-        def sorted_out(job: Job, result: Result, elsewhere: list[Job] = elsewhere) -> None:
+        def collect(job: Job, result: Result, elsewhere: list[Job] = elsewhere) -> None:
             if result.status == "elsewhere":
                 elsewhere.append(job)
             else:
@@ -56,9 +56,9 @@ def run_local(jobs: Sequence[Job], store: Store, registry: Registry, told: OnRes
         if workers == 1:
             runner = Runner(registry)
             for job in left:
-                sorted_out(job, run_cell(job, store, runner, since))
+                collect(job, run_cell(job, store, runner, since))
         else:
-            _WorkerPool(left, store, since, workers, sorted_out).run()
+            _WorkerPool(left, store, since, workers, collect).run()
         left = wait_for_others(elsewhere, store, since, count)
     return summary
 
@@ -68,10 +68,10 @@ class _Worker:
     """A process that runs cells.
 
     Attributes:
-        process: it.
-        connection: to it.
-        job: what it runs, or none.
-        latest: what it ran before.
+        process: the process.
+        connection: the connection to it.
+        job: the job that it runs, or none.
+        latest: the latest job that it was given, or none.
     """
 
     process: BaseProcess
@@ -81,18 +81,18 @@ class _Worker:
 
 
 class _WorkerPool:
-    """Processes that run cells, each its own model's as long as there are some."""
+    """Processes that run cells; each keeps to one model and task as long as these have cells left."""
 
     def __init__(
-        self, jobs: Sequence[Job], store: Store, since: float, workers: int, told: Callable[[Job, Result], None]
+        self, jobs: Sequence[Job], store: Store, since: float, workers: int, on_result: Callable[[Job, Result], None]
     ) -> None:
         self._left = list(jobs)
         self._store = store
         self._since = since
         self._number = min(workers, len(jobs))
-        self._told = told
-        # Not forked from here: what has threads or an accelerator does not survive that. They come of a process that
-        # has imported everything and run nothing, so that each starts at once.
+        self._on_result = on_result
+        # A process with threads or an accelerator cannot be forked safely. Workers are forked from a server process
+        # that has imported everything and run nothing, so they start quickly.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOAD))
         self._workers: list[_Worker] = []
@@ -102,49 +102,49 @@ class _WorkerPool:
         try:
             self._workers = [self._start(number) for number in range(self._number)]
             for worker in self._workers:
-                self._give(worker)
+                self._assign(worker)
             while busy := [worker for worker in self._workers if worker.job is not None]:
                 ready = wait([worker.connection for worker in busy])
                 for worker in busy:
                     if worker.connection in ready:
-                        self._take(worker)
+                        self._receive(worker)
         finally:
             for worker in self._workers:
                 worker.connection.close()
-                # In the middle of a cell only after an interrupt; its claim goes with it.
+                # A worker has a job here only after an interrupt; its claim ends with the process.
                 if worker.job is not None:
                     worker.process.terminate()
                 worker.process.join()
 
     def _start(self, number: int) -> _Worker:
-        ours, theirs = self._context.Pipe()
+        own_end, worker_end = self._context.Pipe()
         threads = max(1, (os.cpu_count() or 1) // self._number)
-        arguments = (theirs, self._store.address, self._since, number, threads)
-        process = self._context.Process(target=_work, args=arguments, daemon=True)
+        arguments = (worker_end, self._store.address, self._since, number, threads)
+        process = self._context.Process(target=_run_worker, args=arguments, daemon=True)
         process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        worker_end.close()
+        return _Worker(process, own_end)
 
-    def _give(self, worker: _Worker) -> None:
-        """Return a worker its next cell: of the model and task it has, or else of one that no other works on."""
+    def _assign(self, worker: _Worker) -> None:
+        """Send a worker its next job: of its model and task, or else of a model and task that no other worker has."""
         worker.job = None
         if not self._left:
             return
-        mine = None if worker.latest is None else _group(worker.latest)
-        groups = [_group(job) for job in self._left]
-        taken = {_group(other.job) for other in self._workers if other.job is not None}
-        place = next((i for i, group in enumerate(groups) if group == mine), None)
+        own = None if worker.latest is None else _model_and_task(worker.latest)
+        groups = [_model_and_task(job) for job in self._left]
+        taken = {_model_and_task(other.job) for other in self._workers if other.job is not None}
+        place = next((i for i, group in enumerate(groups) if group == own), None)
         if place is None:
             place = next((i for i, group in enumerate(groups) if group not in taken), 0)
         worker.job = worker.latest = self._left.pop(place)
         try:
             worker.connection.send(worker.job)
         except OSError:
-            # It died while it had nothing to do; `_take` starts another and says so of this cell.
+            # The process has died; `_receive` starts another and records the failure of this cell.
             return
 
-    def _take(self, worker: _Worker) -> None:
-        """Take a worker's result; a worker that died costs its cell, and another takes its place."""
+    def _receive(self, worker: _Worker) -> None:
+        """Receive a result. If the worker has died, its cell fails, and another worker is started."""
         job = worker.job
         if job is None:
             return
@@ -152,24 +152,24 @@ class _WorkerPool:
             result: Result = worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
-            said = f"the process that ran it died (exit code {worker.process.exitcode}): out of memory, or killed"
-            result = record_failure(self._store, Failure(job.cell, said, ""), 0.0)
+            reason = f"the process that ran it died (exit code {worker.process.exitcode}): out of memory, or killed"
+            result = record_failure(self._store, Failure(job.cell, reason, ""), 0.0)
             place = self._workers.index(worker)
             worker.connection.close()
             self._workers[place] = worker = self._start(place)
-        self._told(job, result)
-        self._give(worker)
+        self._on_result(job, result)
+        self._assign(worker)
 
 
-def _group(job: Job) -> tuple[str, str]:
+def _model_and_task(job: Job) -> tuple[str, str]:
     return job.cell.model, job.cell.task
 
 
-def _work(connection: _ConnectionBase[Any, Any], path: str, since: float, number: int, threads: int) -> None:
-    """Run cells that come over a connection, until it ends."""
+def _run_worker(connection: _ConnectionBase[Any, Any], path: str, since: float, number: int, threads: int) -> None:
+    """Run the cells that come over a connection, until it is closed."""
     import torch
 
-    # An interrupt at the keyboard reaches all processes; the one that started us decides.
+    # Ctrl+C reaches all processes; the main process decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     device = f"cuda:{number % torch.cuda.device_count()}" if torch.cuda.is_available() else None

@@ -1,11 +1,11 @@
-"""The pictures of a batch: their grids, and the tokens that answers need."""
+"""The images of samples: their grids, and the tokens that answers need."""
 
 from __future__ import annotations
 
 import torch
 from PIL import Image
 
-from tokensieve.checkpoints.ready import LoadedModel, quiet
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.errors import TaskError, TokensieveError
 from tokensieve.evidence import NEWLINE
 from tokensieve.models.pictures import ImageOrVideo, Video
@@ -23,37 +23,37 @@ def load_picture(task: Task, sample: Sample) -> ImageOrVideo:
         return task.shown(sample)
     except TokensieveError:
         raise
-    # What decoders raise over a broken file is not documented.
+    # Image decoders raise undocumented errors for broken files.
     except Exception as error:
         raise TaskError(f"the picture of '{sample.id}' cannot be read: {type(error).__name__}: {error}") from error
 
 
-def needed_tokens(loaded: ModelSession, task: Task, sample: Sample, picture: ImageOrVideo) -> frozenset[int] | None:
+def needed_tokens(session: ModelSession, task: Task, sample: Sample, picture: ImageOrVideo) -> frozenset[int] | None:
     """Return the ids of the visual tokens that the answer needs; none if they are not known."""
-    grid = grid_of(loaded, picture)
+    grid = grid_of(session, picture)
     if grid is None:
         return None
-    if (sample.id, grid) not in loaded.needed:
+    if (sample.id, grid) not in session.needed:
         found = task.needed(sample, *grid)
-        loaded.needed[sample.id, grid] = None if found is None else frozenset(int(one) for one in found)
-    return loaded.needed[sample.id, grid]
+        session.needed[sample.id, grid] = None if found is None else frozenset(int(one) for one in found)
+    return session.needed[sample.id, grid]
 
 
-def grid_of(loaded: ModelSession, picture: ImageOrVideo) -> Grid | None:
-    """Return rows and columns of a picture's visual tokens, where they are one grid."""
+def grid_of(session: ModelSession, picture: ImageOrVideo) -> Grid | None:
+    """Return rows and columns of the visual tokens of an image; none if they are not one grid."""
     if isinstance(picture, Video):
         return None
-    if picture.size not in loaded.grids:
-        loaded.grids[picture.size] = _layout(loaded.ready, picture)
-    return loaded.grids[picture.size]
+    if picture.size not in session.grids:
+        session.grids[picture.size] = _find_grid(session.ready, picture)
+    return session.grids[picture.size]
 
 
-def _layout(ready: LoadedModel, picture: Image.Image) -> Grid | None:
+def _find_grid(ready: LoadedModel, picture: Image.Image) -> Grid | None:
     decoder = ready.adapter.decoder
     if decoder is None:
         return None
-    # Where tokens are depends on a picture's size alone; and what is shared shall be encoded with its own batch.
-    inputs = ready.batch([Image.new("RGB", picture.size)], ["?"])
+    # The layout depends only on the size. A blank image is used, because shared images are encoded in their batches.
+    inputs = ready.batch_inputs([Image.new("RGB", picture.size)], ["?"])
     with torch.no_grad(), quiet():
         outputs = decoder.encode_visual_inputs(inputs)
         layouts = [one for name, output in outputs.items() for one in decoder.layout(name, output, inputs)]

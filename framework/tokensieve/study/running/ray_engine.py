@@ -1,4 +1,4 @@
-"""The Ray engine: the same cells as tasks of a cluster, into the same store."""
+"""The Ray engine: runs cells as tasks of a Ray cluster, and writes them to the same store."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ from tokensieve.study.running.runner import Runner
 from tokensieve.study.store import Store
 
 RETRIES = 3
-"""How often a cell is tried whose process or machine was lost."""
-AHEAD = 4
-"""How many cells wait in Ray's queue for each one that can run at once."""
+"""How often a cell is tried again after its process or machine was lost."""
+QUEUED_PER_SLOT = 4
+"""The number of cells in Ray's queue for each cell that can run at the same time."""
 
 _runners: dict[int, Runner] = {}
-"""The runner of this process: Ray runs several cells in one process, which then loads a model once."""
+"""The runner of this process. Ray runs several cells in one process, so a model is loaded once."""
 
 
 def run_ray(
     jobs: Sequence[Job],
     store: Store,
-    told: OnResult,
+    on_result: OnResult,
     *,
     cpus: float = 1.0,
     gpus: float = 0.0,
     address: str | None = None,
 ) -> Summary:
-    """Run cells on a Ray cluster: the one that this process is in, that of `address`, or a new one on this machine.
+    """Run cells on a Ray cluster: the current one, the one at `address`, or a new one on this machine.
 
-    A cell whose process or machine is lost is tried again, `RETRIES` times.
+    A cell whose process or machine is lost is tried again, up to `RETRIES` times.
 
     Args:
-        jobs: model by model.
-        store: a folder or address that all machines of the cluster reach.
-        told: called with every result, in this process.
-        cpus: that a cell takes.
-        gpus: that a cell takes; a part of one lets several cells share it.
-        address: of the cluster.
+        jobs: the jobs, model by model.
+        store: a store that all machines of the cluster reach.
+        on_result: called with every result, in this process.
+        cpus: the CPUs for a cell.
+        gpus: the GPUs for a cell; below one, several cells share a GPU.
+        address: the address of the cluster.
 
     Raises:
         StudyError: if Ray is not installed, or there is no such cluster.
     """
-    ray = _ray()
-    ours = not ray.is_initialized()
-    if ours:
+    ray = _import_ray()
+    started = not ray.is_initialized()
+    if started:
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False)
-        # What it raises where there is no cluster is not one kind.
+        # Ray raises many kinds of error if there is no cluster.
         except Exception as error:
             raise StudyError(f"no Ray cluster can be joined or started: {error}") from None
     try:
-        return _Driver(ray, jobs, store, told, cpus, gpus).run()
+        return _Driver(ray, jobs, store, on_result, cpus, gpus).run()
     finally:
-        if ours:
+        if started:
             ray.shutdown()
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
@@ -79,17 +79,19 @@ def run_one(job: Job, path: str, since: float) -> Result:
 
 
 class _Driver:
-    """Keeps Ray's queue filled, and takes what comes back."""
+    """Keeps Ray's queue filled, and collects the results."""
 
-    def __init__(self, ray: Any, jobs: Sequence[Job], store: Store, told: OnResult, cpus: float, gpus: float) -> None:
+    def __init__(
+        self, ray: Any, jobs: Sequence[Job], store: Store, on_result: OnResult, cpus: float, gpus: float
+    ) -> None:
         self._ray = ray
         self._store = store
         self._since = time.time()
         self._left = list(jobs)
         self._losses: dict[str, int] = {}
         self._summary = Summary()
-        self._told = told
-        # The driver itself submits again what was lost: Ray's own retries would not say so.
+        self._on_result = on_result
+        # The driver submits lost cells again. Ray's own retries would not be counted.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
         self._submit: Callable[..., Any] = ray.remote(**options)(run_one).remote
         self._cpus = cpus
@@ -97,48 +99,48 @@ class _Driver:
     def run(self) -> Summary:
         """Run everything."""
         while self._left:
-            elsewhere = self._round()
+            elsewhere = self._run_once()
             self._left = wait_for_others(elsewhere, self._store, self._since, self._count)
         return self._summary
 
     def _count(self, result: Result) -> None:
         self._summary.add(result)
-        self._told(result)
+        self._on_result(result)
 
-    def _round(self) -> list[Job]:
+    def _run_once(self) -> list[Job]:
         running: dict[Any, Job] = {}
         elsewhere: list[Job] = []
         while self._left or running:
-            while self._left and len(running) < self._width():
+            while self._left and len(running) < self._queue_length():
                 job = self._left.pop(0)
                 running[self._submit(job, self._store.address, self._since)] = job
             ready, _ = self._ray.wait(list(running), num_returns=1)
             for reference in ready:
-                self._take(reference, running.pop(reference), elsewhere)
+                self._collect(reference, running.pop(reference), elsewhere)
         return elsewhere
 
-    def _width(self) -> int:
+    def _queue_length(self) -> int:
         total = float(self._ray.cluster_resources().get("CPU", 1))
-        return max(1, int(total / max(self._cpus, 0.01))) * AHEAD
+        return max(1, int(total / max(self._cpus, 0.01))) * QUEUED_PER_SLOT
 
-    def _take(self, reference: Any, job: Job, elsewhere: list[Job]) -> None:
+    def _collect(self, reference: Any, job: Job, elsewhere: list[Job]) -> None:
         try:
             result: Result = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._lost(job, error)
+            self._retry(job, error)
             return
         if result.status == "elsewhere":
             elsewhere.append(job)
         else:
             self._count(result)
 
-    def _lost(self, job: Job, error: Exception) -> None:
-        """Try a cell again whose process or machine is gone, or give it up."""
+    def _retry(self, job: Job, error: Exception) -> None:
+        """Submit a cell again whose process or machine was lost; after `RETRIES` times, it fails."""
         key = job.cell.key
         self._losses[key] = self._losses.get(key, 0) + 1
         if self._losses[key] <= RETRIES:
             self._left.append(job)
             return
-        said = " ".join(str(error).split())[:500]
-        reason = f"its process was lost {self._losses[key]} times: {type(error).__name__}: {said}"
+        message = " ".join(str(error).split())[:500]
+        reason = f"its process was lost {self._losses[key]} times: {type(error).__name__}: {message}"
         self._count(record_failure(self._store, Failure(job.cell, reason, ""), 0.0))

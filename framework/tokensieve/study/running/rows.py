@@ -1,4 +1,4 @@
-"""The rows of a cell: what the model answered, and what the ledger counted."""
+"""The numbers of a row that come from the ledger of a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tokensieve.tasks.base import Answer, Sample
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """What a model did with a batch.
+    """The answers of a model to a batch.
 
     Attributes:
-        answers: one a sample.
-        ms: of the prefill, by sample.
+        answers: one for each sample.
+        ms: milliseconds of the prefill, divided by the number of samples.
         run: the ledger; none without a recipe.
-        shared: whether its pictures were encoded before, and the time for that added.
+        shared: whether the images were encoded before, so that the time for that was added.
     """
 
     answers: Sequence[Answer]
@@ -34,24 +34,24 @@ class BatchResult:
 
 
 def token_counts(
-    job: Job, loaded: ModelSession, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo], run: Run | None
+    job: Job, session: ModelSession, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo], run: Run | None
 ) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Return text tokens, visual tokens, and visual tokens by layer, of every sample."""
-    depth = len(loaded.layers)
+    """Return the numbers of text tokens, of visual tokens, and of visual tokens in each layer, for every sample."""
+    depth = len(session.layers)
     if run is not None:
         latest = run.latest
         return [(latest.text[i], latest.visual[i], tuple(run.visual_per_layer(i))) for i in range(len(batch))]
     found = []
     for sample, picture in zip(batch, pictures, strict=True):
         if job.cell.role == "text_only":
-            found.append((loaded.lengths(None, sample.question)[1], 0, (0,) * depth))
+            found.append((session.count_tokens(None, sample.question)[1], 0, (0,) * depth))
             continue
-        visual, text = loaded.lengths(picture, sample.question)
+        visual, text = session.count_tokens(picture, sample.question)
         seen = visual
         if job.cell.role == "downsampled" and isinstance(picture, Image.Image):
             budget = count(job.keep, visual) if job.keep is not None else visual
-            size = loaded.sizes[picture.size, budget]
-            seen, _ = loaded.lengths(picture.resize(size), sample.question)
+            size = session.downsampled_sizes[picture.size, budget]
+            seen, _ = session.count_tokens(picture.resize(size), sample.question)
         found.append((text, visual, (seen,) * depth))
     return found
 
@@ -81,13 +81,13 @@ def ledger_notes(run: Run | None) -> list[str]:
 
 
 def recall_of(needed: frozenset[int] | None, role: str, run: Run | None, row: int) -> float | None:
-    """Return the part of the needed tokens that the last layers still had."""
+    """Return the share of the needed tokens that are left after the last stage in the decoder; none if unknown."""
     if not needed:
         return None
     if run is None:
         return 0.0 if role == "text_only" else 1.0
     stages = [stage for stage in run.latest.stages if Site.of(stage.site).part == "decoder"]
-    # Inside a vision encoder ids are places of patches, which need not be tokens.
+    # Ids inside a vision encoder are those of patches, which need not be visual tokens.
     if not stages:
         return None
     return len(needed & set(stages[-1].samples[row].kept.tolist())) / len(needed)

@@ -1,4 +1,4 @@
-"""Running a cell: every sample of a task by one model under one recipe, and a row for each."""
+"""Running a cell: one model with one recipe answers every sample of a task, with a row for each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.algebra.budget import count
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.checkpoints.loading import load
-from tokensieve.checkpoints.ready import LoadedModel, quiet
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.engine import prune, share_vision
 from tokensieve.errors import RefusedError, StudyError, TaskError
@@ -43,58 +43,58 @@ from tokensieve.study.spec.plugins import register_plugins
 from tokensieve.tasks.base import Answer, Sample, Task
 
 SHARED_IMAGES_NOTE = (
-    "pictures were encoded once for several cells; the encoder's time was measured apart, and is in every sample's ms"
+    "pictures were encoded once for several cells; the encoder's time was measured separately, and added to every ms"
 )
-"""What the notes of a cell say whose pictures were not its own alone."""
+"""A note of cells that share encoded images with others."""
 
 
 class Runner:
     """Runs cells one after the other, and keeps the latest model and task for the next one.
 
-    Cells come model by model and task by task; then a model is loaded once.
+    If cells come model by model and task by task, each model is loaded once.
 
     Args:
-        registry: for adapters, strategies and tasks.
-        device: where models run that do not say it.
+        registry: where adapters, strategies and tasks are looked up.
+        device: the device of models for which the study names none.
     """
 
     def __init__(self, registry: Registry, device: str | None = None) -> None:
         self._registry = registry
         self._device = device
-        self._loaded: ModelSession | None = None
+        self._session: ModelSession | None = None
         self._task: tuple[Job, Task, list[Sample]] | None = None
 
     def run(self, job: Job) -> tuple[Cell, list[Row]]:
         """Run a cell.
 
         Returns:
-            The cell, with what is known only now, and a row for every sample.
+            The cell, with its grid, notes and device, and a row for every sample.
 
         Raises:
-            Exception: whatever a model, a task or a plugin raises.
+            Exception: anything that a model, a task or a plugin raises.
         """
         register_plugins(job.plugins, self._registry)
-        loaded = self._model(job)
-        task, samples = self._samples(job)
+        session = self._open_session(job)
+        task, samples = self._load_samples(job)
         rows: list[Row] = []
         grids: set[Grid | None] = set()
         notes: dict[str, None] = {}
         recipe = recipe_of_cell(job.cell, self._registry)
-        if not loaded.warm:
-            # What is only done once, such as choosing kernels, is in no measurement.
-            self._first(job, loaded, task, samples)
-            loaded.warm = True
+        if not session.warmed_up:
+            # What the first batch does once, such as choosing kernels, must not be measured.
+            self._run_first_batch(job, session, task, samples)
+            session.warmed_up = True
         for start in range(0, len(samples), job.batch):
             batch = samples[start : start + job.batch]
             pictures = [load_picture(task, sample) for sample in batch]
-            grids |= {grid_of(loaded, picture) for picture in pictures}
-            outcome = self._asked(job, loaded, recipe, task, batch, pictures)
-            rows += self._rows(job, loaded, task, batch, pictures, outcome)
-            notes |= dict.fromkeys([*ledger_notes(outcome.run), *([SHARED_IMAGES_NOTE] if outcome.shared else [])])
-        device = str(loaded.ready.model.device)
+            grids |= {grid_of(session, picture) for picture in pictures}
+            result = self._answer_batch(job, session, recipe, task, batch, pictures)
+            rows += self._rows(job, session, task, batch, pictures, result)
+            notes |= dict.fromkeys([*ledger_notes(result.run), *([SHARED_IMAGES_NOTE] if result.shared else [])])
+        device = str(session.ready.model.device)
         cell = replace(
             job.cell,
-            adapter=loaded.ready.adapter.name,
+            adapter=session.ready.adapter.name,
             grid=grids.pop() if len(grids) == 1 else None,
             versions={**job.cell.versions, "device": device},
             notes=tuple(notes),
@@ -102,129 +102,130 @@ class Runner:
         return cell, rows
 
     def probe(self, job: Job) -> float:
-        """Return the milliseconds a sample that the unpruned model takes for a batch of a cell's task."""
+        """Return the milliseconds for a sample that the unpruned model takes for a batch of the task of a cell."""
         register_plugins(job.plugins, self._registry)
-        loaded = self._model(job)
-        task, samples = self._samples(job)
-        self._first(job, loaded, task, samples)
-        return self._first(job, loaded, task, samples)
+        session = self._open_session(job)
+        task, samples = self._load_samples(job)
+        self._run_first_batch(job, session, task, samples)
+        return self._run_first_batch(job, session, task, samples)
 
-    def _first(self, job: Job, loaded: ModelSession, task: Task, samples: Sequence[Sample]) -> float:
-        """Ask the unpruned model the first batch, and give its milliseconds a sample."""
+    def _run_first_batch(self, job: Job, session: ModelSession, task: Task, samples: Sequence[Sample]) -> float:
+        """Run the unpruned model on the first batch, and return the milliseconds for a sample."""
         first = samples[: job.batch]
-        inputs = loaded.ready.batch([load_picture(task, one) for one in first], [one.question for one in first])
-        outcome = self._forward(loaded.ready, inputs, task, None)
-        if loaded.sights is not None:
-            # What these took is in no measurement either, so they are encoded again.
-            loaded.sights.forget()
-        return outcome.ms
+        inputs = session.ready.batch_inputs([load_picture(task, one) for one in first], [one.question for one in first])
+        result = self._forward(session.ready, inputs, task, None)
+        if session.vision_cache is not None:
+            # The time of encoding these images was not measured, so they are encoded again.
+            session.vision_cache.forget()
+        return result.ms
 
-    def forget(self) -> None:
-        """Return back the memory of the model, such as after it ran out."""
-        if self._loaded is not None:
-            self._loaded.stack.close()
-        self._loaded = None
+    def free(self) -> None:
+        """Free the memory of the model."""
+        if self._session is not None:
+            self._session.stack.close()
+        self._session = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    # What a cell needs
+    # Models and tasks
 
-    def _model(self, job: Job) -> ModelSession:
-        known = self._loaded
-        if known is not None and _alike(known.job, job):
+    def _open_session(self, job: Job) -> ModelSession:
+        known = self._session
+        if known is not None and _same_model(known.job, job):
             return known
-        self.forget()
+        self.free()
         folder = checkpoint_folder(job.model.path, self._registry, job.model.revision, download=True)
         if folder is None:
             raise StudyError(f"the checkpoint '{job.model.path}' is not here")
-        partner = query_encoder_folder(job.model, self._registry, download=True)
+        query_encoder = query_encoder_folder(job.model, self._registry, download=True)
         ready = load(folder, self._registry, (), job.model.device or self._device, job.model.dtype)
         decoder = ready.adapter.decoder
         if decoder is None:
             raise RefusedError(f"{type(ready.model).__name__} has no language model to ask")
         layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        loaded = ModelSession(job, ready, None if partner is None else load_query_encoder(partner, job, ready), layers)
+        loaded = None if query_encoder is None else load_query_encoder(query_encoder, job, ready)
+        session = ModelSession(job, ready, loaded, layers)
         if job.share:
-            loaded.sights = loaded.stack.enter_context(share_vision(ready.model, registry=self._registry))
-        self._loaded = loaded
-        return loaded
+            session.vision_cache = session.stack.enter_context(share_vision(ready.model, registry=self._registry))
+        self._session = session
+        return session
 
-    def _samples(self, job: Job) -> tuple[Task, list[Sample]]:
+    def _load_samples(self, job: Job) -> tuple[Task, list[Sample]]:
         known = self._task
         if known is None or known[0].task != job.task or known[0].limit != job.limit:
             task = job.task.build(self._registry)
             known = self._task = job, task, select_samples(task.samples(), job.limit)
-            if self._loaded is not None:
-                self._loaded.forget()
+            if self._session is not None:
+                self._session.clear_task()
         return known[1], known[2]
 
-    # Asking
+    # Answers
 
-    def _asked(
+    def _answer_batch(
         self,
         job: Job,
-        loaded: ModelSession,
+        session: ModelSession,
         recipe: Recipe | None,
         task: Task,
         batch: Sequence[Sample],
         pictures: Sequence[ImageOrVideo],
     ) -> BatchResult:
-        ready, role = loaded.ready, job.cell.role
+        ready, role = session.ready, job.cell.role
         if task.compares:
-            self._compare(job, loaded, task, batch, pictures)
+            self._answer_unpruned(job, session, task, batch, pictures)
         questions = [sample.question for sample in batch]
         if role == "text_only":
-            return self._forward(ready, ready.batch(None, questions), task, None)
+            return self._forward(ready, ready.batch_inputs(None, questions), task, None)
         if role == "downsampled":
-            pictures = [self._smaller(job, loaded, picture) for picture in pictures]
-        inputs = ready.batch(pictures, questions)
+            pictures = [self._downsample(job, session, picture) for picture in pictures]
+        inputs = ready.batch_inputs(pictures, questions)
         size = str(job.keep) if role == "downsampled" else ""
         if recipe is None:
-            return self._alone(loaded, inputs, task, None, size)
+            return self._answer_with_shared_images(session, inputs, task, None, size)
         keys = [sample_key(sample.id) for sample in batch]
         if role.endswith("oracle"):
-            recipe = with_needed_tokens(recipe, self._needed(loaded, task, batch, pictures, keys))
+            recipe = with_needed_tokens(recipe, self._needed_by_key(session, task, batch, pictures, keys))
         with prune(
             ready.model,
             recipe,
             processor=ready.processor,
-            query_encoder=loaded.partner,
+            query_encoder=session.query_encoder,
             keys=keys,
             registry=self._registry,
         ) as run:
-            return self._alone(loaded, inputs, task, run, size)
+            return self._answer_with_shared_images(session, inputs, task, run, size)
 
-    def _alone(
-        self, loaded: ModelSession, inputs: Mapping[str, Any], task: Task, run: Run | None, size: str
+    def _answer_with_shared_images(
+        self, session: ModelSession, inputs: Mapping[str, Any], task: Task, run: Run | None, size: str
     ) -> BatchResult:
-        """Answer a batch as if its pictures were nobody else's: where they are known, their time is added.
+        """Answer a batch whose images may be encoded already, and add the mean time of encoding an image.
 
-        They are encoded before anything is timed. So it does not matter to any time which cell came first.
+        Images are encoded before anything is timed, so no time depends on which cell came first.
         """
-        sights, decoder = loaded.sights, loaded.ready.adapter.decoder
-        tower = loaded.towers.setdefault(size, EncoderTime())
+        cache, decoder = session.vision_cache, session.ready.adapter.decoder
+        encoder_time = session.encoder_times.setdefault(size, EncoderTime())
         inside = run is not None and any(stage.at.part == "encoder" for stage in run.recipe.stages)
-        if sights is None or decoder is None or inside:
-            return self._forward(loaded.ready, inputs, task, run)
-        hits, misses, started = sights.hits, sights.misses, synchronized_time(loaded.ready.model)
+        if cache is None or decoder is None or inside:
+            return self._forward(session.ready, inputs, task, run)
+        hits, misses, started = cache.hits, cache.misses, synchronized_time(session.ready.model)
         with torch.no_grad(), quiet():
             decoder.encode_visual_inputs(inputs)
-        if (sights.hits, sights.misses) == (hits, misses):
-            # The family's pictures cannot be shared: forward passes encode them themselves.
-            loaded.sights = None
-            return self._forward(loaded.ready, inputs, task, run)
-        if sights.misses > misses:
-            tower.seconds += synchronized_time(loaded.ready.model) - started
-            tower.pictures += sights.misses - misses
-        outcome = self._forward(loaded.ready, inputs, task, run)
-        return replace(outcome, ms=outcome.ms + tower.ms, shared=True)
+        if (cache.hits, cache.misses) == (hits, misses):
+            # Images of this family cannot be shared: every forward pass encodes them.
+            session.vision_cache = None
+            return self._forward(session.ready, inputs, task, run)
+        if cache.misses > misses:
+            encoder_time.seconds += synchronized_time(session.ready.model) - started
+            encoder_time.pictures += cache.misses - misses
+        result = self._forward(session.ready, inputs, task, run)
+        return replace(result, ms=result.ms + encoder_time.ms, shared=True)
 
     def _forward(self, ready: LoadedModel, inputs: Mapping[str, Any], task: Task, run: Run | None) -> BatchResult:
-        """Answer a batch: by one forward pass where an answer is one token."""
+        """Answer a batch; one forward pass is enough if an answer is one token."""
         model = ready.model
         rows, length = inputs["input_ids"].shape
-        with torch.no_grad(), quiet(), PrefillTimer(model) as watch:
+        with torch.no_grad(), quiet(), PrefillTimer(model) as timer:
             if task.longest == 1:
                 first = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
                 new = first.argmax(dim=-1, keepdim=True)
@@ -234,38 +235,38 @@ class Runner:
                 new, first = written.sequences[:, length:], written.logits[0].float()
         texts = [str(ready.processor.decode(row, skip_special_tokens=True)).strip() for row in new]
         logits: Sequence[Tensor | None] = list(first.cpu()) if task.compares else [None] * rows
-        return BatchResult([Answer(t, one) for t, one in zip(texts, logits, strict=True)], watch.ms / rows, run)
+        return BatchResult([Answer(t, one) for t, one in zip(texts, logits, strict=True)], timer.ms / rows, run)
 
-    def _compare(
-        self, job: Job, loaded: ModelSession, task: Task, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo]
+    def _answer_unpruned(
+        self, job: Job, session: ModelSession, task: Task, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo]
     ) -> None:
-        """Ask the unpruned model, once for every sample."""
-        if all((job.task.name, sample.id) in loaded.unpruned for sample in batch):
+        """Answer a batch with the unpruned model, unless this was done before."""
+        if all((job.task.name, sample.id) in session.unpruned for sample in batch):
             return
-        inputs = loaded.ready.batch(pictures, [sample.question for sample in batch])
-        outcome = self._forward(loaded.ready, inputs, task, None)
-        for sample, answer in zip(batch, outcome.answers, strict=True):
-            loaded.unpruned[job.task.name, sample.id] = answer
+        inputs = session.ready.batch_inputs(pictures, [sample.question for sample in batch])
+        result = self._forward(session.ready, inputs, task, None)
+        for sample, answer in zip(batch, result.answers, strict=True):
+            session.unpruned[job.task.name, sample.id] = answer
 
-    def _smaller(self, job: Job, loaded: ModelSession, picture: ImageOrVideo) -> Image.Image:
+    def _downsample(self, job: Job, session: ModelSession, picture: ImageOrVideo) -> Image.Image:
         if isinstance(picture, Video):
             raise StudyError(NO_SMALLER_VIDEO)
         if job.keep is None:
             raise StudyError("a smaller picture needs a budget")
-        whole, _ = loaded.lengths(picture, "?")
+        whole, _ = session.count_tokens(picture, "?")
         budget = count(job.keep, whole)
-        if (picture.size, budget) not in loaded.sizes:
-            size = downsampled_size(loaded.ready, picture, budget)
+        if (picture.size, budget) not in session.downsampled_sizes:
+            size = downsampled_size(session.ready, picture, budget)
             if size is None:
                 raise StudyError(f"the processor makes no picture of about {budget} tokens of one that has {whole}")
-            loaded.sizes[picture.size, budget] = size
-        return picture.resize(loaded.sizes[picture.size, budget], Image.Resampling.BICUBIC)
+            session.downsampled_sizes[picture.size, budget] = size
+        return picture.resize(session.downsampled_sizes[picture.size, budget], Image.Resampling.BICUBIC)
 
-    # What answers need
+    # Rows
 
-    def _needed(
+    def _needed_by_key(
         self,
-        loaded: ModelSession,
+        session: ModelSession,
         task: Task,
         batch: Sequence[Sample],
         pictures: Sequence[ImageOrVideo],
@@ -273,32 +274,34 @@ class Runner:
     ) -> dict[int, frozenset[int]]:
         found = {}
         for sample, picture, key in zip(batch, pictures, keys, strict=True):
-            if grid_of(loaded, picture) is None:
-                raise StudyError(f"the visual tokens of '{sample.id}' are no grid, so nobody knows which are needed")
-            # Where the answer needs none in particular, all are drawn.
-            found[key] = needed_tokens(loaded, task, sample, picture) or frozenset()
+            if grid_of(session, picture) is None:
+                raise StudyError(
+                    f"the visual tokens of '{sample.id}' are no grid, so it is not known which of them are needed"
+                )
+            # If the answer needs no tokens, the oracle keeps random ones.
+            found[key] = needed_tokens(session, task, sample, picture) or frozenset()
         return found
 
     def _rows(
         self,
         job: Job,
-        loaded: ModelSession,
+        session: ModelSession,
         task: Task,
         batch: Sequence[Sample],
         pictures: Sequence[ImageOrVideo],
-        outcome: BatchResult,
+        result: BatchResult,
     ) -> Iterator[Row]:
         role = job.cell.role
-        sizes = token_counts(job, loaded, batch, pictures, outcome.run)
+        sizes = token_counts(job, session, batch, pictures, result.run)
         for i, (sample, picture) in enumerate(zip(batch, pictures, strict=True)):
-            answer = outcome.answers[i]
-            grades = dict(task.grade(sample, answer, loaded.unpruned.get((job.task.name, sample.id))))
+            answer = result.answers[i]
+            grades = dict(task.grade(sample, answer, session.unpruned.get((job.task.name, sample.id))))
             if task.metric not in grades:
                 raise TaskError(f"the task '{task.name}' gives no grade '{task.metric}', its metric; it gives {grades}")
-            needed = None if role == "downsampled" else needed_tokens(loaded, task, sample, picture)
-            kept = kept_ids(outcome.run, i)
+            needed = None if role == "downsampled" else needed_tokens(session, task, sample, picture)
+            kept = kept_ids(result.run, i)
             text, visual, per_layer = sizes[i]
-            tower = outcome.run.tower_flops(i) if outcome.run is not None else None
+            tower_flops = result.run.tower_flops(i) if result.run is not None else None
             yield Row(
                 sample=sample.id,
                 kind=sample.kind,
@@ -310,18 +313,18 @@ class Runner:
                 visual=visual,
                 per_layer=per_layer,
                 kept=kept,
-                shares=operand_shares(outcome.run, i),
+                shares=operand_shares(result.run, i),
                 needed=None if needed is None else len(needed),
-                recall=recall_of(needed, role, outcome.run, i),
-                flops=prefill_flops(loaded.layers, [text + n for n in per_layer]),
-                flops_unpruned=prefill_flops(loaded.layers, [text + visual] * len(loaded.layers)),
-                tower_flops=None if tower is None else tower[1],
-                ms=outcome.ms,
-                selection_ms=0.0 if outcome.run is None else selection_ms(outcome.run) / len(batch),
+                recall=recall_of(needed, role, result.run, i),
+                flops=prefill_flops(session.layers, [text + n for n in per_layer]),
+                flops_unpruned=prefill_flops(session.layers, [text + visual] * len(session.layers)),
+                tower_flops=None if tower_flops is None else tower_flops[1],
+                ms=result.ms,
+                selection_ms=0.0 if result.run is None else selection_ms(result.run) / len(batch),
                 batch=len(batch),
             )
 
 
-def _alike(one: Job, other: Job) -> bool:
-    """Return whether two jobs run on the same model in the same way."""
+def _same_model(one: Job, other: Job) -> bool:
+    """Return whether two jobs run on the same model with the same settings."""
     return (one.model, one.cell.model_hash, one.share) == (other.model, other.cell.model_hash, other.share)

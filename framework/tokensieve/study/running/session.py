@@ -1,4 +1,4 @@
-"""A loaded model, and what was measured and answered with it."""
+"""A loaded model, with what was measured and answered so far."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokensieve.checkpoints.ready import LoadedModel, quiet
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.cost.language_model import LayerCost
 from tokensieve.engine import VisionCache
 from tokensieve.models.pictures import ImageOrVideo
@@ -20,11 +20,11 @@ Grid = tuple[int, int]
 
 @dataclass(eq=False)
 class EncoderTime:
-    """What encoding pictures took.
+    """The time that encoding images took.
 
     Attributes:
-        seconds: all together.
-        pictures: how many were encoded in that time.
+        seconds: the total time.
+        pictures: the number of images that were encoded in that time.
     """
 
     seconds: float = 0.0
@@ -32,64 +32,65 @@ class EncoderTime:
 
     @property
     def ms(self) -> float:
-        """Milliseconds a picture; 0 where none was measured."""
+        """Return the mean milliseconds for an image; 0 if nothing was measured."""
         return 1000 * self.seconds / self.pictures if self.pictures else 0.0
 
 
 @dataclass(eq=False)
 class ModelSession:
-    """A model that is ready, and what was learnt with it.
+    """A loaded model, with what was computed for the current task.
 
     Attributes:
-        job: whose model it is.
-        ready: it.
-        partner: its query encoder and that one's tokenizer, loaded once.
-        layers: what each of its decoder's layers costs.
-        grids: of the visual tokens, by the size of a picture.
-        sizes: of smaller pictures, by the size of a picture and the budget.
-        unpruned: what it answered without a recipe, by task and sample.
-        needed: the tokens that answers need, by sample and grid.
-        texts: visual and text tokens of prompts, by the size of a picture or video (none without one) and the question.
-        warm: whether it has run yet.
-        sights: its pictures that were encoded already; none where cells do not share them.
-        towers: what encoding took, of whole pictures and of those made smaller for a budget.
-        stack: what ends with it.
+        job: the first job of the model.
+        ready: the model with its processor and adapter.
+        query_encoder: the query encoder and its tokenizer, or none.
+        layers: the cost of each decoder layer.
+        grids: the grid of visual tokens, by the size of an image.
+        downsampled_sizes: the sizes of downsampled images, by the size of an image and the budget.
+        unpruned: the answers without a recipe, by task and sample.
+        needed: the ids of the tokens that answers need, by sample and grid.
+        prompt_lengths: the numbers of visual and text tokens of prompts, by the size of an image or video (none without
+            one) and the question.
+        warmed_up: whether the model has run.
+        vision_cache: the images that are encoded already; none if cells do not share them.
+        encoder_times: the time of encoding images: of original ones, and by budget of downsampled ones.
+        stack: contexts that are closed when the model is freed.
     """
 
     job: Job
     ready: LoadedModel
-    partner: tuple[Any, Any] | None
+    query_encoder: tuple[Any, Any] | None
     layers: tuple[LayerCost, ...]
     grids: dict[tuple[int, int], Grid | None] = field(default_factory=dict)
-    sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
+    downsampled_sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = field(default_factory=dict)
     unpruned: dict[tuple[str, str], Answer] = field(default_factory=dict)
     needed: dict[tuple[str, Grid], frozenset[int] | None] = field(default_factory=dict)
-    texts: dict[tuple[tuple[int, ...] | None, str], tuple[int, int]] = field(default_factory=dict)
-    warm: bool = False
-    sights: VisionCache | None = None
-    towers: dict[str, EncoderTime] = field(default_factory=dict)
+    prompt_lengths: dict[tuple[tuple[int, ...] | None, str], tuple[int, int]] = field(default_factory=dict)
+    warmed_up: bool = False
+    vision_cache: VisionCache | None = None
+    encoder_times: dict[str, EncoderTime] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def forget(self) -> None:
-        """Forget what was learnt of a task."""
+    def clear_task(self) -> None:
+        """Drop everything that belongs to a task."""
         self.unpruned.clear()
         self.needed.clear()
-        self.texts.clear()
+        self.prompt_lengths.clear()
 
-    def lengths(self, picture: ImageOrVideo | None, question: str) -> tuple[int, int]:
-        """Return how many visual and how many text tokens a prompt has, which its picture's or video's size decides."""
+    def count_tokens(self, picture: ImageOrVideo | None, question: str) -> tuple[int, int]:
+        """Return the number of visual and of text tokens of a prompt; they depend on the size of the image or video."""
         key = None if picture is None else picture.size, question
-        if key not in self.texts:
-            self.texts[key] = count_prompt_tokens(self.ready, picture, question)
-        return self.texts[key]
+        if key not in self.prompt_lengths:
+            self.prompt_lengths[key] = count_prompt_tokens(self.ready, picture, question)
+        return self.prompt_lengths[key]
 
 
 def load_query_encoder(folder: Path, job: Job, ready: LoadedModel) -> tuple[Any, Any]:
-    """Load a two-tower model, to where the other one is, and its tokenizer."""
+    """Load a query encoder onto the device of the model, and its tokenizer."""
     from transformers import AutoModel, AutoTokenizer
 
     with quiet():
         model = AutoModel.from_pretrained(folder).eval().to(ready.model.device)
-        # A copy of a release is known by the release's name, not by the folder that it lies in.
+        # Adapters recognise a release by its name, which the folder of a copy does not have.
         model.config._name_or_path = job.model.query_encoder or str(folder)
         return model, AutoTokenizer.from_pretrained(folder)

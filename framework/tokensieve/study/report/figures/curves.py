@@ -14,7 +14,7 @@ from tokensieve.study.analysis import significance
 from tokensieve.study.analysis.comparison import CONTROL_ROLES, Arm, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.measured import Mask
-from tokensieve.study.report.figures.style import INK, SOFT, Drawing, Look, canvas
+from tokensieve.study.report.figures.style import INK, SOFT_ALPHA, Drawing, LineStyle, new_figure
 from tokensieve.study.report.tables.values import slug
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ NEAR = 0.25
 # ------------------------------------------------------------------------------------------------------------ curves
 
 
-def accuracy_tokens(found: Findings, look: dict[str, Look]) -> Drawing:
+def accuracy_tokens(findings: Findings, styles: dict[str, LineStyle]) -> Drawing:
     """Draw right answers against mean visual tokens per decoder layer."""
-    comparison = found.comparison
-    figure = canvas(height=4.9)
+    comparison = findings.comparison
+    figure = new_figure(height=4.9)
     axes = figure.subplots()
-    _curves(axes, comparison, look, lambda arm: arm.tokens)
+    _curves(axes, comparison, styles, lambda arm: arm.tokens)
     _token_axis(axes, comparison)
     axes.set_ylabel("right answers, %")
     legend(axes)
@@ -47,11 +47,11 @@ def accuracy_tokens(found: Findings, look: dict[str, Look]) -> Drawing:
     )
 
 
-def accuracy_flops(found: Findings, look: dict[str, Look]) -> Drawing:
+def accuracy_flops(findings: Findings, styles: dict[str, LineStyle]) -> Drawing:
     """Draw right answers against counted FLOPs."""
     return _accuracy_against(
-        found,
-        look,
+        findings,
+        styles,
         "flops",
         lambda arm: arm.flops / 1e9,
         "counted GFLOPs of the prefill",
@@ -59,36 +59,36 @@ def accuracy_flops(found: Findings, look: dict[str, Look]) -> Drawing:
     )
 
 
-def accuracy_time(found: Findings, look: dict[str, Look]) -> Drawing:
+def accuracy_time(findings: Findings, styles: dict[str, LineStyle]) -> Drawing:
     """Draw right answers against measured time."""
-    batch = sorted({size for arm in found.comparison.arms for cell in arm.cells for size in cell.batches})
+    batch = sorted({size for arm in findings.comparison.arms for cell in arm.cells for size in cell.batches})
     said = ", ".join(map(str, batch))
     return _accuracy_against(
-        found,
-        look,
+        findings,
+        styles,
         "time",
         lambda arm: arm.ms,
         "measured milliseconds per sample",
-        f"MeasuredCell on the machine of the run: vision tower, selection and prefill, in batches of {said}. Fewer FLOPs "
+        f"Measured on the machine of the run: vision tower, selection and prefill, in batches of {said}. Fewer FLOPs "
         "need not be less time.",
     )
 
 
-def by_kind(found: Findings, look: dict[str, Look]) -> Drawing | None:
+def by_kind(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw right answers against tokens, for every type of question."""
-    comparison = found.comparison
+    comparison = findings.comparison
     kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
     if len(kinds) < 2:
         return None
     across = min(3, len(kinds))
     down = math.ceil(len(kinds) / across)
-    figure = canvas(8.4, 2.35 * down + 0.7)
+    figure = new_figure(8.4, 2.35 * down + 0.7)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axes, kind in itertools.zip_longest(grid.flat, kinds):
         if kind is None:
             axes.set_visible(False)
             continue
-        _curves(axes, comparison, look, lambda arm: arm.tokens, kind, bands=False)
+        _curves(axes, comparison, styles, lambda arm: arm.tokens, kind, bands=False)
         out = kind in comparison.left_out
         count = int(comparison.of_kind(kind).sum())
         axes.set_title(f"{kind}{' †' if out else ''} (n = {count})", loc="left")
@@ -110,14 +110,14 @@ def by_kind(found: Findings, look: dict[str, Look]) -> Drawing | None:
     )
 
 
-def recall(found: Findings, look: dict[str, Look]) -> Drawing | None:
+def recall(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw the share of needed tokens that was kept, against tokens."""
-    comparison = found.comparison
+    comparison = findings.comparison
     if not any(np.isfinite(arm.recall).any() for arm in comparison.arms if arm.role == "method"):
         return None
-    figure = canvas(height=4.7)
+    figure = new_figure(height=4.7)
     axes = figure.subplots()
-    for arms, one in _series(comparison, look):
+    for arms, one in _series(comparison, styles):
         points = [(arm.tokens, *_recalled(comparison, arm)) for arm in arms if np.isfinite(arm.recall).any()]
         if points:
             _curve(axes, arms[0].method, points, one)
@@ -141,14 +141,14 @@ def recall(found: Findings, look: dict[str, Look]) -> Drawing | None:
 
 
 def _accuracy_against(
-    found: Findings, look: dict[str, Look], name: str, value: Callable[[Arm], float], label: str, caption: str
+    findings: Findings, styles: dict[str, LineStyle], name: str, value: Callable[[Arm], float], label: str, caption: str
 ) -> Drawing:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    comparison = found.comparison
-    figure = canvas(height=4.7)
+    comparison = findings.comparison
+    figure = new_figure(height=4.7)
     axes = figure.subplots()
-    _curves(axes, comparison, look, value)
+    _curves(axes, comparison, styles, value)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -167,14 +167,14 @@ def _accuracy_against(
 def _curves(
     axes: Axes,
     comparison: Comparison,
-    look: dict[str, Look],
+    styles: dict[str, LineStyle],
     value: Callable[[Arm], float],
     kind: str | None = None,
     bands: bool = True,
 ) -> None:
     mask = comparison.headline if kind is None else comparison.of_kind(kind)
     everything: list[tuple[float, float]] = []
-    for arms, one in _series(comparison, look):
+    for arms, one in _series(comparison, styles):
         points = []
         for arm in arms:
             found = comparison.interval(arm, kind)
@@ -189,22 +189,22 @@ def _curves(
     _bounds(axes, comparison, value, mask, named=bands)
 
 
-def _curve(axes: Axes, name: str, points: Sequence[tuple[float, ...]], look: Look, band: bool = True) -> None:
+def _curve(axes: Axes, name: str, points: Sequence[tuple[float, ...]], styles: LineStyle, band: bool = True) -> None:
     xs, ys, lows, highs = (list(column) for column in zip(*points, strict=True))
-    control = look.colour == INK
+    control = styles.colour == INK
     if band and xs != sorted(xs):
         # MeasuredCell time need not grow with the budget: a band that turns back would say nothing.
         errors = [[y - low for y, low in zip(ys, lows, strict=True)], [h - y for y, h in zip(ys, highs, strict=True)]]
-        axes.errorbar(xs, ys, errors, fmt="none", ecolor=look.colour, alpha=0.35, elinewidth=1)
+        axes.errorbar(xs, ys, errors, fmt="none", ecolor=styles.colour, alpha=0.35, elinewidth=1)
     elif band:
-        axes.fill_between(xs, lows, highs, color=look.colour, alpha=0.07 if control else 0.13, linewidth=0)
+        axes.fill_between(xs, lows, highs, color=styles.colour, alpha=0.07 if control else 0.13, linewidth=0)
     axes.plot(
         xs,
         ys,
-        color=look.colour,
+        color=styles.colour,
         alpha=0.75 if control else 1,
-        marker=look.marker,
-        linestyle=look.dash,
+        marker=styles.marker,
+        linestyle=styles.dash,
         linewidth=1.1 if control else 1.5,
         label=name,
         zorder=2 if control else 3,
@@ -229,7 +229,7 @@ def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], m
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
             y = 100 * float(arm.correct[mask].mean())
-            axes.axhline(y, color=INK, alpha=SOFT, linestyle=dash, linewidth=0.8, zorder=1)
+            axes.axhline(y, color=INK, alpha=SOFT_ALPHA, linestyle=dash, linewidth=0.8, zorder=1)
             if named:
                 axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), **_beside(above=True))
 
@@ -258,13 +258,13 @@ def _beside(above: bool) -> dict[str, Any]:
     }
 
 
-def _series(comparison: Comparison, look: dict[str, Look]) -> list[tuple[list[Arm], Look]]:
+def _series(comparison: Comparison, styles: dict[str, LineStyle]) -> list[tuple[list[Arm], LineStyle]]:
     """Return the arms of each method and control, the smallest budget first, in the order of the legend."""
-    found: dict[str, list[Arm]] = {name: [] for name in look}
+    found: dict[str, list[Arm]] = {name: [] for name in styles}
     for arm in comparison.arms:
         if arm.keep is not None and (arm.role == "method" or arm.role in CONTROL_ROLES):
             found[arm.method].append(arm)
-    return [(_sorted(arms, lambda arm: arm.tokens), look[name]) for name, arms in found.items() if arms]
+    return [(_sorted(arms, lambda arm: arm.tokens), styles[name]) for name, arms in found.items() if arms]
 
 
 def _sorted(arms: Sequence[Arm], value: Callable[[Arm], float]) -> list[Arm]:
@@ -308,5 +308,5 @@ def legend(axes: Axes) -> None:
 
 def _recalled(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:
     known = np.isfinite(arm.recall)
-    [found] = significance.means(arm.recall[known][None], comparison.clusters[known])
+    [found] = significance.mean_intervals(arm.recall[known][None], comparison.clusters[known])
     return 100 * found.estimate, 100 * found.low, 100 * found.high

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
 from tokensieve.study.analysis.findings import Findings
-from tokensieve.study.report.figures.style import Drawing, Look, looks, paper
+from tokensieve.study.report.figures.style import Drawing, LineStyle, line_styles, plot_settings
 
 if TYPE_CHECKING:
     pass
@@ -16,16 +16,16 @@ from tokensieve.study.report.figures.kept import maps, overlap, shares
 from tokensieve.study.report.figures.ranks import critical_difference
 
 
-def draw(founds: Sequence[Findings]) -> list[Drawing]:
+def draw(all_findings: Sequence[Findings]) -> list[Drawing]:
     """Draw every figure that the findings have numbers for."""
     roles: dict[str, str] = {}
-    for found in founds:
-        for arm in found.comparison.arms:
+    for findings in all_findings:
+        for arm in findings.comparison.arms:
             if arm.role == "method" or arm.role in CONTROL_ROLES:
                 roles.setdefault(arm.method, arm.role)
     # Methods before controls, whatever ran first.
-    look = looks(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
-    makers: tuple[Callable[[Findings, dict[str, Look]], Drawing | None], ...] = (
+    styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
+    makers: tuple[Callable[[Findings, dict[str, LineStyle]], Drawing | None], ...] = (
         accuracy_tokens,
         accuracy_flops,
         accuracy_time,
@@ -36,8 +36,8 @@ def draw(founds: Sequence[Findings]) -> list[Drawing]:
         maps,
         critical_difference,
     )
-    with paper():
-        made = [make(found, look) for make in makers for found in founds]
+    with plot_settings():
+        made = [make(findings, styles) for make in makers for findings in all_findings]
         drawn = [drawing for drawing in made if drawing is not None]
         for drawing in drawn:
             # Everything finds its place once, not anew for every file.

@@ -13,9 +13,9 @@ from tokensieve.study import statistics
 from tokensieve.study.analysis.comparison import Arm, Block, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.measured import Floats
-from tokensieve.study.report.figures.style import PALETTE, Drawing, Look, canvas
+from tokensieve.study.report.figures.style import PALETTE, Drawing, LineStyle, new_figure
 from tokensieve.study.report.tables.accuracy import block_name
-from tokensieve.study.report.tables.values import slug, spelled
+from tokensieve.study.report.tables.values import method_label, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,13 +34,13 @@ def middle(comparison: Comparison) -> Block | None:
     return full[len(full) // 2] if full else None
 
 
-def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
+def overlap(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw how much of what two methods keep is the same."""
-    comparison = found.comparison
+    comparison = findings.comparison
     block = middle(comparison)
     # Not the oracles: beyond what is needed they draw as `random` does, and overlap with it for no other reason.
     arms = [arm for arm in block.arms if _keeps(arm)] if block is not None else []
-    order = list(look)
+    order = list(styles)
     arms = sorted((arm for arm in arms if arm.method in order), key=lambda arm: order.index(arm.method))
     if block is None or len(arms) < 2:
         return None
@@ -48,7 +48,7 @@ def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
     last = [[frozenset(row[-1]) if row else frozenset() for row in arm.cells[0].kept] for arm in arms]
     values = np.array(statistics.overlaps(last))
     names = [arm.method for arm in arms]
-    figure = canvas(5.4, 5.0)
+    figure = new_figure(5.4, 5.0)
     axes = figure.subplots()
     heat_map(axes, values, "viridis", 0, 1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -68,19 +68,19 @@ def overlap(found: Findings, look: dict[str, Look]) -> Drawing | None:
     )
 
 
-def shares(found: Findings, look: dict[str, Look]) -> Drawing | None:
+def shares(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw how much of what a composition keeps each operand had among its own best."""
-    comparison = found.comparison
+    comparison = findings.comparison
     composed: dict[str, list[Arm]] = {}
     for arm in comparison.arms:
         if arm.role == "method" and any(stage for row in arm.cells[0].shares for stage in row if len(stage) > 1):
             composed.setdefault(arm.method, []).append(arm)
     if not composed:
         return None
-    figure = canvas(5.4, 1.0 + 1.75 * len(composed))
+    figure = new_figure(5.4, 1.0 + 1.75 * len(composed))
     grid = figure.subplots(len(composed), 1, squeeze=False, sharex=True)
     for axes, (name, arms) in zip(grid.flat, composed.items(), strict=True):
-        operand_bars(axes, name, arms, found)
+        operand_bars(axes, name, arms, findings)
     grid.flat[-1].set_xlabel("kept tokens that were among the operand's own best, %")
     return Drawing(
         f"shares-{slug(comparison.title)}",
@@ -91,21 +91,21 @@ def shares(found: Findings, look: dict[str, Look]) -> Drawing | None:
     )
 
 
-def maps(found: Findings, look: dict[str, Look]) -> Drawing | None:
+def maps(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw how often each place of the grid was kept."""
-    comparison = found.comparison
+    comparison = findings.comparison
     block = middle(comparison)
     arms = list(block.arms) if block is not None else []
     # A method in a block of its own, as one that cuts inside the decoder, has a map too.
     keep = None if block is None else block.keep
     arms += [arm for arm in comparison.arms if arm.keep == keep and arm.role == "method" and arm not in arms]
     drawn = [(arm, where) for arm in arms if (where := frequency(arm)) is not None]
-    drawn.sort(key=lambda pair: list(look).index(pair[0].method))
+    drawn.sort(key=lambda pair: list(styles).index(pair[0].method))
     if block is None or not drawn:
         return None
     across = min(5, len(drawn))
     down = math.ceil(len(drawn) / across)
-    figure = canvas(8.4, 1.85 * down + 0.3)
+    figure = new_figure(8.4, 1.85 * down + 0.3)
     grid = figure.subplots(down, across, squeeze=False)
     # A fixed pattern is at one everywhere, beside which all else would be dark.
     top = min(1.0, 4 * max(float(where.mean()) for _, where in drawn))
@@ -161,7 +161,7 @@ def heat_map(axes: Axes, values: Floats, colours: str, low: float, high: float) 
     return axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
 
-def operand_bars(axes: Axes, name: str, arms: Sequence[Arm], found: Findings) -> None:
+def operand_bars(axes: Axes, name: str, arms: Sequence[Arm], findings: Findings) -> None:
     """Draw the share of each operand at every budget of a composition."""
     ordered = sorted(arms, key=lambda arm: arm.tokens)
     operands = list(
@@ -180,6 +180,6 @@ def operand_bars(axes: Axes, name: str, arms: Sequence[Arm], found: Findings) ->
             axes.text(min(value, 98) - 1, place, operand, ha="right", va="center", fontsize=6.5, color=WHITE)
     axes.set_yticks(range(len(ordered)), [f"keep {arm.keep}" for arm in ordered])
     axes.set_xlim(0, 100)
-    structure = found.structures.get(name)
-    axes.set_title(name if structure is None else spelled(name, structure.formula), loc="left")
+    structure = findings.structures.get(name)
+    axes.set_title(name if structure is None else method_label(name, structure.formula), loc="left")
     axes.grid(visible=False, axis="y")

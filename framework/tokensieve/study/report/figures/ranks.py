@@ -9,7 +9,7 @@ import numpy as np
 
 from tokensieve.study.analysis import significance
 from tokensieve.study.analysis.findings import Findings
-from tokensieve.study.report.figures.style import INK, MARKERS, Drawing, Look, canvas
+from tokensieve.study.report.figures.style import INK, MARKERS, Drawing, LineStyle, new_figure
 from tokensieve.study.report.tables.accuracy import block_name
 from tokensieve.study.report.tables.values import slug
 
@@ -20,19 +20,21 @@ from tokensieve.study.report.figures.kept import middle
 # ------------------------------------------------------------------------------------------------------------- ranks
 
 
-def critical_difference(found: Findings, look: dict[str, Look]) -> Drawing | None:
+def critical_difference(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw mean ranks over pictures, and bars over what cannot be told apart."""
-    comparison = found.comparison
+    comparison = findings.comparison
     block = middle(comparison)
     if block is None or len(block.arms) < 3:
         return None
     mask = comparison.headline
-    ranks = significance.by_picture(np.array([arm.correct[mask] for arm in block.arms]), comparison.clusters[mask])
+    ranks = significance.friedman_by_image(
+        np.array([arm.correct[mask] for arm in block.arms]), comparison.clusters[mask]
+    )
     if ranks is None:
         return None
     order = sorted(range(len(block.arms)), key=lambda place: ranks.ranks[place])
     half = math.ceil(len(order) / 2)
-    figure = canvas(5.4, 1.2 + 0.24 * half)
+    figure = new_figure(5.4, 1.2 + 0.24 * half)
     axes = figure.subplots()
     axes.set_axis_off()
     last = len(order)
@@ -47,7 +49,7 @@ def critical_difference(found: Findings, look: dict[str, Look]) -> Drawing | Non
         left = place < half
         y = -0.9 - (place if left else last - 1 - place)
         end = 1 - 0.05 * last if left else last + 0.05 * last
-        one = look.get(arm.method)
+        one = styles.get(arm.method)
         colour = INK if one is None else one.colour
         axes.plot([rank, rank, end], [0, y, y], color=colour, linewidth=1)
         axes.plot([rank], [0], color=colour, marker=MARKERS[0] if one is None else one.marker, markersize=4)

@@ -1,4 +1,4 @@
-"""How figures look: colours for every kind of colour vision, on light and on dark paper, and how they are written."""
+"""The style of figures: colours for all kinds of colour vision on light and dark pages, and how figures are saved."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ DASHES: Mapping[str, Any] = {
     "pool": (0, (4, 1.5, 1, 1.5)),
     "downsampled": (0, (2, 1)),
 }
-AGAIN: tuple[Any, ...] = ("-", (0, (6, 1.2)), (0, (2.5, 1.2)))
+DASH_CYCLE: tuple[Any, ...] = ("-", (0, (6, 1.2)), (0, (2.5, 1.2)))
 """Of methods, once all colours are taken."""
 CONTROL_MARKERS: Mapping[str, str] = {"random": "x", "uniform": "+", "pool": "1", "downsampled": "2"}
 
 INK = "#010203"
 """What is written as `currentColor` in a page; nearly black elsewhere."""
-SOFT = 0.62
+SOFT_ALPHA = 0.62
 """The opacity of what explains."""
 FAMILY = "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif"
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How a method is drawn.
 
     Attributes:
@@ -50,8 +50,8 @@ class Look:
     dash: Any
 
 
-def looks(methods: Mapping[str, str]) -> dict[str, Look]:
-    """Return every method and control its look.
+def line_styles(methods: Mapping[str, str]) -> dict[str, LineStyle]:
+    """Return the line style of every method and control.
 
     Args:
         methods: roles by name, in the study's order, so that a name looks the same in every figure.
@@ -60,11 +60,11 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
     number = 0
     for name, role in methods.items():
         if role in DASHES:
-            found[name] = Look(INK, CONTROL_MARKERS[role], DASHES[role])
+            found[name] = LineStyle(INK, CONTROL_MARKERS[role], DASHES[role])
         else:
             again = number // len(PALETTE)
-            found[name] = Look(
-                PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], AGAIN[again % len(AGAIN)]
+            found[name] = LineStyle(
+                PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], DASH_CYCLE[again % len(DASH_CYCLE)]
             )
             number += 1
     return found
@@ -92,7 +92,7 @@ class Drawing:
         """Return the file: `svg`, `png` or `pdf`, on white, the same for the same numbers."""
         out = io.BytesIO()
         when: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
-        with paper():
+        with plot_settings():
             self.figure.savefig(out, format=kind, dpi=200, facecolor="white", metadata=when)
         return out.getvalue()
 
@@ -100,7 +100,7 @@ class Drawing:
     def inline(self) -> str:
         """Return the SVG for a page: transparent, in the colour of the text around it, with ids of its own."""
         out = io.StringIO()
-        with paper():
+        with plot_settings():
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         text = out.getvalue()
         text = text[text.index("<svg") :]
@@ -121,7 +121,7 @@ class Drawing:
 
 
 @contextmanager
-def paper() -> Iterator[None]:
+def plot_settings() -> Iterator[None]:
     """Set fonts and colours while a figure is made or written, and nothing after."""
     import matplotlib
 
@@ -162,7 +162,7 @@ def paper() -> Iterator[None]:
         yield
 
 
-def canvas(width: float = 5.4, height: float = 4.3) -> Figure:
+def new_figure(width: float = 5.4, height: float = 4.3) -> Figure:
     """Return an empty figure, in inches; 5.4 is as wide as a phone's page at its own size."""
     from matplotlib.figure import Figure
 

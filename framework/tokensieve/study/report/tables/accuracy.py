@@ -9,16 +9,16 @@ import numpy as np
 from tokensieve.study.analysis.comparison import Arm, Block, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.significance import PairedDifference
-from tokensieve.study.report.tables.differences import mcnemar_note, tested
-from tokensieve.study.report.tables.values import FREE, NEEDED, Cell, Group, Line, Share, Table, slug
+from tokensieve.study.report.tables.differences import difference_cells, mcnemar_note
+from tokensieve.study.report.tables.values import NEEDED, NO_BUDGET, Cell, RowGroup, Share, Table, TableRow, slug
 from tokensieve.tasks.base import Task
 
 # ------------------------------------------------------------------------------------------- from findings to values
 
 
-def accuracy_table(found: Findings) -> Table:
+def accuracy_table(findings: Findings) -> Table:
     """Return a comparison's main table: a column for every type of question, a group for every block."""
-    comparison = found.comparison
+    comparison = findings.comparison
     kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
     shown = kinds if len(kinds) > 1 else []
     out = set(comparison.left_out)
@@ -37,31 +37,31 @@ def accuracy_table(found: Findings) -> Table:
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     ordered = _sorted(shown, out)
     if free:
-        groups.append(Group(FREE, tuple(_line(comparison, arm, ordered) for arm in free)))
+        groups.append(RowGroup(NO_BUDGET, tuple(_line(comparison, arm, ordered) for arm in free)))
     for block in comparison.blocks:
-        lines = _block_lines(found, block, ordered)
-        groups.append(Group(block_name(block), lines))
-    return Table(f"accuracy-{slug(comparison.title)}", comparison.title, columns, tuple(groups), _notes(found))
+        lines = _block_lines(findings, block, ordered)
+        groups.append(RowGroup(block_name(block), lines))
+    return Table(f"accuracy-{slug(comparison.title)}", comparison.title, columns, tuple(groups), _notes(findings))
 
 
-def task_table(founds: Sequence[Findings]) -> Table | None:
+def task_table(all_findings: Sequence[Findings]) -> Table | None:
     """Return a model's table over several tasks: a column for every task, each under one card.
 
     Args:
-        founds: the findings of one model.
+        all_findings: the findings of one model.
 
     Returns:
         The table, or none where there are not two tasks with one card each.
     """
     cards: dict[str, list[Comparison]] = {}
-    for found in founds:
-        cards.setdefault(found.comparison.task, []).append(found.comparison)
+    for findings in all_findings:
+        cards.setdefault(findings.comparison.task, []).append(findings.comparison)
     single = [comparisons[0] for comparisons in cards.values() if len(comparisons) == 1]
     if len(single) < 2:
         return None
-    groups: dict[tuple[str, ...], list[tuple[Line, float]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[TableRow, float]]] = {}
     for arm in _distinct(single):
-        where = [comparison.find(arm.method, arm.keep) for comparison in single]
+        where = [comparison.find_arm(arm.method, arm.keep) for comparison in single]
         blocks = [
             None if one is None or one.keep is None else comparison.block_of(one)
             for one, comparison in zip(where, single, strict=True)
@@ -78,7 +78,7 @@ def task_table(founds: Sequence[Findings]) -> Table | None:
         ]
         known = [ratio for ratio in ratios if ratio is not None]
         mean = 100 * float(np.mean(known)) if len(known) == len(single) else None
-        line = Line(arm.method, (*shares, mean), arm.role)
+        line = TableRow(arm.method, (*shares, mean), arm.role)
         groups.setdefault(heading, []).append((line, -1.0 if mean is None else mean))
     left = [task for task, comparisons in cards.items() if len(comparisons) > 1]
     notes = [f"{task} was run under several cards, so it is in no table with others." for task in left]
@@ -87,7 +87,7 @@ def task_table(founds: Sequence[Findings]) -> Table | None:
         f"{single[0].model}: all tasks",
         (*(comparison.task for comparison in single), "Rel. %"),
         tuple(
-            Group(" / ".join(dict.fromkeys(filter(None, heading))) or FREE, _by_mean(lines))
+            RowGroup(" / ".join(dict.fromkeys(filter(None, heading))) or NO_BUDGET, _by_mean(lines))
             for heading, lines in groups.items()
         ),
         ("All: types of question that count in the headline. Rel.: mean ratio to the unpruned model.", *notes),
@@ -117,10 +117,10 @@ def measures_table(comparison: Comparison, task: Task) -> Table | None:
         f"{comparison.title}: measures of the task",
         tuple(names),
         tuple(
-            Group(
+            RowGroup(
                 heading,
                 tuple(
-                    Line(arm.method, tuple(_measure([cell[name] for cell in cells]) for name in names), arm.role)
+                    TableRow(arm.method, tuple(_measure([cell[name] for cell in cells]) for name in names), arm.role)
                     for arm, cells in found
                 ),
             )
@@ -157,20 +157,24 @@ def block_name(block: Block) -> str:
 
 
 def _line(
-    comparison: Comparison, arm: Arm, kinds: Sequence[str], best: bool = False, versus: PairedDifference | None = None
-) -> Line:
+    comparison: Comparison,
+    arm: Arm,
+    kinds: Sequence[str],
+    best: bool = False,
+    difference: PairedDifference | None = None,
+) -> TableRow:
     cells: list[Cell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
     ratio = relative(comparison, arm)
     cells += [
         Share(comparison.interval(arm), best),
         None if ratio is None else 100 * ratio,
-        *tested(versus),
+        *difference_cells(difference),
         *((_stayed(arm),) if knows_needed(comparison) else ()),
         f"{arm.tokens:.1f}",
         f"{arm.flops / 1e9:.4g}",
         f"{arm.ms:.3g}",
     ]
-    return Line(arm.method, tuple(cells), arm.role)
+    return TableRow(arm.method, tuple(cells), arm.role)
 
 
 def knows_needed(comparison: Comparison) -> bool:
@@ -184,14 +188,14 @@ def _stayed(arm: Arm) -> str | None:
     return f"{100 * known.mean():.1f}" if len(known) else None
 
 
-def _block_lines(found: Findings, block: Block, kinds: Sequence[str]) -> tuple[Line, ...]:
-    comparison = found.comparison
+def _block_lines(findings: Findings, block: Block, kinds: Sequence[str]) -> tuple[TableRow, ...]:
+    comparison = findings.comparison
     best = max((comparison.score(arm) for arm in block.arms), default=0.0)
     lines = []
     for arm in block.arms:
-        one = next((one for one in found.controls if one.arm is arm), None)
+        one = next((one for one in findings.controls if one.arm is arm), None)
         first = len(block.arms) > 1 and comparison.score(arm) >= best
-        lines.append(_line(comparison, arm, kinds, first, None if one is None else one.versus))
+        lines.append(_line(comparison, arm, kinds, first, None if one is None else one.difference))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
     return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
 
@@ -203,7 +207,7 @@ def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
         (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
         for block in comparison.blocks
     ]
-    return [(FREE, free), *blocks] if free else blocks
+    return [(NO_BUDGET, free), *blocks] if free else blocks
 
 
 def _measure(values: Sequence[float]) -> Cell:
@@ -214,13 +218,17 @@ def _measure(values: Sequence[float]) -> Cell:
     return f"{mean:#.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
 
 
-def _notes(found: Findings) -> tuple[str, ...]:
-    comparison = found.comparison
+def _notes(findings: Findings) -> tuple[str, ...]:
+    comparison = findings.comparison
     notes = [
         f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
         f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
         "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured."
-        + (f" {NEEDED}: of the tokens that answers need, those that stayed." if knows_needed(found.comparison) else ""),
+        + (
+            f" {NEEDED}: of the tokens that answers need, those that stayed."
+            if knows_needed(findings.comparison)
+            else ""
+        ),
         mcnemar_note(comparison, picked=True),
     ]
     for kind, (right, count) in comparison.left_out.items():
@@ -244,5 +252,5 @@ def _distinct(comparisons: Sequence[Comparison]) -> list[Arm]:
     return list(found.values())
 
 
-def _by_mean(lines: Sequence[tuple[Line, float]]) -> tuple[Line, ...]:
+def _by_mean(lines: Sequence[tuple[TableRow, float]]) -> tuple[TableRow, ...]:
     return tuple(line for line, _ in sorted(lines, key=lambda pair: -pair[1]))

@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterable, Sequence
 from tokensieve.study.analysis.comparison import Comparison
 from tokensieve.study.analysis.findings import Findings, MethodDifference
 from tokensieve.study.analysis.significance import PairedDifference
-from tokensieve.study.report.tables.values import NOTE, Cell, Delta, Group, Line, PValue, Table, slug
+from tokensieve.study.report.tables.values import NOTE, Cell, Delta, PValue, RowGroup, Table, TableRow, slug
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def plain_table(found: Findings) -> Table | None:
+def plain_table(findings: Findings) -> Table | None:
     """Return the differences of every method to `uniform` and to `random`."""
     return _difference_table(
-        found,
+        findings,
         "plain",
         "difference to uniform and to random",
-        found.plain,
+        findings.plain,
         lambda one: f"{one.arm.method} vs {one.control}",
     )
 
 
-def composition_table(found: Findings) -> Table | None:
+def composition_table(findings: Findings) -> Table | None:
     """Return the differences of every composition to its operands."""
-    flat = [one for composed in found.composed for one in composed.against]
+    flat = [one for composed in findings.composed for one in composed.against]
     return _difference_table(
-        found,
+        findings,
         "compositions",
         "compositions and their operands",
         flat,
@@ -36,31 +36,33 @@ def composition_table(found: Findings) -> Table | None:
     )
 
 
-def attention_table(found: Findings) -> Table | None:
+def attention_table(findings: Findings) -> Table | None:
     """Return the differences of methods that use attention to the best control, by type of question."""
     return _difference_table(
-        found,
+        findings,
         "attention",
         "attention against the best control",
-        found.attention,
+        findings.attention,
         lambda one: f"{one.arm.method}: {one.kind or 'all'}",
         test=True,
     )
 
 
-def inverse_table(found: Findings) -> Table | None:
+def inverse_table(findings: Findings) -> Table | None:
     """Return the difference of every method to its inverse."""
-    comparison = found.comparison
-    keeps = [keep for keep in comparison.keeps if any(one.arm.keep == keep for one in found.inverses)]
+    comparison = findings.comparison
+    keeps = [keep for keep in comparison.keeps if any(one.arm.keep == keep for one in findings.inverses)]
     lines = []
-    for method in dict.fromkeys(one.arm.method for one in found.inverses):
-        by = {one.arm.keep: one for one in found.inverses if one.arm.method == method}
-        lines.append(Line(f"{method} vs its inverse", tuple(Delta(by[k].versus) if k in by else None for k in keeps)))
+    for method in dict.fromkeys(one.arm.method for one in findings.inverses):
+        by = {one.arm.keep: one for one in findings.inverses if one.arm.method == method}
+        lines.append(
+            TableRow(f"{method} vs its inverse", tuple(Delta(by[k].difference) if k in by else None for k in keeps))
+        )
     return single_group(comparison, "inverses", "every method and its inverse", keeps, lines)
 
 
 def _difference_table(
-    found: Findings,
+    findings: Findings,
     name: str,
     title: str,
     differences: Iterable[MethodDifference],
@@ -69,22 +71,22 @@ def _difference_table(
     test: bool = False,
 ) -> Table | None:
     """Return a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
-    comparison = found.comparison
+    comparison = findings.comparison
     rows: dict[str, dict[str, PairedDifference]] = {}
     mixed = False
     for one in differences:
         mixed |= one.mixed
-        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = one.versus
+        rows.setdefault(label(one) + (" ‡" if one.mixed else ""), {})[str(one.arm.keep)] = one.difference
     keeps = [keep for keep in comparison.keeps if any(keep in row for row in rows.values())]
     width = 2 if test else 1
     lines = [
-        Line(text, tuple(cell for keep in keeps for cell in tested(row.get(keep))[:width]))
+        TableRow(text, tuple(cell for keep in keeps for cell in difference_cells(row.get(keep))[:width]))
         for text, row in rows.items()
     ]
     notes = [NOTE, mcnemar_note(comparison)][:width]
     if mixed:
         notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
-    return single_group(comparison, name, title, with_tests(keeps) if test else keeps, lines, tuple(notes))
+    return single_group(comparison, name, title, difference_columns(keeps) if test else keeps, lines, tuple(notes))
 
 
 def single_group(
@@ -92,34 +94,34 @@ def single_group(
     name: str,
     title: str,
     columns: Sequence[str],
-    lines: Sequence[Line],
+    lines: Sequence[TableRow],
     notes: tuple[str, ...] = (NOTE,),
 ) -> Table | None:
     """Return a table of one group, or none if it has no rows."""
     if not lines:
         return None
     whole = f"{comparison.title}: {title}"
-    return Table(f"{name}-{slug(comparison.title)}", whole, tuple(columns), (Group("", tuple(lines)),), notes)
+    return Table(f"{name}-{slug(comparison.title)}", whole, tuple(columns), (RowGroup("", tuple(lines)),), notes)
 
 
-def control_table(found: Findings) -> Table:
+def control_table(findings: Findings) -> Table:
     """Return every method's difference to the best control of its ledger: a row a method, a column a budget."""
-    comparison = found.comparison
-    by = {(one.arm.method, one.arm.keep): one for one in found.controls}
+    comparison = findings.comparison
+    by = {(one.arm.method, one.arm.keep): one for one in findings.controls}
     lines = []
     for method in comparison.methods:
         cells: list[Cell] = []
         for keep in comparison.keeps:
             one = by.get((method, keep))
-            cells += tested(None if one is None else one.versus)
-        mixed = any(one.mixed for one in found.controls if one.arm.method == method)
-        lines.append(Line(f"{method} ‡" if mixed else method, tuple(cells)))
+            cells += difference_cells(None if one is None else one.difference)
+        mixed = any(one.mixed for one in findings.controls if one.arm.method == method)
+        lines.append(TableRow(f"{method} ‡" if mixed else method, tuple(cells)))
     best: list[Cell] = []
     for keep in comparison.keeps:
-        names = dict.fromkeys(one.other for one in found.controls if one.arm.keep == keep and not one.mixed)
+        names = dict.fromkeys(one.other for one in findings.controls if one.arm.keep == keep and not one.mixed)
         best += [", ".join(name.removesuffix(f" at {keep}") for name in names) or None, None]
     notes = [NOTE, mcnemar_note(comparison, picked=True)]
-    if any(one.mixed for one in found.controls):
+    if any(one.mixed for one in findings.controls):
         notes.append(
             "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per "
             "layer."
@@ -127,18 +129,18 @@ def control_table(found: Findings) -> Table:
     return Table(
         f"controls-{slug(comparison.title)}",
         f"{comparison.title}: difference to the best control",
-        with_tests(comparison.keeps),
-        (Group("", (Line("best control", tuple(best), "control"), *lines)),),
+        difference_columns(comparison.keeps),
+        (RowGroup("", (TableRow("best control", tuple(best), "control"), *lines)),),
         tuple(notes),
     )
 
 
-def tested(versus: PairedDifference | None) -> tuple[Cell, Cell]:
+def difference_cells(difference: PairedDifference | None) -> tuple[Cell, Cell]:
     """Return the cells of a difference and of McNemar's p-value beside it."""
-    return (None, None) if versus is None else (Delta(versus), PValue(versus.mcnemar_holm))
+    return (None, None) if difference is None else (Delta(difference), PValue(difference.mcnemar_holm))
 
 
-def with_tests(keeps: Iterable[str]) -> tuple[str, ...]:
+def difference_columns(keeps: Iterable[str]) -> tuple[str, ...]:
     """Return a column for every budget and one for the p-value beside it."""
     return tuple(column for keep in keeps for column in (keep, f"p at {keep}"))
 

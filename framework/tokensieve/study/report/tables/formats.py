@@ -7,46 +7,48 @@ import io
 import re
 from collections.abc import Sequence
 
-from tokensieve.study.analysis.significance import half
-from tokensieve.study.report.tables.values import NOTHING, Cell, Delta, PValue, Share, Table, printed
+from tokensieve.study.analysis.significance import half_width
+from tokensieve.study.report.tables.values import NOTHING, Cell, Delta, PValue, Share, Table, cell_text
 
 
-def markdown(table: Table) -> str:
+def to_markdown(table: Table) -> str:
     """Return a table in Markdown; groups are rows of their own."""
     lines = [f"### {table.title}", "", _pipe(["", *table.columns])]
     lines.append(_pipe(["---", *("---:" for _ in table.columns)]))
     for group in table.groups:
         if group.heading:
             lines.append(_pipe([f"**{_safe(group.heading)}**", *("" for _ in table.columns)]))
-        for line in group.lines:
-            cells = [f"**{printed(cell)}**" if _best(cell) else _safe(printed(cell)) for cell in line.cells]
+        for line in group.rows:
+            cells = [f"**{cell_text(cell)}**" if _best(cell) else _safe(cell_text(cell)) for cell in line.cells]
             lines.append(_pipe([_safe(line.label), *cells]))
     return "\n".join([*lines, "", *(f"{note}  " for note in table.notes), ""])
 
 
-def latex(table: Table) -> str:
+def to_latex(table: Table) -> str:
     """Return a table in LaTeX, with booktabs."""
     width = len(table.columns) + 1
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering\\small",
-        f"  \\caption{{{tex(table.title)}. {' '.join(tex(note) for note in table.notes)}}}",
+        f"  \\caption{{{escape_latex(table.title)}. {' '.join(escape_latex(note) for note in table.notes)}}}",
         f"  \\label{{tab:{table.name}}}",
         f"  \\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         "    \\toprule",
-        "    " + " & ".join(["", *(tex(column) for column in table.columns)]) + " \\\\",
+        "    " + " & ".join(["", *(escape_latex(column) for column in table.columns)]) + " \\\\",
     ]
     for group in table.groups:
         lines.append("    \\midrule")
         if group.heading:
-            lines.append(f"    \\multicolumn{{{width}}}{{l}}{{\\emph{{{tex(group.heading)}}}}} \\\\")
-        for line in group.lines:
-            lines.append("    " + " & ".join([tex(line.label), *(_tex_cell(cell) for cell in line.cells)]) + " \\\\")
+            lines.append(f"    \\multicolumn{{{width}}}{{l}}{{\\emph{{{escape_latex(group.heading)}}}}} \\\\")
+        for line in group.rows:
+            lines.append(
+                "    " + " & ".join([escape_latex(line.label), *(_tex_cell(cell) for cell in line.cells)]) + " \\\\"
+            )
     return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
 
 
-def as_csv(table: Table) -> str:
+def to_csv(table: Table) -> str:
     """Return a table as CSV: an interval is three columns, in the units of the table's text."""
     out = io.StringIO()
     wide = [_width(table, number) for number in range(len(table.columns))]
@@ -56,7 +58,7 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
     for group in table.groups:
-        for line in group.lines:
+        for line in group.rows:
             row = [group.heading, line.label, line.role]
             for cell, parts in zip(line.cells, wide, strict=True):
                 row += _numbers(cell, parts)
@@ -64,7 +66,7 @@ def as_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def tex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Return text with LaTeX's signs escaped."""
     signs = {
         "\\": r"\textbackslash{}",
@@ -96,11 +98,11 @@ def _tex_cell(cell: Cell) -> str:
     if isinstance(cell, Share):
         number = f"{100 * cell.interval.estimate:.1f}"
         bold = f"\\textbf{{{number}}}" if cell.best else number
-        return f"{bold} {{\\scriptsize $\\pm${100 * half(cell.interval):.1f}}}"
+        return f"{bold} {{\\scriptsize $\\pm${100 * half_width(cell.interval):.1f}}}"
     if isinstance(cell, Delta):
-        value, _, rest = printed(cell).partition(" ")
-        return f"${value}$ {{\\scriptsize {tex(rest)}}}"
-    return tex(printed(cell))
+        value, _, rest = cell_text(cell).partition(" ")
+        return f"${value}$ {{\\scriptsize {escape_latex(rest)}}}"
+    return escape_latex(cell_text(cell))
 
 
 def _best(cell: Cell) -> bool:
@@ -117,17 +119,17 @@ def _safe(text: str) -> str:
 
 
 def _width(table: Table, number: int) -> bool:
-    return any(isinstance(line.cells[number], Share | Delta) for group in table.groups for line in group.lines)
+    return any(isinstance(line.cells[number], Share | Delta) for group in table.groups for line in group.rows)
 
 
 def _numbers(cell: Cell, interval: bool) -> list[str]:
     if isinstance(cell, Share):
         values = (cell.interval.estimate, cell.interval.low, cell.interval.high)
     elif isinstance(cell, Delta):
-        values = (cell.versus.value, cell.versus.low, cell.versus.high)
+        values = (cell.difference.value, cell.difference.low, cell.difference.high)
     elif isinstance(cell, PValue):
         return ["" if cell.p is None else f"{cell.p:.6g}"]
     else:
-        text = "" if cell is None else printed(cell)
+        text = "" if cell is None else cell_text(cell)
         return [text, "", ""] if interval else [text]
     return [f"{100 * value:.3f}" for value in values]

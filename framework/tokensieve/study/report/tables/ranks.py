@@ -11,13 +11,13 @@ from tokensieve.study.analysis.comparison import Arm, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.transfers import OrderTransfer
 from tokensieve.study.report.tables.differences import single_group
-from tokensieve.study.report.tables.values import NOTHING, Cell, Group, Line, Table, slug
+from tokensieve.study.report.tables.values import NOTHING, Cell, RowGroup, Table, TableRow, slug
 from tokensieve.study.statistics import Rank
 
 
-def rank_table(found: Findings) -> Table | None:
+def rank_table(findings: Findings) -> Table | None:
     """Return every arm's rank in its block, with an interval; arms with one ledger are a group."""
-    comparison = found.comparison
+    comparison = findings.comparison
     cells: dict[str, dict[str, Cell]] = {}
     ledgers: dict[str, list[str]] = {}
     for block in comparison.blocks:
@@ -28,15 +28,15 @@ def rank_table(found: Findings) -> Table | None:
     if not cells:
         return None
     keeps = [keep for keep in comparison.keeps if any(keep in row for row in cells.values())]
-    groups: dict[str, list[Line]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for name, row in cells.items():
         heading = f"{' / '.join(ledgers[name])} visual tokens per layer"
-        groups.setdefault(heading, []).append(Line(name, tuple(row.get(keep) for keep in keeps)))
+        groups.setdefault(heading, []).append(TableRow(name, tuple(row.get(keep) for keep in keeps)))
     return Table(
         f"ranks-{slug(comparison.title)}",
         f"{comparison.title}: ranks",
         tuple(keeps),
-        tuple(Group(heading, tuple(lines)) for heading, lines in groups.items()),
+        tuple(RowGroup(heading, tuple(lines)) for heading, lines in groups.items()),
         ("Rank by right answers, and the places that it may truly have, all together with 95 %.",),
     )
 
@@ -62,7 +62,9 @@ def transfer_table(carried: Sequence[OrderTransfer]) -> Table:
         f"{task}: order of methods on two models",
         keeps,
         tuple(
-            Group(models, tuple(Line(label, tuple(row.get(keep) for keep in keeps)) for label, row in rows.items()))
+            RowGroup(
+                models, tuple(TableRow(label, tuple(row.get(keep) for keep in keeps)) for label, row in rows.items())
+            )
             for models, rows in groups.items()
         ),
         (
@@ -73,9 +75,9 @@ def transfer_table(carried: Sequence[OrderTransfer]) -> Table:
     )
 
 
-def record_table(found: Findings) -> Table | None:
+def record_table(findings: Findings) -> Table | None:
     """Return how often each method is surely better than each other over the budgets at which all were measured."""
-    comparison = found.comparison
+    comparison = findings.comparison
     full = [block for block in comparison.blocks if len(block.arms) > 1]
     if not full:
         return None
@@ -88,11 +90,11 @@ def record_table(found: Findings) -> Table | None:
         )
         for block in full
     ]
-    record = significance.record(blocks) if len(common) > 1 else None
+    record = significance.win_tie_loss(blocks) if len(common) > 1 else None
     if record is None:
         return None
     lines = [
-        Line(
+        TableRow(
             name,
             tuple(
                 None
@@ -115,7 +117,7 @@ def ranks_of(comparison: Comparison, arms: Sequence[Arm]) -> list[Rank] | None:
     mask = comparison.headline
     if len(arms) < 2:
         return None
-    return significance.ranks(np.array([arm.correct[mask] for arm in arms]), comparison.clusters[mask])
+    return significance.rank_intervals(np.array([arm.correct[mask] for arm in arms]), comparison.clusters[mask])
 
 
 def two_digits(value: float) -> str:

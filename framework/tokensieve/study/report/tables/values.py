@@ -7,14 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from tokensieve.study.analysis.significance import PairedDifference, half
+from tokensieve.study.analysis.significance import PairedDifference, half_width
 from tokensieve.study.statistics import Interval
 
 NOTHING = "\u2013"
 """What is printed where there is no number: an en dash."""
 NEEDED = "Needed %"
 """A column: how many of the tokens that answers need stayed."""
-FREE = "All tokens, and none"
+NO_BUDGET = "All tokens, and none"
 """The heading of what has no budget."""
 NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
 MARKS = {"better": "▲", "worse": "▼", "open": ""}
@@ -38,7 +38,7 @@ class Share:
 class Delta:
     """A paired difference, printed in points as `+3.1 [1.0, 5.2]`."""
 
-    versus: PairedDifference
+    difference: PairedDifference
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ Cell: TypeAlias = str | float | Share | Delta | PValue | None
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """A row of a table: whose it is, and its cells; none is printed as a dash."""
 
     label: str
@@ -61,11 +61,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Rows that may be ranked against each other, under a heading."""
 
     heading: str
-    lines: tuple[Line, ...]
+    rows: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Table:
     name: str
     title: str
     columns: tuple[str, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroup, ...]
     notes: tuple[str, ...] = field(default=())
 
 
@@ -95,42 +95,42 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
 
 
-def spelled(method: str, formula: str) -> str:
+def method_label(method: str, formula: str) -> str:
     """Return a method's name with its formula, where that says more."""
     bare = formula[1:-1] if formula.startswith("(") and formula.count("(") == 1 else formula
     return method if bare == method else f"{method} = {bare}"
 
 
-def in_points(versus: PairedDifference) -> str:
+def points_text(difference: PairedDifference) -> str:
     """Return a difference in points with its interval, as `+3.1 [1.0, 5.2]`."""
     # Rounded first, so that nothing is printed as minus zero.
-    value, low, high = (round(100 * one, 1) + 0.0 for one in (versus.value, versus.low, versus.high))
+    value, low, high = (round(100 * one, 1) + 0.0 for one in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
-def reordered(table: Table, first: Collection[str]) -> Table:
+def with_columns_first(table: Table, first: Collection[str]) -> Table:
     """Return a table with some columns before the others."""
     order = sorted(range(len(table.columns)), key=lambda number: table.columns[number] not in first)
     groups = tuple(
         replace(
             group,
-            lines=tuple(replace(line, cells=tuple(line.cells[number] for number in order)) for line in group.lines),
+            rows=tuple(replace(line, cells=tuple(line.cells[number] for number in order)) for line in group.rows),
         )
         for group in table.groups
     )
     return replace(table, columns=tuple(table.columns[number] for number in order), groups=groups)
 
 
-def printed(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
     """Return a cell as plain text."""
     if cell is None:
         return NOTHING
     if isinstance(cell, Share):
-        return f"{100 * cell.interval.estimate:.1f} ±{100 * half(cell.interval):.1f}"
+        return f"{100 * cell.interval.estimate:.1f} ±{100 * half_width(cell.interval):.1f}"
     if isinstance(cell, Delta):
-        one = cell.versus
+        one = cell.difference
         mark = MARKS[one.verdict]
-        return in_points(one) + (f" {mark}" if mark else "")
+        return points_text(one) + (f" {mark}" if mark else "")
     if isinstance(cell, PValue):
         return "n/a" if cell.p is None else "<0.001" if cell.p < 0.001 else f"{cell.p:.3f}"
     if isinstance(cell, int | float):
