@@ -75,7 +75,9 @@ def recipes() -> str:
                 f"`{name}`",
                 "<br>".join(f"`{stage['at']}`" for stage in data["stages"]),
                 "<br>".join(f"`{stage['select']}`" for stage in data["stages"]),
-                "<br>".join(f"{format_budget(stage)}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]),
+                "<br>".join(
+                    f"{format_budget(stage)}, {stage.get('rest', 'drop')} the rest" for stage in data["stages"]
+                ),
                 ", ".join(f"{operand} is `{one.name}`" for operand, one in recipe.strategies.items()),
                 _paper(recipe),
             )
