@@ -6,12 +6,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.reduction import Reduction
-from tokensieve.composers.expression import CLASS_ATTRIBUTES, Expression, Reading
+from tokensieve.composers.expression import Expression, Reading
+from tokensieve.composers.settings import CLASS_ATTRIBUTES
 from tokensieve.errors import ScoreError
 from tokensieve.evidence import Evidence, Tokens
 
@@ -56,8 +58,23 @@ class Strategy(Expression, BaseModel):
         return self.nested
 
     def read_at(self, reading: Reading, k: Tensor) -> Chain:
-        """Judge once for every size in k."""
-        return super().read_at(reading, k) if self.nested else reading.asked(self, k)
+        """Judge once for every size in k: rows of one size together, with the size as the depth.
+
+        What comes after the first k places of a row follows as the strategy has it.
+        """
+        if self.nested:
+            return super().read_at(reading, k)
+        universe = reading.tokens.universe
+        picks = universe.order()
+        notes: list[str] = []
+        for size in k[k > 0].unique().tolist():
+            rows = (k == size).nonzero().flatten()
+            places = torch.arange(universe.n, device=rows.device).expand(len(rows), -1)
+            some = reading.tokens.take(places, torch.ones_like(places, dtype=torch.bool), rows)
+            chain = reading.within(some).ask(self, size)
+            picks[rows] = chain.queue()
+            notes += chain.notes
+        return Chain.from_picks(universe, picks, self, tuple(dict.fromkeys(notes)))
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Judge the tokens with the declared evidence alone."""

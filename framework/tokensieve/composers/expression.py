@@ -17,14 +17,11 @@ from torch import Tensor
 
 from tokensieve.algebra.budget import LONGEST, Keep, counts
 from tokensieve.algebra.chain import Chain, at_least, noted
-from tokensieve.composers.settings import fit, write_value
-from tokensieve.errors import AlgebraError, FormulaError, PluginError, did_you_mean, first_mistake
+from tokensieve.composers import settings as checks
+from tokensieve.errors import AlgebraError, FormulaError
 from tokensieve.evidence import Evidence, Tokens
 
 Number = int | float | Fraction
-
-CLASS_ATTRIBUTES = (frozenset, set)
-"""Types of attributes without annotation that are no fields, so that `needs = frozenset({...})` can be written."""
 
 
 class Expression(ABC):
@@ -118,14 +115,11 @@ class Reading:
             AlgebraError: for a strategy that is not nested: it has a set for every size, but no chain.
         """
         if not expression.parts and not expression.is_nested:
-            raise AlgebraError(no_order(expression))
+            raise AlgebraError(checks.no_order(expression))
         asked = min(depth, self.tokens.universe.n)
         chain, known = self._known.get(expression, (None, 0))
         if chain is None or (max(known, chain.reach) < asked and not chain.complete):
-            if self._source is not None and not expression.parts:
-                chain = self._source(expression, self, asked)
-            else:
-                chain = expression.read(self, asked)
+            chain = self.ask(expression, asked)
             self._known[expression] = chain, asked
         return chain
 
@@ -146,22 +140,11 @@ class Reading:
             self._at[key] = expression.read_at(self, sizes)
         return self._at[key]
 
-    def asked(self, strategy: Expression, k: Tensor) -> Chain:
-        """Ask a strategy at exactly k, int64 `[rows]`: rows of one size together, with the size as the depth.
-
-        What comes after the first k places of a row follows as the strategy has it.
-        """
-        universe = self.tokens.universe
-        picks = universe.order()
-        notes: list[str] = []
-        for size in k[k > 0].unique().tolist():
-            rows = (k == size).nonzero().flatten()
-            places = torch.arange(universe.n, device=rows.device).expand(len(rows), -1)
-            some = self.within(self.tokens.take(places, torch.ones_like(places, dtype=torch.bool), rows))
-            chain = strategy.read(some, size) if self._source is None else self._source(strategy, some, size)
-            picks[rows] = chain.queue()
-            notes += chain.notes
-        return Chain.from_picks(universe, picks, strategy, tuple(dict.fromkeys(notes)))
+    def ask(self, expression: Expression, depth: int) -> Chain:
+        """Read an expression anew; a strategy is asked, or what stands in for it."""
+        if self._source is not None and not expression.parts:
+            return self._source(expression, self, depth)
+        return expression.read(self, depth)
 
     def deepened(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
         """Return the expression's chain, read deep enough to be cut to k: the depth doubles."""
@@ -191,7 +174,7 @@ class Composer(Expression, BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, ignored_types=CLASS_ATTRIBUTES
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, ignored_types=checks.CLASS_ATTRIBUTES
     )
 
     operands: tuple[Expression, ...]
@@ -219,30 +202,21 @@ class Composer(Expression, BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
-        if "__post_init__" in vars(cls):
-            raise PluginError(
-                f"the composer {cls.__name__} checks its settings in __post_init__, which is not called: composers are "
-                "pydantic models like strategies. Use field_validator or model_validator, and raise ValueError"
-            )
+        checks.refuse_post_init(cls)
 
     @model_validator(mode="before")
     @classmethod
     def _fit_settings(cls, data: object) -> object:
         """Read settings as a formula writes them: it has no lists, floats or members of enumerations."""
-        if not isinstance(data, dict):
-            return data
-        known = cls.model_fields.items()
-        return data | {name: fit(data[name], field.annotation) for name, field in known if name in data}
+        return checks.fit_all(data, cls.model_fields)
 
     @model_validator(mode="after")
     def _check_operands(self) -> Self:
-        fewest, most = self.arity
-        if len(self.operands) < fewest or (most is not None and len(self.operands) > most):
-            bound = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
-            raise ValueError(f"{self.name} takes {bound} operands, not {len(self.operands)}")
-        for operand in self.operands:
-            if not self.sized and not operand.is_nested:
-                raise ValueError(f"{self.name} joins orders: {no_order(operand)}")
+        checks.check_operands(
+            self.name,
+            self.arity,
+            [None if self.sized or one.is_nested else checks.no_order(one) for one in self.operands],
+        )
         return self
 
     @classmethod
@@ -252,24 +226,11 @@ class Composer(Expression, BaseModel):
         Raises:
             FormulaError: if there are too few or too many operands, or a setting is unknown or wrong.
         """
-        known = cls.parameters()
-        for setting in settings:
-            if setting not in known:
-                raise FormulaError(
-                    f"{cls.name} has no parameter '{setting}'; it has {', '.join(known) or 'none'}."
-                    f"{did_you_mean(setting, known)}"
-                )
-        for operand in operands:
-            if not isinstance(operand, Expression):
-                cure = f"; write {operand.__name__}()" if isinstance(operand, type) else ""
-                raise FormulaError(f"{cls.name} joins strategies and formulas of them, not {operand!r}{cure}")
+        checks.check_arguments(cls.name, cls.parameters(), settings, operands, Expression)
         try:
             return cls(operands=operands, **settings)
         except ValidationError as error:
-            said = first_mistake(error).replace("an instance of Fraction", "a finite number")
-            if error.errors()[0]["type"] != "value_error":
-                said = f"{cls.name}'s {said}"
-            raise FormulaError(said if cls.name in said else f"{cls.name}: {said}") from None
+            raise FormulaError(checks.refusal(cls.name, error)) from None
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
@@ -313,8 +274,13 @@ class Composer(Expression, BaseModel):
         operands = [operand.written(name) for operand in self.operands]
         if self.symbol is not None:
             return f"({f' {self.symbol} '.join(operands)})"
-        settings = [f"{key}={write_value(getattr(self, key))}" for key in self.parameters()]
+        settings = [f"{key}={checks.write_value(getattr(self, key))}" for key in self.parameters()]
         return f"{self.name}({', '.join(operands + settings)})"
+
+
+def _flat(cls: type[Composer], operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
+    """Put the operands of an associative composer's own kind in their place."""
+    return tuple(part for side in operands for part in (side.parts if type(side) is cls else (side,)))
 
 
 class Intersection(Composer):
@@ -323,11 +289,7 @@ class Intersection(Composer):
     name = "intersection"
     symbol = "&"
 
-    @field_validator("operands")
-    @classmethod
-    def _flatten(cls, operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
-        """Put the operands of its own kind in their place: it is associative."""
-        return tuple(part for side in operands for part in (side.parts if type(side) is cls else (side,)))
+    _flatten = field_validator("operands")(_flat)
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Return the largest level."""
@@ -340,11 +302,7 @@ class Union(Composer):
     name = "union"
     symbol = "|"
 
-    @field_validator("operands")
-    @classmethod
-    def _flatten(cls, operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
-        """Put the operands of its own kind in their place: it is associative."""
-        return tuple(part for side in operands for part in (side.parts if type(side) is cls else (side,)))
+    _flatten = field_validator("operands")(_flat)
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Return the smallest level."""
@@ -401,6 +359,7 @@ class Best(Composer):
 
     name = "best"
     arity = (1, 1)
+    examples = ({}, {"m": "1/2"})
     sized = True
 
     @field_validator("m", mode="before")
@@ -424,10 +383,7 @@ class Best(Composer):
     def written(self, name: Callable[[Expression], str]) -> str:
         """Return `a[m]`, or `best(a, m=p/q)` where a size in brackets would be too long to be read."""
         operand = self.operands[0].written(name)
-        size = str(self.m.written())
-        if self.m.fraction is not None and size.endswith("%"):
-            # A formula is Python, where % is another sign.
-            size = f"{self.m.fraction.numerator}/{self.m.fraction.denominator}"
+        size = checks.write_size(self.m)
         if isinstance(self.operands[0], Complement):
             operand = f"({operand})"
         return f"{operand}[{size}]" if len(size) <= LONGEST else f"best({operand}, m={size})"
@@ -490,11 +446,3 @@ def _joined(composer: type[Composer], left: Expression, right: Expression) -> Ex
     if not isinstance(right, Expression):
         return NotImplemented
     return composer.of(left, right)
-
-
-def no_order(expression: Expression) -> str:
-    """Return why something that is not nested cannot stand where an order is needed, and the cure."""
-    name = getattr(expression, "name", "it")
-    return (
-        f"'{name}' chooses another set for every budget, which is no order; say how many it takes, such as {name}[64]"
-    )

@@ -18,6 +18,7 @@ class AtLeast(Composer):
     j: int = 1
 
     name = "at_least"
+    examples = ({}, {"j": 2})
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -42,6 +43,7 @@ class Quota(Composer):
 
     name = "quota"
     arity = (2, 2)
+    examples = ({}, {"share": Fraction(3, 4)})
 
     @field_validator("share")
     @classmethod
@@ -73,6 +75,7 @@ class Weighted(Composer):
 
     name = "weighted"
     whole = True
+    examples = ({"weights": (2, 1)}, {"weights": (Fraction(1, 2), 0, 1)})
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:

@@ -15,7 +15,8 @@ from torch import Tensor
 from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe
-from tokensieve.composers.expression import Composer, Expression, Reading, no_order
+from tokensieve.composers.expression import Composer, Expression, Reading
+from tokensieve.composers.settings import no_order
 from tokensieve.evidence import GRID_COLUMNS, Evidence
 
 
@@ -35,6 +36,12 @@ class PerGroup(Composer):
     size: int = 0
 
     name = "per_group"
+    examples = (
+        {},
+        {"by": "row", "share": "proportional"},
+        {"by": "window", "size": 2},
+        {"by": "column", "share": "ranked"},
+    )
     arity = (1, 1)
     sized = True
 
@@ -51,7 +58,9 @@ class PerGroup(Composer):
                 f"per_group takes a size of 1 or more by=window, such as size=6, and none otherwise; not {self.size!r}"
             )
         if self.share == "ranked" and not self.operands[0].is_nested:
-            raise ValueError(f"share=ranked weighs groups by an order: {no_order(self.operands[0])}")
+            raise ValueError(
+                f"share=ranked weighs groups by an order: {no_order(getattr(self.operands[0], 'name', 'it'))}"
+            )
         return self
 
     @property

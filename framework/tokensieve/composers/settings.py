@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
 from typing import Any, get_args, get_origin
 
-from tokensieve.algebra.budget import simplest
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from tokensieve.algebra.budget import Keep, simplest
+from tokensieve.errors import FormulaError, PluginError, did_you_mean, first_mistake
+
+CLASS_ATTRIBUTES = (frozenset, set)
+"""Types of attributes without annotation that are no fields, so that `needs = frozenset({...})` can be written."""
 
 
 def types_in(annotation: Any) -> Iterator[Any]:
@@ -55,3 +62,85 @@ def write_value(value: object) -> str:
     if isinstance(value, str) and (not value.isidentifier() or keyword.iskeyword(value)):
         return repr(value)
     return str(value)
+
+
+def fit_all(data: object, fields: Mapping[str, FieldInfo]) -> object:
+    """Return what a model is made of, with every value as its field takes it."""
+    if not isinstance(data, dict):
+        return data
+    return data | {name: fit(data[name], field.annotation) for name, field in fields.items() if name in data}
+
+
+def write_size(m: Keep) -> str:
+    """Return a size as a formula writes it, without a percent sign: a formula is Python, where that is an operator."""
+    size = str(m.written())
+    if m.fraction is not None and size.endswith("%"):
+        return f"{m.fraction.numerator}/{m.fraction.denominator}"
+    return size
+
+
+def refuse_post_init(cls: type) -> None:
+    """Refuse a class whose `__post_init__` would never be called.
+
+    Raises:
+        PluginError: naming the class.
+    """
+    if "__post_init__" in vars(cls):
+        raise PluginError(
+            f"the composer {cls.__name__} checks its settings in __post_init__, which is not called: composers are "
+            "pydantic models like strategies. Use field_validator or model_validator, and raise ValueError"
+        )
+
+
+def check_arguments(
+    name: str, known: Sequence[str], settings: Iterable[str], operands: Sequence[object], kind: type
+) -> None:
+    """Refuse settings that a composer does not have, and operands that are no expressions.
+
+    Raises:
+        FormulaError: naming the composer.
+    """
+    for setting in settings:
+        if setting not in known:
+            there = ", ".join(known) or "none"
+            raise FormulaError(f"{name} has no parameter '{setting}'; it has {there}.{did_you_mean(setting, known)}")
+    for operand in operands:
+        if not isinstance(operand, kind):
+            cure = f"; write {operand.__name__}()" if isinstance(operand, type) else ""
+            raise FormulaError(f"{name} joins strategies and formulas of them, not {operand!r}{cure}")
+
+
+def check_operands(name: str, arity: tuple[int, int | None], obstacles: Sequence[str | None]) -> None:
+    """Refuse too few or too many operands, and those that cannot stand there.
+
+    Args:
+        name: of the composer.
+        arity: the fewest and the most.
+        obstacles: for every operand, why it cannot stand there, or none.
+
+    Raises:
+        ValueError: naming the composer.
+    """
+    fewest, most = arity
+    if len(obstacles) < fewest or (most is not None and len(obstacles) > most):
+        bound = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+        raise ValueError(f"{name} takes {bound} operands, not {len(obstacles)}")
+    for obstacle in obstacles:
+        if obstacle is not None:
+            raise ValueError(f"{name} joins orders: {obstacle}")
+
+
+def refusal(name: str, error: ValidationError) -> str:
+    """Return what pydantic found wrong with a composer's settings, with the composer's name."""
+    said = first_mistake(error).replace("an instance of Fraction", "a finite number")
+    if error.errors()[0]["type"] != "value_error":
+        said = f"{name}'s {said}"
+    return said if name in said else f"{name}: {said}"
+
+
+def no_order(expression: object) -> str:
+    """Return why an expression that is not nested cannot stand where an order is needed, and the cure."""
+    name = getattr(expression, "name", "it")
+    return (
+        f"'{name}' chooses another set for every budget, which is no order; say how many it takes, such as {name}[64]"
+    )

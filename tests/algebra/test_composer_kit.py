@@ -1,0 +1,164 @@
+"""Every registered composer passes the kit for composers, and broken ones do not."""
+
+import pytest
+
+from tokensieve.algebra.chain import Chain
+from tokensieve.composers import COMPOSERS, Composer, at_least
+from tokensieve.testing.composers import COMPOSER_LAWS, ComposerConformance, composer_checks
+
+from .test_composer_settings import FirstThen
+
+
+def kit(composer):
+    body = {"composer": composer}
+    if composer.name == "then":
+        # Its left side has a size.
+        body["join"] = classmethod(lambda cls, a, b: composer.of(a["1/2"], b))
+    return type(f"Test_{composer.name}", (ComposerConformance,), body)
+
+
+for _composer in (*COMPOSERS, FirstThen):
+    _kit = kit(_composer)
+    globals()[_kit.__name__] = _kit
+
+
+def broken_laws(composer):
+    found = set()
+    for case, check in composer_checks(composer):
+        try:
+            check(case)
+        except Exception:
+            found.add(repr(check))
+    return found
+
+
+class Declared(Composer):
+    """The base of the broken ones."""
+
+    name = "declared"
+
+    def combine(self, chains):
+        return at_least(1, chains)
+
+
+class NeedsAll(Declared):
+    """Reads operands to the end without saying so."""
+
+    def combine(self, chains):
+        return at_least(2, [chains[0], chains[1].complement()])
+
+
+class NoOrder(Declared):
+    """Takes the best first where a row is alone, and the worst first in a batch."""
+
+    whole = True
+
+    def read(self, reading, depth):
+        chain = reading.of(self.operands[0], reading.tokens.universe.n)
+        if reading.tokens.universe.rows == 1:
+            return chain
+        return chain.complement()
+
+
+class ByMemory(Declared):
+    """Ranks by the place in the width of the batch, padding included."""
+
+    def read(self, reading, depth):
+        tokens = reading.tokens
+        width = tokens.universe.n
+        return Chain.from_scores(tokens.universe, (tokens.ids * (width + 1)) % 7, self)
+
+
+class WritesInPlace(Declared):
+    """Changes its operand's levels."""
+
+    def combine(self, chains):
+        chains[0].level.add_(0 if chains[0].level.numel() == 0 else 1)
+        return chains[1]
+
+
+class NotNested(Declared):
+    """Turns with the budget, and says that it is nested."""
+
+    whole = True
+
+    def read_at(self, reading, k):
+        return self.read(reading, 0)
+
+    def read(self, reading, depth):
+        tokens = reading.tokens
+        return Chain.from_scores(tokens.universe, (tokens.ids + depth) % (tokens.universe.n + 1), self)
+
+
+class Unwritten(Declared):
+    """Writes itself as its first operand."""
+
+    def written(self, name):
+        return self.operands[0].written(name)
+
+
+class Greedy(Declared):
+    """Needs less than its operands do."""
+
+    @property
+    def needs(self):
+        return frozenset()
+
+
+class AnyArity(Declared):
+    """Says that it takes two, and takes any number."""
+
+    arity = (2, 2)
+
+    @classmethod
+    def of(cls, *operands, **settings):
+        return cls.model_construct(operands=operands, **settings)
+
+
+@pytest.mark.parametrize(
+    ("composer", "laws"),
+    [
+        (NeedsAll, {"exact_count", "depth_free"}),
+        (NoOrder, {"batch_free"}),
+        (ByMemory, {"batch_free"}),
+        (WritesInPlace, {"pure"}),
+        (NotNested, {"depth_free"}),
+        (Unwritten, {"round_trip"}),
+        (Greedy, {"needs_are_those_of_operands"}),
+        (AnyArity, {"arity_is_kept", "sized_is_true", "settings_are_checked"}),
+    ],
+    ids=lambda one: one.__name__ if isinstance(one, type) else "",
+)
+def test_the_kit_bites(composer, laws):
+    assert laws <= broken_laws(composer)
+
+
+def test_what_is_right_breaks_nothing():
+    assert broken_laws(Declared) == set()
+
+
+def test_a_declared_failure_must_happen():
+    class Innocent(Declared):
+        """Declares what it does not do."""
+
+        known_failures = {"pure": "it was thought to"}  # noqa: RUF012 - as a plugin would write it
+
+    pairs = composer_checks(Innocent)
+    case, check = next((case, check) for case, check in pairs if repr(check) == "pure")
+    with pytest.raises(AssertionError, match="take that out of known_failures"):
+        check(case)
+
+
+def test_a_declaration_names_a_law_and_a_reason():
+    class Odd(Declared):
+        """Declares what is no law."""
+
+        known_failures = {"beauty": "in the eye of the beholder"}  # noqa: RUF012 - as a plugin would write it
+
+    with pytest.raises(ValueError, match="'beauty'"):
+        composer_checks(Odd)
+
+
+def test_laws_are_named_and_described():
+    assert len({law.__name__ for law in COMPOSER_LAWS}) == len(COMPOSER_LAWS) == 14
+    assert all(law.__doc__ for law in COMPOSER_LAWS)
