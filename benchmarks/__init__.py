@@ -1,1 +1,1 @@
-"""Timings: ratios of things measured side by side in one run, on whatever machine runs them."""
+"""Benchmarks: ratios of times that are measured side by side in one run, so that they hold on any machine."""

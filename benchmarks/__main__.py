@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every timing, with the bound it shall keep."""
+"""`python -m benchmarks`: prints every timing with its bound."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOUNDS = {
 
 
 def imports(repeats: int) -> dict[str, float]:
-    """Measure the import of tokensieve in a fresh interpreter that has imported torch."""
+    """Return the time to import tokensieve in a fresh interpreter that has imported torch."""
     code = "import time, torch; t = time.perf_counter(); import tokensieve; print(time.perf_counter() - t)"
     seconds = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -39,14 +39,14 @@ def imports(repeats: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print a table; 1 if a bound is broken."""
-    # The profiler, which counts memory, otherwise tells of every start and stop.
+    """Print a table; return 1 if a bound is broken."""
+    # Otherwise the profiler, which measures memory, logs every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import torch
 
     from benchmarks import engine, selection
 
-    # One thread: on a shared machine, threads mostly wait for each other.
+    # One thread, because on a shared machine threads mostly wait for each other.
     torch.set_num_threads(1)
     console = Console()
     with console.status("timing"):

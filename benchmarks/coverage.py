@@ -1,4 +1,4 @@
-"""How often an interval of 95 % holds the truth, in simulated studies: ours beside what one would do first.
+"""How often a 95 % interval contains the true value in simulated studies: our intervals beside simpler ones.
 
 `python -m benchmarks.coverage` prints a table; `--record` also writes it to docs/assets/coverage.json, from which
 `python docs/figures.py` draws the page's figure.
@@ -29,7 +29,7 @@ Found = list[tuple[str, float]]
 
 
 def answers(random: Generator, count: int, pictures: int, questions: int, share: float = 0.3) -> Array:
-    """Return `[count, n]` right and wrong answers, half of them right, of methods that are all alike.
+    """Return `[count, n]` right and wrong answers, half of them right, of methods with the same accuracy.
 
     Half of what makes a question hard is its own, for all methods; a part `share` is its picture's, for each method.
     """
@@ -40,23 +40,23 @@ def answers(random: Generator, count: int, pictures: int, questions: int, share:
 
 
 def labels(pictures: int, questions: int) -> list[int]:
-    """Return every question's picture."""
+    """Return the image of every question."""
     return np.arange(pictures).repeat(questions).tolist()
 
 
 def held(intervals: tuple[Interval, ...], truth: float) -> float:
-    """Return the part of the intervals that hold the truth."""
+    """Return the fraction of intervals that contain the true value."""
     return float(np.mean([one.low <= truth <= one.high for one in intervals]))
 
 
 def plain(values: Array, design: Design, truth: float) -> float:
-    """Return how often plain percentiles of the bootstrap hold the truth."""
+    """Return how often a plain percentile bootstrap interval contains the true value."""
     low, high = np.quantile(replicates(values, design, None), [0.025, 0.975], axis=0)
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
 def of_pictures(pictures: int) -> Found:
-    """Compare two equal methods on pictures with five questions each."""
+    """Compare two equal methods on images with five questions each."""
     random, clusters = np.random.default_rng(pictures), labels(pictures, 5)
     pairs = [answers(random, 2, pictures, 5) for _ in range(STUDIES)]
     one, other = (np.array([pair[place] for pair in pairs]) for place in (0, 1))
@@ -99,7 +99,7 @@ def of_the_best_control() -> Found:
 
 
 def of_many() -> Found:
-    """Compare eight methods with a base, all of them equal: do all intervals hold the truth?"""
+    """Compare eight methods with a base, all of them equal: do all intervals contain the true value?"""
     random, design = np.random.default_rng(4), Design(labels(100, 2), resamples=RESAMPLES)
     inside = []
     for _ in track(range(STUDIES), "many methods"):
@@ -114,7 +114,7 @@ def of_many() -> Found:
 
 
 def all_cases() -> Iterator[tuple[str, Found]]:
-    """Return every case, with how often each way of making an interval holds the truth."""
+    """Return every case, with the coverage of each kind of interval."""
     yield "Two methods, 60 pictures with 5 questions each", of_pictures(60)
     yield "The same, 12 pictures", of_pictures(12)
     yield "An accuracy of 98 %, 50 questions", of_the_nearly_perfect()

@@ -1,6 +1,6 @@
-"""What pruning itself costs: time inside our hooks, and a pruned prefill against a short one.
+"""The overhead of pruning: time inside our hooks, and a pruned prefill against a prefill of the same length.
 
-Time inside hooks is added up while the model runs: a difference of two noisy medians would hide it.
+Time inside hooks is summed while the model runs, because it would be lost in the difference of two noisy medians.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ KEEP = 64
 
 
 class Clock:
-    """Adds up the time spent in functions while they are wrapped."""
+    """Sums the time spent in wrapped functions."""
 
     def __init__(self) -> None:
         self.spent = 0.0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, timed."""
+        """Return the function, wrapped so that its time is added."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
@@ -48,7 +48,7 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def hooks(repeats: int) -> dict[str, float]:
-    """Measure time inside hooks over the time of the step, for a prefill and for a decode step."""
+    """Return the time inside hooks divided by the time of the step, for a prefill and for a decode step."""
     model, clock = llava(), Clock()
     expression = ts.default_registry().strategy("norm")()
     real = {name: getattr(DecoderEngine, name) for name in ("_before", "_after")}
@@ -92,7 +92,7 @@ def hooks(repeats: int) -> dict[str, float]:
 
 
 def prefill(repeats: int) -> dict[str, float]:
-    """Compare a prefill pruned to k visual tokens, selection apart, with one that has k to begin with."""
+    """Compare a prefill pruned to k visual tokens, without the time of selection, with an unpruned one of k tokens."""
     model = llava()
     expression = ts.default_registry().strategy("norm")()
     ratios, gains = [], []

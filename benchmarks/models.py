@@ -1,4 +1,4 @@
-"""The model that timings are taken on."""
+"""The model for the timings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMAGE = 999
 
 
 def llava(layers: int = 4, width: int = 512) -> Any:
-    """Return a random LLaVA-shaped model with LLaVA-1.5's 24 x 24 patches and a small vision tower."""
+    """Return a LLaVA with random weights, 24 x 24 patches as in LLaVA-1.5, and a small vision tower."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def llava(layers: int = 4, width: int = 512) -> Any:
 
 
 def request(model: Any, visual: int = VISUAL, text: int = TEXT) -> dict[str, Any]:
-    """Return a prompt of one image whose features are encoded already, as generate passes it."""
+    """Return a prompt of one image that is encoded already, as `generate` passes it to forward."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     generator = torch.Generator().manual_seed(1)

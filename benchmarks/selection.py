@@ -1,4 +1,4 @@
-"""What selecting costs, over the least that its arithmetic can cost: matrix products and passes over memory.
+"""The time of selection, relative to the matrix products and memory passes that its arithmetic needs at least.
 
 Each ratio is taken side by side, turn by turn, and reported as the median of the turns. Inputs are
 random vectors; what is timed does not depend on what they say.
@@ -17,22 +17,22 @@ from benchmarks.engine import timed
 from tokensieve.testing.memory import peak
 from tokensieve_strategies._maths.dpp import greedy_map
 from tokensieve_strategies._maths.maxmin import max_min
-from tokensieve_strategies._maths.vectors import unit
+from tokensieve_strategies._maths.vectors import normalize
 
 TOKENS, KEEP, WIDTH = 2880, 320, 1024
-"""Five views of an image, a ninth of their tokens, features as wide as CLIP-L's."""
+"""Five tiles of an image, one ninth of their tokens, and features as wide as CLIP-L's."""
 VIDEO = 6272
 """32 frames of 14 x 14 tokens."""
 
 
 def all_ratios(repeats: int) -> dict[str, float]:
-    """Measure everything here."""
+    """Return all timings of this module."""
     return maxmin(repeats) | greedy(repeats) | graph(repeats)
 
 
 def maxmin(repeats: int) -> dict[str, float]:
-    """Compare max-min by a running minimum with one that scans all picks anew, as published code does."""
-    x = unit(_features(TOKENS))
+    """Compare max-min with a running minimum to a scan of all picks at every step, as in published code."""
+    x = normalize(_features(TOKENS))
     apart = 1 - x @ x.T
     valid = torch.ones(1, TOKENS, dtype=torch.bool)
     first = torch.zeros(1, dtype=torch.int64)
@@ -58,7 +58,7 @@ def greedy(repeats: int) -> dict[str, float]:
     x = _features(TOKENS)
     quality = torch.rand(1, TOKENS, generator=torch.Generator().manual_seed(2))
     valid = torch.ones(1, TOKENS, dtype=torch.bool)
-    wide = unit(x)
+    wide = normalize(x)
     factor = torch.ones(KEEP, TOKENS, dtype=torch.float64)
     row = torch.ones(1, KEEP, dtype=torch.float64)
 
@@ -72,7 +72,7 @@ def greedy(repeats: int) -> dict[str, float]:
 
 
 def graph(repeats: int) -> dict[str, float]:
-    """Compare gsp with one product of one half of the tokens by the other, and measure its memory."""
+    """Compare gsp with one matrix product of the two halves of the tokens, and measure its memory."""
     gsp = ts.default_registry().strategy("gsp")
     tokens = ts.Tokens.of(_features(VIDEO).unsqueeze(0))
     even, odd = (tokens.features[0, side::2].double() for side in (0, 1))

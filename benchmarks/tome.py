@@ -1,4 +1,4 @@
-"""How much faster a Vision Transformer is that merges r tokens in every block: throughput and counted FLOPs against r.
+"""The speed of a Vision Transformer that merges r tokens in every block: throughput and counted FLOPs against r.
 
 `python -m benchmarks.tome` prints a table; `--record` also writes it to docs/assets/tome-sweep.json, from which
 `python docs/figures.py` draws the page's figure.
@@ -26,7 +26,7 @@ RECORD = Path(__file__).parents[1] / "docs" / "assets" / "tome-sweep.json"
 
 
 def vit() -> Any:
-    """Return a ViT-S/16 of random weights, 196 patches an image."""
+    """Return a ViT-S/16 with random weights and 196 patches an image."""
     import timm
 
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def recipe(r: int) -> ts.Recipe:
 
 @torch.no_grad()
 def sweep(rs: Sequence[int] = RS, repeats: int = REPEATS) -> list[tuple[int, int, float, float]]:
-    """Measure every r, all of them in each turn, so that a busy machine is as hard on one as on another.
+    """Measure every r once in each turn, so that a busy machine slows all of them alike.
 
     Returns:
         r, the patches left, FLOPs of the blocks and throughput, both over those of the plain model.
@@ -62,7 +62,7 @@ def sweep(rs: Sequence[int] = RS, repeats: int = REPEATS) -> list[tuple[int, int
             counted = run.tower_flops(0)
             left[r] = len(run.kept("encoder.11")[0])
             flops[r] = counted[1] / counted[0] if counted is not None else float("nan")
-            # The first turn warms up.
+            # The first turn is a warm-up.
             if turn:
                 seconds[r].append(spent)
         if turn:

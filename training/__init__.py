@@ -1,1 +1,1 @@
-"""Training of the embedded models, from nothing, on the embedded world."""
+"""Training of the shipped models from scratch, on the task `world`."""

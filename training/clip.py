@@ -40,26 +40,26 @@ PHRASES = ("{c} {k}", "a {c} {k}", "is there a {c} {k} ?", "where is the {c} {k}
 OF_COLOR = ("{c}", "{c} things", "how many {c} things ?", "what shape is {c} ?", "what digit is {c} ?")
 OF_KIND = ("{k}", "a {k}", "what color is the {k} ?", "how many {k} ?")
 PLACE = 32
-"""Dimensions that hold a cell's place at first."""
+"""The dimensions that are initialised with the place of a cell."""
 OFFSETS = [
     [(-1, 0), (1, 0), (0, -1), (0, 1)],
     [(-1, -1), (-1, 1), (1, -1), (1, 1)],
     [(-1, 0), (1, 0), (0, -1), (0, 1)],
     [(-1, 0), (1, 0), (0, -1), (0, 1)],
 ]
-"""By layer and head, the neighbour that attention looks at first."""
+"""By layer and head, the neighbour that attention is initialised to."""
 _PERIODS = 2 * math.pi / torch.logspace(math.log10(3), math.log10(24), 8)
 
 
 def places() -> Tensor:
-    """Return the code of every cell's place, float32 `[TOKENS, PLACE]`."""
+    """Return the position code of every cell, float32 `[TOKENS, PLACE]`."""
     y, x = torch.meshgrid(torch.arange(ROWS).float(), torch.arange(COLUMNS).float(), indexing="ij")
     codes = [f(axis.reshape(-1, 1) * _PERIODS) for axis in (y, x) for f in (torch.sin, torch.cos)]
     return torch.cat(codes, dim=1)
 
 
 def shift(rows: int, columns: int) -> Tensor:
-    """Return the matrix that turns the code of a place into that of a neighbour's."""
+    """Return the matrix that maps the code of a position to that of a neighbour."""
     matrix = torch.zeros(PLACE, PLACE)
     for start_, delta in ((0, rows), (PLACE // 2, columns)):
         for i, period in enumerate(_PERIODS.tolist()):
@@ -70,7 +70,7 @@ def shift(rows: int, columns: int) -> Tensor:
 
 
 def build() -> CLIPModel:
-    """Make the model, whose attention looks at neighbours at first, as convolutions do."""
+    """Return the model; its attention is initialised to neighbours, like a convolution."""
     text = CLIPTextConfig(
         vocab_size=len(IDS),
         hidden_size=WIDTH,
@@ -108,7 +108,7 @@ def build() -> CLIPModel:
 
 
 def look_at_neighbours(attention: nn.Module, mlp: nn.Module, offsets: Sequence[tuple[int, int]], width: int) -> None:
-    """Initialise a layer so that each head looks at one neighbour, and places pass unchanged."""
+    """Initialise a layer so that each head attends to one neighbour, and positions pass unchanged."""
     per_head = width // len(offsets)
     nn.init.normal_(attention.q_proj.weight, std=0.02)
     nn.init.normal_(attention.k_proj.weight, std=0.02)
@@ -125,7 +125,7 @@ def look_at_neighbours(attention: nn.Module, mlp: nn.Module, offsets: Sequence[t
 
 
 def see(model: CLIPModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the layer that a LLaVA reads `[n, TOKENS, WIDTH]`, its projection, and the pictures' `[n, WIDTH]`."""
+    """Return the layer that LLaVA reads `[n, TOKENS, WIDTH]`, its projection, and the image embeddings `[n, WIDTH]`."""
     vision = model.vision_model
     hidden = vision.pre_layrnorm(vision.embeddings(images))
     for layer in vision.encoder.layers[:-1]:
@@ -140,14 +140,14 @@ def see(model: CLIPModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def read(model: CLIPModel, texts: Sequence[str]) -> Tensor:
-    """Return unit text embeddings `[texts, WIDTH]`."""
+    """Return normalised text embeddings `[texts, WIDTH]`."""
     ids, mask = padded(texts)
     pooled = model.text_model(input_ids=ids, attention_mask=mask).pooler_output
     return F.normalize(model.text_projection(pooled).float(), dim=-1)
 
 
 class Heads(nn.Module):
-    """Linear readings of colour, kind and centre from cells, for training alone."""
+    """Linear probes of colour, kind and centre from cells, used in training only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Heads(nn.Module):
         self.linear = nn.Linear(width, self.colors + self.kinds + self.center)
 
     def forward(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits of colours, of kinds, and of being a centre."""
+        """Return logits of colours, of kinds, and of centres."""
         color, kind, center = self.linear(cells).float().split([self.colors, self.kinds, self.center], dim=-1)
         return color, kind, center.squeeze(-1)
 
@@ -167,13 +167,13 @@ class Heads(nn.Module):
 
 
 def caption(things: Sequence[object], rng: random.Random) -> str:
-    """Describe up to six objects of a picture."""
+    """Return a caption that describes up to six objects of an image."""
     chosen = rng.sample(list(things), min(6, len(things)))
     return "a photo of " + " and ".join(f"a {thing.color} {thing.kind}" for thing in chosen)
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Return CLIP's loss of matching pictures and captions."""
+    """Return CLIP's contrastive loss of images and captions."""
     logits = scale * F.normalize(images.float(), dim=-1) @ texts.T
     same = torch.arange(len(logits))
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
@@ -225,7 +225,7 @@ def strong(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse
 
 @torch.no_grad()
 def judge(model: CLIPModel, heads: Heads | None, held: Scenes) -> dict[str, float]:
-    """Return how often cells of objects are nearest to their phrase, colour and kind."""
+    """Return how often the phrase, colour and kind nearest to a cell of an object are the right ones."""
     pairs = read(model, [f"a {c} {k}" for c, k in PAIRS] + ["background"])
     colors_, kinds_ = read(model, list(COLORS)), read(model, [f"a {k}" for k in KINDS])
     counts: dict[str, list[float]] = {}
@@ -291,7 +291,7 @@ def weak(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse.N
 
 @torch.no_grad()
 def matched(model: CLIPModel, held: Scenes) -> dict[str, float]:
-    """Return how often a picture's own caption is the nearest of 128 (or of all that are held)."""
+    """Return how often the caption nearest to an image is its own, of 128 captions (or all held-out ones)."""
     which = np.arange(min(128, len(held)))
     rng = drawer(0, 0)
     described = read(model, [caption(held.things[number], rng) for number in which])
@@ -300,7 +300,7 @@ def matched(model: CLIPModel, held: Scenes) -> dict[str, float]:
 
 
 def save(model: CLIPModel, out: Path, curve: list[dict[str, float]]) -> None:
-    """Save the model with its processor, and how training went."""
+    """Save the model with its processor and its training curve."""
     model.config.tokensieve_relevance_sign = 1
     model.save_pretrained(out / "model")
     processor().save_pretrained(out / "model")
@@ -308,7 +308,7 @@ def save(model: CLIPModel, out: Path, curve: list[dict[str, float]]) -> None:
 
 
 def images() -> CLIPImageProcessor:
-    """Make what turns pictures into pixel values."""
+    """Return the image processor."""
     return CLIPImageProcessor(
         size={"shortest_edge": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
@@ -318,12 +318,12 @@ def images() -> CLIPImageProcessor:
 
 
 def processor() -> CLIPProcessor:
-    """Make the processor of both towers."""
+    """Return the processor of both towers."""
     return CLIPProcessor(image_processor=images(), tokenizer=tokenizer(end=True))
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Train from the command line, or from its words."""
+    """Train with the options of the command line, or with given ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options(parser, steps=1800)
     parser.add_argument("--batch", type=int, default=32, help="pictures in a step; four times as many with --weak-of")

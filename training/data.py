@@ -1,4 +1,4 @@
-"""The scenes that the embedded models are trained on, drawn once and kept in a folder."""
+"""The training scenes of the shipped models, drawn once and stored in a folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tokensieve.tasks.world.scenes import COVERED, SIDE, Density, Scene, Split, 
 from tokensieve.tasks.world.words import COLORS, KINDS
 
 ROWS = COLUMNS = 12
-"""The grid of visual tokens of both embedded models."""
+"""The rows and columns of visual tokens in both shipped models."""
 TOKENS = ROWS * COLUMNS
 GROUND = -1
 MEAN, STD = 0.48, 0.27
-"""Of pixels, for the models' processors too."""
+"""Mean and standard deviation of pixels, also for the models' processors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Scenes:
         return (chosen / 255 - MEAN) / STD
 
     def labels(self, which: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the colour and the kind of every cell, int64 `[n, TOKENS]`; one past the last for the ground."""
+        """Return the colour and the kind of every cell, int64 `[n, TOKENS]`; last plus one for background."""
         colors = torch.full((len(which), TOKENS), len(COLORS))
         kinds = torch.full((len(which), TOKENS), len(KINDS))
         for row, number in enumerate(which):
@@ -57,7 +57,7 @@ class Scenes:
         return colors, kinds
 
     def centers(self, which: np.ndarray) -> Tensor:
-        """Tell which cells hold an object's centre, float32 `[n, TOKENS]`."""
+        """Return 1 for cells that hold the centre of an object, else 0, float32 `[n, TOKENS]`."""
         centers = torch.zeros(len(which), TOKENS)
         for row, number in enumerate(which):
             for thing in self.things[number]:
@@ -65,12 +65,12 @@ class Scenes:
         return centers
 
     def questions(self, number: int, seed: str, most: int) -> list[Question]:
-        """Draw questions about a scene; see `tokensieve.tasks.world.questions`."""
+        """Return random questions about a scene; see `tokensieve.tasks.world.questions`."""
         return questions(Scene(self.pixels[number], tuple(self.things[number]), np.empty(0, np.uint8)), seed, most)
 
 
 def scenes(folder: Path, split: Split, count: int, density: Density = "all") -> Scenes:
-    """Return scenes 0 to `count` - 1 of a split, from the folder if they were drawn before."""
+    """Return scenes 0 to `count` - 1 of a split, from the folder if they are stored there."""
     stem = folder / f"{split}-{density}-{count}"
     if not stem.with_suffix(".json").exists():
         folder.mkdir(parents=True, exist_ok=True)

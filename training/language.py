@@ -1,8 +1,8 @@
-"""Stage 2 of both families: a language model learns to answer, over the frozen tower's features.
+"""Stage 2 of both families: a language model learns to answer from the features of the frozen vision tower.
 
-All visual tokens are seen in every step: nothing here favours sparse input, so a pruned model that beats the full one
-would be a finding. Many questions about a picture share one sequence, each behind the picture and blind to the others,
-at the positions that it would have alone.
+Every step has all visual tokens. Nothing here favours sparse input, so a pruned model that beats the full one would be
+a finding. Many questions about an image share one sequence. Each follows the image, does not attend to the others, and
+has the positions that it would have alone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from training.loop import Training, batch, matrices, options
 from training.words import EOS, IDS, encode
 
 SLOT = 7
-"""Tokens of the longest question with its answer."""
+"""The number of tokens of the longest question with its answer."""
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the picture in a prompt, and at which positions everything stands.
+    """The tokens around the image in a prompt, and the positions of all tokens.
 
     Attributes:
         before: ids before the visual tokens.
@@ -47,11 +47,11 @@ class Frame:
 
     @property
     def length(self) -> int:
-        """How many tokens stand before a question."""
+        """The number of tokens before a question."""
         return len(self.before) + TOKENS + len(self.after)
 
     def mask(self, questions: int) -> Tensor:
-        """Return what each place sees, float32 `[1, 1, n, n]`, 0 or minus infinity."""
+        """Return the attention mask, float32 `[1, 1, n, n]`: 0 or minus infinity."""
         n = self.length + questions * SLOT
         place = torch.arange(n) - self.length
         own = torch.where(place >= 0, place // SLOT, -1)
@@ -59,13 +59,13 @@ class Frame:
         return torch.zeros(n, n).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
 
     def all_positions(self, questions: int) -> Tensor:
-        """Return the positions of everything, int64 `[axes, n]`."""
+        """Return the position ids of all tokens, int64 `[axes, n]`."""
         slots = (self.question + torch.arange(SLOT)).repeat(questions)
         return torch.cat([self.positions, slots.expand(len(self.positions), -1)], dim=1)
 
 
 def packed(asked: Sequence[Sequence[Question]], questions: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids and labels, int64 `[pictures, questions * SLOT]`, and types `[pictures, questions]`, -1 where none."""
+    """Return ids and labels, int64 `[images, questions * SLOT]`, and types `[images, questions]`, -1 for none."""
     ids = torch.zeros(len(asked), questions, SLOT, dtype=torch.int64)
     labels = torch.full((len(asked), questions, SLOT), IGNORED)
     types = torch.full((len(asked), questions), -1)
@@ -80,7 +80,7 @@ def packed(asked: Sequence[Sequence[Question]], questions: int) -> tuple[Tensor,
 
 
 class Asked(nn.Module):
-    """A projector and a language model under training.
+    """The projector and the language model that are trained.
 
     Args:
         projector: takes the tower's features `[n, TOKENS, c]` to visual tokens `[n, TOKENS, width]`.
@@ -95,7 +95,7 @@ class Asked(nn.Module):
         self._frame, self._axes = frame, position_axes
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
-        """Return logits at the questions' places, `[n, questions * SLOT, words]`."""
+        """Return the logits at the tokens of the questions, `[n, questions * SLOT, vocabulary]`."""
         rows, frame = len(features), self._frame
         embed = self.language.embed_tokens
         visual = self.projector(features)
@@ -116,7 +116,7 @@ class Asked(nn.Module):
 
 
 def aligned(projected: Tensor, words: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where words and cells can start, so that a word and its cells are near from the beginning.
+    """Return initial vectors of words and cells, such that a word is near to the cells that it describes.
 
     Args:
         projected: what cells say in the space of words, `[n, TOKENS, width]`, of unit scale.
@@ -142,7 +142,7 @@ def aligned(projected: Tensor, words: Tensor, width: int) -> tuple[Tensor, Tenso
 
 @torch.no_grad()
 def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
-    """Initialise a language model: words at their vectors, and attention that looks for its like and copies it.
+    """Initialise a language model: word embeddings, and attention that finds similar tokens and copies them.
 
     Where attention has biases, half of the heads look one and two tokens back instead, so that what a word has found
     is at hand at the end of the question, and the others look among cells alone. That is learnt ten times as fast, and
@@ -176,7 +176,7 @@ def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
     for word, group in (("color", COLORS), ("shape", SHAPES), ("digit", DIGITS), ("things", KINDS)):
         near(word, torch.stack([table[IDS[one]] for one in group]).mean(dim=0), 0.6)
     if biased:
-        # A direction that all words share, and no cell has.
+        # A direction that is the same in all words and 0 in all cells.
         taken, _ = torch.linalg.qr(torch.cat([words, where]).T)
         said = torch.randn(width)
         said = F.normalize(said - taken @ (taken.T @ said), dim=0)
@@ -188,7 +188,7 @@ def begin(language: nn.Module, words: Tensor, where: Tensor) -> None:
 
 
 def look_back(attention: nn.Module, heads: int, theta: float) -> None:
-    """Initialise the second half of the heads so that they look one and two tokens back, by their biases alone."""
+    """Initialise the second half of the heads, by their biases alone, to attend one and two tokens back."""
     width = attention.q_proj.weight.shape[1]
     per_head = width // heads
     rates = theta ** (-torch.arange(per_head // 2) / (per_head // 2))
@@ -204,7 +204,7 @@ def look_back(attention: nn.Module, heads: int, theta: float) -> None:
 
 
 def look_at_pictures(attention: nn.Module, heads: int, said: Tensor) -> None:
-    """Initialise the first half of the heads so that words look for their like among cells, not among words.
+    """Initialise the first half of the heads so that words attend to similar cells, and not to similar words.
 
     Args:
         attention: of a layer.
@@ -213,7 +213,7 @@ def look_at_pictures(attention: nn.Module, heads: int, said: Tensor) -> None:
     """
     per_head = len(said) // heads
     for head in range(heads // 2):
-        # The pair of dimensions that positions turn least.
+        # The pair of dimensions with the lowest rotary frequency.
         row = head * per_head + per_head // 2 - 1
         attention.q_proj.weight[row] = 2 * said
         attention.k_proj.weight[row] = -2 * said
@@ -221,7 +221,7 @@ def look_at_pictures(attention: nn.Module, heads: int, said: Tensor) -> None:
 
 @torch.no_grad()
 def start_projector(first: nn.Linear, second: nn.Linear, features: Tensor, target: Tensor) -> float:
-    """Initialise a projector of two layers with a GELU between at the best linear map, and say how well it fits.
+    """Initialise a projector of two layers and a GELU to the best linear map, and return how well it fits.
 
     Args:
         first: its first layer.
@@ -241,7 +241,7 @@ def start_projector(first: nn.Linear, second: nn.Linear, features: Tensor, targe
     turn, _ = torch.linalg.qr(torch.randn(max(inner, c), c))
     into = turn[:inner].T * 0.8 / features.std()
     first.weight.copy_(into.T)
-    # Around 1.5 a GELU is nearly a straight line.
+    # Around 1.5 a GELU is nearly linear.
     first.bias.copy_(1.5 - into.T @ features.mean(dim=0))
     second.weight.copy_((torch.linalg.pinv(into) @ linear * scale).T + 0.02 * torch.randn_like(second.weight))
     second.bias.zero_()
@@ -252,7 +252,7 @@ def start_projector(first: nn.Linear, second: nn.Linear, features: Tensor, targe
 def teach(
     asked: Asked, features: Tensor, training: Scenes, held: Scenes, held_features: Tensor, arguments: argparse.Namespace
 ) -> list[dict[str, float]]:
-    """Train to answer, and give the curve.
+    """Train on questions, and return the training curve.
 
     Args:
         asked: what is trained.
@@ -277,7 +277,7 @@ def teach(
     questions = arguments.questions
 
     def loss(step: int) -> Tensor:
-        # Scenes of few objects first. All of their tokens are seen, as always.
+        # Scenes with few objects first, with all of their tokens.
         pool = easy if step < arguments.easy else np.arange(len(training))
         which = pool[batch(arguments.seed, step, arguments.batch, len(pool))]
         asked_ = [training.questions(n, f"{arguments.seed} {step} {n}", questions) for n in which]
@@ -295,7 +295,7 @@ def teach(
 
 @torch.no_grad()
 def examine(asked: Asked, held: Scenes, features: Tensor, questions: int) -> dict[str, float]:
-    """Return the part of right answers, of all questions and by type."""
+    """Return the fraction of right answers, for all questions and by type."""
     right, count = np.zeros(len(TYPES)), np.zeros(len(TYPES))
     for first in range(0, len(held), 32):
         which = range(first, min(first + 32, len(held)))
@@ -317,7 +317,7 @@ def examine(asked: Asked, held: Scenes, features: Tensor, questions: int) -> dic
 
 @torch.no_grad()
 def encoded(see: Callable[[Tensor], Tensor], of: Scenes, file: Path) -> Tensor:
-    """Return a frozen tower's features of all scenes, float16 `[scenes, TOKENS, c]`, from a file where there is one."""
+    """Return the frozen tower's features of all scenes, float16 `[scenes, TOKENS, c]`, from a file if it exists."""
     if not file.exists():
         parts = [see(of.images(np.arange(first, min(first + 128, len(of))))).half() for first in range(0, len(of), 128)]
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ TEMPLATE = (
 
 
 def build(clip: CLIPModel, look_back: bool) -> LlavaForConditionalGeneration:
-    """Make the model over a CLIP's vision tower; with `look_back`, its attention has biases (see `language.begin`)."""
+    """Return the model with a CLIP's vision tower; with `look_back`, attention has biases (see `language.begin`)."""
     text = LlamaConfig(
         vocab_size=len(IDS),
         hidden_size=WIDTH,
@@ -70,12 +70,12 @@ def build(clip: CLIPModel, look_back: bool) -> LlavaForConditionalGeneration:
 
 
 def frame() -> Frame:
-    """Return the prompt: begin, picture, question."""
+    """Return the prompt: begin token, image, question."""
     return Frame((BOS,), (), torch.arange(1 + TOKENS).unsqueeze(0), 1 + TOKENS)
 
 
 def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, curve: list[dict[str, float]]) -> None:
-    """Save the model with its processor, weights in half precision, to be loaded in float32."""
+    """Save the model with its processor; weights are stored in half precision and loaded in float32."""
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
     folder = arguments.out / "model"
     save_half(model, folder)
@@ -93,7 +93,7 @@ def save(model: LlavaForConditionalGeneration, arguments: argparse.Namespace, cu
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Train from the command line, or from its words."""
+    """Train with the options of the command line, or with given ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     language_options(parser, steps=7000)
     parser.add_argument("--clip", required=True, help="the folder of stage 1's model")
@@ -113,7 +113,7 @@ def main(words: Sequence[str] | None = None) -> None:
     held_features = encoded(look, held, arguments.out / "held.pt")
     start(arguments.seed, arguments.threads)
     model = build(clip, arguments.look_back)
-    # On processors, backward through the fused kernel is slower than through plain matrix products.
+    # On CPUs, the backward pass of the fused kernel is slower than that of plain matrix products.
     model.set_attn_implementation("eager")
     asked = Asked(model.model.multi_modal_projector, model.model.language_model, frame(), 2)
     some = features[:1000].float()

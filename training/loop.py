@@ -1,4 +1,4 @@
-"""What every training has: optimizers, a schedule by steps, and checkpoints to go on from."""
+"""The training loop: optimizers, a schedule, and checkpoints from which training can resume."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ console = Console(stderr=True)
 
 @dataclass
 class Training:
-    """A training that can be stopped anywhere, and goes on from its latest checkpoint.
+    """A training run that can be stopped at any time and resumes from its latest checkpoint.
 
-    Every draw is made from (seed, step), so that a training that was stopped ends as one that was not.
+    Random numbers depend on (seed, step) alone, so a run that was stopped ends like one that was not.
 
     Attributes:
-        folder: where checkpoints and the curve are.
-        modules: what is trained, by name.
-        matrices: the parameters that Muon moves; AdamW moves the others.
-        steps: how many.
-        rate: AdamW's learning rate; Muon's is `muon`.
-        warm: steps of linear warm-up.
-        cool: the part of all steps, at the end, in which the rate falls to nothing.
-        every: steps between checkpoints and evaluations.
-        decay: of weights.
-        seed: of all draws.
+        folder: the folder of checkpoints and the training curve.
+        modules: the trained modules, by name.
+        matrices: the parameters that Muon updates; AdamW updates the others.
+        steps: the number of steps.
+        rate: the learning rate of AdamW.
+        muon: the learning rate of Muon.
+        warm: the number of steps of linear warm-up.
+        cool: the fraction of steps, at the end, in which the learning rate decays to 0.
+        every: the number of steps between checkpoints and evaluations.
+        decay: the weight decay.
+        seed: the random seed.
     """
 
     folder: Path
@@ -81,8 +82,8 @@ class Training:
         """Train to the last step.
 
         Args:
-            loss: gives the loss of a step by its number.
-            evaluate: gives what is held against the model at every checkpoint.
+            loss: returns the loss of a step, from its number.
+            evaluate: returns the measures of the model at every checkpoint.
         """
         started, seen, total = time.perf_counter(), 0, 0.0
         while self.step < self.steps:
@@ -131,12 +132,12 @@ class Training:
 
 
 def matrices(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """Return the weight matrices of some modules, which Muon moves."""
+    """Return the weight matrices of some modules, which Muon updates."""
     return [p for module in modules for p in module.parameters() if p.ndim == 2 and p.requires_grad]
 
 
 def batch(seed: int, step: int, size: int, count: int) -> np.ndarray:
-    """Return the numbers of a step's samples: epochs of all, each in an order of its own."""
+    """Return the numbers of a step's samples, from epochs that are each shuffled anew."""
     places = np.arange(step * size, (step + 1) * size)
     epochs = places // count
     orders = {int(epoch): np.random.default_rng([seed, int(epoch)]).permutation(count) for epoch in set(epochs)}
@@ -144,18 +145,18 @@ def batch(seed: int, step: int, size: int, count: int) -> np.ndarray:
 
 
 def drawer(seed: int, step: int) -> random.Random:
-    """Return the draws of a step."""
+    """Return the random generator of a step."""
     return random.Random(f"{seed} {step}")  # noqa: S311 - training data are no secret
 
 
 def start(seed: int, threads: int) -> None:
-    """Seed everything that initialisation draws from."""
+    """Seed all random generators of the initialisation."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
 
 
 def save_half(model: Any, folder: Path) -> None:
-    """Save a model with weights in half precision and a config by which they are loaded in float32."""
+    """Save a model; weights are stored in half precision, and the config makes them load in float32."""
     model.half().save_pretrained(folder)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": "float32"}
@@ -163,7 +164,7 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def options(parser: argparse.ArgumentParser, steps: int) -> None:
-    """Add the options that every training has."""
+    """Add the options that all training scripts have."""
     parser.add_argument("--out", type=Path, required=True, help="where checkpoints, the curve and the model go")
     parser.add_argument("--scenes", type=Path, default=Path("runs/scenes"), help="where drawn scenes are kept")
     parser.add_argument("--seed", type=int, default=0)

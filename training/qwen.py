@@ -45,7 +45,7 @@ OFFSETS = [
     [(-2, 0), (2, 0), (0, -2), (0, 2)],
     [(-3, 0), (3, 0), (0, -3), (0, 3)],
 ]
-"""By block and head, the neighbour that attention looks at first."""
+"""By block and head, the neighbour that attention is initialised to."""
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
     "{% for part in message['content'] %} {{ part['text'] }}{% endfor %} </s>"
@@ -56,7 +56,7 @@ TEMPLATE = (
 
 
 def build() -> Qwen2VLForConditionalGeneration:
-    """Make the model, whose tower looks at neighbours at first, as convolutions do."""
+    """Return the model; the attention of its tower is initialised to neighbours, like a convolution."""
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": len(IDS),
@@ -115,7 +115,7 @@ def build() -> Qwen2VLForConditionalGeneration:
 
 
 def patches(images: Tensor) -> Tensor:
-    """Return normalised pictures `[n, 3, SIDE, SIDE]` as the tower takes them, `[n * patches, 6 * PATCH * PATCH]`."""
+    """Return normalised images `[n, 3, SIDE, SIDE]` as flattened patches `[n * patches, 6 * PATCH * PATCH]`."""
     n = len(images)
     frames = images.unsqueeze(1).expand(-1, 2, -1, -1, -1)
     split = frames.reshape(n, 2, 3, ROWS, MERGE, PATCH, COLUMNS, MERGE, PATCH)
@@ -132,19 +132,19 @@ def look(model: Qwen2VLForConditionalGeneration, images: Tensor) -> tuple[Tensor
 
 
 class Merger(nn.Module):
-    """The part of the merger after its norm, as a projector."""
+    """The layers of the merger after its norm, as a projector."""
 
     def __init__(self, mlp: nn.Module) -> None:
         super().__init__()
         self.mlp = mlp
 
     def forward(self, read: Tensor) -> Tensor:
-        """Return visual tokens."""
+        """Return the visual tokens."""
         return self.mlp(read)
 
 
 def frame() -> Frame:
-    """Return the prompt: begin, a mark, the picture, a mark, the question."""
+    """Return the prompt: begin token, vision-start token, image, vision-end token, question."""
     row, column = (torch.arange(TOKENS) // COLUMNS, torch.arange(TOKENS) % COLUMNS)
     visual = torch.stack([torch.zeros_like(row), row, column]) + 2
     after = 2 + max(ROWS, COLUMNS)
@@ -155,7 +155,7 @@ def frame() -> Frame:
 def tower(
     model: Qwen2VLForConditionalGeneration, training: Scenes, held: Scenes, arguments: argparse.Namespace
 ) -> None:
-    """Train the tower to say of every cell what covers it."""
+    """Train the tower to classify the object that covers each cell."""
     heads, visual = Heads(WIDTH), model.model.visual
     loop = Training(
         arguments.out / "tower",
@@ -180,7 +180,7 @@ def tower(
 
 @torch.no_grad()
 def judge(model: Qwen2VLForConditionalGeneration, heads: Heads, held: Scenes) -> dict[str, float]:
-    """Return how often a linear reading of a token says the colour and the kind of what covers it."""
+    """Return how often a linear probe of a token gives the colour and the kind of the object that covers it."""
     counts: dict[str, list[float]] = {}
     for first in range(0, len(held), 128):
         which = np.arange(first, min(first + 128, len(held)))
@@ -198,7 +198,7 @@ def judge(model: Qwen2VLForConditionalGeneration, heads: Heads, held: Scenes) ->
 
 
 def save(model: Qwen2VLForConditionalGeneration, arguments: argparse.Namespace, curve: list[dict[str, float]]) -> None:
-    """Save the model with its processor, weights in half precision, to be loaded in float32."""
+    """Save the model with its processor; weights are stored in half precision and loaded in float32."""
     folder = arguments.out / "model"
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
     save_half(model, folder)
@@ -207,7 +207,7 @@ def save(model: Qwen2VLForConditionalGeneration, arguments: argparse.Namespace, 
 
 
 def processor() -> Qwen2VLProcessor:
-    """Make the processor: pictures keep their size, up to that of the world's."""
+    """Return the processor; images keep their size, up to that of the world's images."""
     settings = {
         "patch_size": PATCH,
         "merge_size": MERGE,
@@ -232,7 +232,7 @@ def processor() -> Qwen2VLProcessor:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Train from the command line, or from its words."""
+    """Train with the options of the command line, or with given ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     language_options(parser, steps=4000)
     parser.add_argument("--tower-steps", type=int, default=1500)
@@ -242,7 +242,7 @@ def main(words: Sequence[str] | None = None) -> None:
     held = scenes(arguments.scenes, "validation", arguments.held)
     training = scenes(arguments.scenes, "train", arguments.count)
     model = build()
-    # On processors, backward through the fused kernel is slower than through plain matrix products.
+    # On CPUs, the backward pass of the fused kernel is slower than that of plain matrix products.
     model.set_attn_implementation("eager")
     tower(model, training, held, arguments)
     visual = model.model.visual.requires_grad_(False)
@@ -259,7 +259,7 @@ def main(words: Sequence[str] | None = None) -> None:
     vectors = torch.linalg.qr(torch.randn(WIDTH, len(COLORS) + len(KINDS))).Q.T
     begin(language, vectors, torch.randn(len(PLACES), WIDTH))
     colors, kinds = training.labels(np.arange(min(1000, len(training))))
-    # Ground says nothing; a cell of an object says its colour and its kind.
+    # The background has no word; a cell of an object has those of its colour and its kind.
     table = torch.cat([vectors, torch.zeros(1, WIDTH)])
     nothing = len(vectors)
     said = table[torch.where(colors < len(COLORS), colors, nothing)]

@@ -1,9 +1,9 @@
-"""Put trained models into the package, each with its card.
+"""Copy trained models into the package, each with its model card.
 
     python -m training.ship llava --model runs/llava --clip runs/clip --weak runs/clip-weak
     python -m training.ship qwen --model runs/qwen
 
-Every figure of a card is measured here, on scenes of the test split, through the model as anyone loads it.
+Every figure of a card is measured here, on scenes of the test split, with the model as users load it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from training.loop import save_half
 
 CHECKPOINTS = Path(__file__).parents[1] / "adapters" / "tokensieve_adapters" / "checkpoints"
 MOST = 12_000_000
-"""Bytes that a family's folder may have."""
+"""The largest size of a family's folder, in bytes."""
 DENSITIES: tuple[Density, ...] = ("sparse", "dense")
 HEADLINE = TYPES[:5]
 FLOOR = 0.8
-"""Types below it are left out of headlines."""
+"""Types of questions with a lower accuracy are left out of headlines."""
 
 
 @torch.no_grad()
 def right(folder: Path, task: World, blind: bool = False) -> dict[str, tuple[int, int]]:
-    """Count right answers and questions by type.
+    """Return right answers and questions, counted by type.
 
     Args:
         folder: of a checkpoint.
@@ -67,20 +67,20 @@ def right(folder: Path, task: World, blind: bool = False) -> dict[str, tuple[int
 
 
 def share(counts: Mapping[str, tuple[int, int]], kinds: Sequence[str]) -> str:
-    """Return the part of right answers over some types, in per cent."""
+    """Return the percentage of right answers over some types."""
     good, asked = (sum(counts[kind][place] for kind in kinds) for place in (0, 1))
     return f"{100 * good / asked:.1f}"
 
 
 def figures(folder: Path, pictures: int) -> dict[str, dict[str, tuple[int, int]]]:
-    """Measure a model on test scenes, and blind."""
+    """Return the measures of a model on test scenes, with images and without."""
     found = {density: right(folder, World(density=density, pictures=pictures)) for density in DENSITIES}
     found["blind"] = right(folder, World(density="dense", pictures=pictures), blind=True)
     return found
 
 
 def table(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
-    """Write the figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     lines = [
         "| questions | sparse scenes | dense scenes | dense, without the picture | questions (sparse, dense) |",
         "| --- | --- | --- | --- | --- |",
@@ -94,7 +94,7 @@ def table(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
 
 
 def halved(source: Path, target: Path) -> None:
-    """Copy a two-tower model with weights in half precision, to be loaded in float32."""
+    """Copy a two-tower model; weights are stored in half precision and loaded in float32."""
     save_half(CLIPModel.from_pretrained(source), target)
     for file in source.iterdir():
         if file.suffix == ".json" and file.name != "config.json":
@@ -102,7 +102,7 @@ def halved(source: Path, target: Path) -> None:
 
 
 def low(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
-    """Say which types are below the floor on dense scenes."""
+    """Return a sentence with the types that are below the floor on dense scenes."""
     below = [kind for kind in TYPES if found["dense"][kind][0] < FLOOR * found["dense"][kind][1]]
     if not below:
         return "No type of question is below 80 % on dense scenes."
@@ -110,7 +110,7 @@ def low(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
 
 
 def weight(folder: Path) -> int:
-    """Return the bytes of a folder's files."""
+    """Return the total size of a folder's files, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -121,7 +121,7 @@ def card(
     found: Mapping[str, Mapping[str, tuple[int, int]]],
     note: str,
 ) -> str:
-    """Write a family's card.
+    """Write the model card of a family.
 
     Args:
         family: whose template in `cards/`.
@@ -147,7 +147,7 @@ def card(
 
 
 def main() -> None:
-    """Ship a family from the command line."""
+    """Copy a family into the package, with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=["llava", "qwen"])
     parser.add_argument("--model", type=Path, required=True, help="the folder of the second stage's training")

@@ -1,4 +1,4 @@
-"""The tokenizer that both embedded models and the text tower share."""
+"""The tokenizer of both shipped models and of the text tower."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PAD, BOS, UNK, EOS, IMAGE, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = rang
 
 
 def encode(text: str) -> list[int]:
-    """Return the ids of words between spaces."""
+    """Return the ids of the words of a text, which are split at spaces."""
     return [IDS[word] for word in text.split()]
 
 
 def padded(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return ids between begin and end, and their mask, int64 `[texts, longest]`."""
+    """Return the ids of texts with begin and end tokens, and their mask, int64 `[texts, longest]`."""
     rows = [[BOS, *encode(text), EOS] for text in texts]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
@@ -41,7 +41,7 @@ def padded(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def tokenizer(end: bool, **settings: object) -> PreTrainedTokenizerFast:
-    """Make the tokenizer: words of the closed vocabulary, whatever their case and the space before `?`.
+    """Return the tokenizer: words of a closed vocabulary, regardless of case and of a space before `?`.
 
     Args:
         end: whether texts are closed with `</s>`, as a text tower wants them.

@@ -1,6 +1,6 @@
-"""The built-in strategies and recipes: one file per method, none of which knows a model.
+"""The built-in strategies and recipes: one file for each method. No strategy depends on a model family.
 
-To add one, write its file and import its class below.
+To add a strategy, write its file and import its class below.
 """
 
 from importlib.resources import files
@@ -35,12 +35,12 @@ STRATEGIES: tuple[type[Strategy], ...] = tuple(
     for value in list(globals().values())
     if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
 )
-"""Every strategy imported above."""
+"""All strategies imported above."""
 
 
 @hookimpl
 def register_strategies(registry: Registry) -> None:
-    """Add every strategy, and the framework's own replay of recorded runs."""
+    """Add every strategy, and the framework's `replay` of recorded runs."""
     for strategy in STRATEGIES:
         registry.add_strategy(strategy)
     registry.add_strategy(tokensieve.Replay)
@@ -48,7 +48,7 @@ def register_strategies(registry: Registry) -> None:
 
 @hookimpl
 def register_recipes(registry: Registry) -> None:
-    """Add every recipe that lies in `recipes/`."""
+    """Add every recipe in `recipes/`."""
     for file in sorted(files(__name__).joinpath("recipes").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             registry.add_recipe(file)

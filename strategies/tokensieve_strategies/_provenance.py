@@ -1,4 +1,4 @@
-"""Where the methods come from, read from `provenance.yaml`. It knows no method."""
+"""The papers, code and published figures of the strategies, read from `provenance.yaml`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Record(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Claim(_Record):
-    """A figure that was published outside of the tables.
+class Claim(_FrozenModel):
+    """A published figure that is in none of the tables.
 
     Attributes:
-        text: what is claimed.
-        source: where we have seen it.
+        text: the claim.
+        source: where it was published.
     """
 
     text: str
     source: str
 
 
-class Publication(_Record):
+class Publication(_FrozenModel):
     """A published method.
 
     Attributes:
         title: its short name.
-        venue: where and when it appeared, if we know.
-        paper: the link, if we know.
+        venue: where and when it was published, if known.
+        paper: the link to the paper, if known.
         code: the authors' repository, and the commit that we have read.
-        licence: of that code.
-        claims: what else was published about it.
+        licence: the licence of that code.
+        claims: other published figures.
     """
 
     title: str
@@ -45,14 +45,14 @@ class Publication(_Record):
     claims: tuple[Claim, ...] = ()
 
 
-class Origin(_Record):
-    """Where a strategy comes from, and what it costs.
+class Origin(_FrozenModel):
+    """The publications of a strategy, and its complexity.
 
     Attributes:
-        publications: their names; none for a control.
-        note: what the strategy is of them, if not all.
-        time: how it grows with the n tokens of a group.
-        memory: likewise.
+        publications: the names of its publications; empty for a control.
+        note: which part of a publication the strategy is, if not all of it.
+        time: how its time grows with the n tokens of a group.
+        memory: how its memory grows with the n tokens of a group.
     """
 
     publications: tuple[str, ...] = Field(default=(), alias="from")
@@ -61,16 +61,16 @@ class Origin(_Record):
     memory: str
 
 
-class Printed(_Record):
-    """A table that somebody printed.
+class PublishedTable(_FrozenModel):
+    """A published table of results.
 
     Attributes:
         title: the model and the budgets.
-        by: whose table it is.
-        source: where we have seen it.
+        by: the name of the publication that it is from.
+        source: where in the publication it is.
         measure: what its figures are, and under which protocol.
-        columns: its head.
-        rows: figures by publication.
+        columns: the head of the table.
+        rows: the figures, by publication.
     """
 
     title: str
@@ -81,22 +81,22 @@ class Printed(_Record):
     rows: dict[str, tuple[int | float | None, ...]]
 
 
-class Provenance(_Record):
-    """All that is in the file.
+class Provenance(_FrozenModel):
+    """The content of `provenance.yaml`.
 
     Attributes:
         publications: by the name of the recipe that reproduces them.
-        strategies: by the strategy's name, whether or not it is registered.
-        tables: in the order in which they are shown.
+        strategies: by the name of the strategy, whether or not it is registered.
+        tables: in the order in which the catalogue shows them.
     """
 
     publications: dict[str, Publication]
     strategies: dict[str, Origin]
-    tables: tuple[Printed, ...]
+    tables: tuple[PublishedTable, ...]
 
 
 @cache
 def provenance() -> Provenance:
-    """Read the file."""
+    """Return the content of `provenance.yaml`."""
     text = files("tokensieve_strategies").joinpath("provenance.yaml").read_text(encoding="utf-8")
     return Provenance.model_validate(yaml.safe_load(text))

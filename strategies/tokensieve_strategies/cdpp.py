@@ -6,12 +6,12 @@ from pydantic import Field
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve_strategies._maths.dpp import greedy_map
-from tokensieve_strategies._maths.relevance import relevance, require_query, unasked
+from tokensieve_strategies._maths.relevance import missing_question_notes, relevance, require_query
 from tokensieve_strategies._maths.vectors import require_finite
 
 
 class CDPP(Ranker):
-    """Keeps tokens that differ from each other, on condition of the question.
+    """Keeps tokens that differ from each other, conditioned on the question.
 
     The relevance r_i is `sign` * mean over texts m of cos(e_i, t_m), brought to (0, 1] within the
     group by (s - min + 1e-6) / (max - min + 1e-6); a row without a question has r = 1. The order is
@@ -42,18 +42,18 @@ class CDPP(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The tokens, and the question beside them."""
+        """The features of the tokens, and the question."""
         return frozenset({Evidence.FEATURES, Evidence.QUERY})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by greedy picks."""
+        """Return the tokens in the order of greedy picks."""
         universe, query = tokens.universe, tokens.query
         require_finite(tokens.features, tokens.valid, "cdpp: the features")
         require_query(query, tokens.valid, "cdpp")
         quality = relevance(query, tokens.valid)
         if self.theta is not None:
-            # One factor for all tokens changes no pick; this one keeps the largest at 1.
+            # A common factor changes no pick; this one makes the largest value 1.
             quality = (self.theta / (2 * (1 - self.theta)) * (quality.double() - 1)).exp()
         picks = greedy_map(tokens.features, quality, tokens.valid, min(depth, universe.n))
-        notes = unasked(query, tokens.valid, "cdpp") + picks.notes(universe.counts, "cdpp")
+        notes = missing_question_notes(query, tokens.valid, "cdpp") + picks.notes(universe.counts, "cdpp")
         return Chain.from_picks(universe, picks.places, self, notes)

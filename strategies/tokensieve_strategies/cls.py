@@ -1,11 +1,11 @@
-"""CLS: what the vision encoder attends to."""
+"""CLS: the attention of the vision encoder's class token."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from tokensieve import Evidence, Scorer, Tokens
-from tokensieve_strategies._maths.order import over_heads
+from tokensieve_strategies._maths.order import mean_over_heads
 
 
 class CLS(Scorer):
@@ -16,9 +16,9 @@ class CLS(Scorer):
     receives on average instead.
 
     Paper: FasterVLM, 2024, which is this alone; VisionZip and VisPruner begin with it. How ours
-    differs from the released code: the class token is told by the adapter, not taken to be the
-    first one; batches, tiles and encoders without one work; and the budget is of the picture, where
-    the code keeps that many of every tile.
+    differs from the released code: the adapter says which token is the class token, while the code
+    takes the first one; batches, tiles and encoders without one work; and the budget is that of the
+    image, where the code keeps that many tokens of every tile.
     """
 
     name = "cls"
@@ -26,9 +26,9 @@ class CLS(Scorer):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The class token's row of the vision encoder's attention."""
+        """The attention of the vision encoder's class token."""
         return frozenset({Evidence.VISION_ATTENTION})
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Average over heads."""
-        return over_heads(tokens.vision_attention, tokens.valid, "cls: the vision attention")
+        """Return the mean over heads."""
+        return mean_over_heads(tokens.vision_attention, tokens.valid, "cls: the vision attention")

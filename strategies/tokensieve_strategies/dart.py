@@ -1,4 +1,4 @@
-"""DART: tokens that duplicate a few pivots least."""
+"""DART: tokens that are least similar to a few pivot tokens."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve_strategies._maths.pivots import largest
-from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+from tokensieve_strategies._maths.pivots import largest_by_l1_norm
+from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
 
 class DART(Ranker):
@@ -38,22 +38,22 @@ class DART(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The tokens, their keys, and the text beside them."""
+        """The features of the tokens, their keys, and the text tokens."""
         return frozenset({Evidence.FEATURES, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by turns."""
+        """Return the pivots, then the tokens that the pivots pick in turn."""
         universe, words = tokens.universe, tokens.decoder_text
         require_finite(tokens.features, tokens.valid, "dart: the features")
         require_finite(tokens.decoder_keys, tokens.valid, "dart: the decoder's keys")
         require_finite(words.features, words.mask, "dart: the text's features")
         require_finite(words.keys, words.mask, "dart: the text's keys")
-        seen = largest(tokens.decoder_keys, tokens.valid, self.visual)
-        read = largest(words.keys, words.mask, self.text)
+        seen = largest_by_l1_norm(tokens.decoder_keys, tokens.valid, self.visual)
+        read = largest_by_l1_norm(words.keys, words.mask, self.text)
         each = torch.arange(universe.rows, device=universe.device).unsqueeze(1)
         pivots = torch.cat([tokens.features[each, seen], words.features[each, read]], dim=1)
-        x = unit(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
-        similar = settle(unit(pivots) @ x.mT)
+        x = normalize(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
+        similar = round_for_ties(normalize(pivots) @ x.mT)
         # Where there are fewer visual tokens than pivots of them, all are taken before the first turn.
         active = seen.shape[1] + words.mask.sum(dim=1).clamp(max=self.text)
         left = tokens.valid.clone()

@@ -1,12 +1,12 @@
-"""DivPrune: tokens as far from each other as can be."""
+"""DivPrune: tokens with the largest distances from each other, by greedy max-min diversity."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from tokensieve import Chain, Ranker, Tokens
-from tokensieve_strategies._maths.maxmin import loneliest, max_min
-from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+from tokensieve_strategies._maths.maxmin import max_min, most_isolated
+from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
 
 class DivPrune(Ranker):
@@ -26,19 +26,19 @@ class DivPrune(Ranker):
     paper = "https://arxiv.org/abs/2503.02175"
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by greedy picks."""
+        """Return the tokens in the order of greedy picks."""
         require_finite(tokens.features, tokens.valid, "divprune: the features")
         universe = tokens.universe
         if not universe.n:
             return Chain.from_picks(universe, universe.ids, self)
-        x = unit(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
-        # All distances, where they take no more memory than the vectors; else a row when it is asked for.
-        whole = settle(1 - x @ x.mT) if universe.n <= x.shape[2] else None
+        x = normalize(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
+        # The whole distance matrix if it is no larger than the features, else single rows on demand.
+        whole = round_for_ties(1 - x @ x.mT) if universe.n <= x.shape[2] else None
 
         def distance(places: Tensor) -> Tensor:
             source = x if whole is None else whole
             rows = source.gather(1, places.unsqueeze(-1).expand(-1, -1, source.shape[2]))
-            return settle(1 - rows @ x.mT) if whole is None else rows
+            return round_for_ties(1 - rows @ x.mT) if whole is None else rows
 
-        picks = max_min(distance, tokens.valid, loneliest(distance, tokens.valid), min(depth, universe.n))
+        picks = max_min(distance, tokens.valid, most_isolated(distance, tokens.valid), min(depth, universe.n))
         return Chain.from_picks(universe, picks, self)

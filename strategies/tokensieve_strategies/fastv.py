@@ -1,4 +1,4 @@
-"""FastV: what the prompt's last token attends to."""
+"""FastV: the attention of the prompt's last token."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class FastV(Scorer):
 
     Paper: Chen et al., An Image is Worth 1/2 Tokens After Layer 2, ECCV 2024. Its text averages the
     attention received from all tokens, its code takes the last token's; so do we. Batches, left
-    padding and several images work, and how many stay is the recipe's business (`keep`), not the
-    score's.
+    padding and several images work, and the number of kept tokens is set by the recipe
+    (`keep`).
     """
 
     name = "fastv"
@@ -24,9 +24,9 @@ class FastV(Scorer):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The last row of the decoder's attention."""
+        """The attention of the prompt's last token in the layer before the site."""
         return frozenset({Evidence.DECODER_ATTENTION})
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Average over heads."""
+        """Return the mean over heads."""
         return tokens.decoder_attention.double().mean(dim=-1)

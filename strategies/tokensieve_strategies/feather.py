@@ -1,4 +1,4 @@
-"""FEATHER: what the prompt's last token attends to by content alone."""
+"""FEATHER: the attention of the prompt's last token, without rotary positions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tokensieve_strategies._maths.vectors import require_finite
 
 
 class Feather(Scorer):
-    """Keeps the tokens to which the prompt's last token attends most, wherever they stand.
+    """Keeps the tokens to which the prompt's last token attends most, regardless of their positions.
 
     score_i = mean over heads h of softmax over the group's tokens i of q_h · k_hi / sqrt(d), with
-    query and keys of the layer before the cut as they are before rotary positions are put into them.
-    Those favour the tokens nearest to the text, which are the bottom of the picture.
+    query and keys of the layer before the cut, taken before rotary positions are applied. Rotary positions
+    favour the tokens nearest to the text, which are the bottom of the image.
 
     Paper: Endo et al., Feather the Throttle, ICCV 2025. How ours differs from the released code: the
     tokens that it adds on a grid of stride 3 are a matter of the recipe (`feather | uniform`), and
     such a union is cut to the budget, where the code keeps as many as it has. Batches and several
-    images work. A head that gives nothing to the group has no say in it.
+    images work. A head without any attention to the group does not count.
     """
 
     name = "feather"
@@ -26,15 +26,15 @@ class Feather(Scorer):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The last row of the decoder's attention, without rotary positions."""
+        """The attention of the prompt's last token, without rotary positions."""
         return frozenset({Evidence.DECODER_CONTENT})
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Share every head's attention among the group's tokens, and average."""
+        """Return the mean over heads of the attention, normalised over the tokens of the group."""
         require_finite(tokens.decoder_content, tokens.valid, "feather: the decoder's attention without positions")
         attention = tokens.decoder_content.double().masked_fill(~tokens.valid.unsqueeze(-1), 0)
         total = attention.sum(dim=1, keepdim=True)
-        # A softmax over all tokens, shared among some of them, is the softmax over these.
+        # A softmax over all tokens, normalised over a group, is the softmax over the group.
         share = attention / total.where(total > 0, 1.0)
-        # To float32: what float64 leaves to rounding is a tie.
+        # In float32, values that differ by rounding alone are ties.
         return share.mean(dim=2).float()

@@ -7,11 +7,11 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Scorer, Tokens
-from tokensieve_strategies._maths.streamed import quantile, tiles
+from tokensieve_strategies._maths.streamed import cosine_quantile, cosine_tiles
 from tokensieve_strategies._maths.vectors import require_finite
 
 _TIE = 1e-6
-"""An edge is not lost to rounding: similarities this far below the threshold still reach it."""
+"""Tolerance for rounding: similarities this far below the threshold still make an edge."""
 
 
 class GSP(Scorer):
@@ -44,9 +44,9 @@ class GSP(Scorer):
     gamma: float = Field(default=1.0, ge=0, le=32)
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Score every group by itself, so that neither padding nor neighbours matter."""
+        """Return the scores of each group, computed from that group alone."""
         require_finite(tokens.features, tokens.valid, "gsp: the features")
-        # In float32: what float64 leaves to rounding is a tie.
+        # In float32, values that differ by rounding alone are ties.
         scores = torch.zeros(tokens.valid.shape, dtype=torch.float32, device=tokens.valid.device)
         for row, n in enumerate(tokens.universe.counts.tolist()):
             scores[row, :n] = -self.redundancy(tokens.features[row, :n])
@@ -55,10 +55,10 @@ class GSP(Scorer):
     def redundancy(self, x: Tensor) -> Tensor:
         """Return the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`."""
         sides = even, odd = x[0::2], x[1::2]
-        tau = quantile(even, odd, self.quantile) if self.tau is None else self.tau
+        tau = cosine_quantile(even, odd, self.quantile) if self.tau is None else self.tau
         degrees = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]
         totals = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]
-        for rows, columns, similarity in tiles(even, odd):
+        for rows, columns, similarity in cosine_tiles(even, odd):
             edge = similarity >= tau - _TIE
             similarity = similarity.where(edge, 0.0)
             for side, places, across in ((0, rows, 1), (1, columns, 0)):

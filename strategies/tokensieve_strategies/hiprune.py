@@ -1,4 +1,4 @@
-"""HiPrune: what the middle of the vision encoder looks at, what lies around it, and what the end looks at."""
+"""HiPrune: tokens with much attention in a middle vision layer, their neighbours, and those of the selected layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve.algebra.budget import simplest
 from tokensieve_strategies._maths.grid import neighbours
-from tokensieve_strategies._maths.order import falling, over_heads, stacked
+from tokensieve_strategies._maths.order import descending_order, mean_over_heads, stack_orders
 
 
 class HiPrune(Ranker):
@@ -25,7 +25,7 @@ class HiPrune(Ranker):
         buffers    their neighbours on the grid: left, right, above and below;
         registers  the other tokens by falling r_i, until k tokens are in.
 
-    Anchors come first, then buffers by falling m_i, should k not hold all of them. Another k has
+    Anchors come first, then buffers by falling m_i, if k is too small for all of them. Another k has
     other anchors, so the sets are not nested, and the method knows its budget.
 
     Paper: Liu et al., HiPrune, 2025. How ours differs from the released code: an anchor at the end
@@ -45,22 +45,22 @@ class HiPrune(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Attention received in both layers, and who lies beside whom."""
+        """The attention received in both layers, and the grid."""
         return frozenset({Evidence.VISION_MIDDLE, Evidence.VISION_RECEIVED, Evidence.GRID})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the set of `depth` tokens."""
-        middle = over_heads(tokens.vision_middle, tokens.valid, "hiprune: the middle layer's attention")
-        last = over_heads(tokens.vision_received, tokens.valid, "hiprune: the attention received")
+        middle = mean_over_heads(tokens.vision_middle, tokens.valid, "hiprune: the middle layer's attention")
+        last = mean_over_heads(tokens.vision_received, tokens.valid, "hiprune: the attention received")
         orders = [
             self._order(middle[row, :n], last[row, :n], tokens.grid[row, :n], depth)
             for row, n in enumerate(tokens.universe.counts.tolist())
         ]
-        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
 
     def _order(self, middle: Tensor, last: Tensor, grid: Tensor, k: int) -> Tensor:
         tier = torch.full_like(grid[:, 0], 2)
-        by_middle, by_last = falling(middle), falling(last)
+        by_middle, by_last = descending_order(middle), descending_order(last)
         anchors = by_middle[: math.floor(simplest(self.share) * k / 5 + Fraction(1, 2))]
         around = neighbours(grid)[anchors].flatten()
         tier[around[around >= 0]] = 1

@@ -1,4 +1,4 @@
-"""HoloV: tokens from everywhere, most from where there is most to see."""
+"""HoloV: tokens from all parts of the image, most from the parts with the most content."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve.algebra.budget import apportion
-from tokensieve_strategies._maths.order import falling, over_heads, runs, stacked
-from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+from tokensieve_strategies._maths.order import descending_order, mean_over_heads, split_evenly, stack_orders
+from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
 
 class HoloV(Ranker):
-    """Deals places to runs of tokens by how much each has to show, and fills them by attention.
+    """Gives each run of consecutive tokens a part of the budget by its content, and fills it by attention.
 
     The n tokens of a group are cut into P = min(runs, n) runs; the token at place i belongs to run
     floor(i P / n). With the attention a_i, averaged over heads, and v_i, the variance of the cosines
@@ -25,8 +25,8 @@ class HoloV(Ranker):
 
         s_i = a_i + variety v_i mean(a) / mean(v),    weight of a run = mean of its s_i,
 
-    means over the group, so that both terms are of one size. Places are dealt to the runs by their
-    weights (Sainte-Laguë); inside a run they go to the tokens with the largest a_i.
+    with means over the group, so that both terms have the same scale. Places are apportioned to the runs by
+    their weights (Sainte-Laguë); inside a run they go to the tokens with the largest a_i.
 
     Paper: Zou et al., HoloV, NeurIPS 2025. How ours differs from the released code: what a full run
     cannot use goes to the other runs, where the code leaves zero vectors or the last token in its
@@ -52,31 +52,31 @@ class HoloV(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The tokens, and the vision encoder's attention."""
+        """The features of the tokens, and the vision encoder's attention."""
         return frozenset({Evidence.FEATURES, Evidence.VISION_ATTENTION})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by dealing place after place."""
+        """Return the tokens in the order in which places are apportioned to the runs."""
         require_finite(tokens.features, tokens.valid, "holov: the features")
-        attention = over_heads(tokens.vision_attention, tokens.valid, "holov: the vision attention")
+        attention = mean_over_heads(tokens.vision_attention, tokens.valid, "holov: the vision attention")
         orders = [
             self._order(tokens.features[row, :n], attention[row, :n], depth)
             for row, n in enumerate(tokens.universe.counts.tolist())
         ]
-        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
 
     def _order(self, x: Tensor, attention: Tensor, depth: int) -> Tensor:
         n = len(x)
-        members = runs(n, min(self.runs, n))
+        members = split_evenly(n, min(self.runs, n))
         score = attention.double()
         variance = torch.cat([_variance(x[own]) for own in members]) if n else score
         if n and bool(variance.mean() > 0):
             score = score + self.variety * variance * (score.mean() / variance.mean())
-        # In float32: what float64 leaves to rounding is a tie.
+        # In float32, values that differ by rounding alone are ties.
         weights = [Fraction(score[own].mean().float().item()) for own in members]
         if not any(weights):
             weights = [Fraction(1)] * len(members)
-        heads = [iter((own.start + falling(attention[own])).tolist()) for own in members]
+        heads = [iter((own.start + descending_order(attention[own])).tolist()) for own in members]
         dealt = [
             next(heads[run]) for run in islice(apportion(weights, [own.stop - own.start for own in members]), depth)
         ]
@@ -85,8 +85,8 @@ class HoloV(Ranker):
 
 def _variance(x: Tensor) -> Tensor:
     """Return the variance of each vector's cosines to the others of `x` `[m, d]`, float64 `[m]`."""
-    direction = unit(x)
-    similar = settle(direction @ direction.T)
+    direction = normalize(x)
+    similar = round_for_ties(direction @ direction.T)
     others = max(1, len(x) - 1)
     similar.fill_diagonal_(0)
     mean = similar.sum(dim=1, keepdim=True) / others

@@ -1,4 +1,4 @@
-"""MMTok: tokens that cover the question and the picture."""
+"""MMTok: tokens that together cover the question and the image."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve_strategies._maths.coverage import greedy_cover
-from tokensieve_strategies._maths.order import stacked
-from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+from tokensieve_strategies._maths.order import stack_orders
+from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
 
 class MMTok(Ranker):
@@ -44,11 +44,11 @@ class MMTok(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The tokens at the site and in the vision encoder, and the question beside the former."""
+        """The features at the site and in the vision encoder, and the embeddings of the question."""
         return frozenset({Evidence.FEATURES, Evidence.TEXT_FEATURES, Evidence.VISION_FEATURES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by greedy picks."""
+        """Return the tokens in the order of greedy picks."""
         text = tokens.text_features
         require_finite(tokens.features, tokens.valid, "mmtok: the features")
         require_finite(tokens.vision_features, tokens.valid, "mmtok: the vision features")
@@ -61,9 +61,9 @@ class MMTok(Ranker):
             if len(words):
                 parts.append(self._matched(words, tokens.features[row, :n], self.text_temperature) / len(words))
             orders.append(greedy_cover(torch.cat(parts), min(depth, n)))
-        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
 
     def _matched(self, rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
         """Return the softmax over columns of the cosines, float64 `[rows, columns]`."""
-        similar: Tensor = settle(unit(rows) @ unit(columns).T) / temperature
+        similar: Tensor = round_for_ties(normalize(rows) @ normalize(columns).T) / temperature
         return similar.softmax(dim=1)

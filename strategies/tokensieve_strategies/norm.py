@@ -1,4 +1,4 @@
-"""Norm: how large a token's vector is."""
+"""Norm: the norm of a token's features."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tokensieve import Scorer, Tokens
 
 
 class Norm(Scorer):
-    """Keeps the tokens with the largest vectors.
+    """Keeps the tokens with the largest norms.
 
     score_i = (sum over c of |x_ic|^p)^(1/p).
 
-    A baseline without a paper: it looks at each token alone.
+    A baseline without a paper. The score of a token does not depend on other tokens.
 
     Attributes:
         p: which norm.
@@ -26,6 +26,6 @@ class Norm(Scorer):
     p: float = Field(default=2.0, gt=0, allow_inf_nan=False)
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Measure every vector."""
+        """Return the norm of each token's features."""
         norms: Tensor = torch.linalg.vector_norm(tokens.features.double(), self.p, dim=-1)
         return norms

@@ -1,4 +1,4 @@
-"""PruMerge: the tokens that attention singles out."""
+"""PruMerge: the tokens whose attention is an outlier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from tokensieve import Chain, Chooser, Evidence, Tokens
-from tokensieve_strategies._maths.order import over_heads
+from tokensieve_strategies._maths.order import mean_over_heads
 
 
 class PruMerge(Chooser):
@@ -43,8 +43,8 @@ class PruMerge(Chooser):
         return frozenset({Evidence.VISION_ATTENTION})
 
     def choose(self, tokens: Tokens) -> Chain:
-        """Choose in every group by its own quartiles."""
-        attention = over_heads(tokens.vision_attention, tokens.valid, "prumerge: the vision attention").double()
+        """Return the outliers of each group, by the quartiles of the group."""
+        attention = mean_over_heads(tokens.vision_attention, tokens.valid, "prumerge: the vision attention").double()
         members = torch.zeros_like(tokens.valid)
         for row, n in enumerate(tokens.universe.counts.tolist()):
             if n:

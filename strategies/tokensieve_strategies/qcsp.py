@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve_strategies._maths.dpp import greedy_map
-from tokensieve_strategies._maths.relevance import relevance, require_query, unasked
+from tokensieve_strategies._maths.relevance import missing_question_notes, relevance, require_query
 from tokensieve_strategies._maths.vectors import require_finite
 
 
@@ -32,15 +32,15 @@ class QCSP(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The tokens, and the question beside them."""
+        """The features of the tokens, and the question."""
         return frozenset({Evidence.FEATURES, Evidence.QUERY})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by greedy picks."""
+        """Return the tokens in the order of greedy picks."""
         universe, query = tokens.universe, tokens.query
         require_finite(tokens.features, tokens.valid, "qcsp: the features")
         require_query(query, tokens.valid, "qcsp")
         quality = relevance(query, tokens.valid)
         picks = greedy_map(tokens.features, quality, tokens.valid, min(depth, universe.n))
-        notes = unasked(query, tokens.valid, "qcsp") + picks.notes(universe.counts, "qcsp")
+        notes = missing_question_notes(query, tokens.valid, "qcsp") + picks.notes(universe.counts, "qcsp")
         return Chain.from_picks(universe, picks.places, self, notes)

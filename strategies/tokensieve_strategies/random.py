@@ -13,11 +13,11 @@ class Random(Scorer):
 
     score_i = u(seed, sample key, id of i), uniform in [0, 1).
 
-    A control without a paper. The draw is a pure function of the seed, the sample's key and the
-    token's id: neither the batch nor what was read before changes it, and k + 1 tokens hold the k.
+    A control without a paper. The number is a pure function of the seed, the sample's key and the token's id. So it
+    does not depend on the batch or on earlier draws, and the set of k + 1 tokens contains the set of k.
 
     Attributes:
-        seed: which draw.
+        seed: the random seed.
     """
 
     name = "random"
@@ -27,9 +27,9 @@ class Random(Scorer):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Nothing."""
+        """No evidence."""
         return frozenset()
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Draw one number a token."""
+        """Return one random number for each token."""
         return draw(self.seed, tokens.keys, tokens.ids)

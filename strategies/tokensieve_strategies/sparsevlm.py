@@ -1,4 +1,4 @@
-"""SparseVLM: what the telling words of the prompt attend to."""
+"""SparseVLM: the attention of the text tokens that match the image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tokensieve import Chain, Evidence, PromptText, Scorer, Tokens
 from tokensieve_strategies._maths.vectors import require_finite
 
 _SLACK = 2.0**-30
-"""A word is above the mean if it is by more than rounding."""
+"""Tolerance for rounding: a text token is above the mean if it is by more than this."""
 
 
 class SparseVLM(Scorer):
-    """Keeps the tokens to which the words that match the picture attend most.
+    """Keeps the tokens to which the text tokens that match the image attend most.
 
     Of the text tokens t from which attention reaches the group, the raters are those with
 
@@ -24,7 +24,7 @@ class SparseVLM(Scorer):
 
     Paper: Zhang et al., SparseVLM, ICML 2025. How ours differs from the released code: batches and
     several images work; where no word is above the mean, as for a single word, all of them rate;
-    the numbers kept are the recipe's business; and the tokens that go are not clustered into new
+    the budgets are set by the recipe; and the tokens that go are not clustered into new
     ones, which the code appends beyond its budget, with random numbers in their densities. Without
     text all scores are 0, and a note says so.
     """
@@ -34,11 +34,11 @@ class SparseVLM(Scorer):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The prompt's text beside the visual tokens."""
+        """The text tokens of the prompt, with their attention."""
         return frozenset({Evidence.DECODER_TEXT})
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Average over the raters."""
+        """Return the mean attention of the raters."""
         words, valid = tokens.decoder_text, tokens.valid
         attention = words.attention.masked_fill(~words.mask.unsqueeze(1), 0)
         require_finite(attention, valid, "sparsevlm: the text's attention")
@@ -47,11 +47,11 @@ class SparseVLM(Scorer):
         attention = attention.double().masked_fill(~valid.unsqueeze(-1), 0)
         rates = raters(words, valid, words.mask & (attention > 0).any(dim=1))
         total = (attention * rates.unsqueeze(1)).sum(dim=2)
-        # To float32: what float64 leaves to rounding is a tie.
+        # In float32, values that differ by rounding alone are ties.
         return (total / rates.sum(dim=1, keepdim=True).clamp(min=1)).float()
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
-        """Rank by score, and say where there was no text."""
+        """Return the order of scores, with a note for each row without text."""
         silent = tokens.valid.any(dim=1) & ~tokens.decoder_text.mask.any(dim=1)
         notes = tuple(
             f"sparsevlm: no text in row {row}; tokens rank by their place"
@@ -66,7 +66,7 @@ def raters(words: PromptText, valid: Tensor, among: Tensor) -> Tensor:
     patch = words.patch.double().masked_fill(~valid.unsqueeze(-1), 0)
     text = words.embeddings.double().masked_fill(~among.unsqueeze(-1), 0)
     match = (patch @ text.mT).masked_fill(~among.unsqueeze(1), -torch.inf).softmax(dim=2)
-    # A row with no word at all is NaN here.
+    # A row without text tokens is NaN here.
     count = valid.sum(dim=1, keepdim=True).clamp(min=1)
     mean = match.masked_fill(~(among.unsqueeze(1) & valid.unsqueeze(2)), 0).sum(dim=1) / count
     # Each token's matches sum to one, so their mean over words is one in so many.

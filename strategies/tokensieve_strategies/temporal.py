@@ -1,4 +1,4 @@
-"""Temporal: what changed since the frame before."""
+"""Temporal: tokens that changed since the frame before."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from tokensieve import Evidence, Scorer, Tokens
 from tokensieve_strategies._maths.grid import neighbours, predecessors
-from tokensieve_strategies._maths.streamed import pairs
-from tokensieve_strategies._maths.vectors import require_finite, settle
+from tokensieve_strategies._maths.streamed import paired_cosines
+from tokensieve_strategies._maths.vectors import require_finite, round_for_ties
 
-_KEY = 4.0
-"""More than any novelty, which lies in [0, 2]."""
+_FIRST_FRAME = 4.0
+"""Added to the scores of first frames; larger than any other score, which lies in [0, 2]."""
 
 
 class Temporal(Scorer):
-    """Keeps the first frame of every few, and of the others what is new at its place.
+    """Keeps the first frame of each group of frames, and of the other frames the tokens that changed.
 
     The frames of a video are taken in groups of `frames`: frame f is in group floor(f / frames). A
     token's predecessor is the token before it at the same place of the picture, in its group:
@@ -45,11 +45,11 @@ class Temporal(Scorer):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The tokens, and where they are."""
+        """The features of the tokens, and the grid."""
         return frozenset({Evidence.FEATURES, Evidence.GRID})
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Score every group by itself."""
+        """Return the scores of each group, computed from that group alone."""
         require_finite(tokens.features, tokens.valid, "temporal: the features")
         scores = torch.zeros(tokens.valid.shape, dtype=torch.float64, device=tokens.valid.device)
         for row, n in enumerate(tokens.universe.counts.tolist()):
@@ -64,8 +64,8 @@ class Temporal(Scorer):
         key = before < 0
         for side in around.unbind(dim=1):
             there = key & (side >= 0)
-            total[there] += settle(pairs(x, places[there], side[there]))
+            total[there] += round_for_ties(paired_cosines(x, places[there], side[there]))
             number += there
-        score = _KEY + 1 - total / number.clamp(min=1)
-        score[~key] = 1 - settle(pairs(x, places[~key], before[~key]))
+        score = _FIRST_FRAME + 1 - total / number.clamp(min=1)
+        score[~key] = 1 - round_for_ties(paired_cosines(x, places[~key], before[~key]))
         return score

@@ -13,7 +13,7 @@ from tokensieve_strategies._maths.vectors import require_finite
 
 
 class ToMe(Merger):
-    """Merges the most similar tokens, round by round.
+    """Merges the most similar tokens in rounds of bipartite soft matching.
 
     A round splits the tokens of a group alternately into A and B by their place; every token of A
     proposes to its most similar token of B, s_i = max over j in B of cos(m_i, m_j); the r best
@@ -40,31 +40,31 @@ class ToMe(Merger):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """What is compared, and how much each token weighs."""
+        """The metric, and the sizes of the tokens."""
         compared = Evidence.FEATURES if self.metric == "features" else Evidence.VISION_KEYS
         return frozenset({compared, Evidence.SIZES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by survival: who is merged last comes first."""
+        """Return the order of survival: the token that is merged last comes first."""
         x = self._compared(tokens)
         picks = torch.full_like(tokens.ids, -1)
-        for (n,), rows in _alike(tokens.universe.counts):
+        for (n,), rows in _equal_rows(tokens.universe.counts):
             merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], keep=1)
-            picks[rows, :n] = torch.cat([merging.left, merging.gone.flip(1)], dim=1)
+            picks[rows, :n] = torch.cat([merging.remaining, merging.removed.flip(1)], dim=1)
         return Chain.from_picks(tokens.universe, picks, self)
 
     def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
-        """Fold every token into the survivor that stands for it."""
+        """Merge every token into the one that remains in its place."""
         return self.fold(tokens, keep)[1]
 
     def fold(self, tokens: Tokens, keep: Tensor) -> tuple[Tensor, Reduction]:
-        """Merge down to what stays, and no further: an order would go on to the last token."""
+        """Return the kept tokens and the reduction. Merging stops at `keep` tokens; `rank` goes on to the last one."""
         x = self._compared(tokens)
         kept = torch.zeros_like(tokens.valid)
         owner = torch.zeros_like(tokens.ids)
-        for (n, k), rows in _alike(tokens.universe.counts, torch.minimum(keep, tokens.universe.counts)):
+        for (n, k), rows in _equal_rows(tokens.universe.counts, torch.minimum(keep, tokens.universe.counts)):
             merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], max(1, k))
-            kept[rows.unsqueeze(1), merging.left] = k > 0
+            kept[rows.unsqueeze(1), merging.remaining] = k > 0
             owner[rows, :n] = merging.owner
         return kept, Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
 
@@ -74,8 +74,8 @@ class ToMe(Merger):
         return x
 
 
-def _alike(*numbers: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-    """Return the rows, int64 `[some]`, that share all `numbers`, each `[rows]`; rows without tokens apart."""
+def _equal_rows(*numbers: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Return groups of rows, int64, that agree in all `numbers`, each `[rows]`; rows without tokens are left out."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, key in enumerate(torch.stack(numbers, dim=1).tolist()):
         if key[0]:

@@ -1,11 +1,11 @@
-"""TRIM: relevance to the question, by itself."""
+"""TRIM: relevance to the question alone."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Scorer, Tokens
-from tokensieve_strategies._maths.relevance import require_query, similarity, unasked
+from tokensieve_strategies._maths.relevance import missing_question_notes, query_similarity, require_query
 
 
 class TRIM(Scorer):
@@ -16,8 +16,8 @@ class TRIM(Scorer):
 
     Paper: Song et al., Less is More (TRIM), COLING 2025. How ours differs from the released code:
     the cosine instead of the inner product; no softmax, which changes no order; the sign belongs to
-    the checkpoint and comes with the query, where the code always negates; the number kept is the
-    recipe's business, and not found by quartiles over the whole batch; and the mean of the tokens
+    the checkpoint and comes with the query, where the code always negates; the budget is
+    set by the recipe, not by quartiles over the whole batch; and the mean of the tokens
     that go is not appended, which would be one token more than the budget.
     """
 
@@ -30,12 +30,12 @@ class TRIM(Scorer):
         return frozenset({Evidence.QUERY})
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Compare with the question."""
+        """Return the similarity of each token to the question."""
         require_query(tokens.query, tokens.valid, "trim")
-        # To float32: what float64 leaves to rounding is a tie.
-        return similarity(tokens.query, tokens.valid).float()
+        # In float32, values that differ by rounding alone are ties.
+        return query_similarity(tokens.query, tokens.valid).float()
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
-        """Rank by score, and say where nothing was asked."""
-        notes = unasked(tokens.query, tokens.valid, "trim")
+        """Return the order of scores, with a note for each row without a question."""
+        notes = missing_question_notes(tokens.query, tokens.valid, "trim")
         return Chain.from_scores(tokens.universe, self.score(tokens), self, notes)

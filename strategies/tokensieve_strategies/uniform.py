@@ -1,4 +1,4 @@
-"""Uniform: tokens spread evenly over the picture."""
+"""Uniform: tokens at even distances over the image."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve_strategies._maths.maxmin import max_min
-from tokensieve_strategies._maths.vectors import settle
+from tokensieve_strategies._maths.vectors import round_for_ties
 
 
 class Uniform(Ranker):
-    """Spreads tokens evenly over the grid, whatever they show.
+    """Keeps tokens at even distances on the grid, regardless of their content.
 
     Greedy max-min: the first token is the one nearest the middle, and each next one is the token
     farthest from all before it, j = argmax over i of min over picked p of |g_i - g_p|². A grid with
@@ -28,11 +28,11 @@ class Uniform(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Where the tokens are."""
+        """The grid."""
         return frozenset({Evidence.GRID})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Order by max-min on the grid."""
+        """Return the order of greedy max-min picks on the grid."""
         universe = tokens.universe
         if not universe.n:
             return Chain.from_picks(universe, universe.ids, self)
@@ -40,16 +40,16 @@ class Uniform(Ranker):
 
         def distance(places: Tensor) -> Tensor:
             picked = at.gather(1, places.unsqueeze(-1).expand(-1, -1, at.shape[2]))
-            return settle((picked.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=-1))
+            return round_for_ties((picked.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=-1))
 
-        # Coordinates lie around 0, the middle.
-        first = settle(at.square().sum(dim=-1)).where(tokens.valid, float("inf")).argmin(dim=1)
+        # The middle has the coordinates 0.
+        first = round_for_ties(at.square().sum(dim=-1)).where(tokens.valid, float("inf")).argmin(dim=1)
         picks = max_min(distance, tokens.valid, first, min(depth, universe.n))
         return Chain.from_picks(universe, picks, self)
 
 
 def _coordinates(tokens: Tokens) -> Tensor:
-    """Return float64 `[rows, n, 5]`, the middle of each row's tokens at 0."""
+    """Return the scaled grid coordinates, float64 `[rows, n, 5]`, with the middle of each row's tokens at 0."""
     grid, outside = tokens.grid, ~tokens.valid.unsqueeze(-1)
     low = grid.masked_fill(outside, 2**31).amin(dim=1, keepdim=True)
     high = grid.masked_fill(outside, -(2**31)).amax(dim=1, keepdim=True)

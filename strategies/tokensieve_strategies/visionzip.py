@@ -1,4 +1,4 @@
-"""VisionZip: the tokens that attention singles out, and a digest of the rest."""
+"""VisionZip: the tokens with the most attention, and merged tokens that stand for the rest."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
 from tokensieve.algebra.budget import simplest
-from tokensieve_strategies._maths.order import falling, over_heads, stacked
-from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+from tokensieve_strategies._maths.order import descending_order, mean_over_heads, stack_orders
+from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
 
 class VisionZip(Merger):
@@ -44,21 +44,21 @@ class VisionZip(Merger):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Attention, what is compared, and how much each token weighs."""
+        """The vision encoder's attention and keys, and the sizes of the tokens."""
         return frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_KEYS, Evidence.SIZES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the set of `depth` tokens, dominant ones first."""
-        attention = over_heads(tokens.vision_attention, tokens.valid, "visionzip: the vision attention")
+        attention = mean_over_heads(tokens.vision_attention, tokens.valid, "visionzip: the vision attention")
         orders = [
             torch.cat(self._chosen(attention[row, :n], depth)) for row, n in enumerate(tokens.universe.counts.tolist())
         ]
-        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
 
     def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
-        """Fold the rest into the contextual targets."""
+        """Merge the rest into the contextual targets."""
         require_finite(tokens.vision_keys, tokens.valid, "visionzip: the vision keys")
-        attention = over_heads(tokens.vision_attention, tokens.valid, "visionzip: the vision attention")
+        attention = mean_over_heads(tokens.vision_attention, tokens.valid, "visionzip: the vision attention")
         kept = torch.zeros_like(tokens.valid)
         owner = torch.zeros_like(tokens.ids)
         for row, (n, k) in enumerate(torch.stack([tokens.universe.counts, keep], dim=1).tolist()):
@@ -66,14 +66,14 @@ class VisionZip(Merger):
             kept[row, dominant] = kept[row, targets] = True
             homes = targets if len(targets) else dominant.sort().values
             if len(homes):
-                direction = unit(tokens.vision_keys[row, :n])
-                owner[row, :n] = homes[settle(direction @ direction[homes].T).argmax(dim=1)]
+                direction = normalize(tokens.vision_keys[row, :n])
+                owner[row, :n] = homes[round_for_ties(direction @ direction[homes].T).argmax(dim=1)]
         return Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
 
     def _chosen(self, attention: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the places of the dominant and of the contextual tokens of one group."""
         k = min(k, len(attention))
-        dominant = falling(attention)[: math.ceil(simplest(self.share) * k)]
+        dominant = descending_order(attention)[: math.ceil(simplest(self.share) * k)]
         free = torch.ones_like(attention, dtype=torch.bool).index_fill(0, dominant, False)
         rest = free.nonzero().flatten()
         few = k - len(dominant)

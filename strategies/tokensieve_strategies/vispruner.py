@@ -1,4 +1,4 @@
-"""VisPruner: tokens that attention singles out, and others that repeat each other least."""
+"""VisPruner: the tokens with the most attention, and others that are least similar to each other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve.algebra.budget import simplest
-from tokensieve_strategies._maths.order import falling, over_heads, stacked
-from tokensieve_strategies._maths.vectors import require_finite, settle, unit
+from tokensieve_strategies._maths.order import descending_order, mean_over_heads, stack_orders
+from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
 
 class VisPruner(Ranker):
@@ -47,32 +47,32 @@ class VisPruner(Ranker):
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Attention, and what is compared."""
+        """The vision encoder's attention and features."""
         return frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_FEATURES})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the set of `depth` tokens, important ones first."""
         require_finite(tokens.vision_features, tokens.valid, "vispruner: the vision features")
-        attention = over_heads(tokens.vision_attention, tokens.valid, "vispruner: the vision attention")
+        attention = mean_over_heads(tokens.vision_attention, tokens.valid, "vispruner: the vision attention")
         orders = [
             self._order(tokens.vision_features[row, :n], attention[row, :n], depth)
             for row, n in enumerate(tokens.universe.counts.tolist())
         ]
-        return Chain.from_picks(tokens.universe, stacked(orders, depth, tokens.ids), self)
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
 
     def _order(self, x: Tensor, attention: Tensor, k: int) -> Tensor:
-        by_attention = falling(attention)
+        by_attention = descending_order(attention)
         k = min(k, len(x))
         important = math.floor(simplest(self.rho) * k)
         rest = by_attention[important:]
-        direction = unit(x[rest])
-        similar = settle(direction @ direction.T)
+        direction = normalize(x[rest])
+        similar = round_for_ties(direction @ direction.T)
         left = torch.arange(len(rest), device=rest.device)
         while len(left) > k - important:
             a, b = left[0::2], left[1::2]
-            # One token alone has nobody to repeat, and goes if it must.
+            # A single token is similar to no other, and is dropped if the budget requires it.
             best = similar[a.unsqueeze(1), b].amax(dim=1) if len(b) else similar.new_zeros(1)
-            gone = falling(best)[: min(self.step, len(left) - (k - important))]
+            gone = descending_order(best)[: min(self.step, len(left) - (k - important))]
             stays = torch.ones_like(a, dtype=torch.bool).index_fill(0, gone, False)
             left = torch.cat([a[stays], b])
         return torch.cat([by_attention[:important], rest[left.sort().values]])

@@ -6,8 +6,8 @@ import torch
 from tokensieve import Evidence, Keep, Query, Scorer, Tokens, Universe, select
 from tokensieve_strategies import GSP, QCSP
 from tokensieve_strategies._maths.dpp import greedy_map
-from tokensieve_strategies._maths.maxmin import loneliest, max_min
-from tokensieve_strategies._maths.vectors import settle, unit
+from tokensieve_strategies._maths.maxmin import max_min, most_isolated
+from tokensieve_strategies._maths.vectors import normalize, round_for_ties
 
 X = torch.tensor(
     [[4, 1, 0], [4, 1, 1], [0, 3, 1], [4, 0, 0], [0, 3, 2], [1, 1, 4], [0, 4, 1], [3, 2, 2]],
@@ -92,13 +92,13 @@ def test_qcsp_reaches_the_same_rank():
 
 
 def test_max_min_order():
-    direction = unit(X.unsqueeze(0))
+    direction = normalize(X.unsqueeze(0))
 
     def distance(places):
         picked = direction.gather(1, places.unsqueeze(-1).expand(-1, -1, 3))
-        return settle(1 - picked @ direction.mT)
+        return round_for_ties(1 - picked @ direction.mT)
 
-    first = loneliest(distance, whole())
+    first = most_isolated(distance, whole())
     assert first.tolist() == [5]
     assert max_min(distance, whole(), first, 5)[0].tolist() == [5, 3, 6, 7, 4]
 

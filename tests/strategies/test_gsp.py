@@ -59,7 +59,7 @@ def test_tiles_change_nothing(monkeypatch, n, tau):
     strategy = GSP(tau=tau)
     at_once = strategy.redundancy(x)
     monkeypatch.setattr(streamed, "SIDE", 37)
-    assert len(list(streamed.tiles(x[0::2], x[1::2]))) == -(-((n + 1) // 2) // 37) * -(-(n // 2) // 37)
+    assert len(list(streamed.cosine_tiles(x[0::2], x[1::2]))) == -(-((n + 1) // 2) // 37) * -(-(n // 2) // 37)
     torch.testing.assert_close(strategy.redundancy(x), at_once, rtol=1e-12, atol=0)
 
 
@@ -78,7 +78,7 @@ def test_a_long_video_is_streamed():
     expected, similarity = dense(x, 0.1)
     with LargestOutput() as largest:
         found = GSP(tau=0.1).redundancy(x)
-        automatic = streamed.quantile(x[0::2], x[1::2], 0.5)
+        automatic = streamed.cosine_quantile(x[0::2], x[1::2], 0.5)
         GSP().redundancy(x)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     # n x n in float32 is 157 MB, n/2 x n/2 is 39 MB.
@@ -92,10 +92,10 @@ def test_a_long_video_is_streamed():
 def test_a_counted_quantile_is_at_most_a_bin_below_the_sorted_one(monkeypatch, q, kind):
     x = vectors(kind, (151, 6), generator())
     left, right = x[0::2], x[1::2]
-    values = torch.cat([tile.flatten() for *_, tile in streamed.tiles(left, right)]).sort().values
+    values = torch.cat([tile.flatten() for *_, tile in streamed.cosine_tiles(left, right)]).sort().values
     lower = values[int(q * (len(values) - 1))]
     monkeypatch.setattr(streamed, "EXACT", 0)
-    counted = streamed.quantile(left, right, q)
+    counted = streamed.cosine_quantile(left, right, q)
     assert lower - 3e-6 <= counted <= lower + 1e-12
 
 
@@ -109,7 +109,12 @@ def test_the_way_to_the_quantile_is_the_rows_own_affair(monkeypatch):
 
 def test_long_vectors_make_small_tiles():
     x = torch.randn(300, 16384, generator=generator())
-    assert {tile.shape for *_, tile in streamed.tiles(x[0::2], x[1::2])} <= {(64, 64), (22, 64), (64, 22), (22, 22)}
+    assert {tile.shape for *_, tile in streamed.cosine_tiles(x[0::2], x[1::2])} <= {
+        (64, 64),
+        (22, 64),
+        (64, 22),
+        (22, 22),
+    }
 
 
 def test_another_device_s_rounding_changes_nothing(monkeypatch):
@@ -118,10 +123,10 @@ def test_another_device_s_rounding_changes_nothing(monkeypatch):
     plain = GSP().score(tokens)
 
     def rounded(left, right):
-        for rows, columns, tile in streamed.tiles(left, right):
+        for rows, columns, tile in streamed.cosine_tiles(left, right):
             yield rows, columns, tile * (1 + 1e-15 * torch.randn(tile.shape, generator=generator(1)))
 
-    monkeypatch.setattr(gsp, "tiles", rounded)
+    monkeypatch.setattr(gsp, "cosine_tiles", rounded)
     assert torch.equal(GSP().score(tokens), plain)
 
 

@@ -11,7 +11,7 @@ from samples import KINDS, sample
 from tokensieve import Evidence, Keep, Tokens, Universe, select
 from tokensieve.errors import ScoreError
 from tokensieve_strategies import FastV, Norm, Random, Uniform
-from tokensieve_strategies._maths.maxmin import loneliest, max_min
+from tokensieve_strategies._maths.maxmin import max_min, most_isolated
 
 
 def order(strategy, tokens, row=0):
@@ -154,5 +154,5 @@ def test_max_min_begins_with_the_loneliest(n, seed, extra):
         return (picked.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=-1)
 
     matrix = distance(torch.arange(n).unsqueeze(0))[0, :, :n].tolist()
-    picks = max_min(distance, valid, loneliest(distance, valid), n + extra)
+    picks = max_min(distance, valid, most_isolated(distance, valid), n + extra)
     assert picks.tolist() == [loops.max_min(matrix, n) + [-1] * extra]

@@ -78,7 +78,7 @@ def test_a_strategy_says_what_it_is(cls):
     for field in cls.model_fields:
         assert f"{field}:" in doc.split("Attributes:")[1]
     assert cls.examples
-    assert all(cls(**example) for example in cls.examples)
+    assert all(isinstance(cls(**example), cls) for example in cls.examples)
     with pytest.raises(ValidationError):
         cls(no_such_setting=1)
 

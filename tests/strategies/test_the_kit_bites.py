@@ -13,7 +13,8 @@ import tokensieve as ts
 from tokensieve import Chain, Chooser, Evidence, Merger, Ranker, Reduction, Scorer
 from tokensieve.algebra.reduction import nearest
 from tokensieve.testing import parametrize_strategy_checks
-from tokensieve.testing.strategies import CHOOSER_LAWS, LAWS, MERGER_LAWS, exact_count
+from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER_LAWS
+from tokensieve.testing.strategies.counts import exact_count
 
 
 def broken(cls):

@@ -1,1 +1,1 @@
-"""Mathematics that several methods share. It knows tensors only."""
+"""Mathematics that several strategies share. It depends on tensors only."""

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 _SLACK = 1e-9
-"""Two gains this close, relatively, are one."""
+"""Gains with a smaller relative difference count as equal."""
 _BLOCK = 2**17
-"""How many values of `cover` are looked at at once: 1 MB."""
+"""The number of values of `cover` that are processed at once: 1 MB."""
 
 
 def greedy_cover(cover: Tensor, depth: int) -> Tensor:
-    """Pick `depth` columns, each with the largest gain in the sum over rows of the row's best pick.
+    """Return `depth` columns, each with the largest gain in the sum over rows of the row's best pick.
 
     F(S) = sum over r of max over j in S of cover_rj, and 0 for no pick. Every prefix of the picks is
     the answer for its size. The lowest column wins ties, also where no gain is left. The host never
@@ -38,7 +38,7 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
             gain += (part - so_far).clamp_(min=0).sum(dim=0)
         gain = gain.masked_fill(~left, -1.0)
         tied = left & (gain >= gain.max() * (1 - _SLACK))
-        # The first of those that are one.
+        # The first of those that count as equal.
         pick = tied.to(torch.uint8).argmax()
         picks[turn] = pick
         left = left & (torch.arange(len(left), device=left.device) != pick)

@@ -1,4 +1,4 @@
-"""Greedy MAP of a determinantal point process: the most telling tokens that repeat each other least.
+"""Greedy MAP of a determinantal point process (DPP): tokens of high quality that are least similar to each other.
 
 The kernel is L = diag(q) S diag(q) with the cosine S of the features and a quality q. Each step takes
 the token with the largest gain, which is what remains of its diagonal entry of L once the tokens
@@ -19,21 +19,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.vectors import unit
+from tokensieve_strategies._maths.vectors import normalize
 
 STOP = 1e-10
-"""A gain up to this part of the largest diagonal entry is none: the rank is exhausted."""
+"""A gain up to this fraction of the largest diagonal entry counts as zero: the rank is exhausted."""
 _STEPS = 13
-"""A product of matrices multiplies about this many times as fast as one of a matrix and a vector."""
+"""How many times faster a matrix-matrix product is than matrix-vector products of the same FLOPs, about."""
 _WHOLE = 2**24
-"""The most similarities that are kept where they could be computed on demand: 128 MB."""
+"""The largest number of similarities that is stored if they could be computed on demand: 128 MB."""
 _SLACK = 1e-12
-"""Two gains this close are one gain; far below STOP, far above rounding."""
+"""Gains with a smaller difference count as equal; far below STOP, far above rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picks:
-    """What greedy MAP took.
+    """The picks of greedy MAP.
 
     Attributes:
         places: int64 `[rows, depth]`, in the order of picking, -1 once a row's tokens are used up.
@@ -46,7 +46,12 @@ class Picks:
     rank: Tensor
 
     def notes(self, counts: Tensor, who: str) -> tuple[str, ...]:
-        """Say in which rows, of `counts` `[rows]` tokens, places were filled by quality."""
+        """Return a note for each row in which places were filled by quality.
+
+        Args:
+            counts: `[rows]`, the number of tokens of each row.
+            who: the name of the strategy.
+        """
         asked = counts.clamp(max=self.places.shape[1])
         facts = torch.stack([self.rank, asked], dim=1).tolist()
         return tuple(
@@ -57,7 +62,7 @@ class Picks:
 
 
 def greedy_map(features: Tensor, quality: Tensor, valid: Tensor, depth: int) -> Picks:
-    """Pick `depth` tokens of every row, the lowest place on ties.
+    """Return `depth` tokens of every row, the lowest place on ties.
 
     Where the rank is exhausted, the rest follows by falling quality. Memory is
     O(n (depth + min(n, d))) a row, and up to 128 MB for all rows where that is faster. The host never
@@ -102,7 +107,7 @@ def greedy_map(features: Tensor, quality: Tensor, valid: Tensor, depth: int) -> 
 
 
 def _similarities(features: Tensor, valid: Tensor, depth: int) -> Callable[[Tensor], Tensor]:
-    """Return what maps one place a row, `[rows]`, to its similarities to all tokens, `[rows, n]`.
+    """Return a function that maps one place of each row, `[rows]`, to its similarities to all tokens, `[rows, n]`.
 
     Kept as a matrix where that takes less memory than the vectors, or less time at this depth; else
     computed on demand.
@@ -111,17 +116,17 @@ def _similarities(features: Tensor, valid: Tensor, depth: int) -> Callable[[Tens
     each = torch.arange(rows, device=features.device)
     clean = features.masked_fill(~valid.unsqueeze(-1), 0)
     if n > d and (n > _STEPS * depth or rows * n * n > _WHOLE):
-        x = unit(clean)
+        x = normalize(clean)
         return lambda place: (x @ x[each, place].unsqueeze(-1)).squeeze(-1)
     whole = clean.new_empty(rows, n, n, dtype=torch.float64)
     for row in range(rows):
-        x = unit(clean[row])
+        x = normalize(clean[row])
         torch.mm(x, x.T, out=whole[row])
     return lambda place: whole[each, place]
 
 
 def _filled(places: Tensor, rank: Tensor, left: Tensor, quality: Tensor) -> Tensor:
-    """Put the tokens `left` at the places from `rank` on, by falling quality."""
+    """Return `places` with the tokens `left` from `rank` on, by falling quality."""
     if not places.numel():
         return places
     by_quality = quality.float().argsort(dim=1, descending=True, stable=True)

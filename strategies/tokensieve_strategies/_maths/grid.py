@@ -1,4 +1,4 @@
-"""Who lies beside whom, and who came before whom."""
+"""Neighbours of a token on the grid, and its predecessor in time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def neighbours(grid: Tensor) -> Tensor:
     n = len(grid)
     if not n:
         return grid.new_empty(0, 4)
-    # A margin on every side, so that a step never leads into another row.
+    # With a margin on every side, a step never ends in another row.
     low = grid.amin(dim=0) - 1
     extent = (grid.amax(dim=0) + 2 - low).tolist()
     strides = [1]
@@ -33,7 +33,7 @@ def neighbours(grid: Tensor) -> Tensor:
         strides.insert(0, strides[0] * side)
     code = ((grid - low) * torch.tensor(strides, device=grid.device)).sum(dim=1)
     real = grid[:, 4] != NEWLINE
-    # Newlines are where no step leads.
+    # No step ends at a newline token.
     cells, order = code.where(real, -1).sort(stable=True)
     found = []
     for down, across in _STEPS:

@@ -1,4 +1,4 @@
-"""Bipartite soft matching: halve a set of tokens, again and again, by merging the most similar."""
+"""Bipartite soft matching: rounds that merge the most similar tokens, at most half of them in each round."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.vectors import settle, unit
+from tokensieve_strategies._maths.vectors import normalize, round_for_ties
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,18 +15,18 @@ class Merging:
     """How sets of `n` tokens were merged down to `keep`.
 
     Attributes:
-        gone: int64 `[rows, n - keep]`, the places merged away, the first one first.
-        left: int64 `[rows, keep]`, the places that remain, ascending.
+        removed: int64 `[rows, n - keep]`, the places merged away, the first one first.
+        remaining: int64 `[rows, keep]`, the places that remain, ascending.
         owner: int64 `[rows, n]`, the remaining place that stands for each token.
     """
 
-    gone: Tensor
-    left: Tensor
+    removed: Tensor
+    remaining: Tensor
     owner: Tensor
 
 
-def match(x: Tensor, drop: int) -> tuple[Tensor, Tensor]:
-    """Match even places to odd ones.
+def bipartite_match(x: Tensor, drop: int) -> tuple[Tensor, Tensor]:
+    """Return the most similar pairs of an even and an odd place.
 
     Every even place proposes its most similar odd place by cosine; the `drop` best proposals win.
     The lowest place wins ties on both sides.
@@ -38,14 +38,14 @@ def match(x: Tensor, drop: int) -> tuple[Tensor, Tensor]:
     Returns:
         Even places int64 `[rows, drop]`, the most similar first, and the odd ones they join.
     """
-    direction = unit(x)
-    best, partner = settle(direction[:, 0::2] @ direction[:, 1::2].mT).max(dim=2)
+    direction = normalize(x)
+    best, partner = round_for_ties(direction[:, 0::2] @ direction[:, 1::2].mT).max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)[:, :drop]
     return 2 * order, 2 * partner.gather(1, order) + 1
 
 
 def merge_down(x: Tensor, sizes: Tensor, keep: int) -> Merging:
-    """Halve until `keep` tokens a row remain; the last round merges only as many as it must.
+    """Return how the tokens of each row are merged to `keep`: in rounds of half each, the last one as far as needed.
 
     Vectors that merge become their mean weighted by size, and the next round matches these. The
     rounds before the last do not depend on `keep`, so what remains is nested in it.
@@ -63,7 +63,7 @@ def merge_down(x: Tensor, sizes: Tensor, keep: int) -> Merging:
     while left.shape[1] > keep:
         width = left.shape[1]
         drop = min(width // 2, width - keep)
-        source, target = match(x, drop)
+        source, target = bipartite_match(x, drop)
         gone.append(left.gather(1, source))
         owner = place.scatter(1, gone[-1], left.gather(1, target)).gather(1, owner)
         total = x * mass.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Greedy max-min: each pick is the token farthest from all picks before it."""
+"""Greedy max-min diversity: each pick is the token farthest from all earlier picks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Distance = Callable[[Tensor], Tensor]
 
 
 def max_min(distance: Distance, valid: Tensor, first: Tensor, depth: int) -> Tensor:
-    """Pick `depth` tokens of every row, the lowest place on ties.
+    """Return `depth` picks of every row, the lowest place on ties.
 
     The running minimum makes a step O(n), and every prefix of the picks is the answer for its size.
     The host never waits for the device.
 
     Args:
-        distance: any real dtype; equal distances must be equal to the bit (see `settle`).
+        distance: any real dtype; equal distances must be equal to the bit (see `round_for_ties`).
         valid: bool `[rows, n]`, which places hold a token.
         first: int64 `[rows]`, where each row begins; ignored where a row has no token.
         depth: how many to pick, at most n.
@@ -39,7 +39,7 @@ def max_min(distance: Distance, valid: Tensor, first: Tensor, depth: int) -> Ten
     return places
 
 
-def loneliest(distance: Distance, valid: Tensor) -> Tensor:
+def most_isolated(distance: Distance, valid: Tensor) -> Tensor:
     """Return the token of every row whose nearest other token is farthest, int64 `[rows]`.
 
     Streamed in blocks of tokens. The lowest place wins ties.

@@ -1,4 +1,4 @@
-"""Orders of tokens: by falling numbers, the lowest place first where numbers are one."""
+"""Orders of tokens by falling values, the lowest place first on ties; and means over heads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from tokensieve_strategies._maths.vectors import require_finite
 
 
-def over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
+def mean_over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
     """Return the mean over heads, float32 `[rows, n]`; 0 at invalid places.
 
-    Summed in float64 and settled in float32: what rounding leaves between two means is a tie.
+    Summed in float64 and rounded to float32, so that means that differ by rounding alone are ties.
 
     Args:
         attention: `[rows, n, heads]`.
         valid: bool `[rows, n]`.
-        what: what it is, for the message.
+        what: the name of the attention, for the message.
 
     Raises:
         ScoreError: if a valid token's attention holds NaN or an infinity.
@@ -28,18 +28,18 @@ def over_heads(attention: Tensor, valid: Tensor, what: str) -> Tensor:
     return attention.double().mean(dim=-1).float().where(valid, 0.0)
 
 
-def falling(x: Tensor) -> Tensor:
-    """Return the places of `x` `[n]` by falling value, int64 `[n]`."""
+def descending_order(x: Tensor) -> Tensor:
+    """Return the places of `x` `[n]` by falling value, the lowest place first on ties, int64 `[n]`."""
     return x.argsort(descending=True, stable=True)
 
 
-def runs(n: int, number: int) -> list[slice]:
-    """Cut n places into `number` runs of near-equal length: place i is in run floor(i number / n)."""
+def split_evenly(n: int, number: int) -> list[slice]:
+    """Return `number` runs of near-equal length that n places are cut into: place i is in run floor(i number / n)."""
     ends = [-(-run * n // number) for run in range(number + 1)] if number else []
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def stacked(orders: Sequence[Tensor], depth: int, like: Tensor) -> Tensor:
+def stack_orders(orders: Sequence[Tensor], depth: int, like: Tensor) -> Tensor:
     """Return the first `depth` places of every row's order as picks, int64 `[rows, depth]`, -1 where there is none."""
     picks = like.new_full((len(orders), depth), -1, dtype=torch.int64)
     for row, order in enumerate(orders):

@@ -1,4 +1,4 @@
-"""Pivots: the few tokens that others are compared with."""
+"""Pivots: a few tokens that all others are compared with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def largest(x: Tensor, valid: Tensor, count: int) -> Tensor:
+def largest_by_l1_norm(x: Tensor, valid: Tensor, count: int) -> Tensor:
     """Return the places of the largest vectors by L1 norm, int64 `[rows, min(count, n)]`, invalid ones last.
 
-    Norms are summed in float64 and compared in float32: what rounding leaves is a tie, and the lowest place wins.
+    Norms are summed in float64 and compared in float32, so that rounding decides nothing. The lowest place wins ties.
 
     Args:
         x: `[rows, n, d]`.

@@ -1,4 +1,4 @@
-"""How much tokens have to do with a question."""
+"""The relevance of tokens to a question."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import torch
 from torch import Tensor
 
 from tokensieve import Query
-from tokensieve_strategies._maths.vectors import require_finite, unit
+from tokensieve_strategies._maths.vectors import normalize, require_finite
 
 _FLOOR = 1e-6
-"""Keeps the least relevant token's relevance positive, and a flat one at 1."""
+"""Makes the smallest relevance positive, and all relevances 1 if all similarities are equal."""
 
 
-def similarity(query: Query, valid: Tensor) -> Tensor:
+def query_similarity(query: Query, valid: Tensor) -> Tensor:
     """Return `sign` * mean over texts m of cos(e_i, t_m), float64 `[rows, n]`; 0 in a row without a question.
 
     Every text counts the same, however long its vector.
     """
-    texts = unit(query.text.masked_fill(~query.mask.unsqueeze(-1), 0)).sum(dim=1, keepdim=True)
+    texts = normalize(query.text.masked_fill(~query.mask.unsqueeze(-1), 0)).sum(dim=1, keepdim=True)
     mean = texts / query.mask.sum(dim=1).clamp(min=1).reshape(-1, 1, 1)
-    cosine: Tensor = (unit(query.patch) * mean).sum(dim=-1)
+    cosine: Tensor = (normalize(query.patch) * mean).sum(dim=-1)
     return (query.sign * cosine).where(valid, 0.0)
 
 
 def relevance(query: Query, valid: Tensor) -> Tensor:
-    """Return the similarity s of each row's own tokens brought to (0, 1], float32 `[rows, n]`.
+    """Return the similarities of each row's tokens scaled to (0, 1], float32 `[rows, n]`.
 
-    It is (s - min + 1e-6) / (max - min + 1e-6), with min and max over the row; 1 without a question.
+    A similarity s becomes (s - min + 1e-6) / (max - min + 1e-6), with min and max over the row; 1 without a question.
     """
     if not valid.shape[1]:
         return torch.ones(valid.shape, device=valid.device)
-    similar = similarity(query, valid)
+    similar = query_similarity(query, valid)
     low = similar.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
     high = similar.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True)
     scaled = (similar - low + _FLOOR) / (high - low + _FLOOR)
-    # To float32: what float64 leaves to rounding is a tie.
+    # In float32, values that differ by rounding alone are ties.
     return torch.where(query.mask.any(dim=1, keepdim=True) & valid, scaled, 1.0).float()
 
 
@@ -44,8 +44,8 @@ def require_query(query: Query, valid: Tensor, who: str) -> None:
     require_finite(query.text, query.mask, f"{who}: the query's texts")
 
 
-def unasked(query: Query, valid: Tensor, who: str) -> tuple[str, ...]:
-    """Say in which rows with tokens there is no question."""
+def missing_question_notes(query: Query, valid: Tensor, who: str) -> tuple[str, ...]:
+    """Return a note for each row that has tokens and no question."""
     silent = valid.any(dim=1) & ~query.mask.any(dim=1)
     return tuple(
         f"{who}: no question in row {row}; every token is equally relevant"

@@ -1,4 +1,4 @@
-"""All similarities between two sets of vectors, in tiles: never the whole matrix at once."""
+"""Cosines between two sets of vectors in tiles, without the whole matrix in memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.vectors import unit
+from tokensieve_strategies._maths.vectors import normalize
 
 SIDE = 1024
 """The longest side of a tile: 8 MB in float64."""
 _VALUES = 2**20
-"""The most values in one side's vectors of a tile: 8 MB too."""
+"""The largest number of values in the vectors of one side of a tile: 8 MB."""
 EXACT = 2**20
-"""Up to this many similarities a quantile sorts them; beyond, it counts them in bins."""
+"""The largest number of cosines that a quantile sorts; more are counted in bins."""
 BINS = 2**20
 
 
-def tiles(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Return the cosines between `left` `[a, d]` and `right` `[b, d]`, tile by tile.
+def cosine_tiles(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the cosines between `left` `[a, d]` and `right` `[b, d]`, tile by tile.
 
     Yields:
         Rows, columns, and float64 `[rows, columns]`.
@@ -27,33 +27,33 @@ def tiles(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     side = min(SIDE, max(64, _VALUES // max(1, left.shape[1])))
     for top in range(0, left.shape[0], side):
         rows = slice(top, min(top + side, left.shape[0]))
-        across = unit(left[rows])
+        across = normalize(left[rows])
         for start in range(0, right.shape[0], side):
             columns = slice(start, min(start + side, right.shape[0]))
-            yield rows, columns, across @ unit(right[columns]).T
+            yield rows, columns, across @ normalize(right[columns]).T
 
 
-def quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
+def cosine_quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
     """Return the q-quantile of all cosines between `left` and `right`, a float64 scalar.
 
-    Which way is a matter of the two sets' own sizes alone. Sorted, it interpolates between the two
-    nearest cosines. Counted in bins of 2/2^20, it is the lower edge of the bin of the lower of the
-    two, so the cosines at the quantile are never below it.
+    Up to `EXACT` cosines are sorted, and the quantile interpolates between the two nearest ones. More are counted in
+    bins of width 2/2^20; the quantile is then the lower edge of the bin of the lower of the two, so the cosines at the
+    quantile are never below it.
     """
     total = left.shape[0] * right.shape[0]
     if total == 0:
         return torch.zeros((), dtype=torch.float64, device=left.device)
     if total <= EXACT:
-        return torch.cat([tile.flatten() for *_, tile in tiles(left, right)]).quantile(q)
+        return torch.cat([tile.flatten() for *_, tile in cosine_tiles(left, right)]).quantile(q)
     counted = torch.zeros(BINS, dtype=torch.int64, device=left.device)
-    for *_, tile in tiles(left, right):
+    for *_, tile in cosine_tiles(left, right):
         place = ((tile + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
         counted += place.flatten().bincount(minlength=BINS)
     rank = torch.tensor(int(q * (total - 1)), device=left.device)
     return torch.searchsorted(counted.cumsum(0), rank, right=True).double() * (2 / BINS) - 1
 
 
-def pairs(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def paired_cosines(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return the cosine of `x[left]` and `x[right]`, pair by pair, float64 `[p]`.
 
     Args:
@@ -63,7 +63,7 @@ def pairs(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """
     block = max(1, _VALUES // max(1, x.shape[1]))
     found = [
-        (unit(x[left[start : start + block]]) * unit(x[right[start : start + block]])).sum(dim=-1)
+        (normalize(x[left[start : start + block]]) * normalize(x[right[start : start + block]])).sum(dim=-1)
         for start in range(0, len(left), block)
     ]
     return torch.cat(found) if found else x.new_empty(0, dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""Directions of vectors, and when two numbers are one.
+"""Normalised vectors, and rounding that makes almost equal numbers equal.
 
-Similarities are computed in float64, out of reach of autocast and TF32, and compared in coarser
-steps. What rounding does to a sum depends on shapes and devices; so the last bits never decide, and
-tokens that mathematics cannot tell apart are ties, which break by token id.
+Similarities are computed in float64, which autocast and TF32 do not affect, and compared after rounding. Rounding
+errors of a sum depend on shapes and devices. So the last bits never decide: tokens that are equal in exact arithmetic
+are ties, and ties are broken by token id.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor
 from tokensieve.errors import ScoreError
 
 
-def unit(x: Tensor) -> Tensor:
-    """Return float64 `[..., d]`: the vectors with norm 1; a zero vector stays zero."""
+def normalize(x: Tensor) -> Tensor:
+    """Return the vectors scaled to norm 1, float64 `[..., d]`; a zero vector stays zero."""
     wide = x.double()
     norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     length = norm.where(norm > 0, 1.0)
-    # A converted copy is ours to overwrite: another one would take as long as a twentieth of a product.
+    # A converted copy may be overwritten, which saves the time of a second copy.
     return wide / length if wide is x else wide.div_(length)
 
 
-def settle(x: Tensor) -> Tensor:
-    """Return float64 rounded to multiples of 2^-30: cosines that differ by less are one."""
+def round_for_ties(x: Tensor) -> Tensor:
+    """Return the values rounded to multiples of 2^-30, float64, so that cosines that differ by less are equal."""
     return (x * 2.0**30).round() / 2.0**30
 
 
