@@ -13,7 +13,7 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.errors import RefusedError
-from tokensieve.testing.conformance import AdapterConformance
+from tokensieve.testing import AdapterConformance
 from tokensieve_adapters.idefics3 import SmolVLMAdapter
 from tokensieve_adapters.llava import LlavaAdapter
 

@@ -15,7 +15,7 @@ import tokensieve as ts
 from tokensieve import Evidence
 from tokensieve.errors import MissingEvidenceError, RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
-from tokensieve.testing.conformance import Watching
+from tokensieve.testing.adapters.probes import EvidenceRecorder
 from tokensieve.testing.prompts import Prompts, lively
 
 
@@ -263,10 +263,10 @@ def expected(name, model, request, modality="image"):
 
 def watch(model, prompts, rows, kinds=VISION_EVIDENCE, **settings):
     """What a strategy sees of every picture."""
-    Watching.seen.clear()
-    with ts.prune(model, Watching(kinds=frozenset(kinds)), keep=3):
+    EvidenceRecorder.seen.clear()
+    with ts.prune(model, EvidenceRecorder(kinds=frozenset(kinds)), keep=3):
         model.generate(**prompts.batch(rows), max_new_tokens=1, do_sample=False, **settings)
-    [tokens] = Watching.seen
+    [tokens] = EvidenceRecorder.seen
     return [
         {kind: value[row][tokens.valid[row]].double() for kind, value in tokens.evidence.items()}
         for row in range(len(tokens.valid))
@@ -332,10 +332,10 @@ def test_padding_of_a_tile_neither_looks_nor_is_looked_at(attention):
     real[..., : 3 * patch + patch // 2, : 6 * patch] = True
     inputs["pixel_attention_mask"] = real
     kinds = {Evidence.VISION_RECEIVED, Evidence.VISION_ATTENTION}
-    Watching.seen.clear()
-    with ts.prune(model, Watching(kinds=frozenset(kinds)), keep=3):
+    EvidenceRecorder.seen.clear()
+    with ts.prune(model, EvidenceRecorder(kinds=frozenset(kinds)), keep=3):
         model(**inputs)
-    [tokens] = Watching.seen
+    [tokens] = EvidenceRecorder.seen
     layer = model.model.vision_model.encoder.layers[4]
     before, _ = entering(model, layer, {k: inputs[k] for k in ("pixel_values", "pixel_attention_mask")}, "image")
     filled = [(r, c) for r in range(4) for c in range(6)]
@@ -385,7 +385,7 @@ def test_pictures_of_another_size_than_the_towers():
         torch.cat([inputs[k][:, :3], inputs[k][:, 15:]], dim=1) for k in ("input_ids", "attention_mask")
     )
     with (
-        ts.prune(model, Watching(kinds=frozenset({Evidence.VISION_KEYS})), keep=3),
+        ts.prune(model, EvidenceRecorder(kinds=frozenset({Evidence.VISION_KEYS})), keep=3),
         pytest.raises(RefusedError, match="no whole pictures of 8 x 8"),
     ):
         model(**inputs)
@@ -396,7 +396,7 @@ def test_videos_of_families_that_pool_them():
     model, prompts = made("video_llava")
     rows = [prompts.row([2, ("video", 1), 4])]
     with (
-        ts.prune(model, Watching(kinds=frozenset({Evidence.VISION_KEYS})), keep=3),
+        ts.prune(model, EvidenceRecorder(kinds=frozenset({Evidence.VISION_KEYS})), keep=3),
         pytest.raises(RefusedError, match="prompts of images alone"),
     ):
         model(**prompts.batch(rows))

@@ -37,6 +37,7 @@ class Loud(Scorer):
     """
 
     name = "loud"
+    examples = ()
     volume: float
 
     def score(self, tokens: Tokens):

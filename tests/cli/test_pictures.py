@@ -259,7 +259,7 @@ def test_an_example_is_as_deep_as_recipes_need_it(cli, recipe, layers):
 
 
 def test_show_writes_a_picture_for_each_image(cli, checkpoint, photo, tmp_path):
-    photo.rotary_embeddings(90, expand=True).save(tmp_path / "grace_hopper.png")
+    photo.rotate(90, expand=True).save(tmp_path / "grace_hopper.png")
     options = ("--keep", "1/9", "--out", "new/folder", "--device", "cpu", "--model", checkpoint)
     result = cli("show", "script", "gsp", "--image", PHOTO, "--image", "grace_hopper.png", *options)
     assert result.exit_code == 0, result.output

@@ -236,7 +236,7 @@ def broken_schema(monkeypatch):
     def schema(registry=None):
         raise ZeroDivisionError("nothing [red]is[/red]\ndivided by nothing")
 
-    monkeypatch.setattr("tokensieve.recipes.recipe.schema", schema)
+    monkeypatch.setattr("tokensieve.cli.schema.recipe_schema", schema)
 
 
 def test_an_unexpected_error_is_a_paragraph_too(cli, broken_schema):

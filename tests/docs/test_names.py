@@ -9,7 +9,7 @@ from tokensieve import errors
 from tokensieve.cli import app
 from tokensieve.plugins import hookspecs
 from tokensieve.tasks.jsonl import METRICS, VqaJsonl, _Line
-from tokensieve.testing.strategies import CHOOSER_LAWS, LAWS, MERGER_LAWS
+from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER_LAWS
 from tokensieve.testing.tasks import TASK_LAWS
 
 from .pages import DOCS, PAGES, blocks

@@ -13,7 +13,7 @@ from tokensieve.engine.installation import Installation
 from tokensieve.engine.vision_recorder import Vision
 from tokensieve.errors import RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
-from tokensieve.testing.conformance import Watching as Kit
+from tokensieve.testing.adapters.probes import EvidenceRecorder
 from tokensieve.testing.prompts import Prompts, lively
 from tokensieve_adapters.llava import LlavaAdapter, LlavaDecoder
 from tokensieve_adapters.llava_next import LlavaNextAdapter
@@ -306,7 +306,7 @@ def test_only_what_is_asked_for(monkeypatch):
         (Evidence.VISION_MIDDLE, [17]),
     ):
         asked.clear()
-        with ts.prune(model, Kit(kinds=frozenset({kind})), keep=4):
+        with ts.prune(model, EvidenceRecorder(kinds=frozenset({kind})), keep=4):
             model(**batch(rows))
         assert asked == wanted
 

@@ -1,12 +1,34 @@
-"""What plugin authors test with: the laws that everything must keep, and the kits that try them.
+"""Conformance kits for plugins, and the laws that they test.
 
-The kits for strategies and tasks need pytest to run as a class of tests, and nothing but torch otherwise. Random
-inputs for other tests are in `tokensieve.testing.generators`, which needs hypothesis, and the kit for
-adapters is in `tokensieve.testing.conformance`, which needs pytest; both are imported by these names.
+`StrategyConformance`, `TaskConformance` and `AdapterConformance` are classes of tests: inherit from one, name what is
+under test, and run it with pytest. `laws` are functions to call on examples of your own. `samples` are tokens drawn
+from fixed seeds. `tokensieve.testing.generators` draws random inputs; it needs hypothesis, so it is imported by that
+name only.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tokensieve.testing import laws, samples
-from tokensieve.testing.strategies import StrategyConformance, parametrize_strategy_checks
+from tokensieve.testing.strategies.conformance import StrategyConformance, parametrize_strategy_checks
 from tokensieve.testing.tasks import TaskConformance
 
-__all__ = ["StrategyConformance", "TaskConformance", "laws", "parametrize_strategy_checks", "samples"]
+if TYPE_CHECKING:
+    from tokensieve.testing.adapters.conformance import AdapterConformance
+
+__all__ = [
+    "AdapterConformance",
+    "StrategyConformance",
+    "TaskConformance",
+    "laws",
+    "parametrize_strategy_checks",
+    "samples",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The kit for adapters needs pytest; the rest of this package does not.
+    if name == "AdapterConformance":
+        from tokensieve.testing.adapters.conformance import AdapterConformance
+
+        return AdapterConformance
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

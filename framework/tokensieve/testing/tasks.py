@@ -23,6 +23,7 @@ import torch
 
 from tokensieve.models.pictures import Video
 from tokensieve.tasks.base import Answer, Sample, Task, columns
+from tokensieve.testing.checks import require
 
 if TYPE_CHECKING:
     import pytest
@@ -77,25 +78,25 @@ Law = Callable[[Trial], None]
 def same_samples(trial: Trial) -> None:
     """Asked twice, a task gives the same samples in the same order; so does an equal task."""
     first = list(trial.task.samples())
-    _hold(first, "there is no sample")
-    _hold(list(trial.task.samples()) == first, "asked again, it gives other samples")
+    require(first, "there is no sample")
+    require(list(trial.task.samples()) == first, "asked again, it gives other samples")
     again = type(trial.task)(**trial.task.model_dump())
-    _hold(list(again.samples()) == first, "an equal task gives other samples")
+    require(list(again.samples()) == first, "an equal task gives other samples")
 
 
 def unique_ids(trial: Trial) -> None:
     """No two samples have one id, and none an empty one."""
     ids = [sample.id for sample in trial.task.samples()]
     twice = [name for name, number in Counter(ids).items() if number > 1]
-    _hold(not twice, f"the id {twice[:1]} is that of more than one sample")
-    _hold(all(ids), "an id is empty")
+    require(not twice, f"the id {twice[:1]} is that of more than one sample")
+    require(all(ids), "an id is empty")
 
 
 def card_is_json(trial: Trial) -> None:
     """The card is plain JSON, the same each time, and holds the task, version, metric and longest answer."""
     card = trial.task.card()
-    _hold(json.loads(json.dumps(card, allow_nan=False)) == card, "read back from JSON, the card is another")
-    _hold(trial.task.card() == card and trial.task.hash() == trial.task.hash(), "asked again, the card is another")
+    require(json.loads(json.dumps(card, allow_nan=False)) == card, "read back from JSON, the card is another")
+    require(trial.task.card() == card and trial.task.hash() == trial.task.hash(), "asked again, the card is another")
     own = {
         "task": trial.task.name,
         "version": trial.task.version,
@@ -103,7 +104,7 @@ def card_is_json(trial: Trial) -> None:
         "longest": trial.task.longest,
     }
     for key, value in own.items():
-        _hold(card.get(key) == value, f"the card does not say that the {key} is {value!r}")
+        require(card.get(key) == value, f"the card does not say that the {key} is {value!r}")
 
 
 def card_changes(trial: Trial) -> None:
@@ -114,14 +115,14 @@ def card_changes(trial: Trial) -> None:
             # Often there is no other; that it is in the card is another law.
             continue
         if name in trial.unmarked:
-            _hold(trial.unmarked[name].strip(), f"'{name}' is said to be unmarked, and not why")
+            require(trial.unmarked[name].strip(), f"'{name}' is said to be unmarked, and not why")
             continue
         now = getattr(task, name)
         known = name in trial.others or isinstance(now, int)
-        _hold(known, f"the kit knows no other value of '{name}'; give one in `others`")
+        require(known, f"the kit knows no other value of '{name}'; give one in `others`")
         value = trial.others[name] if name in trial.others else not now if isinstance(now, bool) else now + 1
         other = cls(**{**task.model_dump(), name: value})
-        _hold(other.hash() != task.hash(), f"with {name}={value!r} the card has the same hash")
+        require(other.hash() != task.hash(), f"with {name}={value!r} the card has the same hash")
 
 
 def grades_are_alike(trial: Trial) -> None:
@@ -129,11 +130,11 @@ def grades_are_alike(trial: Trial) -> None:
     names: set[str] | None = None
     for sample, what, grades in trial.graded():
         names = set(grades) if names is None else names
-        _hold(set(grades) == names, f"{what} answer to '{sample.id}': grades {sorted(grades)}, not {sorted(names)}")
-        _hold(trial.task.metric in grades, f"the metric '{trial.task.metric}' is none of the grades {sorted(grades)}")
-        _hold(all(math.isfinite(grade) for grade in grades.values()), f"a grade is not finite: {dict(grades)}")
+        require(set(grades) == names, f"{what} answer to '{sample.id}': grades {sorted(grades)}, not {sorted(names)}")
+        require(trial.task.metric in grades, f"the metric '{trial.task.metric}' is none of the grades {sorted(grades)}")
+        require(all(math.isfinite(grade) for grade in grades.values()), f"a grade is not finite: {dict(grades)}")
         counts = grades[trial.task.metric]
-        _hold(0 <= counts <= 1, f"the metric is {counts}, for the {what} answer to '{sample.id}'")
+        require(0 <= counts <= 1, f"the metric is {counts}, for the {what} answer to '{sample.id}'")
 
 
 def right_is_one(trial: Trial) -> None:
@@ -143,10 +144,10 @@ def right_is_one(trial: Trial) -> None:
         score = grades[trial.task.metric]
         if what == "right":
             tried += 1
-            _hold(score == 1, f"the right answer to '{sample.id}' scores {score}")
+            require(score == 1, f"the right answer to '{sample.id}' scores {score}")
         else:
-            _hold(score < 1, f"the {what} answer to '{sample.id}' scores {score}")
-    _hold(tried, "no sample has a right answer; give one by `right`")
+            require(score < 1, f"the {what} answer to '{sample.id}' scores {score}")
+    require(tried, "no sample has a right answer; give one by `right`")
 
 
 def summary_has_the_metric(trial: Trial) -> None:
@@ -155,13 +156,13 @@ def summary_has_the_metric(trial: Trial) -> None:
     found = trial.task.summary(table)
     mean = table[trial.task.metric].mean()
     said = found.get(trial.task.metric)
-    _hold(said is not None and abs(said - mean) < 1e-9, f"the metric's mean is {mean}, and its summary {said}")
-    _hold(all(math.isfinite(value) for value in found.values()), f"a measure is not finite: {dict(found)}")
+    require(said is not None and abs(said - mean) < 1e-9, f"the metric's mean is {mean}, and its summary {said}")
+    require(all(math.isfinite(value) for value in found.values()), f"a measure is not finite: {dict(found)}")
     for order in (slice(None, None, -1), np.random.default_rng(0).permutation(len(table[trial.task.metric]))):
         turned = trial.task.summary({name: values[order] for name, values in table.items()})
-        _hold(_close(found, turned), f"in another order the summary is {dict(turned)}, not {dict(found)}")
+        require(_close(found, turned), f"in another order the summary is {dict(turned)}, not {dict(found)}")
     one = trial.task.summary({name: values[:1] for name, values in table.items()})
-    _hold(set(one) == set(found), f"of one sample it gives {sorted(one)}, of several {sorted(found)}")
+    require(set(one) == set(found), f"of one sample it gives {sorted(one)}, of several {sorted(found)}")
 
 
 def pictures_are_rgb(trial: Trial) -> None:
@@ -173,11 +174,13 @@ def pictures_are_rgb(trial: Trial) -> None:
     for sample in [*trial.task.samples()[:MOST], *trial.task.samples()[:1]]:
         shown = trial.task.shown(sample)
         frames = shown.frames if isinstance(shown, Video) else (shown,)
-        _hold(len({frame.size for frame in frames}) == 1, f"'{sample.image}' has no frames, or frames of several sizes")
+        require(
+            len({frame.size for frame in frames}) == 1, f"'{sample.image}' has no frames, or frames of several sizes"
+        )
         for frame in frames:
-            _hold(frame.mode == "RGB" and min(frame.size) > 0, f"'{sample.image}' is {frame.mode} of {frame.size}")
+            require(frame.mode == "RGB" and min(frame.size) > 0, f"'{sample.image}' is {frame.mode} of {frame.size}")
         content = repr(frames[0].size).encode() + b"".join(frame.tobytes() for frame in frames)
-        _hold(seen.setdefault(sample.image, content) == content, f"'{sample.image}' is not always the same picture")
+        require(seen.setdefault(sample.image, content) == content, f"'{sample.image}' is not always the same picture")
 
 
 def needed_within_grid(trial: Trial) -> None:
@@ -187,8 +190,8 @@ def needed_within_grid(trial: Trial) -> None:
             needed = trial.task.needed(sample, height, width)
             if needed is not None:
                 inside = all(0 <= place < height * width for place in needed)
-                _hold(inside, f"'{sample.id}' needs {sorted(needed)} of a grid of {height} x {width}")
-                _hold(len(set(needed)) == len(needed), f"'{sample.id}' needs a token twice: {sorted(needed)}")
+                require(inside, f"'{sample.id}' needs {sorted(needed)} of a grid of {height} x {width}")
+                require(len(set(needed)) == len(needed), f"'{sample.id}' needs a token twice: {sorted(needed)}")
 
 
 def travels(trial: Trial) -> None:
@@ -198,7 +201,7 @@ def travels(trial: Trial) -> None:
         ("pickled", pickle.loads(pickle.dumps(task))),  # noqa: S301 - it was pickled right here
         ("written as JSON", type(task).model_validate_json(task.model_dump_json())),
     ):
-        _hold(again == task and again.hash() == task.hash(), f"{what} and read back, it is another task")
+        require(again == task and again.hash() == task.hash(), f"{what} and read back, it is another task")
 
 
 TASK_LAWS: tuple[Law, ...] = (
@@ -245,11 +248,6 @@ class TaskConformance:
     def test_law(self, law: Law) -> None:
         """Try the task on one law."""
         law(Trial(self.task, self.others, self.unmarked, self.right, self.wrong))
-
-
-def _hold(condition: object, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
 
 
 def _close(one: Mapping[str, float], other: Mapping[str, float]) -> bool:

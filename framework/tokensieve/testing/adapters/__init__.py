@@ -1,0 +1,1 @@
+"""The conformance kit for adapters of models that answer in words: laws as mixins, and what they share."""

@@ -1,0 +1,85 @@
+"""The law on stages inside the vision encoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+import tokensieve as ts
+from tokensieve.testing.adapters.base import AdapterLaws
+from tokensieve.testing.adapters.kit import NEW_TOKENS, Kit, assert_close, decoder_stage
+from tokensieve.testing.adapters.probes import LargestFeatures
+from tokensieve.testing.footprint import footprint
+from tokensieve.testing.prompts import cache_name
+
+
+class EncoderLaws(AdapterLaws):
+    """Stages inside the vision encoder work, or are refused on entry."""
+
+    @torch.no_grad()
+    def test_stages_in_the_tower(self, kit: Kit) -> None:
+        """Tokens can be pruned inside the vision encoder, or that is refused on entry."""
+        encoder = kit.prompts.adapter.encoder
+        ways: tuple[tuple[str, Literal["drop", "merge"]], ...] = (
+            ("encoder.K", "drop"),
+            ("encoder.K, merging", "merge"),
+        )
+        for capability, rest in ways:
+            # In its last layer that can be pruned.
+            last = 0 if encoder is None else encoder.num_prunable_blocks - 1
+            cut = ts.Stage(at=ts.Site("encoder", last), select=LargestFeatures(), keep=ts.Keep.of("1/2"), rest=rest)
+            found = [
+                found for found in ts.review(ts.Recipe(stages=(cut,)), kit.prompts.adapter) if found.level == "error"
+            ]
+            if found:
+                with pytest.raises(ts.TokensieveError), ts.prune(kit.model, ts.Recipe(stages=(cut,))):
+                    pytest.fail("it was not refused")
+                # Sites of a tiny model have other names and numbers than those of the family's real models.
+                why = (
+                    "; ".join(one.message for one in found)
+                    if encoder
+                    else "tokens cannot leave inside its vision tower"
+                )
+                self._record(capability, f"refused: {why}")
+            else:
+                self._check_stage(kit, cut)
+                self._record(capability)
+
+    def _check_stage(self, kit: Kit, cut: ts.Stage) -> None:
+        """Compare stages inside the vision encoder with the plain model, with each prompt alone and with the ledger."""
+        encoder, rows, before = kit.prompts.adapter.encoder, kit.ragged_rows(), footprint(kit.model)
+        every = ts.Stage.each(at=f"encoder.0..{cut.at.block}", select=LargestFeatures(), r=0, rest=cut.rest)
+        plain = kit.generate(rows)
+        with ts.prune(kit.model, ts.Recipe(stages=every)):
+            assert torch.equal(torch.stack(kit.generate(rows).logits), torch.stack(plain.logits))
+        deeper = () if kit.inside is None else (decoder_stage(kit.inside, LargestFeatures(), 2),)
+        for more in ((), (decoder_stage(0, LargestFeatures(), 3),), deeper):
+            recipe = ts.Recipe(stages=(cut, *more))
+            sites = [one.at for one in recipe.stages]
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows)
+                together = [[ids.tolist() for ids in run.kept(site)] for site in sites]
+                visual = [run.visual_per_layer(number) for number in range(len(rows))]
+                assert [len(ids) for ids in together[0]] == [sample // 2 for sample in _num_patches(run)]
+                if encoder is not None and encoder.prunes_prompt:
+                    whole = [len(kit.prompts.visual(row)) for row in rows]
+                    assert all(own[0] < n for own, n in zip(visual, whole, strict=True) if n)
+                for layer, cache in enumerate(out[cache_name(kit.model)].layers):
+                    sizes = zip(run.latest.text, visual, strict=True)
+                    longest = max(text + own[layer] for text, own in sizes) + NEW_TOKENS - 1
+                    window = getattr(cache, "sliding_window", None)
+                    assert cache.keys.shape[2] == (longest if window is None else min(longest, window - 1))
+                for number, row in enumerate(rows):
+                    alone = kit.generate([row])
+                    assert [run.kept(site)[0].tolist() for site in sites] == [kept[number] for kept in together]
+                    assert_close(torch.stack(out.logits)[:, number], torch.stack(alone.logits)[:, 0])
+                    assert_close(kit.model(**kit.prompts.batch([row])).logits[0, -1], alone.logits[0][0])
+            assert not torch.equal(torch.stack(out.logits), torch.stack(plain.logits))
+            assert footprint(kit.model) == before
+
+
+def _num_patches(run: ts.Run) -> list[int]:
+    """Return how many patches of each prompt entered the vision encoder."""
+    return [pictures * run.latest.patches for pictures in run.latest.pictures]

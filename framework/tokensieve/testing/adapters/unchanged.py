@@ -1,0 +1,58 @@
+"""Laws on what pruning must not change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tokensieve as ts
+from tokensieve.testing.adapters.base import AdapterLaws
+from tokensieve.testing.adapters.kit import Kit
+from tokensieve.testing.adapters.probes import (
+    Failing,
+)
+from tokensieve.testing.footprint import footprint
+
+
+class UnchangedLaws(AdapterLaws):
+    """Outputs are unchanged if all tokens are kept, positions are those of forward, and the model is restored."""
+
+    @torch.no_grad()
+    def test_keeping_all_changes_nothing(self, kit: Kit) -> None:
+        """Keeping all tokens gives the logits and tokens of the plain model, to the bit."""
+        rows = kit.ragged_rows()
+        plain = kit.generate(rows)
+        forward = kit.model(**kit.prompts.batch(rows)).logits
+        blocks = [0] if kit.inside is None else [0, kit.inside]
+        for block in blocks:
+            with ts.prune(kit.model, kit.recipe(block, keep=100_000)) as run:
+                kept = kit.generate(rows)
+                assert torch.equal(forward, kit.model(**kit.prompts.batch(rows)).logits)
+            assert torch.equal(plain.sequences, kept.sequences)
+            assert torch.equal(torch.stack(plain.logits), torch.stack(kept.logits))
+            assert [len(ids) for ids in run.kept(f"decoder.{block}")] == [len(kit.prompts.visual(row)) for row in rows]
+
+    @torch.no_grad()
+    def test_positions_are_those_of_forward(self, kit: Kit) -> None:
+        """The position ids of the adapter are those that forward computes if none are given."""
+        for row in kit.ragged_rows():
+            inputs = kit.prompts.batch([row])
+            mask = inputs["attention_mask"].bool()
+            positions = kit.prompts.decoder.position_ids(inputs, mask, 0, mask.shape[1])
+            assert torch.equal(kit.model(**inputs).logits, kit.model(**inputs, position_ids=positions).logits)
+
+    @torch.no_grad()
+    def test_the_model_is_restored(self, kit: Kit) -> None:
+        """Hooks, attributes and configs are as before, also after an exception and after nested blocks."""
+        row = kit.row(("image", 1))
+        kit.generate([row])
+        before = footprint(kit.model)
+        for recipe in kit.recipes():
+            with ts.prune(kit.model, recipe):
+                kit.generate([row])
+                with ts.prune(kit.model, kit.recipe(0)):
+                    kit.generate([row])
+            assert footprint(kit.model) == before
+            with pytest.raises(ZeroDivisionError), ts.prune(kit.model, Failing(), keep=3):
+                kit.generate([row])
+            assert footprint(kit.model) == before

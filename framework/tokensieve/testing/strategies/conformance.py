@@ -1,0 +1,180 @@
+"""`StrategyConformance`: every law on strategies, as one class of tests.
+
+Inherit from it, name the strategy, and run it with pytest:
+
+    class TestMine(StrategyConformance):
+        strategy = Mine
+
+or take the pairs of instances and checks, and run them with anything:
+
+    for instance, check in parametrize_strategy_checks(Mine):
+        check(instance)
+
+Every law is a function, and is tried on every instance that the strategy declares in `examples`. A strategy that breaks
+a law by design declares it in `known_failures`, with the reason; a declared failure that does not happen is a failure.
+The samples are drawn from fixed seeds, so a result does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokensieve.strategy import Chooser, Merger, Strategy
+from tokensieve.testing.strategies.counts import (
+    depth_free,
+    exact_count,
+    hard_inputs,
+    nested_in_keep,
+    no_repeats,
+    own_size,
+    tiny,
+)
+from tokensieve.testing.strategies.evidence import declared_evidence_suffices, no_nan, pure, round_trip
+from tokensieve.testing.strategies.invariance import (
+    batch_free,
+    deterministic,
+    dtype_free,
+    order_free,
+    padding_free,
+    ties_by_id,
+)
+from tokensieve.testing.strategies.mergers import mass_conserved, slots_are_the_cut, weights_sum_to_one
+
+if TYPE_CHECKING:
+    import pytest
+
+Law = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A law that a strategy is tried on.
+
+    Attributes:
+        law: raises an error if an instance breaks the law.
+    """
+
+    law: Law
+
+    @property
+    def name(self) -> str:
+        """The name of the law in `known_failures`."""
+        return self.law.__name__
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, strategy: Strategy) -> str | None:
+        """Try an instance.
+
+        Returns:
+            The declared reason if the law is broken as declared, else none.
+
+        Raises:
+            AssertionError: if the law is broken and that is not declared, or if it is declared, and this instance and
+                every other example of its class keep the law.
+        """
+        reason = type(strategy).known_failures.get(self.name)
+        if reason is None:
+            self.law(strategy)
+            return None
+        if any(self._breaks(one) for one in (strategy, *_examples(type(strategy)))):
+            return reason
+        raise AssertionError(
+            f"{type(strategy).__name__} declares that it breaks {self.name} ({reason}), but keeps it; "
+            "take that out of known_failures"
+        )
+
+    def _breaks(self, strategy: Strategy) -> bool:
+        try:
+            self.law(strategy)
+        # A law may be broken by any error that the strategy raises.
+        except Exception:
+            return True
+        return False
+
+
+def parametrize_strategy_checks(*strategies: type[Strategy] | Strategy) -> list[tuple[Strategy, Check]]:
+    """Return pairs of every instance and every check that applies to it.
+
+    Args:
+        strategies: classes, which stand for their `examples`, or instances.
+
+    Raises:
+        ValueError: if a class has no examples, declares that it breaks what is none of its laws, or gives no reason.
+    """
+    pairs: list[tuple[Strategy, Check]] = []
+    for given in strategies:
+        cls = given if isinstance(given, type) else type(given)
+        instances = _examples(cls) if isinstance(given, type) else (given,)
+        if not instances:
+            raise ValueError(f"{cls.__name__} declares no examples, so it would not be tried; give instances of it")
+        checks = [Check(law) for law in laws_of(cls)]
+        known = [check.name for check in checks]
+        for name, reason in cls.known_failures.items():
+            if name not in known:
+                raise ValueError(
+                    f"{cls.__name__} declares that it breaks '{name}', which is none of its laws: {', '.join(known)}"
+                )
+            if not reason.strip():
+                raise ValueError(f"{cls.__name__} declares that it breaks {name}, and not why")
+        pairs += [(instance, check) for instance in instances for check in checks]
+    return pairs
+
+
+class StrategyConformance:
+    """The laws that every strategy must keep, as tests.
+
+    Attributes:
+        strategy: the strategy under test.
+    """
+
+    strategy: ClassVar[type[Strategy]]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test for every instance and law."""
+        if "check" in metafunc.fixturenames:
+            metafunc.parametrize(("instance", "check"), parametrize_strategy_checks(self.strategy), ids=repr)
+
+    def test_law(self, instance: Strategy, check: Check) -> None:
+        """Try one instance on one law."""
+        reason = check(instance)
+        if reason is not None:
+            import pytest
+
+            pytest.xfail(reason)
+
+
+LAWS: tuple[Law, ...] = (
+    exact_count,
+    tiny,
+    hard_inputs,
+    no_repeats,
+    nested_in_keep,
+    depth_free,
+    order_free,
+    padding_free,
+    batch_free,
+    deterministic,
+    dtype_free,
+    ties_by_id,
+    pure,
+    declared_evidence_suffices,
+    no_nan,
+    round_trip,
+)
+"""The laws of every strategy."""
+CHOOSER_LAWS: tuple[Law, ...] = (own_size,)
+MERGER_LAWS: tuple[Law, ...] = (slots_are_the_cut, weights_sum_to_one, mass_conserved)
+
+
+def laws_of(cls: type[Strategy]) -> tuple[Law, ...]:
+    """Return the laws that apply to a strategy."""
+    chooser = CHOOSER_LAWS if issubclass(cls, Chooser) else ()
+    return LAWS + chooser + (MERGER_LAWS if issubclass(cls, Merger) else ())
+
+
+def _examples(cls: type[Strategy]) -> tuple[Strategy, ...]:
+    return tuple(cls(**settings) for settings in cls.examples)

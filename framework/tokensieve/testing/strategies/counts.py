@@ -1,0 +1,103 @@
+"""Laws on how many tokens a strategy chooses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokensieve.algebra.budget import Keep
+from tokensieve.composers.selection import select
+from tokensieve.evidence import Evidence, Tokens
+from tokensieve.strategy import Merger, Scorer, Strategy
+from tokensieve.testing import laws
+from tokensieve.testing.checks import require
+from tokensieve.testing.samples import (
+    hard,
+    pool,
+    sample,
+)
+from tokensieve.testing.strategies.trials import (
+    all_budgets,
+    merged,
+    note_input,
+    partial_budgets,
+)
+
+
+def exact_count(strategy: Strategy) -> None:
+    """A budget of k gives exactly min(k, n) tokens of every group, and no padding."""
+    for what, tokens in pool():
+        with note_input(what):
+            for k in all_budgets(tokens):
+                laws.exact(strategy, tokens, k)
+
+
+def tiny(strategy: Strategy) -> None:
+    """Groups of no token, one and two; budgets of none, all and one more than there are."""
+    for counts in ([], [0], [1], [0, 1], [2, 0, 1], [1, 1]):
+        with note_input(f"sample({counts})"):
+            for k in range(4):
+                laws.exact(strategy, sample(counts), k)
+
+
+def hard_inputs(strategy: Strategy) -> None:
+    """The inputs on which published code fails: copies, zeros, low rank, bfloat16, huge vectors, no text."""
+    for what, tokens in hard():
+        with note_input(what):
+            n = tokens.universe.n
+            for k in sorted({0, 1, n // 2, n, n + 1}):
+                laws.exact(strategy, tokens, k)
+                if isinstance(strategy, Merger):
+                    weight = merged(strategy, tokens, k).weight
+                    require(weight.isfinite().all(), "a weight is not finite")
+
+
+def no_repeats(strategy: Strategy) -> None:
+    """However many tokens are copies of each other, each is chosen once."""
+    for seed in range(3):
+        with note_input(f"sample([8, 5], 'duplicates', {seed})"):
+            tokens = sample([8, 5], "duplicates", seed)
+            for k in range(10):
+                laws.exact(strategy, tokens, k)
+
+
+def nested_in_keep(strategy: Strategy) -> None:
+    """A budget of k + 1 gives what k gives and one more, unless `nested` is false."""
+    for what, tokens in pool():
+        with note_input(what):
+            laws.nested(strategy, tokens)
+
+
+def depth_free(strategy: Strategy) -> None:
+    """How deep a ranking is read changes nothing, if it is nested: neither alone nor beside another."""
+    for what, tokens in pool() if strategy.is_nested else ():
+        with note_input(what):
+            for k in partial_budgets(tokens)[:2]:
+                laws.depth_free(strategy, tokens, k)
+                # An intersection asks for more places than it takes.
+                laws.depth_free(strategy & _Last(), tokens, k)
+
+
+def own_size(strategy: Strategy) -> None:
+    """`keep: auto` gives the chosen set, and so does its size as a budget."""
+    for what, tokens in pool():
+        with note_input(what):
+            chosen = select(strategy, tokens, Keep.of("auto")).mask
+            again = select(strategy, tokens, chosen.sum(dim=1)).mask
+            require(not (chosen & ~tokens.valid).any(), "the chosen set holds places where there is no token")
+            require(torch.equal(chosen, again), "a budget of the set's own size gives another set")
+
+
+class _Last(Scorer):
+    """Prefers the last tokens."""
+
+    name = "kit_last"
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """Nothing."""
+        return frozenset()
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Return the id."""
+        return tokens.ids

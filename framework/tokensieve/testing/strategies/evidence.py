@@ -1,0 +1,117 @@
+"""Laws on what a strategy reads and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tokensieve.algebra.chain import Chain
+from tokensieve.composers.expression import Expression, Reading
+from tokensieve.composers.selection import select
+from tokensieve.errors import MissingEvidenceError
+from tokensieve.evidence import Evidence, Tokens
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.strategy import Merger, Strategy
+from tokensieve.testing import laws
+from tokensieve.testing.checks import require
+from tokensieve.testing.samples import (
+    changed,
+    parts,
+    pool,
+    sample,
+    with_parts,
+)
+from tokensieve.testing.strategies.trials import (
+    chosen,
+    merged,
+    note_input,
+    partial_budgets,
+    require_unchanged,
+)
+
+
+def pure(strategy: Strategy) -> None:
+    """Judging changes neither the evidence, nor the strategy, nor the state of torch's generator."""
+    tokens = sample([9, 5], seed=4)
+    # Whatever it would remember, the other laws have not shown it yet.
+    strategy = type(strategy)(**strategy.model_dump())
+    untouched, settings, inside = changed(tokens, Tensor.clone), strategy.model_dump(), dict(vars(strategy))
+    state = torch.get_rng_state()
+
+    def spied(leaf: Expression, reading: Reading, depth: int) -> Chain:
+        # What it sees is a copy already, which it shares with other strategies.
+        before = changed(reading.tokens, Tensor.clone)
+        chain = leaf.read(reading, depth)
+        require_unchanged(reading.tokens, before)
+        return chain
+
+    for k in (2, 6):
+        select(strategy, tokens, torch.full_like(tokens.universe.counts, k), source=spied)
+    if isinstance(strategy, Merger):
+        merged(strategy, tokens, 3)
+    require_unchanged(tokens, untouched)
+    require(strategy.model_dump() == settings and vars(strategy) == inside, "judging changed the strategy itself")
+    require(torch.equal(torch.get_rng_state(), state), "judging drew from torch's own generator; use universe.draw")
+
+
+def declared_evidence_suffices(strategy: Strategy) -> None:
+    """What `needs` declares is all that is looked at."""
+    for what, tokens in pool():
+        with note_input(what):
+            for k in partial_budgets(tokens):
+                try:
+                    alone = chosen(strategy, tokens.only(strategy.needs), k)
+                except MissingEvidenceError as error:
+                    raise AssertionError(f"more is looked at than `needs` declares: {error}") from error
+                laws.same_choice(tokens, chosen(strategy, tokens, k), alone, "hiding what `needs` does not declare")
+
+
+def no_nan(strategy: Strategy) -> None:
+    """NaN as the evidence of a token raises, or is not looked at; it never just changes the choice."""
+    tokens = sample([4, 2], seed=6)
+    clean = {k: chosen(strategy, tokens, k) for k in (1, 3)}
+    for what, spoilt in _with_nan(tokens, strategy.needs):
+        for k, mask in clean.items():
+            found = _chosen_or_raised(strategy, spoilt, k)
+            require(found is None or torch.equal(found, mask), f"NaN in {what} raises nothing, but changes the choice")
+
+
+def round_trip(strategy: Strategy) -> None:
+    """Dumped and read again, a strategy is equal; so is a recipe of it, as YAML."""
+    cls = type(strategy)
+    for what, again in (
+        ("its fields", cls(**strategy.model_dump())),
+        ("JSON", cls.model_validate_json(strategy.model_dump_json())),
+    ):
+        require(again == strategy and hash(again) == hash(strategy), f"from {what} comes {again!r}, not {strategy!r}")
+    registry = Registry()
+    registry.add_strategy(cls)
+    recipe = Recipe.of(strategy, 3)
+    read = Recipe.loads(recipe.dump(), registry)
+    require(read == recipe, f"the recipe\n{recipe.dump()}reads as\n{read.dump()}")
+
+
+def _chosen_or_raised(strategy: Strategy, tokens: Tokens, k: int) -> Tensor | None:
+    try:
+        return chosen(strategy, tokens, k)
+    # Whatever it raises, it has not been silent.
+    except Exception:
+        return None
+
+
+def _with_nan(tokens: Tokens, kinds: Iterable[Evidence]) -> Iterator[tuple[str, Tokens]]:
+    """Put NaN into the evidence of each token, and into each text, in turn: all of a vector, and one number of it."""
+    for kind in sorted(kinds):
+        value = tokens.evidence[kind]
+        for name, part in parts(value):
+            there = tokens.valid if isinstance(value, Tensor) or name in ("patch", "attention") else value.mask
+            for row, place in there.nonzero().tolist():
+                for where in [(row, place)] + ([(row, place, 0)] if part.ndim > 2 else []):
+                    bad = part.clone()
+                    bad[where] = torch.nan
+                    evidence = {**tokens.evidence, kind: with_parts(value, {name: bad})}
+                    yield f"{kind} {name}".rstrip(), replace(tokens, evidence=evidence)
