@@ -11,7 +11,7 @@ from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
 from tokensieve.study import statistics
 from tokensieve.study.analysis import significance
-from tokensieve.study.analysis.collect import _ordered, collect
+from tokensieve.study.analysis.collect import _with_sample_order, collect
 from tokensieve.study.analysis.comparison import BUDGET_TOLERANCE
 from tokensieve.study.analysis.findings import make_findings
 from tokensieve.study.analysis.matching import matched_controls
@@ -102,7 +102,7 @@ def test_what_stayed_is_what_the_rows_say():
     kept = KeptIds.of(given)
     assert list(kept) == given
     assert [kept[place] for place in range(-5, 5)] == given * 2
-    assert list(kept.taken(np.array([4, 0, 0, 2]))) == [given[place] for place in (4, 0, 0, 2)]
+    assert list(kept.reorder(np.array([4, 0, 0, 2]))) == [given[place] for place in (4, 0, 0, 2)]
     assert list(KeptIds.of([])) == []
     for place in (5, -6):
         with pytest.raises(IndexError):
@@ -193,26 +193,26 @@ def test_rivals_match_the_ledger(comparisons):
     [first, _] = comparisons
     arm = first.find_arm("script", "1/9")
     found = matched_controls(first, arm)
-    assert {rival.control for rival in found} == {"random", "uniform", "pool", "downsampled"}
-    assert not any(rival.mixed for rival in found)
-    scores = [float(np.mean(rival.correct[first.headline])) for rival in found]
+    assert {control.role for control in found} == {"random", "uniform", "pool", "downsampled"}
+    assert not any(control.mixed for control in found)
+    scores = [float(np.mean(control.correct[first.headline])) for control in found]
     assert scores == sorted(scores, reverse=True)
-    assert all(rival.tokens == pytest.approx(arm.tokens, rel=BUDGET_TOLERANCE) for rival in found)
+    assert all(control.tokens == pytest.approx(arm.tokens, rel=BUDGET_TOLERANCE) for control in found)
 
 
 def test_a_mixture_costs_exactly_as_much(comparisons):
     [first, _] = comparisons
     arm = first.find_arm("fastv", "1/9")
     assert arm.tokens == pytest.approx((2 * 144 + 4 * 16) / 6)
-    for rival in matched_controls(first, arm):
+    for control in matched_controls(first, arm):
         # Between the largest budget of a control and the unpruned model.
-        below = first.find_arm(rival.control, "2/9")
+        below = first.find_arm(control.role, "2/9")
         part = (arm.tokens - 32) / (144 - 32)
-        assert rival.mixed
-        assert rival.tokens == arm.tokens == pytest.approx(part * 144 + (1 - part) * below.tokens)
+        assert control.mixed
+        assert control.tokens == arm.tokens == pytest.approx(part * 144 + (1 - part) * below.tokens)
         for number in range(len(first.samples)):
             expected = part * first.unpruned.correct[number] + (1 - part) * below.correct[number]
-            assert rival.correct[number] == pytest.approx(expected)
+            assert control.correct[number] == pytest.approx(expected)
 
 
 def test_of_controls_with_one_ledger_that_of_the_same_shape_is_the_rival():
@@ -226,8 +226,8 @@ def test_of_controls_with_one_ledger_that_of_the_same_shape_is_the_rival():
         cell = replace(synthetic.cell(task, "m", method, role, "1/3"), shape=shape)
         synthetic.fill(made, task, cell, 0.5)
     [comparison] = collect(made)
-    [rival] = matched_controls(comparison, comparison.find_arm("gsp", "1/3"))
-    assert rival.name == "random late at 1/3"
+    [control] = matched_controls(comparison, comparison.find_arm("gsp", "1/3"))
+    assert control.name == "random late at 1/3"
 
 
 @pytest.mark.parametrize("change", ["card", "weights"])
@@ -370,7 +370,7 @@ def test_mcnemar_stands_beside_the_interval(clear, all_findings):
     seen = set()
     for found in [clear, *all_findings]:
         mask = found.comparison.headline
-        operands = [one for composed in found.composed for one in composed.against]
+        operands = [one for composed in found.compositions for one in composed.differences]
         for against in (found.controls, operands):
             expected = []
             for one in against:
@@ -397,21 +397,21 @@ def test_partial_credit_and_a_single_picture_have_no_mcnemar():
 
 
 def test_a_composition_is_set_against_its_operands(clear, all_findings):
-    [composed] = clear.composed
+    [composed] = clear.compositions
     assert (composed.arm.method, composed.intersects, composed.missing) == ("script", True, ())
-    assert [one.other for one in composed.against] == ["gsp", "qcsp"]
+    assert [one.other for one in composed.differences] == ["gsp", "qcsp"]
     assert composed.beats_each
     for found in all_findings:
-        for one in found.composed:
+        for one in found.compositions:
             mask = found.comparison.headline
-            for against in one.against:
+            for against in one.differences:
                 other = found.comparison.find_arm(against.other, one.arm.keep)
                 assert against.difference.value == pytest.approx(np.mean(one.arm.correct[mask] - other.correct[mask]))
 
 
 def test_an_operand_that_was_not_measured_is_missing():
     found = exact({("script", "method"): lambda n: True, ("gsp", "method"): lambda n: False})
-    [composed] = found.composed
+    [composed] = found.compositions
     assert composed.missing == ("qcsp",)
     assert not composed.beats_each
     [answer] = next(q for q in answer_questions([found]) if q.name == "compositions").answers
@@ -496,9 +496,9 @@ def test_an_order_is_compared_between_models(made, comparisons):
                 [rows] = rows_of(made, model=model, method=method, keep=one.keep)
                 own = [row.correct for row in rows if row.kind in kinds]
                 scores[-1].append(sum(own) / len(own))
-        assert one.found.tau == pytest.approx(kendalltau(*scores).statistic)
-        assert one.found.low <= one.found.tau + 1e-9
-        assert one.found.pairs == 3
+        assert one.transfer.tau == pytest.approx(kendalltau(*scores).statistic)
+        assert one.transfer.low <= one.transfer.tau + 1e-9
+        assert one.transfer.pairs == 3
 
 
 def pair(order, **changes):
@@ -523,10 +523,10 @@ TURNED = {"gsp": 0.3, "script": 0.6, "qcsp": 0.9}
 
 def test_models_agree_or_do_not():
     [alike] = order_transfers(pair({"m": CLEAR, "n": CLEAR}))
-    assert (alike.found.tau, alike.found.low, alike.found.high) == pytest.approx((1, 1, 1))
+    assert (alike.transfer.tau, alike.transfer.low, alike.transfer.high) == pytest.approx((1, 1, 1))
     [opposed] = order_transfers(pair({"m": CLEAR, "n": TURNED}))
-    assert (opposed.found.tau, opposed.found.low, opposed.found.high) == pytest.approx((-1, -1, -1))
-    assert (opposed.found.same, opposed.found.opposite) == (0, 3)
+    assert (opposed.transfer.tau, opposed.transfer.low, opposed.transfer.high) == pytest.approx((-1, -1, -1))
+    assert (opposed.transfer.same, opposed.transfer.opposite) == (0, 3)
 
 
 def test_samples_are_paired_by_their_names():
@@ -537,12 +537,12 @@ def test_samples_are_paired_by_their_names():
         kinds=straight[1].kinds[::-1],
         images=straight[1].images[::-1],
         arms=tuple(
-            replace(arm, cells=tuple(_ordered(cell, straight[1].samples[::-1]) for cell in arm.cells))
+            replace(arm, cells=tuple(_with_sample_order(cell, straight[1].samples[::-1]) for cell in arm.cells))
             for arm in straight[1].arms
         ),
     )
     [one], [other] = order_transfers(straight), order_transfers([straight[0], turned])
-    assert one.found == other.found
+    assert one.transfer == other.transfer
 
 
 def test_only_what_may_be_compared_is():
@@ -564,7 +564,7 @@ def test_whether_an_order_carries_over_is_asked_of_several_models_only(all_findi
     [line] = group.rows
     assert line.label == "3 methods"
     for one, cell in zip(order_transfers([found.comparison for found in all_findings]), line.cells, strict=True):
-        assert cell == f"{one.found.tau:.2f} [{one.found.low:.2f}, {one.found.high:.2f}]"
+        assert cell == f"{one.transfer.tau:.2f} [{one.transfer.low:.2f}, {one.transfer.high:.2f}]"
     assert "3 methods: script, gsp, qcsp." in table.notes
     assert to_latex(table).isascii()
 

@@ -15,7 +15,7 @@ from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.report import tasks, viewer, write_report
 from tokensieve.study.report.figures import style
-from tokensieve.study.report.figures.kept import frequency, middle
+from tokensieve.study.report.figures.kept import keep_frequency, middle_block
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes
@@ -185,12 +185,12 @@ def test_places_are_counted(comparison):
                 for token in row[-1]:
                     counts[token] += 1
         expected = np.array(counts).reshape(12, 12) / (len(arm.cells) * len(comparison.samples))
-        np.testing.assert_allclose(frequency(arm), expected)
-    assert frequency(comparison.unpruned) is None
+        np.testing.assert_allclose(keep_frequency(arm), expected)
+    assert keep_frequency(comparison.unpruned) is None
 
 
 def test_the_middle_is_where_most_can_be_compared(comparison):
-    block = middle(comparison)
+    block = middle_block(comparison)
     assert block.keep == "1/9"
     assert len(block.arms) == max(len(one.arms) for one in comparison.blocks)
 

@@ -154,7 +154,7 @@ def test_p_values_stand_beside_differences_to_best_controls_and_operands(all_fin
             assert ("control that came out best" in note) == table.name.startswith(("accuracy", "controls"))
     table = next(table for table in every if table.name.startswith("compositions"))
     [line] = lines(table)
-    operands = {one.arm.keep: one for composed in all_findings[0].composed for one in composed.against}
+    operands = {one.arm.keep: one for composed in all_findings[0].compositions for one in composed.differences}
     assert line.label == "script vs gsp"
     assert [cell.p for cell in line.cells[1::2]] == [
         operands[keep].difference.mcnemar_holm for keep in table.columns[::2]

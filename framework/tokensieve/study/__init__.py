@@ -1,1 +1,1 @@
-"""Studies: models x recipes x budgets x tasks x seeds, run cell by cell, and compared honestly."""
+"""Studies: models × recipes × budgets × tasks × seeds, run cell by cell, with statistics and reports."""

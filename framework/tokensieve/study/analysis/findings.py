@@ -1,8 +1,8 @@
-"""What a study found: the questions a report answers, each by paired differences with intervals. Draws nothing.
+"""The differences that a report is about, paired by sample, with intervals.
 
-Differences are shares of right answers, paired sample by sample over the headline, with intervals that resample whole
-pictures. A difference counts as shown (`better`, `worse`) if its p-value survives Holm's correction over all
-differences of the same question within a comparison; otherwise it is `open`.
+Differences are of the share of right answers, paired by sample over the headline. Intervals resample whole images. A
+difference is `better` or `worse` if its p-value survives Holm's correction over all differences for the same question
+within a comparison; otherwise it is `open`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tokensieve.study.analysis.structure import MethodStructure, method_structur
 
 @dataclass(frozen=True, eq=False)
 class MethodDifference:
-    """A method against something else at the same ledger.
+    """The difference of a method to something else with as many visual tokens.
 
     Attributes:
         arm: the method at a budget.
-        block: where it is ranked.
-        other: what it is measured against.
-        mixed: whether that is a mixture of budgets.
-        difference: the difference, the method's minus the other's.
+        block: the block in which the method is ranked.
+        other: the name of what it is compared with.
+        mixed: whether `other` is a mixture of two budgets.
+        difference: the method's score minus the other's.
         kind: the type of question, or none for the headline.
-        control: the control's role, where it is one.
+        control_role: the role of the control; empty if `other` is no control.
     """
 
     arm: Arm
@@ -41,42 +41,44 @@ class MethodDifference:
     mixed: bool
     difference: PairedDifference
     kind: str | None = None
-    control: str = ""
+    control_role: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class CompositionDifferences:
-    """A composition against its operands at one budget.
+    """The differences of a composition to its operands at one budget.
 
     Attributes:
         arm: the composition.
-        formula: how it is written.
-        intersects: whether it is an intersection of exactly its operands.
-        against: one for each operand that the study measured alone at the same ledger.
-        missing: operands of which there is no such arm.
+        formula: its formula.
+        intersects: whether it is an intersection of its operands.
+        differences: one for each operand that the study measured alone with as many visual tokens.
+        missing: the operands that were not measured so.
     """
 
     arm: Arm
     formula: str
     intersects: bool
-    against: tuple[MethodDifference, ...]
+    differences: tuple[MethodDifference, ...]
     missing: tuple[str, ...]
 
     @property
     def beats_each(self) -> bool:
-        """Say whether it is shown to be better than every operand, and all were measured."""
+        """Return whether all operands were measured, and the composition is better than each."""
         return (
-            bool(self.against) and not self.missing and all(one.difference.verdict == "better" for one in self.against)
+            bool(self.differences)
+            and not self.missing
+            and all(one.difference.verdict == "better" for one in self.differences)
         )
 
 
 @dataclass(frozen=True, eq=False)
 class InverseDifference:
-    """A method against its own inverse. It rings unless the method is shown to be better.
+    """The difference of a method to its own inverse.
 
     Attributes:
-        arm: the method.
-        inverse: its inverted score.
+        arm: the method at a budget.
+        inverse: the method with inverted scores.
         difference: the method's minus the inverse's.
     """
 
@@ -86,34 +88,34 @@ class InverseDifference:
 
     @property
     def not_shown_better(self) -> bool:
-        """Say whether the method is not shown to be better than its inverse."""
+        """Return whether the method is not shown to be better than its inverse."""
         return self.difference.verdict != "better"
 
     @property
     def inverse_no_worse(self) -> bool:
-        """Say whether the inverse does at least as well, not only perhaps."""
+        """Return whether the inverse has at least as many right answers."""
         return self.difference.value <= 0
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Everything a report says about one comparison.
+    """Everything that a report says about one comparison.
 
     Attributes:
-        comparison: about what.
-        controls: every method against the best control of its ledger, by block.
-        plain: every method against `uniform` and against `random`.
-        composed: every composition against its operands.
-        attention: methods that judge by attention, by type of question, against the best control.
-        inverses: every method against its inverse.
-        detectable: the smallest difference that this many samples show with a power of 80 %, or none.
-        structures: by method.
+        comparison: the comparison.
+        controls: the difference of every method to its best matched control.
+        plain: the differences of every method to `uniform` and to `random`.
+        compositions: the differences of every composition to its operands.
+        attention: the differences of methods that use attention to their best matched control, by type of question.
+        inverses: the difference of every method to its inverse.
+        detectable: the smallest difference that these samples detect with a power of 80 %, or none.
+        structures: the structure of each method, by name.
     """
 
     comparison: Comparison
     controls: tuple[MethodDifference, ...]
     plain: tuple[MethodDifference, ...]
-    composed: tuple[CompositionDifferences, ...]
+    compositions: tuple[CompositionDifferences, ...]
     attention: tuple[MethodDifference, ...]
     inverses: tuple[InverseDifference, ...]
     detectable: float | None
@@ -121,29 +123,29 @@ class Findings:
 
 
 def make_findings(comparison: Comparison, registry: Registry) -> Findings:
-    """Answer a report's questions about a comparison.
+    """Return the findings of a comparison.
 
     Args:
-        comparison: what was measured.
-        registry: where recipes' strategies are looked up, for what methods are made of. A recipe that it cannot read
-            has no structure, so no operands and no attention.
+        comparison: the comparison.
+        registry: where the strategies of recipes are looked up. A recipe that cannot be read has no structure, so
+            nothing is known of its operands and whether it uses attention.
     """
     structures = method_structures(comparison, registry)
     methods = [arm for arm in comparison.arms if arm.role == "method" and arm.keep is not None]
     return Findings(
         comparison=comparison,
-        controls=_over_best(comparison, methods),
-        plain=_over_plain(comparison, methods),
-        composed=_composed(comparison, methods, structures),
-        attention=_by_kind(comparison, methods, structures),
-        inverses=_inverses(comparison, methods),
+        controls=_best_control_differences(comparison, methods),
+        plain=_plain_differences(comparison, methods),
+        compositions=_compositions(comparison, methods, structures),
+        attention=_attention_differences(comparison, methods, structures),
+        inverses=_inverse_differences(comparison, methods),
         detectable=_detectable(comparison, methods),
         structures=structures,
     )
 
 
-def _over_best(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDifference, ...]:
-    # Methods with the same rivals are compared at once: their intervals hold together.
+def _best_control_differences(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDifference, ...]:
+    # Methods with the same controls are compared together, so that their intervals hold simultaneously.
     groups: dict[tuple[int, ...], tuple[list[Arm], list[MatchedControl]]] = {}
     for number, arm in enumerate(methods):
         others = matched_controls(comparison, arm)
@@ -160,55 +162,57 @@ def _over_best(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDi
             found += significance.best_control_differences(
                 np.array([arm.correct[mask] for arm in arms]), controls, clusters
             )
-    return _against(comparison, pairs, significance.holm_corrected_best(found))
+    return _method_differences(comparison, pairs, significance.holm_corrected_best(found))
 
 
-def _over_plain(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDifference, ...]:
+def _plain_differences(comparison: Comparison, methods: Sequence[Arm]) -> tuple[MethodDifference, ...]:
     pairs = [
-        (arm, rival)
+        (arm, control)
         for arm in methods
-        for rival in matched_controls(comparison, arm)
-        if rival.control in ("uniform", "random")
+        for control in matched_controls(comparison, arm)
+        if control.role in ("uniform", "random")
     ]
-    return _against(comparison, pairs, _paired(comparison, [(arm.correct, rival.correct) for arm, rival in pairs]))
+    return _method_differences(
+        comparison, pairs, _paired_differences(comparison, [(arm.correct, control.correct) for arm, control in pairs])
+    )
 
 
-def _by_kind(
+def _attention_differences(
     comparison: Comparison, methods: Sequence[Arm], structures: Mapping[str, MethodStructure]
 ) -> tuple[MethodDifference, ...]:
     judged = [arm for arm in methods if arm.method in structures and structures[arm.method].attention]
-    pairs = [(arm, rival) for arm in judged for rival in matched_controls(comparison, arm)[:1]]
-    scores = [(arm.correct, rival.correct) for arm, rival in pairs]
+    pairs = [(arm, control) for arm in judged for control in matched_controls(comparison, arm)[:1]]
+    scores = [(arm.correct, control.correct) for arm, control in pairs]
     kinds = comparison.headline_kinds
     found = significance.holm_corrected(
-        [one for kind in kinds for one in _paired(comparison, scores, comparison.of_kind(kind))]
+        [one for kind in kinds for one in _paired_differences(comparison, scores, comparison.of_kind(kind))]
     )
-    whole = _against(comparison, pairs * len(kinds), found)
+    whole = _method_differences(comparison, pairs * len(kinds), found)
     named = [kind for kind in kinds for _ in pairs]
     return tuple(replace(one, kind=kind) for one, kind in zip(whole, named, strict=True))
 
 
-def _against(
+def _method_differences(
     comparison: Comparison, pairs: Sequence[tuple[Arm, MatchedControl]], found: Sequence[PairedDifference]
 ) -> tuple[MethodDifference, ...]:
     return tuple(
-        MethodDifference(arm, comparison.block_of(arm), rival.name, rival.mixed, one, control=rival.control)
-        for (arm, rival), one in zip(pairs, found, strict=True)
+        MethodDifference(arm, comparison.block_of(arm), control.name, control.mixed, one, control_role=control.role)
+        for (arm, control), one in zip(pairs, found, strict=True)
     )
 
 
-def _paired(
-    comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]], where: Mask | None = None
+def _paired_differences(
+    comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]], mask: Mask | None = None
 ) -> list[PairedDifference]:
-    """Return the paired differences of many pairs, `[samples]` each, over the headline or where it is said."""
+    """Return the paired differences of many pairs, `[samples]` each, over the headline or another mask."""
     if not pairs:
         return []
-    mask = comparison.headline if where is None else where
+    mask = comparison.headline if mask is None else mask
     first, second = (np.array([pair[place][mask] for pair in pairs]) for place in (0, 1))
     return significance.paired_differences(first, second, comparison.clusters[mask])
 
 
-def _composed(
+def _compositions(
     comparison: Comparison, methods: Sequence[Arm], structures: Mapping[str, MethodStructure]
 ) -> tuple[CompositionDifferences, ...]:
     plans: list[tuple[Arm, list[Arm], list[str]]] = []
@@ -221,7 +225,7 @@ def _composed(
         gone = [name for name in structure.operands if name not in same]
         plans.append((arm, there, [*gone, *structure.unmatched]))
     pairs = [(arm, one) for arm, there, _ in plans for one in there]
-    found = _paired(comparison, [(arm.correct, one.correct) for arm, one in pairs])
+    found = _paired_differences(comparison, [(arm.correct, one.correct) for arm, one in pairs])
     flat = [
         MethodDifference(arm, comparison.block_of(arm), other.method, False, one)
         for (arm, other), one in zip(pairs, found, strict=True)
@@ -238,20 +242,20 @@ def _composed(
     )
 
 
-def _inverses(comparison: Comparison, methods: Sequence[Arm]) -> tuple[InverseDifference, ...]:
+def _inverse_differences(comparison: Comparison, methods: Sequence[Arm]) -> tuple[InverseDifference, ...]:
     inverses = {(arm.of, arm.keep): arm for arm in comparison.arms if arm.role == "inverted"}
     pairs = [(arm, inverses[arm.method, arm.keep]) for arm in methods if (arm.method, arm.keep) in inverses]
-    found = _paired(comparison, [(arm.correct, inverse.correct) for arm, inverse in pairs])
+    found = _paired_differences(comparison, [(arm.correct, inverse.correct) for arm, inverse in pairs])
     return tuple(InverseDifference(arm, inverse, one) for (arm, inverse), one in zip(pairs, found, strict=True))
 
 
 def _detectable(comparison: Comparison, methods: Sequence[Arm]) -> float | None:
-    """Return what is detectable between a typical method and its best control, the median over methods and budgets."""
+    """Return the median, over methods and budgets, of the smallest detectable difference to the best control."""
     mask, clusters = comparison.headline, comparison.clusters[comparison.headline]
     found = [
-        significance.detectable_difference(arm.correct[mask], rival.correct[mask], clusters)
+        significance.detectable_difference(arm.correct[mask], control.correct[mask], clusters)
         for arm in methods
-        for rival in matched_controls(comparison, arm)[:1]
+        for control in matched_controls(comparison, arm)[:1]
     ]
     known = [one for one in found if one is not None]
     return float(np.median(known)) if known else None

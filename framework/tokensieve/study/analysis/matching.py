@@ -1,4 +1,4 @@
-"""Controls with the same ledger as a method."""
+"""Controls with the same number of visual tokens as a method."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from tokensieve.study.analysis.measured import Floats
 
 @dataclass(frozen=True, eq=False)
 class MatchedControl:
-    """What a method is measured against: a control with the same ledger.
+    """A control with as many visual tokens per decoder layer as a method.
 
     Attributes:
-        name: the control's, with how it was mixed where it was.
-        control: the control's role.
-        correct: float64 `[samples]`.
+        name: the name of the control; of a mixture, the names of both budgets.
+        role: the role of the control.
+        correct: float64 `[samples]`, the metric.
         tokens: mean visual tokens per decoder layer.
-        mixed: whether it is a mixture of two budgets of a control, because none matched.
+        mixed: whether it is a mixture of two budgets, because no budget of the control matched.
     """
 
     name: str
-    control: str
+    role: str
     correct: Floats
     tokens: float
     mixed: bool
 
 
 def matched_controls(comparison: Comparison, arm: Arm) -> list[MatchedControl]:
-    """Return the controls with an arm's ledger, the best first.
+    """Return the controls with as many visual tokens per layer as an arm, the best first.
 
-    Where a control has no cell with as many visual tokens per layer, as for a recipe that cuts inside the decoder,
-    it is mixed: a share of the samples at its budget above and the others at its budget below, or unpruned, or
-    without any visual token, so that the mean agrees exactly. Every sample counts with both, in that proportion.
+    If no budget of a control matches, as for a recipe that cuts inside the decoder, the control is a mixture of its
+    nearest larger and smaller budget; these may also be all tokens and none. Each sample's score is the weighted mean
+    of both, with weights so that the mean number of tokens is the same.
 
     Args:
         comparison: where the arm is from.
-        arm: what to match.
+        arm: the method at a budget.
 
     Returns:
-        One rival for each control that was measured and whose budgets reach so far.
+        One for each control that was measured and has a budget or a mixture that matches.
     """
     found = []
     for role in CONTROL_ROLES:
         arms = [one for one in comparison.arms if one.role == role]
         near = [one for one in arms if abs(one.tokens - arm.tokens) <= BUDGET_TOLERANCE * max(one.tokens, arm.tokens)]
-        # One that cuts at the same places costs the same in every layer, not only in the mean.
+        # A control with the same shape has the same number of tokens in every layer, not only in the mean.
         near = [one for one in near if one.shape is not None and one.shape == arm.shape] or near
         if near:
             best = max(near, key=comparison.score)
             found.append(MatchedControl(best.label, role, best.correct, best.tokens, mixed=False))
         elif arms and (mixed := _mixture(comparison, role, arms, arm.tokens)) is not None:
             found.append(mixed)
-    return sorted(found, key=lambda rival: -float(rival.correct[comparison.headline].mean()))
+    return sorted(found, key=lambda control: -float(control.correct[comparison.headline].mean()))
 
 
 def _mixture(comparison: Comparison, role: str, arms: Sequence[Arm], tokens: float) -> MatchedControl | None:

@@ -1,4 +1,4 @@
-"""A finished cell's rows as columns."""
+"""The rows of a finished cell as columns."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class KeptIds(Sequence[tuple[tuple[int, ...], ...]]):
-    """By row, by stage, the ids that stayed. All of a study's are in memory, so an id takes four bytes.
+    """The ids of kept tokens, by row and stage. An id takes four bytes, because all cells of a study are in memory.
 
     Attributes:
-        ids: int32, those of all rows' stages, one after another.
-        stages: int64 `[stages]`, where in `ids` each stage of any row ends.
-        rows: int64 `[rows]`, where in `stages` each row ends.
+        ids: int32, the ids of all stages of all rows, one after another.
+        stages: int64 `[stages]`, the end of each stage in `ids`.
+        rows: int64 `[rows]`, the end of each row in `stages`.
     """
 
     ids: NDArray[np.int32]
@@ -37,7 +37,7 @@ class KeptIds(Sequence[tuple[tuple[int, ...], ...]]):
 
     @classmethod
     def of(cls, kept: Sequence[tuple[tuple[int, ...], ...]]) -> KeptIds:
-        """Take what each row kept."""
+        """Return the ids of rows, given by row and stage."""
         stages = [stage for row in kept for stage in row]
         return cls(
             np.fromiter(itertools.chain.from_iterable(stages), dtype=np.int32),
@@ -46,49 +46,49 @@ class KeptIds(Sequence[tuple[tuple[int, ...], ...]]):
         )
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return len(self.rows)
 
     @overload
-    def __getitem__(self, place: int) -> tuple[tuple[int, ...], ...]: ...
+    def __getitem__(self, index: int) -> tuple[tuple[int, ...], ...]: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[tuple[tuple[int, ...], ...]]: ...
-    def __getitem__(self, place: int | slice) -> tuple[tuple[int, ...], ...] | Sequence[tuple[tuple[int, ...], ...]]:
-        """Return what a row kept, by stage."""
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        row = range(len(self))[place]
+    def __getitem__(self, index: slice) -> Sequence[tuple[tuple[int, ...], ...]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[tuple[int, ...], ...] | Sequence[tuple[tuple[int, ...], ...]]:
+        """Return the ids of a row, by stage."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
         return tuple(
-            tuple(self.ids[_start_of(self.stages, stage) : self.stages[stage]].tolist())
-            for stage in range(_start_of(self.rows, row), int(self.rows[row]))
+            tuple(self.ids[_start(self.stages, stage) : self.stages[stage]].tolist())
+            for stage in range(_start(self.rows, row), int(self.rows[row]))
         )
 
-    def taken(self, order: Integers) -> KeptIds:
-        """Return it with its rows in an order."""
+    def reorder(self, order: Integers) -> KeptIds:
+        """Return the ids with the rows in another order."""
         return KeptIds.of([self[int(number)] for number in order])
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCell:
-    """A finished cell's rows as columns, in the rows' order.
+    """The rows of a finished cell as columns.
 
     Attributes:
-        cell: which.
-        samples: ids.
-        kinds: types of question.
-        images: pictures' names.
-        answers: what was answered.
-        correct: float64 `[rows]`.
-        grades: by name, float64 `[rows]`, what the task gave; the metric is `correct`.
+        cell: the cell.
+        samples: the ids of samples.
+        kinds: the types of question.
+        images: the names of images.
+        answers: the answers of the model.
+        correct: float64 `[rows]`, the task's metric.
+        grades: float64 `[rows]` by name, all grades of the task.
         tokens: float64 `[rows]`, mean visual tokens per decoder layer.
         visual: int64 `[rows]`, visual tokens of the prompt.
-        flops: float64 `[rows]`, counted: language model and, where the recipe prunes it, tower.
-        ms: float64 `[rows]`, measured.
-        selection_ms: float64 `[rows]`, the part of it spent selecting.
-        recall: float64 `[rows]`, NaN where it is not known.
-        batches: the sizes of batches that were measured.
-        kept: by row, by stage, the ids that stayed.
-        shares: by row, by stage, by operand.
+        flops: float64 `[rows]`, counted FLOPs of the language model, and of the vision encoder if the recipe prunes it.
+        ms: float64 `[rows]`, measured milliseconds of the prefill.
+        selection_ms: float64 `[rows]`, the part of `ms` for selection.
+        recall: float64 `[rows]`, recall of needed tokens, NaN if it is not known.
+        batches: the sizes of batches.
+        kept: the ids of kept tokens, by row and stage.
+        shares: by row, stage and operand, the share of kept tokens that the operand alone would have kept, too.
     """
 
     cell: Cell
@@ -110,10 +110,10 @@ class MeasuredCell:
 
     @classmethod
     def of(cls, cell: Cell, rows: Sequence[Row]) -> MeasuredCell:
-        """Turn rows into columns.
+        """Return rows as columns.
 
         Raises:
-            StudyError: if there is no row, or a sample has two.
+            StudyError: if there are no rows, or a sample has two rows.
         """
         twice = [name for name, count in Counter(row.sample for row in rows).items() if count > 1]
         if not rows or twice:
@@ -125,7 +125,7 @@ class MeasuredCell:
 
         return cls(
             cell=cell,
-            # Cells repeat each other's names and answers: each is in memory once.
+            # Many cells have the same names and answers, so each text is kept in memory once.
             samples=tuple(intern(row.sample) for row in rows),
             kinds=tuple(intern(row.kind) for row in rows),
             images=tuple(intern(row.image) for row in rows),
@@ -144,5 +144,5 @@ class MeasuredCell:
         )
 
 
-def _start_of(ends: Integers, place: int) -> int:
-    return int(ends[place - 1]) if place else 0
+def _start(ends: Integers, index: int) -> int:
+    return int(ends[index - 1]) if index else 0

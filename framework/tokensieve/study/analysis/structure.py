@@ -1,4 +1,4 @@
-"""What methods are made of: formulas, operands, and whether they judge by attention."""
+"""The structure of methods: formulas, operands, and whether they use attention."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ATTENTION = frozenset(
         Evidence.DECODER_CONTENT,
     }
 )
-"""Evidence that is somebody's attention."""
+"""Evidence that is made of attention weights."""
 
 
 @dataclass(frozen=True)
 class MethodStructure:
-    """What a method is made of, as far as plugins at hand can say.
+    """The structure of a method.
 
     Attributes:
-        formula: its first stage's.
-        attention: whether it judges by attention.
-        operands: names of the study's methods that are its operands, alone at the same site.
-        unmatched: operands that no method of the study is.
+        formula: the formula of its first stage.
+        attention: whether any stage uses attention.
+        operands: the names of methods of the study that have one operand alone, at the same site.
+        unmatched: the operands that no method of the study has alone.
         intersects: whether it is an intersection.
     """
 
@@ -47,12 +47,12 @@ class MethodStructure:
 
 
 def method_structures(comparison: Comparison, registry: Registry) -> dict[str, MethodStructure]:
-    """Return what each method is made of, where the registry can read its recipe."""
+    """Return the structure of each method whose recipe can be read."""
     recipes: dict[str, Recipe] = {}
     for arm in comparison.arms:
         recipe = arm.cells[0].cell.recipe
         if arm.role == "method" and recipe is not None and arm.method not in recipes:
-            read = _read(recipe, registry)
+            read = _read_recipe(recipe, registry)
             if read is not None:
                 recipes[arm.method] = read
     alone = {
@@ -63,12 +63,12 @@ def method_structures(comparison: Comparison, registry: Registry) -> dict[str, M
     return {name: _structure_of(name, recipe, alone) for name, recipe in recipes.items()}
 
 
-def _read(recipe: Mapping[str, Any], registry: Registry) -> Recipe | None:
+def _read_recipe(recipe: Mapping[str, Any], registry: Registry) -> Recipe | None:
     try:
         # YAML reads JSON.
         return Recipe.loads(json.dumps(recipe), registry, str(recipe.get("name", "recipe")))
     except TokensieveError:
-        # A plugin that is not installed here, or has changed since: its numbers stand, its structure is not known.
+        # A plugin is not installed or has changed: the numbers are valid, but the structure is not known.
         return None
 
 
@@ -77,16 +77,16 @@ def _structure_of(name: str, recipe: Recipe, alone: Mapping[tuple[str, Any], str
     leaves = first.select.strategies() if first.select.parts and not others else ()
     known = {leaf: alone.get((str(first.at), leaf)) for leaf in leaves}
     return MethodStructure(
-        formula=_spelled(recipe, first.select),
+        formula=_formula_with_names(recipe, first.select),
         attention=any(stage.needs & ATTENTION for stage in recipe.stages),
         operands=tuple(method for method in known.values() if method is not None and method != name),
-        unmatched=tuple(_spelled(recipe, leaf) for leaf, method in known.items() if method is None),
+        unmatched=tuple(_formula_with_names(recipe, leaf) for leaf, method in known.items() if method is None),
         intersects=isinstance(first.select, Intersection),
     )
 
 
-def _spelled(recipe: Recipe, expression: Expression) -> str:
-    """Return a formula in the strategies' own names, or in the recipe's where two strategies share one."""
+def _formula_with_names(recipe: Recipe, expression: Expression) -> str:
+    """Return a formula with the strategies' own names, or with the recipe's names if two strategies have the same."""
     names = [leaf.name for leaf in recipe.names() if isinstance(leaf, Strategy)]
     if len(set(names)) < len(recipe.names()):
         return recipe.formula(expression)

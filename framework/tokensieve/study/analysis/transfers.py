@@ -1,4 +1,4 @@
-"""How far the order of methods carries over from model to model."""
+"""The agreement of two models on the order of methods."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from tokensieve.study.statistics import Transfer
 
 @dataclass(frozen=True, eq=False)
 class OrderTransfer:
-    """How far two models order methods alike, on one task at one budget.
+    """The agreement of two models on the order of methods, on one task at one budget.
 
     Attributes:
-        first: a model on the task.
-        second: another model on it.
+        first: the comparison of the first model.
+        second: the comparison of the second model on the same task.
         keep: the budget.
-        methods: those that both rank.
-        found: how far they agree.
+        methods: the methods that are ranked on both models.
+        transfer: the agreement.
     """
 
     first: Comparison
     second: Comparison
     keep: str
     methods: tuple[str, ...]
-    found: Transfer
+    transfer: Transfer
 
 
 def order_transfers(comparisons: Sequence[Comparison]) -> tuple[OrderTransfer, ...]:
-    """Say how far the order of methods carries over from model to model, by task and budget.
+    """Return how well every two models agree on the order of methods, by task and budget.
 
-    Methods are ranked where their ledgers agree on either model, by the questions that count in both headlines.
-    Controls are no methods.
+    Methods are ranked within the blocks of each model, by the questions that are in both headlines. Controls are left
+    out.
     """
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in comparisons:
         groups.setdefault((comparison.task, comparison.card_hash), []).append(comparison)
     return tuple(
-        carried
+        one
         for group in groups.values()
         for first, second in combinations(group, 2)
-        for carried in _transfers(first, second)
+        for one in _pair_transfers(first, second)
     )
 
 
-def _transfers(first: Comparison, second: Comparison) -> Iterator[OrderTransfer]:
-    # A model may have been asked fewer samples, or in another order.
+def _pair_transfers(first: Comparison, second: Comparison) -> Iterator[OrderTransfer]:
+    # The models may have been asked different samples, or in another order.
     place = {name: number for number, name in enumerate(second.samples)}
     both = [(number, place[name]) for number, name in enumerate(first.samples) if name in place]
     both = [(one, other) for one, other in both if first.headline[one] and second.headline[other]]

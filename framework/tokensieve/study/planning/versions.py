@@ -20,7 +20,11 @@ _COUNTED_FILES = (
 
 
 def code_hash(kinds: Iterable[type]) -> str:
-    """Return sixteen hex digits of the hash of the code that decides rows: of the framework and of `kinds`' packages."""
+    """Return sixteen hex digits of the hash of the code that decides rows.
+
+    Args:
+        kinds: classes; the code of their packages counts as well as the framework's.
+    """
     packages = {kind.__module__.partition(".")[0] for kind in kinds} | {"tokensieve"}
     total = hashlib.sha256()
     for package in sorted(packages):

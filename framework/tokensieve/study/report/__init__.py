@@ -1,4 +1,4 @@
-"""Reports: one page that answers a study's questions, works offline, and says how sure it is."""
+"""Reports of studies: one page that works offline, with findings, figures, tables and a viewer."""
 
 from tokensieve.study.report.writing import SAMPLES as SAMPLES
 from tokensieve.study.report.writing import WrittenReport as WrittenReport

@@ -1,4 +1,4 @@
-"""The findings as sentences and tables: what a reader asks first, answered first."""
+"""The questions of a report, answered in sentences."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tokensieve.study.report.tables.values import Table, method_label, points_te
 
 @dataclass(frozen=True)
 class Answer:
-    """What one comparison says to a question.
+    """The answer of one comparison to a question.
 
     Attributes:
-        title: of the comparison.
+        title: the title of the comparison.
         text: the answer in a sentence.
-        points: what it is made of, one a method: its name, and what is shown of it.
-        alarm: whether a reader must not miss it.
+        points: details, one for each method: its name, and what is shown about it.
+        alarm: whether the answer is highlighted.
     """
 
     title: str
@@ -42,10 +42,10 @@ class Question:
     """A question with the answers of all comparisons.
 
     Attributes:
-        name: for links.
+        name: the name for links.
         text: the question.
-        answers: one a comparison.
-        tables: the numbers behind them.
+        answers: one for each comparison.
+        tables: the numbers behind the answers.
     """
 
     name: str
@@ -55,32 +55,32 @@ class Question:
 
 
 def answer_questions(all_findings: Sequence[Findings]) -> list[Question]:
-    """Answer every question for every comparison, and of several models whether an order carries over."""
-    asked: tuple[tuple[str, str, Callable[[Findings], Answer], Callable[[Findings], Table | None]], ...] = (
+    """Return all questions with their answers.
+
+    With several models, one of them is whether the order of methods carries over.
+    """
+    specs: tuple[tuple[str, str, Callable[[Findings], Answer], Callable[[Findings], Table | None]], ...] = (
         ("best-control", "Does any method beat the best control?", _best_control, control_table),
         ("plain", "Does any method beat both uniform and random?", _plain, plain_table),
         ("compositions", "Does a composition beat each of its operands?", _compositions, composition_table),
         ("attention", "Where do methods that judge by attention fall behind?", _attention, attention_table),
-        ("inverses", "Do scores point the right way?", _alarms, inverse_table),
+        ("inverses", "Do scores point the right way?", _inverses, inverse_table),
         ("order", "How sure is the order?", _order, rank_table),
         ("certainty", "What can this study show at all?", _certainty, lambda _: None),
     )
-    made = [
+    questions = [
         Question(
             name,
             text,
             tuple(answer(findings) for findings in all_findings),
-            tuple(table for findings in all_findings if (table := make(findings)) is not None),
+            tuple(table for findings in all_findings if (table := make_table(findings)) is not None),
         )
-        for name, text, answer, make in asked
+        for name, text, answer, make_table in specs
     ]
-    carried = order_transfers([findings.comparison for findings in all_findings])
-    if carried:
-        made.insert(-1, _transfer(carried))
-    return made
-
-
-# ----------------------------------------------------------------------------------------------------------- answers
+    transfers = order_transfers([findings.comparison for findings in all_findings])
+    if transfers:
+        questions.insert(-1, _transfer(transfers))
+    return questions
 
 
 def _best_control(findings: Findings) -> Answer:
@@ -88,15 +88,15 @@ def _best_control(findings: Findings) -> Answer:
     if not findings.controls:
         return Answer(comparison.title, "No method can be compared: no control was measured at any of their budgets.")
     points = []
-    for method, ours in _by_method(findings.controls):
+    for method, own in _by_method(findings.controls):
         parts = []
         for verdict in ("better", "worse"):
-            shown = [one for one in ours if one.difference.verdict == verdict]
+            shown = [one for one in own if one.difference.verdict == verdict]
             if shown:
                 far = max(shown, key=lambda one: abs(one.difference.value))
-                where = _listed([one.arm.keep for one in shown], len(ours))
+                where = _budget_list([one.arm.keep for one in shown], len(own))
                 parts.append(f"{verdict} at {where}, most at {far.arm.keep}: {points_text(far.difference)} points")
-        points.append((method, "; ".join(parts) or f"not shown to differ at any of {_budgets(len(ours))}"))
+        points.append((method, "; ".join(parts) or f"not shown to differ at any of {_budget_count(len(own))}"))
     best = [
         f"{names[0].method} at {block.keep} ({_percent(comparison, names[0])})"
         for block in comparison.blocks
@@ -104,7 +104,7 @@ def _best_control(findings: Findings) -> Answer:
     ]
     if best:
         points.append(("best controls", ", ".join(best)))
-    won, lost = _somewhere(findings.controls, "better"), _somewhere(findings.controls, "worse")
+    won, lost = _methods_with_verdict(findings.controls, "better"), _methods_with_verdict(findings.controls, "worse")
     total = len(_by_method(findings.controls))
     text = f"Yes: {len(won)} of {total} methods somewhere" if won else "None is shown to"
     text += f"; {len(lost)} of {total} somewhere worse." if lost else "."
@@ -113,19 +113,19 @@ def _best_control(findings: Findings) -> Answer:
 
 def _plain(findings: Findings) -> Answer:
     title = findings.comparison.title
-    both = _both(findings)
+    both = _against_both(findings)
     if not both:
         return Answer(title, "Nothing to compare: uniform and random were not both measured at any method's ledger.")
     points = []
     methods = list(dict.fromkeys(arm.method for arm, _ in both))
     beating = []
     for method in methods:
-        ours = [(arm, ones) for arm, ones in both if arm.method == method]
-        won = [arm.keep for arm, ones in ours if all(one.verdict == "better" for one in ones)]
-        lost = [arm.keep for arm, ones in ours if any(one.verdict == "worse" for one in ones)]
-        parts = [f"beats both at {_listed(won, len(ours))}"] if won else []
-        parts += [f"worse than one of them at {_listed(lost, len(ours))}"] if lost else []
-        points.append((method, "; ".join(parts) or f"not shown to beat both at any of {_budgets(len(ours))}"))
+        own = [(arm, ones) for arm, ones in both if arm.method == method]
+        won = [arm.keep for arm, ones in own if all(one.verdict == "better" for one in ones)]
+        lost = [arm.keep for arm, ones in own if any(one.verdict == "worse" for one in ones)]
+        parts = [f"beats both at {_budget_list(won, len(own))}"] if won else []
+        parts += [f"worse than one of them at {_budget_list(lost, len(own))}"] if lost else []
+        points.append((method, "; ".join(parts) or f"not shown to beat both at any of {_budget_count(len(own))}"))
         beating += [method] if won else []
     text = (
         f"Yes: {len(beating)} of {len(methods)} methods somewhere." if beating else "None is shown to, at any budget."
@@ -135,23 +135,23 @@ def _plain(findings: Findings) -> Answer:
 
 def _compositions(findings: Findings) -> Answer:
     title = findings.comparison.title
-    if not findings.composed:
+    if not findings.compositions:
         unknown = [name for name in findings.comparison.methods if name not in findings.structures]
         why = f" ({', '.join(unknown)}: what they are made of is not known here)" if unknown else ""
         return Answer(title, f"The study has no composition whose operands can be told{why}.")
     points = []
     beating = 0
-    for method in dict.fromkeys(one.arm.method for one in findings.composed):
-        ours = [one for one in findings.composed if one.arm.method == method]
-        won = [one.arm.keep for one in ours if one.beats_each]
+    for method in dict.fromkeys(one.arm.method for one in findings.compositions):
+        own = [one for one in findings.compositions if one.arm.method == method]
+        won = [one.arm.keep for one in own if one.beats_each]
         beating += bool(won)
-        parts = [f"beats each operand at {_listed(won, len(ours))}"]
-        for operand in dict.fromkeys(one.other for each in ours for one in each.against):
-            difference = [one.difference for each in ours for one in each.against if one.other == operand]
-            parts.append(f"against {operand} {_counted(difference)}")
-        missing = sorted({name for one in ours for name in one.missing})
+        parts = [f"beats each operand at {_budget_list(won, len(own))}"]
+        for operand in dict.fromkeys(one.other for each in own for one in each.differences):
+            difference = [one.difference for each in own for one in each.differences if one.other == operand]
+            parts.append(f"against {operand} {_verdict_counts(difference)}")
+        missing = sorted({name for one in own for name in one.missing})
         parts += [f"{', '.join(missing)} was not measured alone at the same ledger"] if missing else []
-        points.append((method_label(method, ours[0].formula), "; ".join(parts)))
+        points.append((method_label(method, own[0].formula), "; ".join(parts)))
     text = f"Yes: {beating} of {len(points)} somewhere." if beating else "None is shown to, at any budget."
     return Answer(title, text, tuple(points))
 
@@ -166,31 +166,31 @@ def _attention(findings: Findings) -> Answer:
     for method in judged:
         whole = [one for one in findings.controls if one.arm.method == method]
         lost = [one.arm.keep for one in whole if one.difference.verdict == "worse"]
-        ours = [one for one in findings.attention if one.arm.method == method and one.difference.verdict == "worse"]
-        kinds = dict.fromkeys(one.kind for one in ours if one.kind)
-        each = [f"{kind} ({', '.join(str(one.arm.keep) for one in ours if one.kind == kind)})" for kind in kinds]
+        own = [one for one in findings.attention if one.arm.method == method and one.difference.verdict == "worse"]
+        kinds = dict.fromkeys(one.kind for one in own if one.kind)
+        each = [f"{kind} ({', '.join(str(one.arm.keep) for one in own if one.kind == kind)})" for kind in kinds]
         by_kind = f"; by type of question: {', '.join(each)}" if each else ""
-        points.append((method, f"behind the best control at {_listed(lost, len(whole))}{by_kind}"))
+        points.append((method, f"behind the best control at {_budget_list(lost, len(whole))}{by_kind}"))
         behind += bool(lost or kinds)
     text = f"{behind} of {len(judged)} such methods somewhere." if behind else "Nowhere that this study can show."
     return Answer(title, text, tuple(points))
 
 
-def _alarms(findings: Findings) -> Answer:
+def _inverses(findings: Findings) -> Answer:
     title = findings.comparison.title
     if not findings.inverses:
         return Answer(title, "No inverted score was measured.")
-    ringing = [one for one in findings.inverses if one.not_shown_better]
-    if not ringing:
+    not_better = [one for one in findings.inverses if one.not_shown_better]
+    if not not_better:
         return Answer(title, "Every method is shown to be better than its own inverse, at every budget measured.")
     points = []
-    for method in dict.fromkeys(one.arm.method for one in ringing):
-        loud = [str(one.arm.keep) for one in ringing if one.arm.method == method and one.inverse_no_worse]
-        quiet = [str(one.arm.keep) for one in ringing if one.arm.method == method and not one.inverse_no_worse]
-        parts = [f"its inverse does no worse at {', '.join(loud)}"] if loud else []
-        parts += [f"not shown to be better than its inverse at {', '.join(quiet)}"] if quiet else []
+    for method in dict.fromkeys(one.arm.method for one in not_better):
+        no_worse = [str(one.arm.keep) for one in not_better if one.arm.method == method and one.inverse_no_worse]
+        unclear = [str(one.arm.keep) for one in not_better if one.arm.method == method and not one.inverse_no_worse]
+        parts = [f"its inverse does no worse at {', '.join(no_worse)}"] if no_worse else []
+        parts += [f"not shown to be better than its inverse at {', '.join(unclear)}"] if unclear else []
         points.append((method, "; ".join(parts)))
-    alarm = any(one.inverse_no_worse for one in ringing)
+    alarm = any(one.inverse_no_worse for one in not_better)
     text = "Alarm: an inverted score does no worse." if alarm else "Not every method is shown to beat its inverse."
     return Answer(title, text, tuple(points), alarm)
 
@@ -217,16 +217,16 @@ def _transfer(carried: Sequence[OrderTransfer]) -> Question:
     return Question(
         "transfer",
         "Does the order of methods carry over to another model?",
-        tuple(Answer(title, _agreeing(found)) for title, found in pairs.items()),
+        tuple(Answer(title, _agreement(found)) for title, found in pairs.items()),
         tuple(transfer_table(found) for found in tasks.values()),
     )
 
 
-def _agreeing(found: Sequence[OrderTransfer]) -> str:
-    taus = [two_digits(tau) for tau in sorted(one.found.tau for one in found if one.found.tau is not None)]
-    same, opposite = sum(one.found.same for one in found), sum(one.found.opposite for one in found)
+def _agreement(found: Sequence[OrderTransfer]) -> str:
+    taus = [two_digits(tau) for tau in sorted(one.transfer.tau for one in found if one.transfer.tau is not None)]
+    same, opposite = sum(one.transfer.same for one in found), sum(one.transfer.opposite for one in found)
     text = f"τ is {' to '.join(dict.fromkeys([taus[0], taus[-1]]))}" if taus else "τ is not known"
-    text += f". Of {sum(one.found.pairs for one in found)} pairs of methods (over all budgets), both models tell "
+    text += f". Of {sum(one.transfer.pairs for one in found)} pairs of methods (over all budgets), both models tell "
     if not same + opposite:
         return f"{text}none apart."
     how = f"{opposite} of these are turned around" if opposite else "all of these are in the same order"
@@ -244,8 +244,8 @@ def _certainty(findings: Findings) -> Answer:
         text += " No difference could be detected between methods that disagree this little."
     else:
         text += (
-            f" A single comparison finds a true difference of {100 * findings.detectable:.1f} points in four of five such "
-            "studies; smaller ones are mostly missed."
+            f" A single comparison finds a true difference of {100 * findings.detectable:.1f} points in four of five "
+            "such studies; smaller ones are mostly missed."
         )
     for kind, (right, count) in comparison.left_out.items():
         text += (
@@ -258,7 +258,7 @@ def _certainty(findings: Findings) -> Answer:
     return Answer(comparison.title, text)
 
 
-def _both(findings: Findings) -> list[tuple[Arm, list[PairedDifference]]]:
+def _against_both(findings: Findings) -> list[tuple[Arm, list[PairedDifference]]]:
     by: dict[int, tuple[Arm, list[PairedDifference]]] = {}
     for one in findings.plain:
         by.setdefault(id(one.arm), (one.arm, []))[1].append(one.difference)
@@ -270,15 +270,15 @@ def _by_method(found: Sequence[MethodDifference]) -> list[tuple[str, list[Method
     return [(method, [one for one in found if one.arm.method == method]) for method in methods]
 
 
-def _somewhere(found: Sequence[MethodDifference], verdict: str) -> set[str]:
+def _methods_with_verdict(found: Sequence[MethodDifference], verdict: str) -> set[str]:
     return {one.arm.method for one in found if one.difference.verdict == verdict}
 
 
-def _budgets(count: int) -> str:
+def _budget_count(count: int) -> str:
     return "1 budget" if count == 1 else f"{count} budgets"
 
 
-def _counted(found: Sequence[PairedDifference]) -> str:
+def _verdict_counts(found: Sequence[PairedDifference]) -> str:
     better = sum(one.verdict == "better" for one in found)
     worse = sum(one.verdict == "worse" for one in found)
     parts = [f"better at {better}" if better else "", f"worse at {worse}" if worse else ""]
@@ -287,9 +287,9 @@ def _counted(found: Sequence[PairedDifference]) -> str:
     return ", ".join(part for part in parts if part) + f" of {len(found)}"
 
 
-def _listed(keeps: Sequence[str | None], total: int) -> str:
+def _budget_list(keeps: Sequence[str | None], total: int) -> str:
     if not keeps:
-        return f"none of {_budgets(total)}"
+        return f"none of {_budget_count(total)}"
     if len(keeps) == total:
         return "every budget" if total > 1 else f"{keeps[0]}"
     return f"{', '.join(map(str, keeps))} ({len(keeps)} of {total} budgets)"

@@ -1,4 +1,4 @@
-"""Where numbers come from, and what is missing among them."""
+"""The origin of the numbers of a report, and missing results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tokensieve.study.rows import Cell
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of words.
+    """A table of texts.
 
     Attributes:
-        title: above it.
-        columns: headings.
+        title: the text above the table.
+        columns: the headings.
         rows: its rows.
     """
 
@@ -31,12 +31,12 @@ class TextTable:
 
 @dataclass(frozen=True)
 class MissingResult:
-    """What there is no number for.
+    """A missing result.
 
     Attributes:
-        model: of which model.
+        model: the name of the model.
         what: the method or control.
-        keeps: at which budgets.
+        keeps: the budgets.
         reason: why: it failed, does not apply, or has nothing to be compared with.
     """
 
@@ -47,7 +47,7 @@ class MissingResult:
 
 
 def missing_results(results: Results, comparisons: Sequence[Comparison]) -> list[MissingResult]:
-    """List failures, controls that do not apply, and cells that were not compared, the same reasons joined."""
+    """Return failures, controls that do not apply, and cells that are not compared; equal reasons are joined."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for failure in results.failures():
         cell = failure.cell
@@ -66,7 +66,7 @@ def missing_results(results: Results, comparisons: Sequence[Comparison]) -> list
 
 
 def provenance(all_findings: Sequence[Findings]) -> list[TextTable]:
-    """List models, tasks, methods and versions, each with its hash."""
+    """Return tables of models, tasks, recipes, versions and notes, with hashes."""
     cells = [cell.cell for findings in all_findings for arm in findings.comparison.arms for cell in arm.cells]
     models = _unique((cell.model, cell.model_hash, cell.adapter) for cell in cells)
     tasks = _unique(
@@ -96,35 +96,35 @@ def provenance(all_findings: Sequence[Findings]) -> list[TextTable]:
 
 
 def task_cards(all_findings: Sequence[Findings]) -> list[tuple[str, str]]:
-    """Return every card once: its name with its hash, and its content as JSON."""
+    """Return every card once: the name of the task with the hash, and the card as JSON."""
     seen = {one.card_hash: one for one in (findings.comparison for findings in all_findings)}
     return [(f"{one.task} ({name})", json.dumps(one.card, indent=1, ensure_ascii=False)) for name, one in seen.items()]
 
 
 def comparability_warnings(all_findings: Sequence[Findings]) -> list[str]:
-    """Say what makes numbers of this study hard to compare."""
-    said = []
+    """Return warnings about numbers that are hard to compare."""
+    messages = []
     by_task: dict[str, set[str]] = {}
     for findings in all_findings:
         comparison = findings.comparison
         by_task.setdefault(comparison.task, set()).add(comparison.card_hash)
-        # A plugin's method hashes the plugin's code as well, so only libraries tell runs apart.
+        # The hash of the code depends on the plugins of a method, so only versions of libraries are compared.
         libraries = {
             str(sorted((name, value) for name, value in cell.cell.versions.items() if name != "code"))
             for arm in comparison.arms
             for cell in arm.cells
         }
         if len(libraries) > 1:
-            said.append(f"{comparison.title}: cells were made by different versions of libraries; see Provenance.")
+            messages.append(f"{comparison.title}: cells were made by different versions of libraries; see Provenance.")
         if comparison.unpruned is None:
-            said.append(f"{comparison.title}: the unpruned model was not measured, so nothing is relative to it.")
+            messages.append(f"{comparison.title}: the unpruned model was not measured, so nothing is relative to it.")
     for task, hashes in by_task.items():
         if len(hashes) > 1:
-            said.append(
+            messages.append(
                 f"{task} was run under {len(hashes)} cards ({', '.join(sorted(hashes))}): their numbers are in no "
                 "table together."
             )
-    return said
+    return messages
 
 
 def _what(cell: Cell) -> str:
@@ -133,7 +133,7 @@ def _what(cell: Cell) -> str:
 
 
 def _notes(cells: Sequence[Cell]) -> tuple[tuple[str, ...], ...]:
-    """List notes with the methods that have them; those that differ in numbers only are one."""
+    """Return notes with the methods that have them; notes that differ only in numbers are joined."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for cell in cells:
         for note in cell.notes:

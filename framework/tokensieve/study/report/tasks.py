@@ -1,4 +1,4 @@
-"""The tasks that a report is about, made again: for their measures, their questions and their pictures."""
+"""The tasks of a report, built again for their measures, questions and images."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ CHANGED = "the task is not what it was at the run."
 def rebuild_tasks(
     comparisons: Sequence[Comparison], registry: Registry, study: str = ""
 ) -> tuple[dict[str, Task], list[str]]:
-    """Make the tasks of comparisons again: as the study asks for them, or from their cards where it does not.
+    """Return the tasks of comparisons: from the entries of the study, or from their cards.
 
     Nothing is read, so a task may be asked for what needs no files, such as its measures. Its files may be others than
     at the run, or gone: see `unchanged`.
 
     Args:
-        comparisons: whose.
+        comparisons: the comparisons.
         registry: where tasks are looked up.
-        study: the study as YAML. It says where files are; a card does not.
+        study: the study as YAML. Its entries have the paths of files; cards do not.
 
     Returns:
-        Tasks by the card's hash, and why some could not be made.
+        The tasks by the hash of their cards, and why others could not be built.
 
     Raises:
-        RecipeError: if the study is no YAML.
+        RecipeError: if the study is not valid YAML.
     """
-    asked = _asked(study)
+    asked = _entries_by_name(study)
     found: dict[str, Task] = {}
     problems = []
     for comparison in _by_card(comparisons):
         said, card = f"The pictures and measures of {comparison.task} are not shown: ", comparison.card
         try:
-            task = (asked.get(comparison.task) or _on_card(comparison, registry)).build(registry)
+            task = (asked.get(comparison.task) or _entry_from_card(comparison, registry)).build(registry)
         except (TokensieveError, ValueError) as error:
             problems.append(f"{said}{error}")
             continue
@@ -53,14 +53,14 @@ def rebuild_tasks(
 
 
 def unchanged_tasks(comparisons: Sequence[Comparison], tasks: Mapping[str, Task]) -> tuple[dict[str, Task], list[str]]:
-    """Return the tasks whose cards are what they were at the run: their questions and pictures are the same.
+    """Return the tasks whose cards are the same as at the run, so that their questions and images are the same.
 
     Args:
-        comparisons: what was run.
-        tasks: by the card's hash.
+        comparisons: the comparisons.
+        tasks: the tasks by the hash of their cards.
 
     Returns:
-        Such tasks, and why others are not among them.
+        These tasks, and why others are left out.
     """
     found: dict[str, Task] = {}
     problems = []
@@ -84,17 +84,17 @@ def _by_card(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return list({one.card_hash: one for one in comparisons}.values())
 
 
-def _asked(study: str) -> dict[str, TaskEntry]:
-    """Return a study's tasks by what the study calls them."""
+def _entries_by_name(study: str) -> dict[str, TaskEntry]:
+    """Return the entries of a study's tasks by name."""
     data = yaml_lines.read(study, "study.yaml").data if study else None
     entries = data.get("tasks") if isinstance(data, dict) else None
-    # A study is written down with all of them as mappings.
+    # In a stored study, all tasks are mappings.
     named = [one for one in entries or () if isinstance(one, dict) and {"name", "use"} <= set(one)]
     return {one["name"]: TaskEntry.of(one) for one in named}
 
 
-def _on_card(comparison: Comparison, registry: Registry) -> TaskEntry:
-    """Return a task with the settings that stand on its card."""
+def _entry_from_card(comparison: Comparison, registry: Registry) -> TaskEntry:
+    """Return an entry with the settings on the card of a task."""
     card = comparison.card
     kind = registry.task(str(card.get("task")))
     return TaskEntry(
@@ -103,5 +103,5 @@ def _on_card(comparison: Comparison, registry: Registry) -> TaskEntry:
 
 
 def _text(card: Mapping[str, Any]) -> str:
-    # Where a part of a task's samples was asked, the card says how many.
+    # The card has the number of samples if only a part of them was asked.
     return json.dumps({name: value for name, value in card.items() if name != "samples"}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The content of the page's viewer: pictures, what every method kept of them at every budget, and what was answered."""
+"""The content of the page's viewer: images, the tokens that every method kept at every budget, and the answers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tokensieve.tasks.base import Sample, Task
 LARGEST = 336
 """The longest side of an inlined picture, in pixels."""
 BYTES = 3_000_000
-"""What the viewer's content may take of a page that stays below 5 MB."""
+"""The largest size of the viewer's content, so that a page stays below 5 MB."""
 ROLES = ("method", *CONTROL_ROLES, "oracle", "anti_oracle", "inverted")
 
 
 @dataclass
 class ViewerContent:
-    """What the viewer shows.
+    """The content of the viewer.
 
     Attributes:
-        views: one a comparison, as plain data.
-        pictures: data URIs.
+        views: one for each comparison, as plain data.
+        pictures: images as data URIs.
         problems: what could not be shown, and why.
     """
 
@@ -38,20 +38,20 @@ class ViewerContent:
     pictures: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def written(self) -> str:
-        """Return it as JSON that may stand in a script element."""
+    def to_json(self) -> str:
+        """Return the content as JSON for a script element."""
         text = json.dumps({"views": self.views, "pictures": self.pictures}, ensure_ascii=True, separators=(",", ":"))
-        # An answer may hold anything, also the end of a script.
+        # An answer may contain anything, also the end tag of a script.
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def viewer_content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], samples: int = 24) -> ViewerContent:
-    """Gather what the viewer shows.
+    """Return the content of the viewer.
 
     Args:
-        comparisons: what was measured.
-        tasks: by the card's hash; without one, neither pictures nor questions are known.
-        samples: how many of each comparison, evenly spread over it; fewer where the page would grow too large.
+        comparisons: the comparisons.
+        tasks: the tasks by the hash of their cards; without its task, a comparison has neither images nor questions.
+        samples: the number of samples of each comparison; there are fewer if the page would be too large.
     """
     made = ViewerContent()
     numbers: dict[tuple[str, str], int | None] = {}
@@ -59,10 +59,10 @@ def viewer_content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task],
     for comparison in comparisons:
         chosen = stratified_indices(comparison.kinds, samples)
         one = _View(comparison, tasks.get(comparison.card_hash), made, numbers)
-        view = one.made(chosen)
+        view = one.build(chosen)
         while len(chosen) > 1 and (size := len(json.dumps(view))) > share:
             chosen = stratified_indices(comparison.kinds, max(1, int(len(chosen) * share / size * 0.95)))
-            view = one.made(chosen)
+            view = one.build(chosen)
         made.views.append(view)
     made.problems = list(dict.fromkeys(made.problems))
     return made
@@ -90,7 +90,7 @@ def bits(ids: Collection[int], size: int) -> str:
 
 
 class _View:
-    """One comparison's part."""
+    """Builds the view of one comparison."""
 
     def __init__(
         self, comparison: Comparison, task: Task | None, made: ViewerContent, numbers: dict[tuple[str, str], int | None]
@@ -103,12 +103,12 @@ class _View:
         if task is not None:
             self._known = {sample.id: sample for sample in task.samples()}
         grids = {arm.cells[0].cell.grid for arm in comparison.arms if arm.role == "method"}
-        # Methods that cut the same picture see the same grid, or there is none to draw.
+        # Without a grid that is the same for all methods, tokens are not drawn.
         self._grid = next(iter(grids)) if len(grids) == 1 else None
         size = max((int(cell.visual.max()) for arm in comparison.arms for cell in arm.cells), default=0)
         self._size = size if self._grid is None else max(size, self._grid[0] * self._grid[1])
 
-    def made(self, chosen: Sequence[int]) -> dict[str, Any]:
+    def build(self, chosen: Sequence[int]) -> dict[str, Any]:
         comparison = self._comparison
         methods: dict[str, dict[str, Any]] = {}
         for arm in sorted(comparison.arms, key=lambda arm: ROLES.index(arm.role) if arm.role in ROLES else 0):

@@ -1,4 +1,4 @@
-"""Writing a report: one page, its tables and figures as files."""
+"""Writing a report: one page, and its tables and figures as files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokensieve.study.report.provenance import comparability_warnings, missing_r
 from tokensieve.study.report.tables.accuracy import accuracy_table, measures_table, task_table
 from tokensieve.study.report.tables.formats import to_csv, to_latex, to_markdown
 from tokensieve.study.report.tables.ranks import record_table
-from tokensieve.study.report.tables.values import Cell, Delta, Share, Table, cell_text, with_columns_first
+from tokensieve.study.report.tables.values import Delta, Share, Table, TableCell, cell_text, with_columns_first
 from tokensieve.study.report.tasks import rebuild_tasks, unchanged_tasks
 from tokensieve.tasks.base import Task
 
@@ -33,13 +33,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What was written.
+    """A report that was written.
 
     Attributes:
-        page: the page.
-        files: everything else.
-        findings: what it says, one a comparison.
-        answers: the questions that it answers.
+        page: the path of the page.
+        files: the paths of all other files.
+        findings: the findings, one for each comparison.
+        answers: the questions with their answers.
         problems: what could not be shown, and why.
     """
 
@@ -64,19 +64,19 @@ def write_report(
     """Write a report of a study.
 
     Args:
-        results: the store, or the like.
-        out: a folder; it is made where it is not there, and files of the same names are replaced.
+        results: the store, or an object like it.
+        out: the folder of the report. It is made if needed, and files of the same names are replaced.
         registry: where recipes and tasks are looked up.
-        title: of the page.
-        study: the study as YAML, to be shown, and for tasks.
-        tasks: by the hash of their cards, for measures, questions and pictures; made again, as the study and the cards
-            say, if not given.
-        samples: how many questions of each comparison the viewer shows.
-        progress: told what is done now.
+        title: the title of the page.
+        study: the study as YAML; it is shown, and tasks are built from it.
+        tasks: the tasks by the hash of their cards, for measures, questions and images; by default, they are built from
+            the study and the cards.
+        samples: the number of questions of each comparison in the viewer.
+        progress: called with the name of each step.
 
     Raises:
         StudyError: if no cell is finished, a cell cannot be used, or nothing can be written.
-        RecipeError: if the study is no YAML.
+        RecipeError: if the study is not valid YAML.
     """
     progress("reading cells")
     comparisons = collect(results)
@@ -141,7 +141,7 @@ def _files(
         put("tables", f"{table.name}.csv", to_csv(table).encode())
     for drawing in drawings:
         for kind in KINDS:
-            put("figures", f"{drawing.name}.{kind}", drawing.written(kind))
+            put("figures", f"{drawing.name}.{kind}", drawing.to_bytes(kind))
     put("", "report.md", _markdown(title, all_findings, asked, tables, drawings).encode())
     return written
 
@@ -184,10 +184,10 @@ def _page(
     )
     return environment.get_template("page.html").render(
         title=title,
-        # These are this package's own files, figures that matplotlib wrote, and JSON without a tag in it.
+        # Safe: files of this package, figures by matplotlib, and JSON without tags.
         css=Markup(_asset("page.css")),  # noqa: S704
         js=Markup(_asset("page.js")),  # noqa: S704
-        viewer=Markup(shown.written()) if any(view["methods"] for view in shown.views) else "",  # noqa: S704
+        viewer=Markup(shown.to_json()) if any(view["methods"] for view in shown.views) else "",  # noqa: S704
         drawings=[
             {
                 "name": one.name,
@@ -201,7 +201,7 @@ def _page(
         facts=_facts(all_findings),
         questions=asked,
         warnings=comparability_warnings(all_findings),
-        # What a reader asks first stands first; files have it last, as papers do.
+        # The page has the main columns first; files have them last, as papers do.
         tables=[with_columns_first(table, ("All", "Rel. %", "Δ best control", "p")) for table in tables],
         problems=shown.problems,
         missing=missing_results(results, [findings.comparison for findings in all_findings]),
@@ -237,7 +237,7 @@ def _asset(name: str) -> str:
     return resources.files("tokensieve.study.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _cell(cell: Cell) -> Any:
+def _cell(cell: TableCell) -> Any:
     """Return a cell of a table as HTML."""
     from markupsafe import Markup
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 NEAR = 0.25
-"""How far apart two ticks must be, in natural logarithms."""
+"""The smallest distance of two ticks, in natural logarithms."""
 
 
 # ------------------------------------------------------------------------------------------------------------ curves
@@ -75,7 +75,7 @@ def accuracy_time(findings: Findings, styles: dict[str, LineStyle]) -> Drawing:
 
 
 def by_kind(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw right answers against tokens, for every type of question."""
+    """Draw right answers against visual tokens, with a panel for every type of question."""
     comparison = findings.comparison
     kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
     if len(kinds) < 2:
@@ -93,7 +93,7 @@ def by_kind(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
         count = int(comparison.of_kind(kind).sum())
         axes.set_title(f"{kind}{' †' if out else ''} (n = {count})", loc="left")
         _token_axis(axes, comparison, label=False)
-        # The lowest panel of a column has the numbers, whether or not it is in the last row.
+        # The lowest panel of each column has tick labels, also if it is not in the last row.
         axes.tick_params(labelbottom=kinds.index(kind) + across >= len(kinds))
     figure.supylabel("right answers, %", fontsize=8.5)
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -111,22 +111,22 @@ def by_kind(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
 
 
 def recall(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw the share of needed tokens that was kept, against tokens."""
+    """Draw the share of needed tokens that are kept against visual tokens."""
     comparison = findings.comparison
     if not any(np.isfinite(arm.recall).any() for arm in comparison.arms if arm.role == "method"):
         return None
     figure = new_figure(height=4.7)
     axes = figure.subplots()
-    for arms, one in _series(comparison, styles):
-        points = [(arm.tokens, *_recalled(comparison, arm)) for arm in arms if np.isfinite(arm.recall).any()]
+    for arms, one in _arms_by_name(comparison, styles):
+        points = [(arm.tokens, *_recall_interval(comparison, arm)) for arm in arms if np.isfinite(arm.recall).any()]
         if points:
             _curve(axes, arms[0].method, points, one)
-    for name, arms in _bounding(comparison).items():
+    for name, arms in _oracles(comparison).items():
         bound = [arm for arm in arms if np.isfinite(arm.recall).any()]
         xs, ys = [arm.tokens for arm in bound], [100 * float(np.nanmean(arm.recall)) for arm in bound]
         axes.plot(xs, ys, color=INK, linestyle=":", linewidth=1)
         if bound and name == bound[0].role:
-            axes.annotate(name.replace("_", "-"), (xs[0], ys[0]), **_beside(above=False))
+            axes.annotate(name.replace("_", "-"), (xs[0], ys[0]), **_label_position(above=False))
     _token_axis(axes, comparison)
     axes.set_ylabel("needed tokens that stayed, %")
     axes.set_ylim(-2, 104)
@@ -174,7 +174,7 @@ def _curves(
 ) -> None:
     mask = comparison.headline if kind is None else comparison.of_kind(kind)
     everything: list[tuple[float, float]] = []
-    for arms, one in _series(comparison, styles):
+    for arms, one in _arms_by_name(comparison, styles):
         points = []
         for arm in arms:
             found = comparison.interval(arm, kind)
@@ -189,22 +189,22 @@ def _curves(
     _bounds(axes, comparison, value, mask, named=bands)
 
 
-def _curve(axes: Axes, name: str, points: Sequence[tuple[float, ...]], styles: LineStyle, band: bool = True) -> None:
+def _curve(axes: Axes, name: str, points: Sequence[tuple[float, ...]], style: LineStyle, band: bool = True) -> None:
     xs, ys, lows, highs = (list(column) for column in zip(*points, strict=True))
-    control = styles.colour == INK
+    control = style.colour == INK
     if band and xs != sorted(xs):
-        # MeasuredCell time need not grow with the budget: a band that turns back would say nothing.
+        # Measured time need not grow with the budget, and a band that turns back cannot be read.
         errors = [[y - low for y, low in zip(ys, lows, strict=True)], [h - y for y, h in zip(ys, highs, strict=True)]]
-        axes.errorbar(xs, ys, errors, fmt="none", ecolor=styles.colour, alpha=0.35, elinewidth=1)
+        axes.errorbar(xs, ys, errors, fmt="none", ecolor=style.colour, alpha=0.35, elinewidth=1)
     elif band:
-        axes.fill_between(xs, lows, highs, color=styles.colour, alpha=0.07 if control else 0.13, linewidth=0)
+        axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.07 if control else 0.13, linewidth=0)
     axes.plot(
         xs,
         ys,
-        color=styles.colour,
+        color=style.colour,
         alpha=0.75 if control else 1,
-        marker=styles.marker,
-        linestyle=styles.dash,
+        marker=style.marker,
+        linestyle=style.dash,
         linewidth=1.1 if control else 1.5,
         label=name,
         zorder=2 if control else 3,
@@ -219,22 +219,22 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
 
 def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask, named: bool) -> None:
-    for name, arms in _bounding(comparison).items():
+    for name, arms in _oracles(comparison).items():
         ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
         axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
-        # One that cuts elsewhere is drawn alike, and has no name of its own.
+        # Bounds that cut at other sites look the same and are not labelled.
         if named and name == arms[0].role:
-            axes.annotate(name.replace("_", "-"), (value(arms[0]), ys[0]), **_beside(above=False))
+            axes.annotate(name.replace("_", "-"), (value(arms[0]), ys[0]), **_label_position(above=False))
     for role, dash, name in (("unpruned", "--", "all tokens"), ("text_only", "-.", "no tokens")):
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
             y = 100 * float(arm.correct[mask].mean())
             axes.axhline(y, color=INK, alpha=SOFT_ALPHA, linestyle=dash, linewidth=0.8, zorder=1)
             if named:
-                axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), **_beside(above=True))
+                axes.annotate(name, (1, y), xycoords=("axes fraction", "data"), **_label_position(above=True))
 
 
-def _bounding(comparison: Comparison) -> dict[str, list[Arm]]:
+def _oracles(comparison: Comparison) -> dict[str, list[Arm]]:
     """Return the oracles and anti-oracles by name, the smallest budget first."""
     found: dict[str, list[Arm]] = {}
     for arm in _sorted(comparison.arms, lambda arm: arm.tokens):
@@ -243,7 +243,7 @@ def _bounding(comparison: Comparison) -> dict[str, list[Arm]]:
     return found
 
 
-def _beside(above: bool) -> dict[str, Any]:
+def _label_position(above: bool) -> dict[str, Any]:
     if above:
         place, across, down = (-2, 2), "right", "bottom"
     else:
@@ -258,8 +258,8 @@ def _beside(above: bool) -> dict[str, Any]:
     }
 
 
-def _series(comparison: Comparison, styles: dict[str, LineStyle]) -> list[tuple[list[Arm], LineStyle]]:
-    """Return the arms of each method and control, the smallest budget first, in the order of the legend."""
+def _arms_by_name(comparison: Comparison, styles: dict[str, LineStyle]) -> list[tuple[list[Arm], LineStyle]]:
+    """Return the arms of each method and control with their style, the smallest budget first, in the legend's order."""
     found: dict[str, list[Arm]] = {name: [] for name in styles}
     for arm in comparison.arms:
         if arm.keep is not None and (arm.role == "method" or arm.role in CONTROL_ROLES):
@@ -275,7 +275,7 @@ def _token_axis(axes: Axes, comparison: Comparison, label: bool = True) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     ticks = [] if comparison.unpruned is None else [comparison.unpruned.tokens]
-    # Where most is; what lies so near that its number would not fit has none.
+    # Blocks with most arms come first; a tick that is too near to another is left out.
     for block in sorted(comparison.blocks, key=lambda block: -len(block.arms)):
         if all(abs(math.log(block.tokens / tick)) > NEAR for tick in ticks):
             ticks.append(block.tokens)
@@ -306,7 +306,7 @@ def legend(axes: Axes) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
-def _recalled(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:
+def _recall_interval(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:
     known = np.isfinite(arm.recall)
     [found] = significance.mean_intervals(arm.recall[known][None], comparison.clusters[known])
     return 100 * found.estimate, 100 * found.low, 100 * found.high

@@ -1,4 +1,4 @@
-"""Every figure of a report, made from findings alone."""
+"""Draws all figures of a report, from findings alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tokensieve.study.report.figures.ranks import critical_difference
 
 
 def draw(all_findings: Sequence[Findings]) -> list[Drawing]:
-    """Draw every figure that the findings have numbers for."""
+    """Return all figures for which the findings have numbers."""
     roles: dict[str, str] = {}
     for findings in all_findings:
         for arm in findings.comparison.arms:
             if arm.role == "method" or arm.role in CONTROL_ROLES:
                 roles.setdefault(arm.method, arm.role)
-    # Methods before controls, whatever ran first.
+    # Methods come before controls, whatever ran first.
     styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
     makers: tuple[Callable[[Findings, dict[str, LineStyle]], Drawing | None], ...] = (
         accuracy_tokens,
@@ -40,7 +40,7 @@ def draw(all_findings: Sequence[Findings]) -> list[Drawing]:
         made = [make(findings, styles) for make in makers for findings in all_findings]
         drawn = [drawing for drawing in made if drawing is not None]
         for drawing in drawn:
-            # Everything finds its place once, not anew for every file.
+            # The layout is computed once, not again for every file.
             drawing.figure.draw_without_rendering()
             drawing.figure.set_layout_engine("none")
     return drawn

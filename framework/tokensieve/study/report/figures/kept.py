@@ -1,4 +1,4 @@
-"""What was kept: overlaps, shares of operands, and maps."""
+"""Figures of kept tokens: overlaps, shares of operands, and maps."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ BLACK, WHITE = "#111111", "#ffffff"
 # ------------------------------------------------------------------------------------------------------ what was kept
 
 
-def middle(comparison: Comparison) -> Block | None:
-    """Return the block in the middle of those with most arms: where methods can be told apart best."""
+def middle_block(comparison: Comparison) -> Block | None:
+    """Return the block with the middle budget among those with most arms; methods differ most there."""
     most = max((len(block.arms) for block in comparison.blocks), default=0)
     full = [block for block in comparison.blocks if len(block.arms) == most]
     return full[len(full) // 2] if full else None
 
 
 def overlap(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw how much of what two methods keep is the same."""
+    """Draw the overlap of the kept tokens of every two methods."""
     comparison = findings.comparison
-    block = middle(comparison)
-    # Not the oracles: beyond what is needed they draw as `random` does, and overlap with it for no other reason.
-    arms = [arm for arm in block.arms if _keeps(arm)] if block is not None else []
+    block = middle_block(comparison)
+    # Oracles are left out: beyond needed tokens they keep the same random tokens as `random`.
+    arms = [arm for arm in block.arms if _has_kept_ids(arm)] if block is not None else []
     order = list(styles)
     arms = sorted((arm for arm in arms if arm.method in order), key=lambda arm: order.index(arm.method))
     if block is None or len(arms) < 2:
         return None
-    # A seed stands for all: of a random draw, others overlap as much.
+    # One seed is enough: other seeds of a random draw have the same overlap on average.
     last = [[frozenset(row[-1]) if row else frozenset() for row in arm.cells[0].kept] for arm in arms]
     values = np.array(statistics.overlaps(last))
     names = [arm.method for arm in arms]
@@ -69,7 +69,7 @@ def overlap(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
 
 
 def shares(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw how much of what a composition keeps each operand had among its own best."""
+    """Draw, for each operand of a composition, the share of kept tokens that it alone would have kept."""
     comparison = findings.comparison
     composed: dict[str, list[Arm]] = {}
     for arm in comparison.arms:
@@ -92,14 +92,14 @@ def shares(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
 
 
 def maps(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw how often each place of the grid was kept."""
+    """Draw how often each position of the grid was kept."""
     comparison = findings.comparison
-    block = middle(comparison)
+    block = middle_block(comparison)
     arms = list(block.arms) if block is not None else []
-    # A method in a block of its own, as one that cuts inside the decoder, has a map too.
+    # Methods in other blocks, such as those that cut inside the decoder, have maps, too.
     keep = None if block is None else block.keep
     arms += [arm for arm in comparison.arms if arm.keep == keep and arm.role == "method" and arm not in arms]
-    drawn = [(arm, where) for arm in arms if (where := frequency(arm)) is not None]
+    drawn = [(arm, where) for arm in arms if (where := keep_frequency(arm)) is not None]
     drawn.sort(key=lambda pair: list(styles).index(pair[0].method))
     if block is None or not drawn:
         return None
@@ -107,7 +107,7 @@ def maps(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     down = math.ceil(len(drawn) / across)
     figure = new_figure(8.4, 1.85 * down + 0.3)
     grid = figure.subplots(down, across, squeeze=False)
-    # A fixed pattern is at one everywhere, beside which all else would be dark.
+    # The scale is cut: a fixed pattern is one everywhere, and all other maps would be dark beside it.
     top = min(1.0, 4 * max(float(where.mean()) for _, where in drawn))
     for axes, pair in itertools.zip_longest(grid.flat, drawn):
         if pair is None:
@@ -130,10 +130,10 @@ def maps(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     )
 
 
-def frequency(arm: Arm) -> Floats | None:
-    """Return how often each place was kept at the last cut, float64 `[rows, columns]`, or none without one grid."""
+def keep_frequency(arm: Arm) -> Floats | None:
+    """Return how often each position was kept at the last stage, float64 `[rows, columns]`; none without one grid."""
     grid = arm.cells[0].cell.grid
-    if grid is None or not _keeps(arm):
+    if grid is None or not _has_kept_ids(arm):
         return None
     rows, columns = grid
     counts = np.zeros(rows * columns)
@@ -148,7 +148,7 @@ def frequency(arm: Arm) -> Floats | None:
     return (counts / max(1, samples)).reshape(rows, columns)
 
 
-def _keeps(arm: Arm) -> bool:
+def _has_kept_ids(arm: Arm) -> bool:
     return any(row and row[-1] for row in arm.cells[0].kept)
 
 

@@ -15,15 +15,15 @@ from tokensieve.study.report.tables.values import slug
 
 if TYPE_CHECKING:
     pass
-from tokensieve.study.report.figures.kept import middle
+from tokensieve.study.report.figures.kept import middle_block
 
 # ------------------------------------------------------------------------------------------------------------- ranks
 
 
 def critical_difference(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw mean ranks over pictures, and bars over what cannot be told apart."""
+    """Draw mean ranks over images, with bars over methods that do not differ significantly."""
     comparison = findings.comparison
-    block = middle(comparison)
+    block = middle_block(comparison)
     if block is None or len(block.arms) < 3:
         return None
     mask = comparison.headline

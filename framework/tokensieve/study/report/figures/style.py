@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of middle lightness: each has a contrast of at least 3 to white and to the dark page, and neighbours differ in
-# lightness and hue for every kind of colour vision. Markers and dashes tell them apart once more.
+# Each colour has a contrast of at least 3 to the white and to the dark page. Neighbours differ in lightness and hue for
+# all kinds of colour vision, and also in markers and dashes.
 PALETTE = ("#2f7ed8", "#d95f02", "#0a8f70", "#c2478f", "#7b6fd0", "#8f7a00", "#b4504a", "#2490a8")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES: Mapping[str, Any] = {
@@ -25,24 +25,24 @@ DASHES: Mapping[str, Any] = {
     "downsampled": (0, (2, 1)),
 }
 DASH_CYCLE: tuple[Any, ...] = ("-", (0, (6, 1.2)), (0, (2.5, 1.2)))
-"""Of methods, once all colours are taken."""
+"""The dashes of methods; the next one is used when all colours are taken."""
 CONTROL_MARKERS: Mapping[str, str] = {"random": "x", "uniform": "+", "pool": "1", "downsampled": "2"}
 
 INK = "#010203"
-"""What is written as `currentColor` in a page; nearly black elsewhere."""
+"""The colour that becomes `currentColor` in a page; it is nearly black in files."""
 SOFT_ALPHA = 0.62
-"""The opacity of what explains."""
+"""The opacity of secondary lines."""
 FAMILY = "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif"
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a method is drawn.
+    """The style of a method's line.
 
     Attributes:
-        colour: of line and marker.
-        marker: matplotlib's name of it.
-        dash: matplotlib's style of line.
+        colour: the colour of line and marker.
+        marker: matplotlib's name of the marker.
+        dash: matplotlib's line style.
     """
 
     colour: str
@@ -54,7 +54,7 @@ def line_styles(methods: Mapping[str, str]) -> dict[str, LineStyle]:
     """Return the line style of every method and control.
 
     Args:
-        methods: roles by name, in the study's order, so that a name looks the same in every figure.
+        methods: the roles of methods and controls by name, in the study's order.
     """
     found = {}
     number = 0
@@ -72,14 +72,14 @@ def line_styles(methods: Mapping[str, str]) -> dict[str, LineStyle]:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure.
+    """A figure with its texts.
 
     Attributes:
-        name: of its files.
-        title: above it, and read aloud.
-        caption: below it: how to read it.
-        figure: matplotlib's.
-        wide: whether it needs the page's whole width.
+        name: the name of its files.
+        title: the text above the figure, which screen readers read, too.
+        caption: the text below the figure: how to read it.
+        figure: the figure of matplotlib.
+        wide: whether it takes the whole width of the page.
     """
 
     name: str
@@ -88,8 +88,8 @@ class Drawing:
     figure: Figure
     wide: bool = False
 
-    def written(self, kind: str) -> bytes:
-        """Return the file: `svg`, `png` or `pdf`, on white, the same for the same numbers."""
+    def to_bytes(self, kind: str) -> bytes:
+        """Return the figure as `svg`, `png` or `pdf`, on white; the bytes depend on the numbers only."""
         out = io.BytesIO()
         when: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
         with plot_settings():
@@ -98,7 +98,7 @@ class Drawing:
 
     @cached_property
     def inline(self) -> str:
-        """Return the SVG for a page: transparent, in the colour of the text around it, with ids of its own."""
+        """Return the SVG for a page: transparent, in the colour of the page's text, with unique ids."""
         out = io.StringIO()
         with plot_settings():
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
@@ -110,19 +110,19 @@ class Drawing:
         text = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}-\1)", text)
         text = re.sub(r'href="#([^"]+)"', rf'href="#{self.name}-\1"', text)
         head, _, body = text.partition(">")
-        # The page says how wide it is; the view box, how it is shaped.
+        # The page sets the width; the view box has the aspect ratio.
         head = re.sub(r' (?:width|height|version)="[^"]*"', "", head)
         return f"{head}>{body}"
 
     @property
     def accessible(self) -> str:
-        """Return `inline` as one picture with a name, for those who hear the page."""
+        """Return `inline` as one image with a name for screen readers."""
         return self.inline.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.title)}"', 1)
 
 
 @contextmanager
 def plot_settings() -> Iterator[None]:
-    """Set fonts and colours while a figure is made or written, and nothing after."""
+    """Set fonts and colours of matplotlib while a figure is drawn or saved."""
     import matplotlib
 
     settings: Any = {
@@ -153,7 +153,7 @@ def plot_settings() -> Iterator[None]:
         "lines.linewidth": 1.5,
         "lines.markersize": 4.5,
         "legend.frameon": False,
-        # Long enough for a dash to be one on either side of the marker.
+        # Long enough to show a dash on both sides of the marker.
         "legend.handlelength": 2.8,
         "legend.columnspacing": 1.2,
         "figure.constrained_layout.use": True,
@@ -163,7 +163,7 @@ def plot_settings() -> Iterator[None]:
 
 
 def new_figure(width: float = 5.4, height: float = 4.3) -> Figure:
-    """Return an empty figure, in inches; 5.4 is as wide as a phone's page at its own size."""
+    """Return an empty figure of a size in inches; 5.4 is the width of a page on a phone."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,4 +1,4 @@
-"""The main table of a comparison, and tables over tasks and of measures."""
+"""Tables of right answers: the main table of a comparison, a table over tasks, and measures of a task."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from tokensieve.study.analysis.comparison import Arm, Block, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.significance import PairedDifference
 from tokensieve.study.report.tables.differences import difference_cells, mcnemar_note
-from tokensieve.study.report.tables.values import NEEDED, NO_BUDGET, Cell, RowGroup, Share, Table, TableRow, slug
+from tokensieve.study.report.tables.values import NEEDED, NO_BUDGET, RowGroup, Share, Table, TableCell, TableRow, slug
 from tokensieve.tasks.base import Task
 
 # ------------------------------------------------------------------------------------------- from findings to values
 
 
 def accuracy_table(findings: Findings) -> Table:
-    """Return a comparison's main table: a column for every type of question, a group for every block."""
+    """Return the main table of a comparison: a column for every type of question, a group for every block."""
     comparison = findings.comparison
     kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
     shown = kinds if len(kinds) > 1 else []
     out = set(comparison.left_out)
     columns = (
-        *(f"{kind} †" if kind in out else kind for kind in _sorted(shown, out)),
+        *(f"{kind} †" if kind in out else kind for kind in _kinds_with_last(shown, out)),
         "All",
         "Rel. %",
         "Δ best control",
         "p",
-        *((NEEDED,) if knows_needed(comparison) else ()),
+        *((NEEDED,) if _has_needed_tokens(comparison) else ()),
         "Tokens/layer",
         "GFLOPs",
         "ms",
     )
     groups = []
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
-    ordered = _sorted(shown, out)
+    ordered = _kinds_with_last(shown, out)
     if free:
-        groups.append(RowGroup(NO_BUDGET, tuple(_line(comparison, arm, ordered) for arm in free)))
+        groups.append(RowGroup(NO_BUDGET, tuple(_row(comparison, arm, ordered) for arm in free)))
     for block in comparison.blocks:
-        lines = _block_lines(findings, block, ordered)
+        lines = _block_rows(findings, block, ordered)
         groups.append(RowGroup(block_name(block), lines))
     return Table(f"accuracy-{slug(comparison.title)}", comparison.title, columns, tuple(groups), _notes(findings))
 
 
 def task_table(all_findings: Sequence[Findings]) -> Table | None:
-    """Return a model's table over several tasks: a column for every task, each under one card.
+    """Return the table of a model over several tasks, with a column for every task that has one card.
 
     Args:
         all_findings: the findings of one model.
 
     Returns:
-        The table, or none where there are not two tasks with one card each.
+        The table; none if fewer than two tasks have exactly one card.
     """
     cards: dict[str, list[Comparison]] = {}
     for findings in all_findings:
@@ -60,13 +60,13 @@ def task_table(all_findings: Sequence[Findings]) -> Table | None:
     if len(single) < 2:
         return None
     groups: dict[tuple[str, ...], list[tuple[TableRow, float]]] = {}
-    for arm in _distinct(single):
+    for arm in _distinct_arms(single):
         where = [comparison.find_arm(arm.method, arm.keep) for comparison in single]
         blocks = [
             None if one is None or one.keep is None else comparison.block_of(one)
             for one, comparison in zip(where, single, strict=True)
         ]
-        # Rows stand together only if they are in the same block of every task.
+        # Rows are in the same group only if they are in the same block of every task.
         heading = tuple("" if block is None else block_name(block) for block in blocks)
         shares = [
             None if one is None else Share(comparison.interval(one))
@@ -87,7 +87,7 @@ def task_table(all_findings: Sequence[Findings]) -> Table | None:
         f"{single[0].model}: all tasks",
         (*(comparison.task for comparison in single), "Rel. %"),
         tuple(
-            RowGroup(" / ".join(dict.fromkeys(filter(None, heading))) or NO_BUDGET, _by_mean(lines))
+            RowGroup(" / ".join(dict.fromkeys(filter(None, heading))) or NO_BUDGET, _sorted_by_mean(lines))
             for heading, lines in groups.items()
         ),
         ("All: types of question that count in the headline. Rel.: mean ratio to the unpruned model.", *notes),
@@ -95,18 +95,18 @@ def task_table(all_findings: Sequence[Findings]) -> Table | None:
 
 
 def measures_table(comparison: Comparison, task: Task) -> Table | None:
-    """Return what a task makes of all grades, such as POPE's F1: a column a measure, groups as in the main table.
+    """Return the measures that a task computes from all grades, such as POPE's F1, with a column for each measure.
 
     Args:
-        comparison: of that task.
-        task: what was asked.
+        comparison: a comparison of the task.
+        task: the task.
 
     Returns:
-        The table, or none where the task has nothing but its metric.
+        The table; none if the task has no measure but its metric.
     """
     groups = []
     names: dict[str, None] = {}
-    for heading, arms in _headed(comparison):
+    for heading, arms in _arms_by_heading(comparison):
         found = [(arm, [task.summary(cell.grades) for cell in arm.cells]) for arm in arms]
         names |= dict.fromkeys(name for _, cells in found for cell in cells for name in cell)
         groups.append((heading, found))
@@ -120,7 +120,9 @@ def measures_table(comparison: Comparison, task: Task) -> Table | None:
             RowGroup(
                 heading,
                 tuple(
-                    TableRow(arm.method, tuple(_measure([cell[name] for cell in cells]) for name in names), arm.role)
+                    TableRow(
+                        arm.method, tuple(_measure_cell([cell[name] for cell in cells]) for name in names), arm.role
+                    )
                     for arm, cells in found
                 ),
             )
@@ -134,12 +136,12 @@ def measures_table(comparison: Comparison, task: Task) -> Table | None:
 
 
 def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> float | None:
-    """Return the field's relative average: the mean, over types of question, of the ratio to the unpruned model.
+    """Return the mean, over types of question, of the ratio to the unpruned model; usual in the literature.
 
     Args:
         comparison: where the arm is from.
-        arm: whose.
-        headline_only: take the ratio of the headline as a whole.
+        arm: the method at a budget.
+        headline_only: whether to return the ratio over the whole headline instead.
     """
     unpruned = comparison.unpruned
     if unpruned is None:
@@ -152,24 +154,24 @@ def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> f
 
 
 def block_name(block: Block) -> str:
-    """Return a block's heading: the budget as written, and the ledger's."""
+    """Return the heading of a block: its budget, and its visual tokens per layer."""
     return f"keep {block.keep}: {block.tokens:.3g} visual tokens per layer"
 
 
-def _line(
+def _row(
     comparison: Comparison,
     arm: Arm,
     kinds: Sequence[str],
     best: bool = False,
     difference: PairedDifference | None = None,
 ) -> TableRow:
-    cells: list[Cell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
+    cells: list[TableCell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
     ratio = relative(comparison, arm)
     cells += [
         Share(comparison.interval(arm), best),
         None if ratio is None else 100 * ratio,
         *difference_cells(difference),
-        *((_stayed(arm),) if knows_needed(comparison) else ()),
+        *((_kept_share(arm),) if _has_needed_tokens(comparison) else ()),
         f"{arm.tokens:.1f}",
         f"{arm.flops / 1e9:.4g}",
         f"{arm.ms:.3g}",
@@ -177,31 +179,31 @@ def _line(
     return TableRow(arm.method, tuple(cells), arm.role)
 
 
-def knows_needed(comparison: Comparison) -> bool:
-    """Return whether it is known of any question which tokens its answer needs."""
+def _has_needed_tokens(comparison: Comparison) -> bool:
+    """Return whether the needed tokens are known for any question."""
     return any(np.isfinite(arm.recall).any() for arm in comparison.arms)
 
 
-def _stayed(arm: Arm) -> str | None:
-    """Return the part of the needed tokens that stayed, over all questions of which it is known."""
+def _kept_share(arm: Arm) -> str | None:
+    """Return the share of the needed tokens that are kept, over all questions for which they are known."""
     known = arm.recall[np.isfinite(arm.recall)]
     return f"{100 * known.mean():.1f}" if len(known) else None
 
 
-def _block_lines(findings: Findings, block: Block, kinds: Sequence[str]) -> tuple[TableRow, ...]:
+def _block_rows(findings: Findings, block: Block, kinds: Sequence[str]) -> tuple[TableRow, ...]:
     comparison = findings.comparison
     best = max((comparison.score(arm) for arm in block.arms), default=0.0)
     lines = []
     for arm in block.arms:
         one = next((one for one in findings.controls if one.arm is arm), None)
         first = len(block.arms) > 1 and comparison.score(arm) >= best
-        lines.append(_line(comparison, arm, kinds, first, None if one is None else one.difference))
+        lines.append(_row(comparison, arm, kinds, first, None if one is None else one.difference))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
-    return (*lines, *(_line(comparison, arm, kinds) for arm in bounds))
+    return (*lines, *(_row(comparison, arm, kinds) for arm in bounds))
 
 
-def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
-    """Return all arms but inverted scores under the headings of the main table."""
+def _arms_by_heading(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
+    """Return all arms but inverted ones, under the headings of the main table."""
     free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     blocks = [
         (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
@@ -210,11 +212,11 @@ def _headed(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
     return [(NO_BUDGET, free), *blocks] if free else blocks
 
 
-def _measure(values: Sequence[float]) -> Cell:
+def _measure_cell(values: Sequence[float]) -> TableCell:
     mean = float(np.mean(values))
     if not np.isfinite(mean):
         return None
-    # Measures are of any size: a divergence may be tiny.
+    # Measures may have any magnitude; a divergence may be tiny.
     return f"{mean:#.2g}" if 0 < abs(mean) < 0.01 else f"{mean:.3f}"
 
 
@@ -226,7 +228,7 @@ def _notes(findings: Findings) -> tuple[str, ...]:
         "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured."
         + (
             f" {NEEDED}: of the tokens that answers need, those that stayed."
-            if knows_needed(findings.comparison)
+            if _has_needed_tokens(findings.comparison)
             else ""
         ),
         mcnemar_note(comparison, picked=True),
@@ -239,11 +241,11 @@ def _notes(findings: Findings) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _sorted(kinds: Iterable[str], last: set[str]) -> list[str]:
+def _kinds_with_last(kinds: Iterable[str], last: set[str]) -> list[str]:
     return sorted(kinds, key=lambda kind: kind in last)
 
 
-def _distinct(comparisons: Sequence[Comparison]) -> list[Arm]:
+def _distinct_arms(comparisons: Sequence[Comparison]) -> list[Arm]:
     found: dict[tuple[str, str | None], Arm] = {}
     for comparison in comparisons:
         for arm in comparison.arms:
@@ -252,5 +254,5 @@ def _distinct(comparisons: Sequence[Comparison]) -> list[Arm]:
     return list(found.values())
 
 
-def _by_mean(lines: Sequence[tuple[TableRow, float]]) -> tuple[TableRow, ...]:
+def _sorted_by_mean(lines: Sequence[tuple[TableRow, float]]) -> tuple[TableRow, ...]:
     return tuple(line for line, _ in sorted(lines, key=lambda pair: -pair[1]))

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from tokensieve.study.analysis.comparison import Comparison
 from tokensieve.study.analysis.findings import Findings, MethodDifference
 from tokensieve.study.analysis.significance import PairedDifference
-from tokensieve.study.report.tables.values import NOTE, Cell, Delta, PValue, RowGroup, Table, TableRow, slug
+from tokensieve.study.report.tables.values import (
+    DIFFERENCE_NOTE,
+    Delta,
+    PValue,
+    RowGroup,
+    Table,
+    TableCell,
+    TableRow,
+    slug,
+)
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
@@ -19,13 +28,13 @@ def plain_table(findings: Findings) -> Table | None:
         "plain",
         "difference to uniform and to random",
         findings.plain,
-        lambda one: f"{one.arm.method} vs {one.control}",
+        lambda one: f"{one.arm.method} vs {one.control_role}",
     )
 
 
 def composition_table(findings: Findings) -> Table | None:
     """Return the differences of every composition to its operands."""
-    flat = [one for composed in findings.composed for one in composed.against]
+    flat = [one for composed in findings.compositions for one in composed.differences]
     return _difference_table(
         findings,
         "compositions",
@@ -70,7 +79,7 @@ def _difference_table(
     *,
     test: bool = False,
 ) -> Table | None:
-    """Return a row for every label and a column for every budget, with McNemar's test beside it where that is said."""
+    """Return a table with a row for every label and a column for every budget, and with p-values if `test` is set."""
     comparison = findings.comparison
     rows: dict[str, dict[str, PairedDifference]] = {}
     mixed = False
@@ -83,7 +92,7 @@ def _difference_table(
         TableRow(text, tuple(cell for keep in keeps for cell in difference_cells(row.get(keep))[:width]))
         for text, row in rows.items()
     ]
-    notes = [NOTE, mcnemar_note(comparison)][:width]
+    notes = [DIFFERENCE_NOTE, mcnemar_note(comparison)][:width]
     if mixed:
         notes.append("‡ Against controls mixed from their two nearest budgets to exactly as many tokens per layer.")
     return single_group(comparison, name, title, difference_columns(keeps) if test else keeps, lines, tuple(notes))
@@ -95,7 +104,7 @@ def single_group(
     title: str,
     columns: Sequence[str],
     lines: Sequence[TableRow],
-    notes: tuple[str, ...] = (NOTE,),
+    notes: tuple[str, ...] = (DIFFERENCE_NOTE,),
 ) -> Table | None:
     """Return a table of one group, or none if it has no rows."""
     if not lines:
@@ -105,22 +114,22 @@ def single_group(
 
 
 def control_table(findings: Findings) -> Table:
-    """Return every method's difference to the best control of its ledger: a row a method, a column a budget."""
+    """Return the difference of every method to its best matched control, with a column for every budget."""
     comparison = findings.comparison
     by = {(one.arm.method, one.arm.keep): one for one in findings.controls}
     lines = []
     for method in comparison.methods:
-        cells: list[Cell] = []
+        cells: list[TableCell] = []
         for keep in comparison.keeps:
             one = by.get((method, keep))
             cells += difference_cells(None if one is None else one.difference)
         mixed = any(one.mixed for one in findings.controls if one.arm.method == method)
         lines.append(TableRow(f"{method} ‡" if mixed else method, tuple(cells)))
-    best: list[Cell] = []
+    best: list[TableCell] = []
     for keep in comparison.keeps:
         names = dict.fromkeys(one.other for one in findings.controls if one.arm.keep == keep and not one.mixed)
         best += [", ".join(name.removesuffix(f" at {keep}") for name in names) or None, None]
-    notes = [NOTE, mcnemar_note(comparison, picked=True)]
+    notes = [DIFFERENCE_NOTE, mcnemar_note(comparison, picked=True)]
     if any(one.mixed for one in findings.controls):
         notes.append(
             "‡ No control has this ledger, so each is mixed from its two nearest budgets to exactly as many tokens per "
@@ -135,22 +144,22 @@ def control_table(findings: Findings) -> Table:
     )
 
 
-def difference_cells(difference: PairedDifference | None) -> tuple[Cell, Cell]:
-    """Return the cells of a difference and of McNemar's p-value beside it."""
+def difference_cells(difference: PairedDifference | None) -> tuple[TableCell, TableCell]:
+    """Return the cells of a difference and of McNemar's p-value."""
     return (None, None) if difference is None else (Delta(difference), PValue(difference.mcnemar_holm))
 
 
 def difference_columns(keeps: Iterable[str]) -> tuple[str, ...]:
-    """Return a column for every budget and one for the p-value beside it."""
+    """Return two columns for every budget: the difference and the p-value."""
     return tuple(column for keep in keeps for column in (keep, f"p at {keep}"))
 
 
 def mcnemar_note(comparison: Comparison, picked: bool = False) -> str:
-    """Say what McNemar's p-values are, and whether they can be trusted.
+    """Return the note on what McNemar's p-values mean.
 
     Args:
-        comparison: of which.
-        picked: whether they are against the control that came out best, and what stands beside them is not.
+        comparison: the comparison of the p-values.
+        picked: whether they are against the best control only, while the verdicts account for all controls.
     """
     note = (
         "p: McNemar's exact test after Holm's correction; n/a where some answer is neither right nor wrong, as in a "

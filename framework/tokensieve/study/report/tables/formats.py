@@ -8,24 +8,26 @@ import re
 from collections.abc import Sequence
 
 from tokensieve.study.analysis.significance import half_width
-from tokensieve.study.report.tables.values import NOTHING, Cell, Delta, PValue, Share, Table, cell_text
+from tokensieve.study.report.tables.values import NOTHING, Delta, PValue, Share, Table, TableCell, cell_text
 
 
 def to_markdown(table: Table) -> str:
-    """Return a table in Markdown; groups are rows of their own."""
-    lines = [f"### {table.title}", "", _pipe(["", *table.columns])]
-    lines.append(_pipe(["---", *("---:" for _ in table.columns)]))
+    """Return a table as Markdown; the heading of a group is a row."""
+    lines = [f"### {table.title}", "", _markdown_row(["", *table.columns])]
+    lines.append(_markdown_row(["---", *("---:" for _ in table.columns)]))
     for group in table.groups:
         if group.heading:
-            lines.append(_pipe([f"**{_safe(group.heading)}**", *("" for _ in table.columns)]))
+            lines.append(_markdown_row([f"**{_escape_markdown(group.heading)}**", *("" for _ in table.columns)]))
         for line in group.rows:
-            cells = [f"**{cell_text(cell)}**" if _best(cell) else _safe(cell_text(cell)) for cell in line.cells]
-            lines.append(_pipe([_safe(line.label), *cells]))
+            cells = [
+                f"**{cell_text(cell)}**" if _is_best(cell) else _escape_markdown(cell_text(cell)) for cell in line.cells
+            ]
+            lines.append(_markdown_row([_escape_markdown(line.label), *cells]))
     return "\n".join([*lines, "", *(f"{note}  " for note in table.notes), ""])
 
 
 def to_latex(table: Table) -> str:
-    """Return a table in LaTeX, with booktabs."""
+    """Return a table as LaTeX with booktabs."""
     width = len(table.columns) + 1
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -49,25 +51,25 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Return a table as CSV: an interval is three columns, in the units of the table's text."""
+    """Return a table as CSV. A value with an interval has three columns, in the units of the printed table."""
     out = io.StringIO()
-    wide = [_width(table, number) for number in range(len(table.columns))]
-    head = ["group", "row", "role"]
-    for column, parts in zip(table.columns, wide, strict=True):
-        head += [column, f"{column} low", f"{column} high"] if parts else [column]
+    with_interval = [_has_intervals(table, number) for number in range(len(table.columns))]
+    header = ["group", "row", "role"]
+    for column, parts in zip(table.columns, with_interval, strict=True):
+        header += [column, f"{column} low", f"{column} high"] if parts else [column]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow(header)
     for group in table.groups:
         for line in group.rows:
             row = [group.heading, line.label, line.role]
-            for cell, parts in zip(line.cells, wide, strict=True):
-                row += _numbers(cell, parts)
+            for cell, parts in zip(line.cells, with_interval, strict=True):
+                row += _csv_cells(cell, parts)
             writer.writerow(row)
     return out.getvalue()
 
 
 def escape_latex(text: str) -> str:
-    """Return text with LaTeX's signs escaped."""
+    """Return text with the special characters of LaTeX escaped."""
     signs = {
         "\\": r"\textbackslash{}",
         "&": r"\&",
@@ -94,7 +96,7 @@ def escape_latex(text: str) -> str:
     return "".join(signs.get(sign, sign) for sign in text)
 
 
-def _tex_cell(cell: Cell) -> str:
+def _tex_cell(cell: TableCell) -> str:
     if isinstance(cell, Share):
         number = f"{100 * cell.interval.estimate:.1f}"
         bold = f"\\textbf{{{number}}}" if cell.best else number
@@ -105,24 +107,24 @@ def _tex_cell(cell: Cell) -> str:
     return escape_latex(cell_text(cell))
 
 
-def _best(cell: Cell) -> bool:
+def _is_best(cell: TableCell) -> bool:
     return isinstance(cell, Share) and cell.best
 
 
-def _pipe(cells: Sequence[str]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _safe(text: str) -> str:
-    """Return text that Markdown prints as it is, inside a table."""
+def _escape_markdown(text: str) -> str:
+    """Return text with the special characters of Markdown tables escaped."""
     return re.sub(r"([\\|*_`~<>\[\]])", r"\\\1", text)
 
 
-def _width(table: Table, number: int) -> bool:
+def _has_intervals(table: Table, number: int) -> bool:
     return any(isinstance(line.cells[number], Share | Delta) for group in table.groups for line in group.rows)
 
 
-def _numbers(cell: Cell, interval: bool) -> list[str]:
+def _csv_cells(cell: TableCell, interval: bool) -> list[str]:
     if isinstance(cell, Share):
         values = (cell.interval.estimate, cell.interval.low, cell.interval.high)
     elif isinstance(cell, Delta):

@@ -11,14 +11,14 @@ from tokensieve.study.analysis.comparison import Arm, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.transfers import OrderTransfer
 from tokensieve.study.report.tables.differences import single_group
-from tokensieve.study.report.tables.values import NOTHING, Cell, RowGroup, Table, TableRow, slug
+from tokensieve.study.report.tables.values import NOTHING, RowGroup, Table, TableCell, TableRow, slug
 from tokensieve.study.statistics import Rank
 
 
 def rank_table(findings: Findings) -> Table | None:
-    """Return every arm's rank in its block, with an interval; arms with one ledger are a group."""
+    """Return the rank of every arm in its block, with an interval; arms of the same blocks are a group."""
     comparison = findings.comparison
-    cells: dict[str, dict[str, Cell]] = {}
+    cells: dict[str, dict[str, TableCell]] = {}
     ledgers: dict[str, list[str]] = {}
     for block in comparison.blocks:
         places = ranks_of(comparison, block.arms)
@@ -41,22 +41,22 @@ def rank_table(findings: Findings) -> Table | None:
     )
 
 
-def transfer_table(carried: Sequence[OrderTransfer]) -> Table:
-    """Return how far two models order methods alike on one task: a group for every two models, a column a budget."""
-    known = list(dict.fromkeys(one.methods for one in carried))
+def transfer_table(transfers: Sequence[OrderTransfer]) -> Table:
+    """Return the agreement of models on the order of methods, with a group for every two models."""
+    known = list(dict.fromkeys(one.methods for one in transfers))
     sets = {
         methods: f"{len(methods)} methods" + (f" ({number})" if [*map(len, known)].count(len(methods)) > 1 else "")
         for number, methods in enumerate(known, start=1)
     }
-    groups: dict[str, dict[str, dict[str, Cell]]] = {}
-    for one in carried:
+    groups: dict[str, dict[str, dict[str, TableCell]]] = {}
+    for one in transfers:
         rows = groups.setdefault(f"{one.first.model} and {one.second.model}", {})
-        tau = NOTHING if one.found.tau is None else two_digits(one.found.tau)
+        tau = NOTHING if one.transfer.tau is None else two_digits(one.transfer.tau)
         rows.setdefault(sets[one.methods], {})[one.keep] = (
-            f"{tau} [{two_digits(one.found.low)}, {two_digits(one.found.high)}]"
+            f"{tau} [{two_digits(one.transfer.low)}, {two_digits(one.transfer.high)}]"
         )
-    keeps = tuple(dict.fromkeys(one.keep for one in carried))
-    task = carried[0].first.task
+    keeps = tuple(dict.fromkeys(one.keep for one in transfers))
+    task = transfers[0].first.task
     return Table(
         f"transfer-{slug(task)}",
         f"{task}: order of methods on two models",
@@ -76,7 +76,7 @@ def transfer_table(carried: Sequence[OrderTransfer]) -> Table:
 
 
 def record_table(findings: Findings) -> Table | None:
-    """Return how often each method is surely better than each other over the budgets at which all were measured."""
+    """Return wins, ties and losses of every two methods over the budgets at which all were measured."""
     comparison = findings.comparison
     full = [block for block in comparison.blocks if len(block.arms) > 1]
     if not full:

@@ -1,4 +1,4 @@
-"""Tables as values, and their cells as text."""
+"""Tables as values, and the text of their cells."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tokensieve.study.analysis.significance import PairedDifference, half_width
 from tokensieve.study.statistics import Interval
 
 NOTHING = "\u2013"
-"""What is printed where there is no number: an en dash."""
+"""The text of a cell without a value: an en dash."""
 NEEDED = "Needed %"
-"""A column: how many of the tokens that answers need stayed."""
+"""The column with the share of needed tokens that are kept."""
 NO_BUDGET = "All tokens, and none"
-"""The heading of what has no budget."""
-NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
-MARKS = {"better": "▲", "worse": "▼", "open": ""}
-"""What stands behind a difference that is shown."""
+"""The heading of rows without a budget."""
+DIFFERENCE_NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
+VERDICT_MARKS = {"better": "▲", "worse": "▼", "open": ""}
+"""The mark after a difference, by verdict."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Share:
     """A share of right answers with its interval, printed in per cent as `87.3 ±2.1`.
 
     Attributes:
-        interval: of it.
-        best: whether nothing in its ranking is higher.
+        interval: the share with its interval.
+        best: whether it is the highest of its block.
     """
 
     interval: Interval
@@ -48,21 +48,21 @@ class PValue:
     p: float | None
 
 
-Cell: TypeAlias = str | float | Share | Delta | PValue | None
+TableCell: TypeAlias = str | float | Share | Delta | PValue | None
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table: whose it is, and its cells; none is printed as a dash."""
+    """A row of a table: a label, cells, and the role of the method. A cell that is none is printed as a dash."""
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     role: str = "method"
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows that may be ranked against each other, under a heading."""
+    """Rows under a heading; they may be ranked against each other."""
 
     heading: str
     rows: tuple[TableRow, ...]
@@ -73,11 +73,11 @@ class Table:
     """A table.
 
     Attributes:
-        name: of its files.
-        title: above it.
-        columns: headings, that of the first column left out.
-        groups: its rows.
-        notes: below it.
+        name: the name of its files.
+        title: the text above the table.
+        columns: the headings of all columns but the first.
+        groups: the rows in groups.
+        notes: the texts below the table.
     """
 
     name: str
@@ -91,25 +91,25 @@ class Table:
 
 
 def slug(text: str) -> str:
-    """Return a name for files: letters, digits and dashes."""
+    """Return a text as a file name of letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
 
 
 def method_label(method: str, formula: str) -> str:
-    """Return a method's name with its formula, where that says more."""
+    """Return a method's name, with its formula if that differs from the name."""
     bare = formula[1:-1] if formula.startswith("(") and formula.count("(") == 1 else formula
     return method if bare == method else f"{method} = {bare}"
 
 
 def points_text(difference: PairedDifference) -> str:
     """Return a difference in points with its interval, as `+3.1 [1.0, 5.2]`."""
-    # Rounded first, so that nothing is printed as minus zero.
+    # Rounded first, so that no minus zero is printed.
     value, low, high = (round(100 * one, 1) + 0.0 for one in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def with_columns_first(table: Table, first: Collection[str]) -> Table:
-    """Return a table with some columns before the others."""
+    """Return a table with some columns moved to the front."""
     order = sorted(range(len(table.columns)), key=lambda number: table.columns[number] not in first)
     groups = tuple(
         replace(
@@ -121,7 +121,7 @@ def with_columns_first(table: Table, first: Collection[str]) -> Table:
     return replace(table, columns=tuple(table.columns[number] for number in order), groups=groups)
 
 
-def cell_text(cell: Cell) -> str:
+def cell_text(cell: TableCell) -> str:
     """Return a cell as plain text."""
     if cell is None:
         return NOTHING
@@ -129,7 +129,7 @@ def cell_text(cell: Cell) -> str:
         return f"{100 * cell.interval.estimate:.1f} ±{100 * half_width(cell.interval):.1f}"
     if isinstance(cell, Delta):
         one = cell.difference
-        mark = MARKS[one.verdict]
+        mark = VERDICT_MARKS[one.verdict]
         return points_text(one) + (f" {mark}" if mark else "")
     if isinstance(cell, PValue):
         return "n/a" if cell.p is None else "<0.001" if cell.p < 0.001 else f"{cell.p:.3f}"
