@@ -1,4 +1,4 @@
-"""The study's statistics as reports use them: many at once, and answers about one picture drawn together."""
+"""The statistics of a report: many comparisons at once, with answers about the same image resampled together."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Verdict = Literal["better", "worse", "open"]
 
 LEVEL = 0.95
 RESAMPLES = 4_000
-"""Enough for ends of intervals that are printed to a tenth of a point, and p-values to survive a hundred tests."""
-FEWER = 1_000
-"""For what takes intervals of all pairs."""
+"""Bootstrap samples: enough for intervals printed to a tenth of a point, and for p-values corrected for 100 tests."""
+RESAMPLES_OF_PAIRS = 1_000
+"""Bootstrap samples for intervals of all pairs of methods."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class PairedDifference:
         value: the mean difference of shares of right answers.
         low: the lower end of its 95 % interval.
         high: the upper end.
-        p: of no difference.
-        holm: `p`, corrected for all differences that answer the same question.
-        wins: samples where the first is better.
-        ties: samples where both are equal.
-        losses: samples where the second is better.
-        verdict: what is shown after the correction.
-        mcnemar: `p` by McNemar's exact test, which takes samples for independent of each other; none where it does not
-            apply: an answer is neither right nor wrong, or all are about one picture.
-        mcnemar_holm: the same, corrected for all such differences that answer the same question.
+        p: the p-value of no difference.
+        holm: `p` after Holm's correction over all differences for the same question.
+        wins: the number of samples where the first is better.
+        ties: the number of samples where both are equal.
+        losses: the number of samples where the second is better.
+        verdict: whether the first is better or worse after the correction, or this is open.
+        mcnemar: the p-value of McNemar's exact test, which assumes independent samples; none if an answer is neither
+            right nor wrong, or all samples are about one image.
+        mcnemar_holm: `mcnemar` after Holm's correction over all such differences for the same question.
     """
 
     value: float
@@ -56,7 +56,7 @@ class PairedDifference:
 
     @property
     def samples(self) -> int:
-        """Return how many samples were compared."""
+        """Return the number of samples."""
         return self.wins + self.ties + self.losses
 
 
@@ -66,12 +66,11 @@ def half_width(interval: Interval) -> float:
 
 
 def mean_intervals(scores: Floats, clusters: Integers) -> list[Interval]:
-    """Return an interval for the mean of each row.
+    """Return the mean of each row with its interval.
 
     Args:
         scores: `[rows, samples]`, in [0, 1].
-        clusters: `[samples]`, equal for samples of one picture. With only one picture nothing is known of others, so
-            an interval is all of [0, 1].
+        clusters: `[samples]`, equal for samples of the same image. With a single image, an interval is all of [0, 1].
     """
     if not len(scores):
         return []
@@ -81,7 +80,7 @@ def mean_intervals(scores: Floats, clusters: Integers) -> list[Interval]:
 
 
 def paired_differences(first: Floats, second: Floats, clusters: Integers) -> list[PairedDifference]:
-    """Return the paired difference of each row of two arrays, corrected for their number.
+    """Return the paired difference of each row of two arrays, after Holm's correction over all rows.
 
     Args:
         first: `[rows, samples]`, in [0, 1].
@@ -90,7 +89,7 @@ def paired_differences(first: Floats, second: Floats, clusters: Integers) -> lis
     """
     if not len(first):
         return []
-    counts = [_counted(one - other) for one, other in zip(first, second, strict=True)]
+    counts = [_win_tie_loss_counts(one - other) for one, other in zip(first, second, strict=True)]
     if len(set(clusters.tolist())) < 2:
         gaps = (first - second).mean(axis=1)
         return [
@@ -108,28 +107,28 @@ def paired_differences(first: Floats, second: Floats, clusters: Integers) -> lis
 
 
 def holm_corrected(found: Sequence[PairedDifference]) -> list[PairedDifference]:
-    """Return differences with Holm's correction over all of them, and the verdicts that follow."""
-    return [_judged(one, one.value, one.value) for one in _holm(found)]
+    """Return differences with Holm's correction over all of them, and with verdicts."""
+    return [_with_verdict(one, one.value, one.value) for one in _with_holm(found)]
 
 
 def best_control_differences(methods: Floats, controls: Floats, clusters: Integers) -> list[PairedDifference]:
-    """Return each method's difference to the best of the controls, knowing that the same samples picked it.
+    """Return the difference of each method to the best control, which is chosen by the same samples.
 
-    To be better than the best is to be better than every control, and to be worse is to be worse than some. The
-    p-value is of neither: twice the smaller of both sides', where the second counts the controls that were tried.
-    McNemar's is against the first control alone. Not corrected for the number of methods.
+    A method is better than the best control if it is better than every control, and worse if it is worse than some. The
+    p-value is twice the smaller of the two one-sided ones, where that of worse is corrected for the number of controls.
+    McNemar's test is against the first control only. Nothing is corrected for the number of methods.
 
     Args:
         methods: `[methods, samples]`.
         controls: `[controls, samples]`, the best first.
         clusters: `[samples]`.
     """
-    counts = [_counted(row - controls[0]) for row in methods]
+    counts = [_win_tie_loss_counts(row - controls[0]) for row in methods]
     if len(set(clusters.tolist())) < 2:
         return paired_differences(methods, np.broadcast_to(controls[0], methods.shape), clusters)
     design = _design(clusters)
     found = statistics.against_best(methods, controls, design)
-    # The p-value of being no worse than any of the controls.
+    # One-sided: the method is no worse than any control.
     unbeaten = [
         min(1.0, len(controls) * min(statistics.sign_flip(controls, row, design, "greater"))) for row in methods
     ]
@@ -149,12 +148,12 @@ def best_control_differences(methods: Floats, controls: Floats, clusters: Intege
 
 
 def holm_corrected_best(found: Sequence[PairedDifference]) -> list[PairedDifference]:
-    """Return differences to best controls, corrected over all of them: a verdict takes the p-value and the interval."""
-    return [_judged(one, one.low, one.high) for one in _holm(found)]
+    """Return differences to best controls after Holm's correction; verdicts depend on the p-value and the interval."""
+    return [_with_verdict(one, one.low, one.high) for one in _with_holm(found)]
 
 
-def _holm(found: Sequence[PairedDifference]) -> list[PairedDifference]:
-    """Return differences with their p-values corrected for their number."""
+def _with_holm(found: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """Return differences with p-values after Holm's correction over all of them."""
     exact = iter(statistics.holm([one.mcnemar for one in found if one.mcnemar is not None]))
     return [
         replace(one, holm=p, mcnemar_holm=None if one.mcnemar is None else next(exact))
@@ -163,21 +162,22 @@ def _holm(found: Sequence[PairedDifference]) -> list[PairedDifference]:
 
 
 def _mcnemar(first: Floats, second: Floats) -> float | None:
-    """Return McNemar's exact p-value, or none where some answer is neither right nor wrong."""
+    """Return McNemar's exact p-value; none if an answer is neither right nor wrong."""
     binary = np.isin([first, second], (0, 1)).all()
     return statistics.mcnemar(first, second).exact if binary else None
 
 
-def _judged(one: PairedDifference, low: float, high: float) -> PairedDifference:
-    """Return a difference with its verdict: better where `low` is above zero, worse where `high` is below."""
+def _with_verdict(one: PairedDifference, low: float, high: float) -> PairedDifference:
+    """Return a significant difference as better if `low` is above zero, and as worse if `high` is below zero."""
     shown = one.holm <= 1 - LEVEL
     return replace(one, verdict="better" if shown and low > 0 else "worse" if shown and high < 0 else "open")
 
 
 def detectable_difference(first: Floats, second: Floats, clusters: Integers) -> float | None:
-    """Return the smallest true difference that is found at 5 % with a power of 80 % between a pair like this.
+    """Return the smallest true difference that a test at 5 % detects with a power of 80 % on such a pair.
 
-    None if no difference would be.
+    Returns:
+        The difference; none if no difference would be detected.
     """
     if len(set(clusters.tolist())) < 2:
         return None
@@ -185,30 +185,30 @@ def detectable_difference(first: Floats, second: Floats, clusters: Integers) -> 
 
 
 def rank_intervals(scores: Floats, clusters: Integers) -> list[Rank] | None:
-    """Return each row's rank by its mean, with the places that it may truly have; none with one picture or one row."""
+    """Return the rank of each row by its mean, with an interval; none with one image or one row."""
     if len(scores) < 2 or len(set(clusters.tolist())) < 2:
         return None
-    return list(statistics.rank_intervals(scores, _design(clusters, FEWER)))
+    return list(statistics.rank_intervals(scores, _design(clusters, RESAMPLES_OF_PAIRS)))
 
 
 def win_tie_loss(blocks: Sequence[tuple[Floats, Integers]]) -> Record | None:
-    """Return in how many blocks each row is surely better than each other; none where there is nothing to count."""
+    """Return wins, ties and losses of every two rows over blocks; none with one image, one row, or no blocks."""
     if not blocks or len(blocks[0][0]) < 2 or any(len(set(clusters.tolist())) < 2 for _, clusters in blocks):
         return None
-    return statistics.win_tie_loss([(scores, _design(clusters, FEWER)) for scores, clusters in blocks])
+    return statistics.win_tie_loss([(scores, _design(clusters, RESAMPLES_OF_PAIRS)) for scores, clusters in blocks])
 
 
 def order_transfer(first: Floats, second: Floats, clusters: Integers) -> Transfer | None:
-    """Say how far two models, `[rows, samples]` each, order rows alike; none with one picture or one row."""
+    """Return how well two models, `[rows, samples]` each, agree on the order of rows; none with one image or row."""
     if len(first) < 2 or len(set(clusters.tolist())) < 2:
         return None
-    return statistics.transfer(first, second, _design(clusters, FEWER))
+    return statistics.transfer(first, second, _design(clusters, RESAMPLES_OF_PAIRS))
 
 
 def friedman_by_image(scores: Floats, clusters: Integers) -> Friedman | None:
-    """Compare rows by their ranks over pictures; none with fewer than two pictures or three rows.
+    """Return Friedman's test of the rows' ranks over images; none with fewer than two images or three rows.
 
-    Pictures are independent of each other, as blocks of this test must be.
+    Images are the blocks of the test, because these must be independent.
     """
     _, codes = np.unique(clusters, return_inverse=True)
     count = int(codes.max()) + 1
@@ -223,6 +223,6 @@ def _design(clusters: Integers, resamples: int = RESAMPLES) -> Design:
     return Design(clusters=clusters.tolist(), level=LEVEL, resamples=resamples)
 
 
-def _counted(delta: Floats) -> tuple[int, int, int]:
+def _win_tie_loss_counts(delta: Floats) -> tuple[int, int, int]:
     wins, losses = int((delta > 1e-9).sum()), int((delta < -1e-9).sum())
     return wins, len(delta) - wins - losses, losses

@@ -1,4 +1,4 @@
-"""Statistics of paired comparisons: numbers in, plain records out. What each number means: docs/ideas/statistics.md."""
+"""Statistics of paired comparisons, from arrays of scores. docs/ideas/statistics.md says what each number means."""
 
 from tokensieve.study.statistics.controls import AgainstBest, Alarm, against_best, inverse_alarm
 from tokensieve.study.statistics.design import Design

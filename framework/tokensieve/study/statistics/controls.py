@@ -20,13 +20,13 @@ from tokensieve.study.statistics.paired import holm, sign_flip
 
 @dataclass(frozen=True)
 class AgainstBest:
-    """What a method has more than the best control.
+    """The difference of a method to the best control.
 
     Attributes:
-        control: the control that came out best, by its place; which one truly is best is not known.
-        difference: to the best control, whichever that is; all methods' intervals hold together.
-        p: of the method being no better than some control, by the least favourable one.
-        p_holm: the same, adjusted for the number of methods.
+        control: the index of the control with the best score; which control is truly best is not known.
+        difference: the difference to the truly best control; the intervals of all methods hold simultaneously.
+        p: the p-value of being no better than some control: the largest over controls.
+        p_holm: `p` after Holm's correction for the number of methods.
     """
 
     control: int
@@ -41,22 +41,22 @@ def against_best(
     design: Design | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[AgainstBest, ...]:
-    """Compare every method with the best control, knowing that the best was picked by the same samples.
+    """Compare every method with the best control, which is chosen by the same samples.
 
     The true difference is the smallest of a method's differences to the controls. It is at least the smallest of their
-    lower bounds, and at most the smallest of their upper bounds if all of these hold. The best control is one and the
-    same for all methods, so the lower bounds need to hold for all methods at one control, whichever it is; the upper
-    bounds need to hold for all methods and all controls. A bootstrap of the largest control would be narrower, and
-    wrong where controls are alike: see docs/decisions/013-statistics.md.
+    lower bounds, and at most the smallest of their upper bounds if all of these hold. The best control is the same
+    for all methods, so the lower bounds need to hold for all methods at this one control; the upper bounds need to hold
+    for all methods and all controls. A bootstrap of the best control would be narrower, and wrong if controls are
+    nearly equal: see docs/decisions/013-statistics.md.
 
     Args:
-        methods: `[methods, n]`, what each method has at each sample.
-        controls: `[controls, n]`, what each control has.
-        design: how the samples hang together.
+        methods: `[methods, n]`, the score of each method on each sample.
+        controls: `[controls, n]`, the score of each control.
+        design: clusters and kinds of the samples.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
-        StudyError: if both are not of the same samples, or there are fewer than two clusters.
+        StudyError: if both do not have the same samples, or there are fewer than two clusters.
     """
     design, values, others = design or Design(), scores_of(methods, "methods"), scores_of(controls, "controls")
     count, miss = len(others), (1 - design.level) / 2
@@ -88,10 +88,10 @@ def against_best(
 
 @dataclass(frozen=True)
 class Alarm:
-    """Whether a method's score turned upside down does no worse.
+    """The comparison of a method with its inverse.
 
     Attributes:
-        difference: what the method has more than its inverse.
+        difference: the score of the method minus that of its inverse.
         raised: whether the inverse may be as good: the interval does not lie above zero.
         certain: whether the inverse is better: the interval lies below zero.
     """
@@ -110,18 +110,18 @@ def inverse_alarm(
     """Compare a method with its own inverse, which keeps the tokens that the method likes least.
 
     Args:
-        method: `[n]`, what the method has at each sample.
-        inverse: `[n]`, what its inverse has.
-        design: how the samples hang together.
+        method: `[n]`, the score of the method on each sample.
+        inverse: `[n]`, the score of its inverse.
+        design: clusters and kinds of the samples.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
-        StudyError: if both are not of the same samples, or there are fewer than two clusters.
+        StudyError: if both do not have the same samples, or there are fewer than two clusters.
     """
     (difference,) = difference_intervals(np.atleast_2d(np.asarray(method)), inverse, design, bounds=bounds)
     return Alarm(difference, raised=difference.low <= 0, certain=difference.high < 0)
 
 
 def _tail(sides: list[Array], miss: float) -> float:
-    """Return the tail of bounds that hold together; of one bound alone, its own."""
+    """Return the tail of bounds that hold simultaneously; a single bound keeps its own tail."""
     return miss if sum(side.shape[1] for side in sides) == 1 else shared_tail(sides, miss, miss)

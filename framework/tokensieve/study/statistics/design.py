@@ -1,4 +1,4 @@
-"""How the samples of a study hang together, and how they are drawn anew: what every interval here starts from."""
+"""The clusters and kinds of samples, and their bootstrap; every interval starts from these."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Array: TypeAlias = npt.NDArray[np.float64]
 Codes: TypeAlias = npt.NDArray[np.intp]
 Labels: TypeAlias = Sequence[Hashable]
 
-_AT_ONCE = 1 << 22
-"""How many counts of a bootstrap are held at a time."""
+_COUNTS_AT_ONCE = 1 << 22
+"""The largest number of bootstrap counts in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """How samples hang together, and how carefully to look.
+    """The clusters and kinds of samples, and the settings of bootstrap and tests.
 
-    Questions about one picture are not independent: what makes a picture hard makes all its questions hard. So what is
-    drawn anew are pictures, each with all its questions.
+    Questions about the same image are not independent: what makes an image hard makes all its questions hard. So the
+    bootstrap draws images, each with all its questions.
 
     Attributes:
-        clusters: a label a sample, its picture's; without, every sample is a cluster of its own.
-        kinds: a label a sample, its type of question. With it, a score is the mean over kinds of the mean of a kind, so
-            that a kind with many questions weighs no more than another; without, it is the mean over samples.
-        level: of every interval.
-        resamples: how many bootstrap samples, and how many random flips of signs.
-        seed: of both.
+        clusters: a label for each sample, such as its image; by default, every sample is its own cluster.
+        kinds: a label for each sample, its type of question. With kinds, a score is the mean over kinds of the mean in
+            a kind, so that all kinds have the same weight; by default, it is the mean over samples.
+        level: the confidence level of every interval.
+        resamples: the number of bootstrap samples, and of random sign flips.
+        seed: the seed of both.
     """
 
     clusters: Labels | None = None
@@ -48,7 +48,7 @@ class Design:
             raise StudyError(f"a bootstrap takes at least 1 resample; {self.resamples} were asked for.")
 
     def layout(self, samples: int) -> Layout:
-        """Return the design of a number of samples, as codes.
+        """Return clusters and kinds of a number of samples as integer codes.
 
         Raises:
             StudyError: if there are more or fewer labels than samples, or no samples.
@@ -67,13 +67,13 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A design as numbers.
+    """Clusters and kinds of samples as integer codes.
 
     Attributes:
-        cluster: `[n]`, each sample's cluster, 0-based.
-        clusters: how many there are.
-        kind: `[n]`, each sample's kind, 0-based.
-        kinds: how many there are.
+        cluster: `[n]`, the cluster of each sample, from 0.
+        clusters: the number of clusters.
+        kind: `[n]`, the kind of each sample, from 0.
+        kinds: the number of kinds.
     """
 
     cluster: Codes
@@ -83,25 +83,25 @@ class Layout:
 
     @property
     def weights(self) -> Array:
-        """`[n]`: what each sample weighs in the score; the sum is one."""
+        """Return the weight of each sample in the score, `[n]`; the sum is one."""
         sizes = np.bincount(self.kind, minlength=self.kinds)
         return 1 / (self.kinds * sizes[self.kind].astype(float))
 
     def centred(self, values: Array) -> Array:
-        """Return values `[m, n]` less the mean of their kind: what is left to chance."""
+        """Return values `[m, n]` minus the mean of their kind."""
         one = np.ones_like(values[:1])
         means = self.by_cell(values).sum(axis=0) / self.by_cell(one).sum(axis=0)
         left: Array = values - means.T[:, self.kind]
         return left
 
     def by_cluster(self, values: Array) -> Array:
-        """Sum values `[m, n]` within each cluster: `[clusters, m]`."""
+        """Return the sums of values `[m, n]` within each cluster, `[clusters, m]`."""
         sums = np.zeros((self.clusters, len(values)))
         np.add.at(sums, self.cluster, values.T)
         return sums
 
     def by_cell(self, values: Array) -> Array:
-        """Sum values `[m, n]` within each cluster and kind: `[clusters, kinds, m]`."""
+        """Return the sums of values `[m, n]` within each cluster and kind, `[clusters, kinds, m]`."""
         sums = np.zeros((self.clusters, self.kinds, len(values)))
         np.add.at(sums, (self.cluster, self.kind), values.T)
         return sums
@@ -126,7 +126,7 @@ def paired(scores: npt.ArrayLike, base: npt.ArrayLike) -> Array:
     """Return the differences `[methods, n]` of scores to a base, `[n]` or `[methods, n]`.
 
     Raises:
-        StudyError: if the base is not of the same samples.
+        StudyError: if the base does not have the same samples.
     """
     values = scores_of(scores)
     other = scores_of(np.atleast_2d(np.asarray(base, dtype=np.float64)), "base")
@@ -139,10 +139,10 @@ def paired(scores: npt.ArrayLike, base: npt.ArrayLike) -> Array:
 
 
 def within(values: Array, bounds: tuple[float, float]) -> None:
-    """Check that scores lie where they are said to.
+    """Check that scores are within `bounds`.
 
     Raises:
-        StudyError: if one does not.
+        StudyError: if a score is not.
     """
     low, high = bounds
     if values.size and not (low <= values.min() and values.max() <= high):
@@ -158,17 +158,17 @@ def estimates(values: Array, layout: Layout) -> Array:
 
 
 def replicates(values: Array, design: Design, bounds: tuple[float, float] | None) -> Array:
-    """Return the score of each row of `[m, n]` in every bootstrap sample: `[resamples, m]`.
+    """Return the score of each row of `[m, n]` in every bootstrap sample, `[resamples, m]`.
 
-    Clusters are drawn with replacement, all their samples with them. A kind of which a bootstrap sample holds nothing
-    keeps its observed mean there.
+    Clusters are drawn with replacement, with all their samples. A kind without samples in a bootstrap sample keeps its
+    observed mean there.
 
     Args:
         values: `[m, n]`.
-        design: what is drawn.
-        bounds: the smallest and largest possible value. With them, two clusters are added before drawing, of one
-            question each, one with the smallest and one with the largest value. They keep an interval from claiming
-            certainty where nothing happened to vary, as adding a success and a failure does for a proportion.
+        design: clusters and kinds of the samples.
+        bounds: the smallest and largest possible value. With bounds, two clusters of one question each are added
+            before drawing, one with the smallest and one with the largest value. They keep intervals from having no
+            width if the observed values do not vary, like adding a success and a failure for a proportion.
     """
     layout = design.layout(values.shape[1])
     sums, sizes = layout.by_cell(values), layout.by_cell(np.ones_like(values[:1]))[..., 0]
@@ -189,9 +189,9 @@ def replicates(values: Array, design: Design, bounds: tuple[float, float] | None
 
 
 def _counts(clusters: int, design: Design) -> Iterator[tuple[slice, Array]]:
-    """Return how often each cluster is in each bootstrap sample, some samples at a time."""
+    """Yield how often each cluster is in each bootstrap sample, some bootstrap samples at a time."""
     random = np.random.default_rng(design.seed)
-    step = max(1, _AT_ONCE // clusters)
+    step = max(1, _COUNTS_AT_ONCE // clusters)
     for start in range(0, design.resamples, step):
         rows = min(step, design.resamples - start)
         drawn = random.integers(0, clusters, (rows, clusters)) + np.arange(rows)[:, None] * clusters

@@ -1,4 +1,4 @@
-"""Many numbers of a sample made one: random draws of a method, and budgets of a curve."""
+"""Means over random draws of a method, and weights of budgets for the area under a curve."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tokensieve.study.statistics.design import Array, scores_of
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """A method that draws at random, over its draws.
+    """The scores of a method over its random draws.
 
     Attributes:
-        scores: `[n]`, every sample's mean over the draws: what to compare other methods with.
-        means: the score of every draw.
-        spread: the standard deviation of these; what papers print behind ± when they print seeds.
-        noise: the standard error that the draws alone give the mean over all draws. An interval of `scores` holds it
-            already, as draws are made anew for every sample; samples usually add far more.
+        scores: `[n]`, the mean over draws of each sample, to be compared with other methods.
+        means: the score of each draw.
+        spread: the standard deviation of `means`; papers print it after ± for seeds.
+        noise: the standard error of the mean over draws that comes from the draws alone. An interval of `scores`
+            includes it, because every sample has its own draw; the samples usually contribute far more.
     """
 
     scores: Array
@@ -31,13 +31,13 @@ class Draws:
 
 
 def over_draws(scores: npt.ArrayLike) -> Draws:
-    """Join several draws of the same samples.
+    """Return the scores of a method over several draws.
 
     Args:
-        scores: `[draws, n]`, what the method has at each sample in each draw, each made anew for every sample.
+        scores: `[draws, n]`, the score on each sample in each draw; every sample has its own draw.
 
     Raises:
-        StudyError: if the scores have another shape, or are of one draw.
+        StudyError: if the scores have another shape, or there is only one draw.
     """
     values = scores_of(scores)
     draws, samples = values.shape
@@ -49,14 +49,14 @@ def over_draws(scores: npt.ArrayLike) -> Draws:
 
 
 def budget_weights(budgets: Sequence[float]) -> tuple[float, ...]:
-    """Return what each budget weighs in the area under a curve over the logarithm of the budget.
+    """Return the weight of each budget in the area under a curve over the logarithm of the budget.
 
-    The weights are those of trapezoids and add up to one, so the area is a mean score over the budgets between the
-    smallest and the largest, in which every halving counts alike. It is linear: `weights @ scores`, with scores
-    `[budgets, n]` of a method, is a score a sample, to be compared as any other.
+    The weights are those of the trapezoidal rule and add up to one. So the area is a mean score over the budgets from
+    the smallest to the largest, in which every halving has the same weight. It is linear: `weights @ scores`, with the
+    scores `[budgets, n]` of a method, is a score for each sample, which can be compared like any other.
 
     Args:
-        budgets: tokens or parts, in any order, no two equal.
+        budgets: counts or fractions of tokens, in any order, all different.
 
     Raises:
         StudyError: if there are fewer than two budgets, two are equal, or one is not above zero.

@@ -14,15 +14,15 @@ from tokensieve.study.statistics.design import Array, Design, estimates, paired,
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, and where the truth may lie.
+    """An estimate with its confidence interval.
 
     Attributes:
-        estimate: as observed.
+        estimate: the observed value.
         low: the lower end.
         high: the upper end.
-        level: how often such an interval holds the truth.
-        samples: how many the estimate is of.
-        clusters: how many of them are independent of each other: pictures.
+        level: the confidence level.
+        samples: the number of samples.
+        clusters: the number of clusters, such as images, which are independent of each other.
     """
 
     estimate: float
@@ -34,18 +34,18 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """What a difference shows: `better`, `worse`, or `unclear` where zero is inside."""
+        """Return the verdict on a difference: `better`, `worse`, or `unclear` if zero is inside."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
 
 
 def score_intervals(
     scores: npt.ArrayLike, design: Design | None = None, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[Interval, ...]:
-    """Return an interval of every method's score, each by itself.
+    """Return an interval for the score of every method, each at the given level.
 
     Args:
-        scores: `[methods, n]`, what each method has at each sample.
-        design: how the samples hang together.
+        scores: `[methods, n]`, the score of each method on each sample.
+        design: clusters and kinds of the samples.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
@@ -65,13 +65,13 @@ def difference_intervals(
     simultaneous: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Interval, ...]:
-    """Return an interval of what every method has more than a base, on the same samples.
+    """Return an interval for the difference of every method to a base on the same samples.
 
     Args:
-        scores: `[methods, n]`, what each method has at each sample.
-        base: `[n]`, what they are compared with; or `[methods, n]`, a base for each.
-        design: how the samples hang together.
-        simultaneous: whether `level` is how often *all* intervals hold their truth, not each by itself.
+        scores: `[methods, n]`, the score of each method on each sample.
+        base: `[n]`, the scores of the base; or `[methods, n]`, a base for each method.
+        design: clusters and kinds of the samples.
+        simultaneous: whether the level holds for all intervals together, and not only for each one.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
@@ -90,15 +90,15 @@ def difference_replicates(
 ) -> tuple[Array, Array]:
     """Return the differences of scores to a base, `[methods, n]`, and their bootstrap samples, `[resamples, methods]`.
 
-    The difference of b to a is drawn as that of a to b is, with its sign changed.
+    The bootstrap of the difference of b to a is that of a to b, with its sign changed.
 
     Raises:
-        StudyError: if the base is not of the same samples, or scores lie outside of `bounds`.
+        StudyError: if the base does not have the same samples, or scores lie outside of `bounds`.
     """
     within(np.asarray(scores, dtype=np.float64), bounds)
     within(np.asarray(base, dtype=np.float64), bounds)
     differences, span = paired(scores, base), bounds[1] - bounds[0]
-    # Rounded: what adds up to nothing may leave a last bit, whose sign is an accident of the order of samples.
+    # Rounded, because sums that are zero may differ in their last bit, whose sign depends on the order of samples.
     sums = design.layout(differences.shape[1]).by_cell(differences).reshape(-1, len(differences)).round(12)
     signs = np.sign(sums[(sums != 0).argmax(axis=0), np.arange(len(differences))])
     signs[signs == 0] = 1
@@ -106,20 +106,20 @@ def difference_replicates(
 
 
 def shared_tail(sides: Sequence[Array], miss: float, most: float) -> float:
-    """Return the tail that each of many one-sided bounds may have, so that all hold together.
+    """Return the tail of each of many one-sided bounds with which all hold simultaneously.
 
-    A bootstrap sample is inside all bounds if it lies as deep as the bound in every column. The tail is the deepest
-    that all but a part `miss` of the bootstrap samples reach.
+    A bootstrap sample is inside all bounds if its rank in every column is at least that of the bound. The tail is the
+    largest one for which only a share `miss` of the bootstrap samples is outside of some bound.
 
     Args:
-        sides: each `[resamples, m]`; of each column, the lower bound is asked for.
-        miss: the part of the bootstrap samples that may be outside of some bound.
-        most: the tail of a bound by itself, which is never exceeded.
+        sides: each `[resamples, m]`; every column has a lower bound.
+        miss: the share of bootstrap samples that may be outside of some bound.
+        most: the tail of a single bound, which is never exceeded.
     """
     from scipy.stats import rankdata
 
     resamples = len(sides[0])
-    # By the largest rank of equal values: a bound is on a value, and all that equal it are inside.
+    # Equal values have their largest rank, because all values equal to a bound are inside.
     depth = np.min([rankdata(side, "max", axis=0).min(axis=1) for side in sides], axis=0)
     return min(most, float(np.sort(depth)[int(miss * resamples)]) / (resamples + 1))
 
@@ -127,8 +127,9 @@ def shared_tail(sides: Sequence[Array], miss: float, most: float) -> float:
 def bound(drawn: Array, tail: float, clusters: int) -> Array:
     """Return the lower bound of each column of bootstrap samples `[resamples, m]`: `[m]`.
 
-    The tail is first made smaller, for what a bootstrap of few clusters lacks: it draws from a spread that is too small
-    by (c - 1) / c, and knows it only as well as Student's t says (Hesterberg 2015, the expanded percentile interval).
+    The tail is first made smaller, because a bootstrap of c clusters is too narrow: its variance is too small by the
+    factor (c - 1) / c, and Student's t replaces the normal distribution (Hesterberg 2015, the expanded percentile
+    interval).
 
     Raises:
         StudyError: if there are fewer than two clusters.

@@ -1,4 +1,4 @@
-"""How far two methods keep the same tokens."""
+"""The overlap of the tokens that methods keep."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from tokensieve.errors import StudyError
 
 Kept = Sequence[Collection[int]]
-"""Of each sample, the ids of the tokens that a method kept."""
+"""The ids of the tokens that a method kept, for each sample."""
 
 
 def jaccard_of(one: Set[int], other: Set[int]) -> float:
-    """Return the part of what either set holds that both hold; 1 for two empty sets."""
+    """Return the Jaccard index of two sets: intersection over union; 1 for two empty sets."""
     either = one | other
     return len(one & other) / len(either) if either else 1.0
 
 
 def jaccard(first: Kept, second: Kept) -> float:
-    """Return the part of the tokens kept by either method that both kept, averaged over samples.
+    """Return the Jaccard index of the kept tokens of two methods, the mean over samples.
 
-    Where neither kept anything they agree, which counts as one.
+    If neither method kept a token of a sample, the index is 1.
 
     Raises:
-        StudyError: if both are not of the same samples, or there are none.
+        StudyError: if both do not have the same number of samples, or there are none.
     """
     if len(first) != len(second) or not len(first):
         raise StudyError(
@@ -37,7 +37,7 @@ def overlaps(kept: Sequence[Kept]) -> tuple[tuple[float, ...], ...]:
     """Return the overlap of every method with every other: `[methods][methods]`.
 
     Raises:
-        StudyError: if the methods are not of the same samples, or there are none.
+        StudyError: if the methods do not have the same number of samples, or there are none.
     """
     found = [[1.0] * len(kept) for _ in kept]
     for one, first in enumerate(kept):
@@ -47,14 +47,14 @@ def overlaps(kept: Sequence[Kept]) -> tuple[tuple[float, ...], ...]:
 
 
 def chance_jaccard(tokens: int, first: int, second: int) -> float:
-    """Return the overlap to expect of two sets of given sizes that have nothing to do with each other.
+    """Return the expected Jaccard index of two independent random sets of given sizes.
 
-    Without it an overlap means nothing: two random halves of the tokens overlap by a third.
+    It is the baseline for any overlap: two random halves of the tokens already have an index of about a third.
 
     Args:
-        tokens: how many there are to keep.
-        first: how many of them one method keeps.
-        second: how many the other keeps.
+        tokens: the number of tokens.
+        first: the number of tokens that one method keeps.
+        second: the number of tokens that the other method keeps.
 
     Raises:
         StudyError: if more are kept than there are.

@@ -1,4 +1,4 @@
-"""Tests of paired outcomes, and the correction for asking many questions."""
+"""Tests of paired outcomes, and Holm's correction for many tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Alternative = Literal["two-sided", "greater"]
 
 @dataclass(frozen=True)
 class McNemar:
-    """Whether two methods are right equally often, where each sample is independent of the others.
+    """McNemar's test of two methods on independent samples.
 
     Attributes:
-        wins: samples that only the first has right.
-        losses: samples that only the second has right.
-        exact: the probability of a split at least as uneven, if both are alike: never too small, often too large.
-        mid: the mid-p value, which counts half of the split itself: nearer to what it says, seldom above it.
+        wins: the number of samples that only the first has right.
+        losses: the number of samples that only the second has right.
+        exact: the p-value: the probability of a split at least as uneven if both methods are equal. It is conservative.
+        mid: the mid-p-value, which counts only half of the probability of the observed split. It is less conservative.
     """
 
     wins: int
@@ -33,11 +33,11 @@ class McNemar:
 
 
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
-    """Compare two methods' right and wrong answers on the same independent samples.
+    """Return McNemar's test of the right and wrong answers of two methods on the same independent samples.
 
     Args:
-        first: `[n]`, zero or one, what the first has right.
-        second: `[n]`, the same of the second.
+        first: `[n]`, 1 where the first method is right, else 0.
+        second: `[n]`, the same for the second method.
 
     Raises:
         StudyError: if the shapes differ, or an outcome is neither right nor wrong.
@@ -56,7 +56,7 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
     fewer, both = min(wins, losses), wins + losses
     tail, point = float(binom.cdf(fewer, both, 0.5)), float(binom.pmf(fewer, both, 0.5))
     if wins == losses:
-        # Both tails hold the observed split, which counts once.
+        # The observed split is in both tails, and counts once.
         return McNemar(wins, losses, 1.0, 1 - point / 2)
     return McNemar(wins, losses, min(1.0, 2 * tail), 2 * tail - point)
 
@@ -64,7 +64,7 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
 def sign_flip(
     scores: npt.ArrayLike, base: npt.ArrayLike, design: Design | None = None, alternative: Alternative = "two-sided"
 ) -> tuple[float, ...]:
-    """Give, for every method, the probability of a difference to the base this large if the two were alike.
+    """Return, for every method, the probability of a difference to the base at least this large if both are equal.
 
     If they are, their names may be swapped in any picture: the sign of all its differences flips together. The p value
     is the part of such flips that give a difference as large. All flips are tried where `resamples` is enough for
@@ -72,13 +72,13 @@ def sign_flip(
     this is McNemar's exact test.
 
     Args:
-        scores: `[methods, n]`, what each method has at each sample.
-        base: `[n]`, what they are compared with; or `[methods, n]`, a base for each.
-        design: how the samples hang together.
-        alternative: whether a difference to either side counts, or only to a method's favour.
+        scores: `[methods, n]`, the score of each method on each sample.
+        base: `[n]`, the scores of the base; or `[methods, n]`, a base for each method.
+        design: clusters and kinds of the samples.
+        alternative: whether differences in both directions count, or only those in favour of the method.
 
     Raises:
-        StudyError: if the base is not of the same samples.
+        StudyError: if the base does not have the same samples.
     """
     design, differences = design or Design(), paired(scores, base)
     layout = design.layout(differences.shape[1])
@@ -91,19 +91,19 @@ def sign_flip(
         found[method] = _as_large(signs @ moved[:, None], moved[:, None], alternative).mean()
     rest = sums[:, ~few]
     if rest.shape[1]:
-        # The observed signs are one of the possible flips, which keeps the p value from being too small, or zero.
+        # The observed signs count as one flip, so that the p-value is neither too small nor zero.
         found[~few] = (1 + _flipped(rest, design, alternative)) / (1 + design.resamples)
     return tuple(float(p) for p in found)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p values for being many, by Holm's method.
+    """Return p-values after Holm's correction for their number.
 
-    Rejecting where the adjusted value is at most 5 % is wrong anywhere in at most 5 % of studies, whatever the tests
-    have to do with each other.
+    If every adjusted value of at most 5 % is rejected, at most 5 % of studies have any wrong rejection, however the
+    tests depend on each other.
 
     Raises:
-        StudyError: if a p value is outside [0, 1].
+        StudyError: if a p-value is outside of [0, 1].
     """
     given = np.asarray(p_values, dtype=np.float64)
     if not ((given >= 0) & (given <= 1)).all():
@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _flipped(sums: Array, design: Design, alternative: Alternative) -> Array:
-    """Count the random flips that give a difference as large: `[m]`."""
+    """Return the number of random flips with a difference at least as large, `[m]`."""
     random = np.random.default_rng(design.seed)
     step = max(1, (1 << 22) // len(sums))
     count = np.zeros(sums.shape[1])
@@ -129,8 +129,8 @@ def _flipped(sums: Array, design: Design, alternative: Alternative) -> Array:
 
 
 def _as_large(flipped: Array, sums: Array, alternative: Alternative) -> npt.NDArray[np.bool_]:
-    """Say which flips `[flips, m]` give a difference as large as observed."""
-    # Equal sums may differ in their last bit, by the order in which they were added up.
+    """Return which flips `[flips, m]` have a difference at least as large as observed."""
+    # Equal sums may differ in their last bit, depending on the order of summation.
     slack = 1e-9 * np.abs(sums).sum(axis=0)
     observed = sums.sum(axis=0)
     if alternative == "two-sided":

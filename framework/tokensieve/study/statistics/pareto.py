@@ -1,4 +1,4 @@
-"""The front of the points that no other point beats in both cost and gain."""
+"""The Pareto front of cost and gain."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tokensieve.study.statistics.design import Design, replicates, scores_of
 
 
 def front(costs: Sequence[float], gains: Sequence[float]) -> tuple[int, ...]:
-    """Return the points that no other beats: none costs no more and gains no less, and is better in one of the two.
+    """Return the Pareto front: the points for which no other is at least as good in cost and gain, and better in one.
 
-    Points that are equal in both are all on the front or all off it, so that the front does not depend on an order.
+    Points that are equal in both are either all on the front or all off it, so the front does not depend on the order.
 
     Args:
-        costs: of each point; lower is better.
-        gains: of each point; higher is better.
+        costs: the cost of each point; lower is better.
+        gains: the gain of each point; higher is better.
 
     Returns:
-        Places of the points on the front, by cost, and by place among equals.
+        The indices of the points on the front, ordered by cost, and by index among equal points.
 
     Raises:
-        StudyError: if there are more of one than of the other, or some are no finite numbers.
+        StudyError: if the numbers of costs and gains differ, or some are not finite.
     """
     if len(costs) != len(gains):
         raise StudyError(f"every point has a cost and a gain; there are {len(costs)} costs and {len(gains)} gains.")
@@ -41,20 +41,20 @@ def front(costs: Sequence[float], gains: Sequence[float]) -> tuple[int, ...]:
 
 
 def front_shares(costs: Sequence[float], scores: npt.ArrayLike, design: Design | None = None) -> tuple[float, ...]:
-    """Return in which part of bootstrap samples each method is on the front of cost and score.
+    """Return the share of bootstrap samples in which each method is on the Pareto front of cost and score.
 
     Args:
-        costs: of each method; lower is better.
-        scores: `[methods, n]`, what each method has at each sample.
-        design: how the samples hang together.
+        costs: the cost of each method; lower is better.
+        scores: `[methods, n]`, the score of each method on each sample.
+        design: clusters and kinds of the samples.
 
     Raises:
-        StudyError: if there are more costs or fewer than methods, or some are no finite numbers.
+        StudyError: if the numbers of costs and methods differ, or some costs are not finite.
     """
     values = scores_of(scores)
     if len(costs) != len(values) or not np.isfinite(costs).all():
         raise StudyError(f"{len(values)} methods need as many finite costs; {list(costs)} were given.")
-    # Rounded: equal scores may differ in their last bit, by the order in which they were added up.
+    # Rounded, because equal scores may differ in their last bit, depending on the order of summation.
     drawn = replicates(values, design or Design(), None).round(12)
     price = np.asarray(costs, dtype=np.float64)
     shares = []

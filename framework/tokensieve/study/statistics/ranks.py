@@ -1,4 +1,4 @@
-"""Who is ahead of whom, and how sure that is: ranks, wins and losses, and agreement between blocks."""
+"""The order of methods: ranks with intervals, wins and losses, agreement, and Friedman's test."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Counts = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Rank:
-    """Where a method stands among others; rank 1 is best.
+    """The rank of a method; rank 1 is best.
 
     Attributes:
-        rank: as observed; equal methods share the mean of their places.
-        low: the best place that it may truly have: methods that are surely better stand before it.
-        high: the worst place: methods that are surely worse stand behind it.
-        shares: in which part of bootstrap samples it has each place; equals share their places evenly.
+        rank: the observed rank; equal methods have the mean of their ranks.
+        low: the best rank in the interval: one plus the number of methods that are significantly better.
+        high: the worst rank in the interval: the number of methods minus those that are significantly worse.
+        shares: the share of bootstrap samples with each rank; equal methods share their ranks evenly.
     """
 
     rank: float
@@ -36,15 +36,15 @@ class Rank:
 def rank_intervals(
     scores: npt.ArrayLike, design: Design | None = None, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[Rank, ...]:
-    """Return every method's rank, and the places that it may truly have.
+    """Return the rank of every method with an interval.
 
-    The places follow from simultaneous intervals of all pairs of methods, so all methods' true places are inside
-    theirs at once with probability `level` (Mogstad, Romano, Shaikh, Wilhelm 2024). Quantiles of bootstrapped ranks
-    would be too narrow where methods are alike; as `shares` they show how often chance changes the order.
+    The intervals follow from simultaneous intervals of all pairs of methods, so they contain the true ranks of all
+    methods together with probability `level` (Mogstad, Romano, Shaikh, Wilhelm 2024). Quantiles of bootstrapped
+    ranks would be too narrow for methods that are nearly equal; `shares` shows how often the order changes by chance.
 
     Args:
-        scores: `[methods, n]`, what each method has at each sample.
-        design: how the samples hang together.
+        scores: `[methods, n]`, the score of each method on each sample.
+        design: clusters and kinds of the samples.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
@@ -54,9 +54,9 @@ def rank_intervals(
 
     design, values = design or Design(), scores_of(scores)
     within(values, bounds)
-    ahead = _ahead(values, design, bounds)
+    ahead = _significantly_better(values, design, bounds)
     observed = estimates(values, design.layout(values.shape[1]))
-    # Rounded: equal scores may differ in their last bit, by the order in which they were added up.
+    # Rounded, because equal scores may differ in their last bit, depending on the order of summation.
     ranks = rankdata(-observed.round(12))
     shares = _shares(replicates(values, design, None))
     return tuple(
@@ -72,12 +72,12 @@ def rank_intervals(
 
 @dataclass(frozen=True)
 class Record:
-    """Who beats whom, over blocks such as (model, task, budget).
+    """Wins, ties and losses of every two methods, over blocks such as (model, task, budget).
 
     Attributes:
-        wins: `[methods][methods]`: in how many blocks the first is surely better than the second.
-        ties: in how many neither is; they need not be equal, only not told apart.
-        losses: in how many the first is surely worse.
+        wins: `[methods][methods]`, the number of blocks in which the first is significantly better than the second.
+        ties: the number of blocks without a significant difference.
+        losses: the number of blocks in which the first is significantly worse.
     """
 
     wins: Counts
@@ -86,13 +86,13 @@ class Record:
 
 
 def win_tie_loss(blocks: Sequence[tuple[npt.ArrayLike, Design]], bounds: tuple[float, float] = (0.0, 1.0)) -> Record:
-    """Count in how many blocks each method is better than, not told from, or worse than each other.
+    """Return wins, ties and losses of every two methods over blocks.
 
-    Within a block the intervals of all pairs hold together, so that among many pairs of equal methods a win is as
-    unlikely as `level` says. Between blocks nothing is corrected: of many blocks, a few may be wrong.
+    Within a block the intervals of all pairs hold simultaneously, so the level is right for any number of pairs.
+    Nothing is corrected for the number of blocks: of many blocks, a few may be wrong.
 
     Args:
-        blocks: of each, scores `[methods, n]` and how their samples hang together; the methods are the same in all.
+        blocks: of each, scores `[methods, n]` and the design of their samples; the methods are the same in all.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
@@ -103,7 +103,10 @@ def win_tie_loss(blocks: Sequence[tuple[npt.ArrayLike, Design]], bounds: tuple[f
     if len(counts) != 1:
         raise StudyError(f"blocks of wins and losses need the same methods; there are {counts or 'no'} methods.")
     wins = sum(
-        (_ahead(values, design, bounds).astype(int) for values, (_, design) in zip(scores, blocks, strict=True)),
+        (
+            _significantly_better(values, design, bounds).astype(int)
+            for values, (_, design) in zip(scores, blocks, strict=True)
+        ),
         np.zeros((counts[0], counts[0]), int),
     )
     ties = len(scores) - wins - wins.T
@@ -112,13 +115,13 @@ def win_tie_loss(blocks: Sequence[tuple[npt.ArrayLike, Design]], bounds: tuple[f
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far judges (seeds, models, budgets) order methods alike.
+    """The agreement of judges (seeds, models, budgets) on the order of methods.
 
     Attributes:
-        w: Kendall's W: 1 if all orders are the same, 0 if they have nothing in common.
-        tau: the mean of Kendall's τ-b over pairs of judges; none where a judge holds all methods equal.
-        judges: how many.
-        methods: how many.
+        w: Kendall's W: 1 if all orders are the same, 0 if there is no agreement.
+        tau: the mean of Kendall's τ-b over pairs of judges; none if a judge ranks all methods equal.
+        judges: the number of judges.
+        methods: the number of methods.
     """
 
     w: float
@@ -128,7 +131,7 @@ class Agreement:
 
 
 def agreement(scores: npt.ArrayLike) -> Agreement:
-    """Say how far judges agree on the order of methods.
+    """Return how well judges agree on the order of methods.
 
     Args:
         scores: `[judges, methods]`, such as each method's accuracy under each seed; higher is better.
@@ -144,25 +147,25 @@ def agreement(scores: npt.ArrayLike) -> Agreement:
         raise StudyError(f"agreement takes two judges and two methods; there are {judges} and {methods}.")
     ranks = rankdata(-values, axis=1)
     spread = float(((ranks.sum(axis=0) - judges * (methods + 1) / 2) ** 2).sum())
-    most = judges**2 * (methods**3 - methods) / 12 - judges * _tied(ranks) / 12
+    most = judges**2 * (methods**3 - methods) / 12 - judges * _tie_correction(ranks) / 12
     constant = bool((values == values[:, :1]).all(axis=1).any())
     taus = [] if constant else [float(np.asarray(kendalltau(a, b))[0]) for a, b in combinations(values, 2)]
-    # Judges who all hold all methods equal agree.
+    # Judges that all rank all methods equal agree.
     return Agreement(spread / most if most > 0 else 1.0, float(np.mean(taus)) if taus else None, judges, methods)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """How far two models order methods alike.
+    """The agreement of two models on the order of methods.
 
     Attributes:
-        tau: Kendall's τ-b of the two orders, as observed: 1 the same, -1 turned around; none where a model holds all
-            methods equal.
-        low: the smallest that it may truly be.
-        high: the largest.
-        same: pairs of methods that both models surely order, and alike.
-        opposite: pairs that both surely order, one the other way round.
-        pairs: how many there are.
+        tau: Kendall's τ-b of the two orders, as observed: 1 for the same, -1 for the opposite order; none if a model
+            ranks all methods equal.
+        low: the lower end of its interval.
+        high: the upper end.
+        same: the number of pairs of methods with significant differences on both models, in the same direction.
+        opposite: the number of such pairs with opposite directions.
+        pairs: the number of pairs.
     """
 
     tau: float | None
@@ -179,16 +182,16 @@ def transfer(
     design: Design | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Transfer:
-    """Say how far an order of methods carries over from a model to another.
+    """Return how well the order of methods carries over from one model to another.
 
-    What τ may truly be follows from simultaneous intervals of all pairs of methods in both models: a pair that is not
-    told apart in both may be ordered alike or not. The truth is inside with probability `level`. Quantiles of τ over
-    bootstrap samples would not do: drawing adds disagreement to that which chance brought already.
+    The interval of τ follows from simultaneous intervals of all pairs of methods on both models: a pair without a
+    significant difference on both models may have the same or the opposite order. The interval contains the truth with
+    probability `level`. Quantiles of τ over bootstrap samples would be wrong, because resampling adds disagreement.
 
     Args:
-        first: `[methods, n]`, what each method has at each sample on a model.
+        first: `[methods, n]`, the score of each method on each sample on one model.
         second: `[methods, n]`, the same methods on the same samples on another model.
-        design: how the samples hang together.
+        design: clusters and kinds of the samples.
         bounds: the smallest and largest possible score of a sample.
 
     Raises:
@@ -202,9 +205,9 @@ def transfer(
             f"{other.shape} scores."
         )
     layout = design.layout(one.shape[1])
-    # Rounded: equal scores may differ in their last bit, by the order in which they were added up.
+    # Rounded, because equal scores may differ in their last bit, depending on the order of summation.
     tau = agreement(np.array([estimates(values, layout).round(12) for values in (one, other)])).tau
-    told = np.prod(_told([one, other], design, bounds), axis=0)
+    told = np.prod(_significant_signs([one, other], design, bounds), axis=0)
     same, opposite, pairs = int((told > 0).sum()), int((told < 0).sum()), len(told)
     open_ = pairs - same - opposite
     return Transfer(tau, (same - opposite - open_) / pairs, (same - opposite + open_) / pairs, same, opposite, pairs)
@@ -212,16 +215,16 @@ def transfer(
 
 @dataclass(frozen=True)
 class Friedman:
-    """Whether methods differ over blocks, and which are told apart: what a critical-difference diagram shows.
+    """Friedman's test over blocks, with Nemenyi's critical difference, as in a critical-difference diagram.
 
     Attributes:
-        ranks: every method's mean rank over the blocks; 1 is best.
+        ranks: the mean rank of each method over blocks; 1 is best.
         statistic: Friedman's χ², corrected for ties.
-        p: its probability if all methods are alike, by χ².
-        p_f: the same by Iman and Davenport's F, which is nearer to the truth where blocks are few.
-        difference: Nemenyi's critical difference: mean ranks further apart are told apart.
-        groups: methods, by their places, best first, that are not told apart; only the largest such groups.
-        blocks: how many.
+        p: its p-value by χ².
+        p_f: the p-value by Iman and Davenport's F, which is more accurate for few blocks.
+        difference: Nemenyi's critical difference; larger differences of mean ranks are significant.
+        groups: the largest groups of methods, as indices, best first, without significant differences.
+        blocks: the number of blocks.
     """
 
     ranks: tuple[float, ...]
@@ -234,9 +237,9 @@ class Friedman:
 
 
 def friedman(scores: npt.ArrayLike, alpha: float = 0.05) -> Friedman:
-    """Compare methods by their ranks over blocks, as Demšar (2006) says.
+    """Compare methods by their ranks over blocks (Demšar 2006).
 
-    The test takes blocks for independent. Cells of one study are not: budgets share their pictures, tasks share their
+    The test assumes independent blocks. Cells of one study are not: budgets share their images, and tasks share their
     model. So it shows how consistent an order is over the blocks of the study; it does not replace intervals.
 
     Args:
@@ -254,9 +257,9 @@ def friedman(scores: npt.ArrayLike, alpha: float = 0.05) -> Friedman:
         raise StudyError(f"Friedman's test takes two blocks and three methods; there are {blocks} and {methods}.")
     ranks = rankdata(-values, axis=1)
     mean = ranks.mean(axis=0)
-    tied = 1 - _tied(ranks) / (blocks * (methods**3 - methods))
+    tied = 1 - _tie_correction(ranks) / (blocks * (methods**3 - methods))
     raw = 12 * blocks / (methods * (methods + 1)) * float((mean**2).sum()) - 3 * blocks * (methods + 1)
-    # If all are equal in all blocks, nothing speaks against their being alike.
+    # If all methods are equal in all blocks, there is no evidence of a difference.
     statistic = raw / tied if tied > 0 else 0.0
     left = blocks * (methods - 1) - statistic
     ratio = (blocks - 1) * statistic / left if left > 1e-9 else np.inf
@@ -287,7 +290,7 @@ def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float
 
 
 def groups(ranks: npt.ArrayLike, difference: float) -> tuple[tuple[int, ...], ...]:
-    """Return the largest groups of methods of which no two are further apart than a critical difference.
+    """Return the largest groups of methods in which no two differ by more than a critical difference.
 
     Args:
         ranks: `[methods]`, mean ranks.
@@ -301,26 +304,26 @@ def groups(ranks: npt.ArrayLike, difference: float) -> tuple[tuple[int, ...], ..
         reach = start
         while reach < len(order) and values[order[reach]] - values[order[start]] <= difference + 1e-12:
             reach += 1
-        # One that ends where the last one did lies inside it; one alone is no group.
+        # A group that ends where the last one did is inside it; a single method is no group.
         if reach > end and reach - start > 1:
             found.append(tuple(order[start:reach]))
         end = max(end, reach)
     return tuple(found)
 
 
-def _ahead(values: Array, design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.bool_]:
-    """Say which methods are surely better than which, by simultaneous intervals of all pairs: `[methods, methods]`."""
+def _significantly_better(values: Array, design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """Return which methods are significantly better than which, by simultaneous intervals, `[methods, methods]`."""
     ahead = np.zeros((len(values), len(values)), dtype=bool)
     pairs = combinations(range(len(values)), 2)
-    for (one, other), told in zip(pairs, _told([values], design, bounds)[0], strict=True):
+    for (one, other), told in zip(pairs, _significant_signs([values], design, bounds)[0], strict=True):
         ahead[one, other], ahead[other, one] = told > 0, told < 0
     return ahead
 
 
-def _told(blocks: Sequence[Array], design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.int_]:
-    """Say of every pair of methods whether the first is surely better (1), worse (-1) or neither: `[blocks, pairs]`.
+def _significant_signs(blocks: Sequence[Array], design: Design, bounds: tuple[float, float]) -> npt.NDArray[np.int_]:
+    """Return whether the first of every pair is significantly better (1), worse (-1) or neither (0), `[blocks, pairs]`.
 
-    The intervals of all pairs in all blocks, each `[methods, n]` of the same samples, hold together.
+    The intervals of all pairs in all blocks, each `[methods, n]` on the same samples, hold simultaneously.
     """
     pairs = list(combinations(range(len(blocks[0])), 2))
     if not pairs:
@@ -337,7 +340,7 @@ def _told(blocks: Sequence[Array], design: Design, bounds: tuple[float, float]) 
 
 
 def _shares(drawn: Array) -> Array:
-    """Return the part of bootstrap samples `[resamples, m]` in which each method has each place: `[m, places]`."""
+    """Return the share of bootstrap samples `[resamples, m]` in which each method has each rank, `[m, ranks]`."""
     scores = drawn.round(12)
     methods = scores.shape[1]
     shares = np.empty((methods, methods))
@@ -350,7 +353,7 @@ def _shares(drawn: Array) -> Array:
     return shares
 
 
-def _tied(ranks: Array) -> float:
+def _tie_correction(ranks: Array) -> float:
     """Return the sum over blocks and groups of equal ranks of t³ - t, for groups of t."""
     total = 0
     for row in ranks:
