@@ -8,7 +8,10 @@ import tokensieve as ts
 from tokensieve import errors
 from tokensieve.cli import app
 from tokensieve.plugins import hookspecs
-from tokensieve.tasks.jsonl import METRICS, VqaJsonl, _Line
+from tokensieve.tasks.jsonl import VqaJsonl
+from tokensieve.tasks.jsonl_lines import Line
+from tokensieve.tasks.metric_table import METRICS
+from tokensieve.testing.composers import COMPOSER_LAWS
 from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER_LAWS
 from tokensieve.testing.tasks import TASK_LAWS
 
@@ -48,13 +51,19 @@ def test_every_law_of_a_strategy():
     assert {law.__name__ for law in (*LAWS, *CHOOSER_LAWS, *MERGER_LAWS)} <= first_cells(STRATEGY)
 
 
+def test_every_law_of_a_composer():
+    page = (DOCS / "howto" / "composer.md").read_text(encoding="utf-8")
+    assert {law.__name__ for law in COMPOSER_LAWS} <= first_cells(page)
+    assert {"arity", "whole", "nested", "sized"} <= first_cells(page)
+
+
 def test_all_about_tasks():
     cells = first_cells(TASKS)
     assert {law.__name__ for law in TASK_LAWS} <= cells
     assert set(METRICS) <= cells
     # A row may be about several settings.
     named = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| ([^|]+) \|", TASKS, re.MULTILINE))))
-    assert set(VqaJsonl.model_fields) | set(_Line.model_fields) <= named
+    assert set(VqaJsonl.model_fields) | set(Line.model_fields) <= named
 
 
 def test_evidence_that_nobody_offers():

@@ -253,7 +253,7 @@ class Composer(Expression, BaseModel):
         return self.nested and all(operand.is_nested for operand in self.operands)
 
     def __str__(self) -> str:
-        return self.written(str)
+        return self.written(repr)
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the operands and combine their chains."""

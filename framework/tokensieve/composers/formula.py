@@ -45,7 +45,7 @@ def parse(
         text: the formula, at most 1,000 characters, 64 operands and 32 levels.
         operand: gives the expression of a name; raises if there is none.
         composers: the composers by name.
-        origin: returns the plugin that a composer is of, for messages; none where nobody needs to be told.
+        origin: returns where a composer comes from, for messages; none where nobody needs to be told.
 
     Raises:
         FormulaError: if it cannot be read, naming what stands there.
@@ -156,7 +156,7 @@ class _Reader:
             return composer.of(*operands, **parameters)
         except FormulaError as error:
             plugin = self._origin(name)
-            raise FormulaError(f"{error}" if plugin is None else f"{error}. '{name}' is of {plugin}") from None
+            raise FormulaError(f"{error}" if plugin is None else f"{error} ('{name}' is {plugin})") from None
 
     def _size(self, node: ast.expr) -> Keep:
         if isinstance(node, ast.Name):

@@ -102,8 +102,8 @@ def check_arguments(
     """
     for setting in settings:
         if setting not in known:
-            there = ", ".join(known) or "none"
-            raise FormulaError(f"{name} has no parameter '{setting}'; it has {there}.{did_you_mean(setting, known)}")
+            there, near = ", ".join(known) or "none", did_you_mean(setting, known)
+            raise FormulaError(f"{name} has no parameter '{setting}'; it has {there}{near and f'.{near}'}")
     for operand in operands:
         if not isinstance(operand, kind):
             cure = f"; write {operand.__name__}()" if isinstance(operand, type) else ""

@@ -118,9 +118,9 @@ class Registry:
         return self._origins[(kind, name)]
 
     def foreign_composer(self, name: str) -> str | None:
-        """Return the plugin that brought a composer, or none for the framework's own."""
-        origin = self._origins.get(("composer", name))
-        return None if origin == OWN else origin
+        """Return where a composer of a plugin comes from, for messages; none for the framework's own."""
+        origin = self._origins.get(("composer", name), OWN)
+        return None if origin == OWN else origin if origin == BY_HAND else f"of the plugin {origin}"
 
     def strategy(self, name: str) -> type[Strategy]:
         """Return a strategy by name, or raise `UnknownStrategyError`."""

@@ -7,7 +7,7 @@ Inherit from `ComposerConformance`, name the composer, and run it with pytest:
 
 or take the pairs of cases and laws, and run them with anything:
 
-    for case, law in composer_checks(Mine):
+    for case, law in parametrize_composer_checks(Mine):
         law(case)
 
 Every law is a function below, and is tried on every example of settings that the composer declares in `examples`, with
@@ -36,6 +36,7 @@ from tokensieve.plugins.checks import problem
 from tokensieve.plugins.registry import Registry
 from tokensieve.strategy import Chooser, Ranker, Scorer
 from tokensieve.testing import laws
+from tokensieve.testing.checks import require
 from tokensieve.testing.samples import sample, scrambled
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def padding_free(case: ComposerCase) -> None:
         for k in _some(tokens):
             size = torch.full_like(tokens.universe.counts, k)
             mask = select(expression, wide, size).mask
-            _hold(not (mask & ~wide.valid).any(), f"the cut to {k} took padding")
+            require(not (mask & ~wide.valid).any(), f"the cut to {k} took padding")
             laws.same_choice(tokens, select(expression, tokens, size).mask, mask.gather(1, went), "padding")
 
 
@@ -238,7 +239,7 @@ def pure(case: ComposerCase) -> None:
 
         for k in _some(tokens):
             select(expression, tokens, torch.full_like(tokens.universe.counts, k), source=kept)
-        _hold(
+        require(
             all(torch.equal(chain.level, before) for chain, before in seen), "an operand's chain was changed in place"
         )
 
@@ -251,7 +252,7 @@ def arity_is_kept(case: ComposerCase) -> None:
         try:
             case.composer.of(*(Ranking(column=place) for place in range(number)), **case.settings)
         except FormulaError as error:
-            _hold(case.composer.name in str(error), f"the refusal of {number} operands does not name it: {error}")
+            require(case.composer.name in str(error), f"the refusal of {number} operands does not name it: {error}")
         else:
             raise AssertionError(f"{number} operands were taken, with arity {case.composer.arity}")
 
@@ -266,14 +267,14 @@ def sized_is_true(case: ComposerCase) -> None:
             try:
                 case.composer.of(*leaves, **case.settings)
             except FormulaError as error:
-                _hold("chooses another set for every budget" in str(error), f"the refusal does not say why: {error}")
+                require("chooses another set for every budget" in str(error), f"the refusal does not say why: {error}")
             else:
                 raise AssertionError("an operand that is not nested was taken, and sized is false")
         return
     taken = 0
-    for leaves in ([Shifting(), a], [a, Shifting()]):
+    for pair in ((Shifting(), a), (a, Shifting())):
         try:
-            expression = case.of(leaves)
+            expression = case.of(pair)
         except FormulaError:
             # Where an order is needed in one place, or for one setting.
             continue
@@ -281,19 +282,19 @@ def sized_is_true(case: ComposerCase) -> None:
         for tokens in _samples():
             for k in _sizes(tokens):
                 laws.exact(expression, tokens, k)
-    _hold(taken or case.settings, "sized is true, and no operand that is not nested is taken")
+    require(taken or case.settings, "sized is true, and no operand that is not nested is taken")
 
 
 def settings_are_checked(case: ComposerCase) -> None:
     """Class attributes are right, a setting nobody declared is refused, and equal settings are one value."""
     found = problem(case.composer)
-    _hold(found is None, f"{case.composer.__name__} {found}")
+    require(found is None, f"{case.composer.__name__} {found}")
     expression, again = next(case.expressions()), next(case.expressions())
-    _hold(expression == again and hash(expression) == hash(again), "two with equal settings are not equal")
+    require(expression == again and hash(expression) == hash(again), "two with equal settings are not equal")
     try:
         case.composer.of(*expression.parts, nobody_declared_this=1)
     except FormulaError as error:
-        _hold(case.composer.name in str(error), f"the refusal of a setting does not name it: {error}")
+        require(case.composer.name in str(error), f"the refusal of a setting does not name it: {error}")
     else:
         raise AssertionError("a setting that nobody declared was taken")
 
@@ -302,7 +303,7 @@ def needs_are_those_of_operands(case: ComposerCase) -> None:
     """It needs what its operands need, and perhaps more."""
     for expression in case.expressions():
         for part in expression.parts:
-            _hold(part.needs <= expression.needs, f"{expression.needs} lacks what an operand needs: {part.needs}")
+            require(part.needs <= expression.needs, f"{expression.needs} lacks what an operand needs: {part.needs}")
 
 
 def round_trip(case: ComposerCase) -> None:
@@ -312,7 +313,7 @@ def round_trip(case: ComposerCase) -> None:
         names = {leaf: f"leaf_{place}" for place, leaf in enumerate(expression.strategies())}
         formula = expression.written(names.__getitem__)
         back = parse(formula, {name: leaf for leaf, name in names.items()}.__getitem__, composers)
-        _hold(back == expression, f"'{formula}' reads back as something else")
+        require(back == expression, f"'{formula}' reads back as something else")
 
 
 COMPOSER_LAWS: tuple[Law, ...] = (
@@ -377,7 +378,7 @@ class ComposerCheck:
         return False
 
 
-def composer_checks(
+def parametrize_composer_checks(
     composer: type[Composer], join: Callable[..., Expression] | None = None
 ) -> list[tuple[ComposerCase, ComposerCheck]]:
     """Return every example of settings with every law that it is to be tried on.
@@ -419,7 +420,9 @@ class ComposerConformance:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Make a test of every example and law."""
         if "check" in metafunc.fixturenames:
-            metafunc.parametrize(("case", "check"), composer_checks(self.composer, type(self).join), ids=repr)
+            metafunc.parametrize(
+                ("case", "check"), parametrize_composer_checks(self.composer, type(self).join), ids=repr
+            )
 
     def test_law(self, case: ComposerCase, check: ComposerCheck) -> None:
         """Try one example on one law."""
@@ -428,8 +431,3 @@ class ComposerConformance:
             import pytest
 
             pytest.xfail(reason)
-
-
-def _hold(condition: object, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
