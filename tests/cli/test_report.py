@@ -18,7 +18,7 @@ def run(tmp_path):
     store.begin("name: little\n", {"keys": [*made.content, broken.key], "skipped": []})
     for cell, rows in made.content.values():
         store.write(cell, rows)
-    store.fail(Failure(broken, "OutOfMemoryError: too much", "Traceback"))
+    store.write_failure(Failure(broken, "OutOfMemoryError: too much", "Traceback"))
     return tmp_path / "runs" / "x"
 
 

@@ -3,8 +3,8 @@ import json
 import pytest
 from PIL import Image
 
-import tokensieve.tasks
 from tokensieve import Registry
+from tokensieve.plugins import shipped
 
 
 @pytest.fixture
@@ -32,5 +32,5 @@ def write(folder):
 def registry():
     """The tasks that come with tokensieve, and nothing else."""
     found = Registry()
-    found.register(tokensieve.tasks, "tasks")
+    found.register(shipped, "tasks")
     return found

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from tokensieve.errors import TaskError, UnknownTaskError
 from tokensieve.tasks import Answer
 from tokensieve.tasks.base import columns
-from tokensieve.tasks.jsonl import METRICS, VqaJsonl
+from tokensieve.tasks.jsonl import VqaJsonl
+from tokensieve.tasks.metric_table import METRICS
 
 RED = {"image": "a.png", "question": "Which colour?", "answer": "red"}
 BLUE = {"image": "b.jpg", "question": "Which colour is {it}?", "answers": ["blue", "navy"], "id": "x", "kind": "colour"}

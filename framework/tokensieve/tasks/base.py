@@ -1,4 +1,4 @@
-"""What a model is asked: samples, how an answer is graded, and the protocol that makes numbers comparable."""
+"""Tasks: samples, how answers are graded, and the protocol that makes results comparable."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ class Sample:
     """A question about a picture or a video.
 
     Attributes:
-        id: its name, unique in the task.
-        question: what is asked, as the user's turn.
-        image: the picture's or the video's name in the task; samples of the same name share it.
-        answers: what counts as right; empty where the task needs no labels.
-        kind: the type of question, for breakdowns; empty where there are none.
-        choices: the answers to choose among, or empty for open questions.
-        video: where the frames are, in order: their names in the task, or that of the one folder they are in. Empty
-            for a picture.
+        id: the name of the sample, unique in the task.
+        question: the user's turn.
+        image: the name of the picture or video in the task; samples with the same name share it.
+        answers: the right answers; empty if the task needs no labels.
+        kind: the type of question, for breakdowns; empty if there are no types.
+        choices: the answers to choose from; empty for open questions.
+        video: the names of the frames in the task, in order, or the name of their folder. Empty for a picture.
     """
 
     id: str
@@ -44,11 +43,11 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a model answered.
+    """The answer of a model.
 
     Attributes:
-        text: decoded, without special tokens and surrounding space.
-        logits: float32 `[vocabulary]` on the CPU, of the first answered token; none unless the task asks for it.
+        text: the decoded text, without special tokens and surrounding space.
+        logits: of the first token of the answer, float32 `[vocabulary]` on the CPU; none unless the task compares.
     """
 
     text: str
@@ -65,19 +64,19 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: ClassVar[str]
-    """What studies call it: a Python identifier."""
+    """The name in studies: a Python identifier."""
     version: ClassVar[int] = 1
-    """Raised whenever the same fields mean another protocol; it is part of the card."""
+    """Increased whenever the same fields mean another protocol; it is part of the card."""
     compares: ClassVar[bool] = False
-    """Whether answers are graded against the unpruned model's, of which `grade` then gets one with logits."""
+    """Whether answers are compared with those of the unpruned model, which `grade` then gets, with logits."""
 
     metric: str
-    """The name of the grade that counts, one of those that `grade` gives, in [0, 1] and higher is better.
+    """The name of the grade by which methods are compared. It is in [0, 1], and higher is better.
 
-    A task gives it a default; one with several grades that could count lets a study choose.
+    A task sets a default. If several of its grades could be the metric, a study can choose one.
     """
     longest: int = Field(default=1, ge=1)
-    """How many tokens an answer may have."""
+    """The most tokens of an answer."""
 
     if TYPE_CHECKING:
 
@@ -88,19 +87,19 @@ class Task(BaseModel):
         """Return the samples, always the same ones in the same order.
 
         Raises:
-            TaskError: if what they are made of cannot be read; says which file and line.
+            TaskError: if a file cannot be read; the message names the file and the line.
         """
 
     @abstractmethod
     def picture(self, sample: Sample) -> Image.Image:
-        """Return a sample's picture, RGB; of a video one that stands for it where a page has room for one.
+        """Return a sample's picture, RGB; for a video one frame, for pages that show one picture.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
         """
 
     def video(self, sample: Sample) -> Video | None:
-        """Return a sample's video, or none where it is about a picture.
+        """Return a sample's video, or none if the sample is about a picture.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
@@ -108,7 +107,7 @@ class Task(BaseModel):
         return None
 
     def shown(self, sample: Sample) -> ImageOrVideo:
-        """Return what a model is shown: the sample's video if it has one, else its picture.
+        """Return the sample's video if it has one, else its picture.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
@@ -121,34 +120,34 @@ class Task(BaseModel):
         """Grade an answer.
 
         Args:
-            sample: what was asked.
-            answer: what was answered.
-            unpruned: what the unpruned model answered, where the task compares; none otherwise.
+            sample: the question.
+            answer: the answer to grade.
+            unpruned: the answer of the unpruned model if the task compares; else none.
 
         Returns:
-            Grades by name, always the same names, `metric` among them.
+            Grades by name, always of the same names, which include `metric`.
         """
 
     def summary(self, grades: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
-        """Return what the grades of many samples come to: their means, where a measure is nothing else.
+        """Return measures of many samples: by default the means of the grades.
 
-        A task whose measures are no means of samples, such as F1, gives those too.
+        A task can add measures that are not means of samples, such as F1.
 
         Args:
-            grades: by name what `grade` gave, float64 `[samples]`, of at least one sample.
+            grades: the grades by name, float64 `[samples]`, of at least one sample.
 
         Returns:
-            Measures by name. That of the metric is its mean, for this is what methods are compared by.
+            Measures by name. The measure of the metric must be its mean, by which methods are compared.
         """
         return {name: float(values.mean()) for name, values in grades.items()}
 
     def needed(self, sample: Sample, rows: int, columns: int) -> Collection[int] | None:
-        """Return the visual tokens that an answer needs, or none where that is not known.
+        """Return the visual tokens that an answer needs, or none if that is not known.
 
         Args:
-            sample: what is asked.
-            rows: of the grid of the picture's visual tokens.
-            columns: of it.
+            sample: the question.
+            rows: how many rows the grid of the picture's visual tokens has.
+            columns: how many columns it has.
 
         Returns:
             Ids of tokens, row by row.
@@ -156,16 +155,16 @@ class Task(BaseModel):
         return None
 
     def card(self) -> dict[str, Any]:
-        """Return the protocol: everything that must agree before two numbers may stand in one table.
+        """Return the protocol: everything that must agree before two results may be compared.
 
-        A task that reads files adds what identifies their content.
+        A task that reads files adds what identifies the content of the files.
         """
         return {"task": self.name, "version": self.version, **self.model_dump(mode="json")}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy, with other values for some fields, which are not checked.
+        """Return a copy with other values for some fields, which are not checked.
 
-        What a task remembers of its files (a `cached_property`) stays behind: the copy may be of others.
+        Values of a `cached_property` are not copied: the copy may read other files.
         """
         copied = super().model_copy(update=update, deep=deep)
         content = vars(copied)
@@ -174,15 +173,15 @@ class Task(BaseModel):
         return copied
 
     def hash(self) -> str:
-        """Return twelve hex digits that stand for the card."""
+        """Return twelve hex digits of a hash of the card."""
         text = json.dumps(self.card(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def columns(grades: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
-    """Return the grades of samples as `Task.summary` takes them: by name, float64 `[samples]`.
+    """Return the grades of samples by name, float64 `[samples]`, as `Task.summary` takes them.
 
     Args:
-        grades: what `Task.grade` gave, at least one, all of the same names.
+        grades: of each sample, as `Task.grade` returns them; at least one, all with the same names.
     """
     return {name: np.array([one[name] for one in grades], dtype=np.float64) for name in grades[0]}

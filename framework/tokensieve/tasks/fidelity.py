@@ -22,22 +22,22 @@ AGREEMENTS = ("answer_agreement", "top1_agreement")
 class Fidelity(Task):
     """How far answers are from those of the unpruned model, on any pictures and prompts.
 
-    Its grades are `top1_agreement` (1 if both models find the same first token likeliest), `answer_agreement` (1 if
-    their whole answers are the same text) and `kl` (in nats, the divergence of the first token's distribution,
-    unpruned from pruned; lower is better).
+    Its grades are `top1_agreement` (1 if the most likely first token is the same in both models), `answer_agreement`
+    (1 if their whole answers are the same text) and `kl` (in nats, KL(unpruned || pruned) of the first token's
+    distributions; lower is better).
 
-    What counts is `top1_agreement` unless a study says otherwise: it does not depend on `longest`, and one token
-    that comes out differently cannot be made up for or made worse by those after it. Agreement is not quality: where
-    the unpruned model is wrong, a method that is right disagrees.
+    The metric is `top1_agreement` unless a study chooses `answer_agreement`. It does not depend on `longest`, and one
+    different token can neither be offset nor be made worse by later tokens. Agreement is not quality: if the unpruned
+    model is wrong, a method that is right disagrees.
 
     Attributes:
-        images: a folder of pictures; folders in it count, hidden files do not.
-        prompts: what is asked of every picture.
+        images: a folder of pictures; pictures in its subfolders count, hidden files do not.
+        prompts: the questions about every picture.
         metric: `top1_agreement` or `answer_agreement`.
-        longest: how many tokens an answer may have.
-        longest_side: larger pictures are shrunk to so many pixels; none is enlarged.
-        subset: how many pictures are drawn; all of them by default.
-        subset_seed: of the draw.
+        longest: the most tokens of an answer.
+        longest_side: in pixels; larger pictures are shrunk to it, none is enlarged.
+        subset: how many pictures are drawn; by default all of them.
+        subset_seed: the seed of the draw.
     """
 
     name = "fidelity"
@@ -78,11 +78,11 @@ class Fidelity(Task):
 
     @cached_property
     def _identity(self) -> str:
-        """What stands for the pictures: looked up once, for there may be many, and a card for each cell."""
+        """The hash of the pictures, computed once: there may be many pictures, and every cell has a card."""
         return files.identity(Path(self.images), self._pictures)
 
     def samples(self) -> Sequence[Sample]:
-        """Return every prompt for every picture; ids are `picture#prompt`, prompts counted from 1.
+        """Return a sample for every picture and prompt; ids are `picture#number`, and prompts are counted from 1.
 
         Raises:
             TaskError: if there is no picture.
@@ -102,10 +102,11 @@ class Fidelity(Task):
         return files.picture(Path(self.images) / sample.image, self.longest_side)
 
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
-        """Compare an answer with the unpruned model's.
+        """Compare an answer with that of the unpruned model.
 
         Raises:
-            TaskError: if there is none, one of them has no logits, or they are of different vocabularies or not finite.
+            TaskError: if the unpruned answer is missing, an answer has no logits, or the logits are of different
+                vocabularies or not finite.
         """
         if unpruned is None or unpruned.logits is None or answer.logits is None:
             raise TaskError(f"'{self.name}' compares with the unpruned model, and needs the logits of both answers")
@@ -116,7 +117,7 @@ class Fidelity(Task):
         }
 
     def card(self) -> dict[str, Any]:
-        """Return the protocol, and a hash of the pictures' names and sizes instead of where they are."""
+        """Return the protocol, with a hash of the pictures' names and sizes instead of their folder."""
         card = super().card()
         del card["images"]
         return card | {
@@ -130,14 +131,14 @@ def divergence(unpruned: Tensor, pruned: Tensor) -> float:
     """Return KL(unpruned || pruned) of two next-token distributions, in nats.
 
     Args:
-        unpruned: logits `[vocabulary]`; -inf is a token that is ruled out.
-        pruned: logits of the same vocabulary.
+        unpruned: logits `[vocabulary]`; -inf rules a token out.
+        pruned: logits `[vocabulary]` of the same vocabulary.
 
     Returns:
-        At least 0, and infinite where the pruned model rules out what the unpruned one does not.
+        At least 0; infinite if the pruned model rules out a token that the unpruned one does not.
 
     Raises:
-        TaskError: if they are of different vocabularies, or one is NaN, +inf or -inf everywhere.
+        TaskError: if the vocabularies differ, or logits contain NaN or +inf, or are all -inf.
     """
     if unpruned.shape != pruned.shape or unpruned.ndim != 1:
         raise TaskError(
@@ -147,7 +148,7 @@ def divergence(unpruned: Tensor, pruned: Tensor) -> float:
     for who, log in (("unpruned", p), ("pruned", q)):
         if log.isnan().any():
             raise TaskError(f"the {who} model's logits are no numbers, so their distributions cannot be compared")
-    # 0 log 0 is 0: what the unpruned model rules out says nothing.
+    # 0 log 0 is 0: tokens that the unpruned model rules out add nothing.
     terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
     # The sum of rounded terms can fall below zero by a rounding error.
     return max(0.0, float(terms.sum()))

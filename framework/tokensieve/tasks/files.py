@@ -1,4 +1,4 @@
-"""What tasks read from folders: pictures, what identifies them, and draws of a few of many."""
+"""What tasks read from folders: pictures, hashes that identify them, and random subsets."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from PIL import Image, ImageOps
 from tokensieve.errors import TaskError
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of the files that are taken for pictures in a folder."""
+"""The suffixes of pictures in a folder."""
 
 
 def picture(file: Path, longest_side: int | None = None) -> Image.Image:
     """Read a picture, upright and in RGB.
 
     Args:
-        file: where it is.
+        file: the file.
         longest_side: in pixels; a larger picture is shrunk to it, none is enlarged.
 
     Raises:
-        TaskError: if it is not there, or cannot be read.
+        TaskError: if the file does not exist, or cannot be read.
     """
     if not file.is_file():
         raise TaskError(f"there is no picture {file}")
@@ -42,7 +42,7 @@ def picture(file: Path, longest_side: int | None = None) -> Image.Image:
 
 
 def pictures_in(folder: Path) -> tuple[str, ...]:
-    """Return the names of the pictures in a folder and the folders in it, sorted, without hidden ones.
+    """Return the names of the pictures in a folder and its subfolders, sorted, without hidden files.
 
     Raises:
         TaskError: if there is no such folder, or no picture in it.
@@ -60,27 +60,27 @@ def pictures_in(folder: Path) -> tuple[str, ...]:
 
 
 def frames_in(folder: Path) -> tuple[str, ...]:
-    """Return the names of the pictures right in a folder, without hidden ones; `9.png` comes before `10.png`."""
+    """Return the names of the pictures in a folder, without subfolders and hidden files; `9.png` is before `10.png`."""
     names = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != "."]
 
     def parts(name: str) -> list[str | int]:
-        # Text and digits take turns, so like is compared with like.
+        # Text and digits alternate, so text is compared with text, and numbers with numbers.
         return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
 
     return tuple(sorted(names, key=lambda name: (parts(name), name)))
 
 
 def evenly(names: Sequence[str], count: int | None) -> list[str]:
-    """Return so many of the names, evenly from the first to the last; all if none, some twice if there are too few."""
+    """Return `count` names at even distances from the first to the last, some twice if there are fewer; all if none."""
     if count is None:
         return list(names)
     return [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:
-    """Return hex digits that stand for pictures: their names and sizes in bytes, and which are missing.
+    """Return a hash, in hex digits, of the names of pictures, their sizes in bytes, and which are missing.
 
-    Not for all that is in them: a hundred thousand pictures would have to be read before every study.
+    The content is not hashed: a hundred thousand pictures would have to be read before every study.
     """
     known = [[name, _size(folder / name)] for name in sorted(set(names))]
     return digest(json.dumps(known).encode())
@@ -90,7 +90,7 @@ def _size(file: Path) -> int | None:
     try:
         return file.stat().st_size
     except OSError:
-        # A missing picture costs its cell when it is asked for; it must not cost all the others.
+        # A missing picture fails its cell when it is read; it must not fail all the others.
         return None
 
 
@@ -100,13 +100,13 @@ def digest(content: bytes) -> str:
 
 
 def drawn(names: Sequence[str], count: int, seed: int) -> frozenset[str]:
-    """Draw some of many names; a larger draw of the same seed holds a smaller one.
+    """Return `count` randomly drawn names; a larger draw with the same seed contains a smaller one.
 
-    What is drawn does not depend on the order of the names, on a library or on a machine.
+    The draw does not depend on the order of the names, on a library or on a machine.
     """
     return frozenset(sorted(names, key=lambda name: digest(f"{seed}/{name}".encode()))[:count])
 
 
 def absolute(path: str) -> str:
-    """Return the same place, whatever folder another process works in."""
+    """Return an absolute path, which is the same for a process in another folder."""
     return str(Path(path).expanduser().absolute())

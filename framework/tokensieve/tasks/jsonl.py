@@ -1,10 +1,9 @@
-"""The task `vqa_jsonl`: your own pictures, questions and answers, one JSON object a line."""
+"""The task `vqa_jsonl`: your own pictures, questions and answers, one JSON object on each line of a file."""
 
 from __future__ import annotations
 
-import json
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,12 +12,14 @@ from typing import Annotated, Any, ClassVar, Never, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tokensieve.errors import TaskError, did_you_mean, listing
 from tokensieve.models.pictures import Video
 from tokensieve.tasks import files, metrics
 from tokensieve.tasks.base import Answer, Sample, Task
+from tokensieve.tasks.jsonl_lines import Line, parse_line
+from tokensieve.tasks.metric_table import METRICS
 
 SHORT = "{question}\nAnswer the question using a single word or phrase."
 SHORT_WITH_OCR = "{question}\nReference OCR token: {ocr}\nAnswer the question using a single word or phrase."
@@ -30,101 +31,13 @@ LETTER_WITH_OCR = (
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A way to grade answers.
-
-    Attributes:
-        definition: what it computes, for the card.
-        grade: gives the grade of an answer to a sample.
-        check: says what is wrong with a sample's answers, or nothing.
-    """
-
-    definition: str
-    grade: Callable[[str, Sample], float]
-    check: Callable[[Sample], str | None] = lambda sample: None
-
-
-def _too_few(sample: Sample) -> str | None:
-    if len(sample.answers) >= metrics.FEWEST_ANNOTATORS:
-        return None
-    return (
-        f"VQA accuracy needs what {metrics.ANNOTATORS} people answered, and there are {len(sample.answers)}; "
-        "with one right answer, take the metric 'exact'"
-    )
-
-
-def _no_yes(sample: Sample) -> str | None:
-    wrong = [answer for answer in sample.answers if metrics.plain(answer) not in ("yes", "no")]
-    return f"the right answer is yes or no here, not {wrong[0]!r}" if wrong else None
-
-
-METRICS: Mapping[str, Metric] = {
-    "exact": Metric(
-        "exact match but for case, spaces and a period at the end",
-        lambda answer, sample: metrics.exact_match(answer, sample.answers),
-    ),
-    "vqa": Metric(
-        "VQA accuracy: mean over annotators left out of min(1, same answers / 3), normalised as visualqa.org says",
-        lambda answer, sample: metrics.vqa_accuracy(answer, sample.answers),
-        _too_few,
-    ),
-    "anls": Metric(
-        "average normalised Levenshtein similarity to the nearest answer, 0 below 0.5",
-        lambda answer, sample: metrics.anls(answer, sample.answers),
-    ),
-    "relaxed": Metric(
-        "relaxed accuracy: numbers within 5 %, other texts equal but for case",
-        lambda answer, sample: metrics.relaxed_accuracy(answer, sample.answers),
-    ),
-    "choice": Metric(
-        "multiple choice: the letter or the text of the right choice; an unclear answer is wrong",
-        lambda answer, sample: metrics.multiple_choice(answer, sample.answers, sample.choices),
-    ),
-    "yes_no": Metric(
-        "yes or no by the first word, else by the first sentence; neither is wrong, and is not yes",
-        lambda answer, sample: metrics.yes_or_no(answer, sample.answers),
-        _no_yes,
-    ),
-}
-"""What the field `metric` takes."""
-
-
-class _Line(BaseModel):
-    """A line of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    question: str
-    image: str | None = None
-    video: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    id: str | int | None = None
-    answer: str | int | float | None = None
-    answers: Annotated[tuple[str | int | float, ...], Field(strict=False)] = ()
-    choices: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    kind: str = ""
-    ocr: str | list[str] | None = None
-    meta: Any = None
-
-    @property
-    def right(self) -> tuple[str, ...]:
-        """All right answers, as texts."""
-        given = self.answers if self.answer is None else (self.answer, *self.answers)
-        return tuple(str(one) for one in given)
-
-    @property
-    def words(self) -> str:
-        """The OCR text, as prompts write it."""
-        return ", ".join(self.ocr) if isinstance(self.ocr, list) else self.ocr or ""
-
-
-@dataclass(frozen=True)
 class _Content:
-    """What was read, once.
+    """The content of a file, which is read once.
 
     Attributes:
-        samples: of the subset.
+        samples: the samples of the subset.
         lines: the hash of the file.
-        subset: the hash of the ids that were listed, their number if they were drawn, or none.
+        subset: the hash of the listed ids, their number if they were drawn, or none.
     """
 
     samples: tuple[Sample, ...]
@@ -135,24 +48,24 @@ class _Content:
 class VqaJsonl(Task):
     """Your own pictures or videos, questions and answers, one JSON object a line.
 
-    A line has `image` (a file under `images`) or, in all lines of a file, `video` (a folder of frames there, in the
-    order of their names and numbers, or a list of files), `question`, `answer` or `answers`, and where they apply
-    `id`, `choices`, `kind` (for breakdowns), `ocr` (the text in the picture, or a list of its words) and `meta`
-    (yours, not looked at).
+    A line has `image` (a file in the folder `images`) or, on all lines of a file, `video` (a folder of frames there,
+    in the order of their names and numbers, or a list of files), `question`, `answer` or `answers`, and optionally
+    `id`, `choices`, `kind` (the type of question, for breakdowns), `ocr` (the text in the picture, or a list of its
+    words) and `meta` (your own notes, which are not read).
 
     Attributes:
         path: the file.
-        images: the folder of the pictures and videos; the file's own folder by default.
+        images: the folder of the pictures and videos; by default the folder of the file.
         metric: one of `METRICS`.
-        longest: how many tokens an answer may have.
+        longest: the most tokens of an answer.
         prompt: the user's turn, with `{question}`, and `{choices}` and `{ocr}` where they apply; by default what is
             usual for the metric.
-        ocr: whether the text in the picture is given in the prompt.
-        longest_side: larger pictures are shrunk to so many pixels; none is enlarged.
-        frames: of a video that are shown, evenly from its first to its last, some twice if it has fewer; all of them by
-            default.
-        subset: how many samples are drawn, or a file with an id on each line; all of them by default.
-        subset_seed: of the draw.
+        ocr: whether the prompt contains the text in the picture.
+        longest_side: in pixels; larger pictures are shrunk to it, none is enlarged.
+        frames: how many frames of a video are shown, at even distances from the first to the last, some twice if the
+            video has fewer; by default all of them.
+        subset: how many samples are drawn, or a file with an id on each line; by default all samples.
+        subset_seed: the seed of the draw.
     """
 
     name = "vqa_jsonl"
@@ -168,8 +81,8 @@ class VqaJsonl(Task):
     subset: Annotated[int, Field(ge=1)] | str | None = None
     subset_seed: int = 0
 
-    said: ClassVar[tuple[str, ...]] = ("question", "choices", "ocr")
-    """What a prompt can hold."""
+    prompt_fields: ClassVar[tuple[str, ...]] = ("question", "choices", "ocr")
+    """The fields that a prompt can contain."""
 
     @field_validator("path", "images", "subset")
     @classmethod
@@ -187,13 +100,13 @@ class VqaJsonl(Task):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """Check the prompt: what is in it, and that `ocr` says the same."""
+        """Check the fields of the prompt, and that `ocr` agrees with them."""
         try:
             parts = list(string.Formatter().parse(self.template))
         except ValueError as error:
             raise ValueError(f"the prompt {self.template!r} cannot be read: {error}; write {{{{ for a brace") from None
         names = [name for _, name, _, _ in parts if name is not None]
-        strange = [name for name in names if name not in self.said]
+        strange = [name for name in names if name not in self.prompt_fields]
         if strange or any(form or conversion for _, _, form, conversion in parts):
             raise ValueError(f"the prompt {self.template!r} holds more than {{question}}, {{choices}} and {{ocr}}")
         if "question" not in names:
@@ -206,7 +119,7 @@ class VqaJsonl(Task):
 
     @property
     def template(self) -> str:
-        """The prompt, or what is usual."""
+        """The prompt, or the usual one of the metric."""
         if self.prompt is not None:
             return self.prompt
         if self.metric == "choice":
@@ -215,7 +128,7 @@ class VqaJsonl(Task):
 
     @property
     def folder(self) -> Path:
-        """Where the pictures are."""
+        """The folder of the pictures."""
         return Path(self.path).parent if self.images is None else Path(self.images)
 
     def samples(self) -> Sequence[Sample]:
@@ -232,7 +145,7 @@ class VqaJsonl(Task):
         Raises:
             TaskError: if it cannot be read.
         """
-        shown = self._shown(sample)
+        shown = self._shown_files(sample)
         return files.picture(self.folder / shown[len(shown) // 2], self.longest_side)
 
     def video(self, sample: Sample) -> Video | None:
@@ -243,7 +156,7 @@ class VqaJsonl(Task):
         """
         if not sample.video:
             return None
-        shown = self._shown(sample)
+        shown = self._shown_files(sample)
         frames = {name: files.picture(self.folder / name, self.longest_side) for name in dict.fromkeys(shown)}
         sizes = sorted({frame.size for frame in frames.values()})
         if len(sizes) > 1:
@@ -251,8 +164,8 @@ class VqaJsonl(Task):
             raise TaskError(f"the frames of the video {self.folder / sample.image} are of several sizes: {said}")
         return Video(tuple(frames[name] for name in shown))
 
-    def _shown(self, sample: Sample) -> list[str]:
-        """Return the files of what a model is shown."""
+    def _shown_files(self, sample: Sample) -> list[str]:
+        """Return the files of the picture, or of the frames that are shown."""
         names = self._files(sample)
         if not names:
             raise TaskError(f"there is no picture in {self.folder / sample.image}, which should hold a video's frames")
@@ -262,8 +175,8 @@ class VqaJsonl(Task):
         """Grade an answer by the metric.
 
         Returns:
-            The metric; for `choice` and `yes_no` also whether the answer could be `understood`; for `yes_no` what
-            `summary` counts.
+            The metric; for `choice` and `yes_no` also `understood`, whether the answer could be read; for `yes_no` also
+            what `summary` counts.
         """
         grade = {self.metric: METRICS[self.metric].grade(answer.text, sample)}
         if self.metric == "choice":
@@ -300,11 +213,11 @@ class VqaJsonl(Task):
 
     @cached_property
     def _pictures(self) -> str:
-        """What stands for the pictures: looked up once, for there may be many, and a card for each cell."""
+        """The hash of the pictures, computed once: there may be many pictures, and every cell has a card."""
         return files.identity(self.folder, (name for sample in self._content.samples for name in self._files(sample)))
 
     def _files(self, sample: Sample) -> tuple[str, ...]:
-        """Return the files of a sample's picture or video, by their places under the folder."""
+        """Return the files of a sample's picture or video, by their paths in the folder."""
         if len(sample.video) == 1 and (self.folder / sample.image).is_dir():
             return tuple(f"{sample.image}/{name}" for name in files.frames_in(self.folder / sample.image))
         return sample.video or (sample.image,)
@@ -333,8 +246,11 @@ class VqaJsonl(Task):
         return _Content(kept, files.digest(content), subset)
 
     def _sample(self, text: bytes, number: int) -> Sample:
-        line = self._line(text, number)
-        right = line.right
+        try:
+            line = parse_line(text)
+        except TaskError as error:
+            self._refuse(str(error), number)
+        right = line.right_answers
         if line.answer is not None and line.answers:
             self._refuse("a line has answer or answers, not both", number)
         if not right:
@@ -357,7 +273,7 @@ class VqaJsonl(Task):
         sample = Sample(
             id=str(number if line.id is None else line.id),
             question=self.template.format(
-                question=line.question, choices=metrics.lettered(line.choices), ocr=line.words
+                question=line.question, choices=metrics.lettered(line.choices), ocr=line.ocr_text
             ),
             image=" + ".join(video) if line.image is None else line.image,
             answers=right,
@@ -370,32 +286,8 @@ class VqaJsonl(Task):
             self._refuse(wrong, number)
         return sample
 
-    def _line(self, text: bytes, number: int) -> _Line:
-        try:
-            data = json.loads(text.decode(), object_pairs_hook=_once)
-            if b"\\u" in text:
-                # Half a character, which JSON can write and nothing else takes.
-                json.dumps(data, ensure_ascii=False).encode()
-        # A JSONDecodeError, and what encoding and decoding raise, are ValueErrors, too.
-        except (ValueError, RecursionError) as error:
-            self._refuse(f"this is not a JSON object: {error}", number)
-        if not isinstance(data, dict):
-            self._refuse(f"a line is a JSON object, not {type(data).__name__}", number)
-        try:
-            return _Line.model_validate(data)
-        except ValidationError as error:
-            detail = error.errors()[0]
-            key = str(detail["loc"][0])
-            if detail["type"] == "extra_forbidden":
-                fields = list(_Line.model_fields)
-                hint = did_you_mean(key, fields) or " What is only yours can stand under 'meta'."
-                self._refuse(f"a line has no '{key}'; it has {listing(fields)}.{hint}", number)
-            if detail["type"] == "missing":
-                self._refuse(f"a line needs '{key}', and this one has none", number)
-            self._refuse(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}", number)
-
-    def _choices(self, line: _Line, number: int) -> tuple[str, ...]:
-        """Return the right choices by their text, given by text or by letter."""
+    def _choices(self, line: Line, number: int) -> tuple[str, ...]:
+        """Return the texts of the right choices, which a line gives by text or by letter."""
         texts = [metrics.plain(choice) for choice in line.choices]
         letters = metrics.LETTERS[: len(texts)]
         if not 2 <= len(texts) <= len(metrics.LETTERS) or len(set(texts)) < len(texts) or "" in texts:
@@ -404,7 +296,7 @@ class VqaJsonl(Task):
             if text.upper() in letters and letters.index(text.upper()) != place:
                 self._refuse(f"choice {letters[place]} is '{line.choices[place]}', the letter of another", number)
         right = []
-        for answer in line.right:
+        for answer in line.right_answers:
             found = metrics.plain(answer)
             if found in texts:
                 right.append(line.choices[texts.index(found)])
@@ -415,7 +307,7 @@ class VqaJsonl(Task):
         return tuple(right)
 
     def _subset(self, ids: list[str]) -> tuple[frozenset[str], str | int | None]:
-        """Return the ids that are asked for, and what stands for them in the card."""
+        """Return the ids of the subset, and what identifies the subset in the card."""
         if self.subset is None:
             return frozenset(ids), None
         if isinstance(self.subset, int):
@@ -441,16 +333,3 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise TaskError(f"the file {path} cannot be read: {error.strerror or error}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a mapping of a JSON object, of which Python would keep the last of two values.
-
-    Raises:
-        ValueError: if a key stands there twice.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' stands there twice")
-    return found

@@ -1,0 +1,81 @@
+"""The lines of a file of `vqa_jsonl`: their schema, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokensieve.errors import TaskError, did_you_mean, listing
+
+
+class Line(BaseModel):
+    """A line of a file: its keys, and the types of their values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    question: str
+    image: str | None = None
+    video: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    id: str | int | None = None
+    answer: str | int | float | None = None
+    answers: Annotated[tuple[str | int | float, ...], Field(strict=False)] = ()
+    choices: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    kind: str = ""
+    ocr: str | list[str] | None = None
+    meta: Any = None
+
+    @property
+    def right_answers(self) -> tuple[str, ...]:
+        """All right answers, as texts."""
+        given = self.answers if self.answer is None else (self.answer, *self.answers)
+        return tuple(str(one) for one in given)
+
+    @property
+    def ocr_text(self) -> str:
+        """The OCR text as it stands in a prompt."""
+        return ", ".join(self.ocr) if isinstance(self.ocr, list) else self.ocr or ""
+
+
+def parse_line(text: bytes) -> Line:
+    """Read a line.
+
+    Raises:
+        TaskError: if it is no JSON object, has a key twice or an unknown key, lacks one, or a value has the wrong type.
+    """
+    try:
+        data = json.loads(text.decode(), object_pairs_hook=_without_repeats)
+        if b"\\u" in text:
+            # JSON can write half a surrogate pair, which cannot be encoded.
+            json.dumps(data, ensure_ascii=False).encode()
+    # A JSONDecodeError, and what encoding and decoding raise, are ValueErrors, too.
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"this is not a JSON object: {error}") from None
+    if not isinstance(data, dict):
+        raise TaskError(f"a line is a JSON object, not {type(data).__name__}")
+    try:
+        return Line.model_validate(data)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key = str(detail["loc"][0])
+        if detail["type"] == "extra_forbidden":
+            fields = list(Line.model_fields)
+            hint = did_you_mean(key, fields) or " What is only yours can stand under 'meta'."
+            raise TaskError(f"a line has no '{key}'; it has {listing(fields)}.{hint}") from None
+        if detail["type"] == "missing":
+            raise TaskError(f"a line needs '{key}', and this one has none") from None
+        raise TaskError(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict.
+
+    Raises:
+        ValueError: if a key occurs twice; Python would silently keep the last value.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' stands there twice")
+    return found
