@@ -47,7 +47,7 @@ class Molmo2Decoder(Decoder):
         """Return the reasons of the base class, and one if layers scale rotary embeddings differently."""
         scaled = len(self.text_config.rope_scaling_layers)
         if stage.at.block and scaled != len(self.layers):
-            said = f"its layers do not all turn words alike ({scaled} of {len(self.layers)} are scaled)"
+            said = f"its layers scale rotary positions differently ({scaled} of {len(self.layers)} scale them)"
             return [*super().refusals(stage), f"{said}; prune at decoder.0"]
         return super().refusals(stage)
 

@@ -42,9 +42,9 @@ class Qwen25VLDecoder(MropeDecoder):
             order.append(begin + number.sort(stable=True).indices)
             begin += len(grid)
         squares = super().patches_to_tokens(values, request, modality)
-        dealt = torch.empty_like(squares)
-        dealt[torch.cat(order).to(squares.device)] = squares
-        return dealt
+        in_prompt_order = torch.empty_like(squares)
+        in_prompt_order[torch.cat(order).to(squares.device)] = squares
+        return in_prompt_order
 
 
 class Qwen25VLAdapter(MropeAdapter):

@@ -14,8 +14,8 @@ class Llama4Adapter(Adapter):
     name = "llama4"
     model_types = ("llama4",)
     refusal_reason = (
-        "its forward projects encoded pictures itself, so that shortened ones cannot be handed to it, and its layers "
-        "without positions scale attention by the length that a cache reports, which pruning changes; run it unpruned"
+        "its forward projects encoded images itself, so that it cannot be given fewer tokens of them, and its layers "
+        "without positions scale attention by the cache's length, which pruning changes; run it unpruned"
     )
 
     @classmethod
@@ -39,8 +39,8 @@ class MllamaAdapter(Adapter):
     name = "mllama"
     model_types = ("mllama",)
     refusal_reason = (
-        "its pictures are not in the prompt: some layers look across at them, so there are no visual tokens that "
-        "could leave a sequence; run it unpruned"
+        "its images are not in the prompt: some layers have cross-attention to them, so there are no visual tokens in "
+        "the sequence that could be removed; run it unpruned"
     )
 
     @classmethod
@@ -72,8 +72,8 @@ class InstructBlipAdapter(Adapter):
     name = "instructblip"
     model_types = ("instructblip", "blip-2")
     refusal_reason = (
-        "its Q-Former asks a fixed handful of questions about a picture, and the answers, which are its tokens, stand "
-        "for no place in it; they are few already, so run it unpruned"
+        "its Q-Former turns every image into a small fixed number of query tokens, which have no place in the image; "
+        "they are few already, so run it unpruned"
     )
 
     @classmethod

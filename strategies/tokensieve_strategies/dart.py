@@ -48,21 +48,21 @@ class DART(Ranker):
         require_finite(tokens.decoder_keys, tokens.valid, "dart: the decoder's keys")
         require_finite(words.features, words.mask, "dart: the text's features")
         require_finite(words.keys, words.mask, "dart: the text's keys")
-        seen = largest_by_l1_norm(tokens.decoder_keys, tokens.valid, self.visual)
-        read = largest_by_l1_norm(words.keys, words.mask, self.text)
+        visual_pivots = largest_by_l1_norm(tokens.decoder_keys, tokens.valid, self.visual)
+        text_pivots = largest_by_l1_norm(words.keys, words.mask, self.text)
         each = torch.arange(universe.rows, device=universe.device).unsqueeze(1)
-        pivots = torch.cat([tokens.features[each, seen], words.features[each, read]], dim=1)
+        pivots = torch.cat([tokens.features[each, visual_pivots], words.features[each, text_pivots]], dim=1)
         x = normalize(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
         similar = round_for_ties(normalize(pivots) @ x.mT)
         # Where there are fewer visual tokens than pivots of them, all are taken before the first turn.
-        active = seen.shape[1] + words.mask.sum(dim=1).clamp(max=self.text)
+        active = visual_pivots.shape[1] + words.mask.sum(dim=1).clamp(max=self.text)
         left = tokens.valid.clone()
         picks = torch.full((universe.rows, min(depth, universe.n)), -1, device=universe.device)
         for turn in range(picks.shape[1]):
-            if turn < seen.shape[1]:
-                pick = seen[:, turn : turn + 1]
+            if turn < visual_pivots.shape[1]:
+                pick = visual_pivots[:, turn : turn + 1]
             else:
-                pivot = ((turn - seen.shape[1]) % active).unsqueeze(1)
+                pivot = ((turn - visual_pivots.shape[1]) % active).unsqueeze(1)
                 pick = similar[each, pivot].squeeze(1).masked_fill(~left, torch.inf).argmin(dim=1, keepdim=True)
             picks[:, turn : turn + 1] = pick.where(left.any(dim=1, keepdim=True), -1)
             left.scatter_(1, pick, False)

@@ -77,10 +77,10 @@ class HoloV(Ranker):
         if not any(weights):
             weights = [Fraction(1)] * len(members)
         heads = [iter((own.start + descending_order(attention[own])).tolist()) for own in members]
-        dealt = [
+        places = [
             next(heads[run]) for run in islice(apportion(weights, [own.stop - own.start for own in members]), depth)
         ]
-        return torch.tensor(dealt, dtype=torch.int64, device=x.device)
+        return torch.tensor(places, dtype=torch.int64, device=x.device)
 
 
 def _variance(x: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ class Pool(Merger):
 
     A picture of h rows and w columns, n tokens, that gets k cells is cut into b bands of rows,
     b = sqrt(k h / w) rounded, at least 1 and at most h and k: its r-th row is in band
-    floor(r b / h). The k cells are dealt to the bands by their numbers of tokens (Sainte-Laguë, after
+    floor(r b / h). The k cells are apportioned to the bands by their numbers of tokens (Sainte-Laguë, after
     one for each). A band with m tokens and c cells is read column by column, and its i-th token is in
     cell floor(i c / m). So 24 x 24 tokens in 64 cells are averages of 3 x 3, and any other number
     gives cells that are as square and as equal as the grid allows.
 
-    Several pictures, tiles or frames are dealt cells in the same way; where there are more of them
+    Several pictures, tiles or frames get cells in the same way; where there are more of them
     than cells, neighbouring ones share a cell. A cell is the mean of its tokens, weighted by size, and
     stands in the place of the token nearest to its middle, the first of several. Another k has other
     cells, so the sets are not nested, and the method knows its budget.
@@ -105,8 +105,8 @@ def _bands(grid: Grid, picture: Cell, k: int) -> list[Cell]:
 def _share(k: int, parts: Sequence[Cell]) -> list[int]:
     """Return how many of k cells each part gets: one, and more in proportion to its size."""
     weights = [Fraction(len(part)) for part in parts]
-    dealt = [*range(len(parts)), *islice(apportion(weights, [len(part) - 1 for part in parts]), k - len(parts))]
-    return [dealt.count(part) for part in range(len(parts))]
+    assigned = [*range(len(parts)), *islice(apportion(weights, [len(part) - 1 for part in parts]), k - len(parts))]
+    return [assigned.count(part) for part in range(len(parts))]
 
 
 def _middle(grid: Grid, cell: Cell) -> int:

@@ -17,38 +17,38 @@ from tokensieve.recipes.recipe import Recipe
 
 
 def answer(
-    ready: LoadedModel,
+    loaded: LoadedModel,
     recipe: Recipe,
     image: Image.Image,
     prompt: str,
-    most: int,
+    max_new_tokens: int,
     query_encoder: Path | None,
     registry: Registry,
 ) -> tuple[str, Run]:
     """Return the answer to a question about an image under a recipe, by greedy decoding, and the ledger of the run.
 
     Args:
-        ready: the loaded model.
+        loaded: the loaded model.
         recipe: the recipe that prunes it.
         image: the image.
         prompt: the user's question.
-        most: the largest number of new tokens.
+        max_new_tokens: the largest number of new tokens.
         query_encoder: the folder of a CLIP or SigLIP model for query-aware strategies, or None.
         registry: where adapters are looked up.
     """
-    inputs = ready.inputs(image, prompt)
-    with torch.no_grad(), quiet(), pruned(ready, recipe, query_encoder, registry) as run:
-        written = ready.model.generate(**inputs, max_new_tokens=most, do_sample=False)
+    inputs = loaded.inputs(image, prompt)
+    with torch.no_grad(), quiet(), pruned(loaded, recipe, query_encoder, registry) as run:
+        written = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     new = written[0, inputs["input_ids"].shape[1] :]
-    return str(ready.processor.decode(new, skip_special_tokens=True)).strip(), run
+    return str(loaded.processor.decode(new, skip_special_tokens=True)).strip(), run
 
 
 @contextmanager
-def pruned(ready: LoadedModel, recipe: Recipe, query_encoder: Path | None, registry: Registry) -> Iterator[Run]:
+def pruned(loaded: LoadedModel, recipe: Recipe, query_encoder: Path | None, registry: Registry) -> Iterator[Run]:
     """Prune a loaded model inside a `with` block, without the messages of transformers."""
     encoder = None if query_encoder is None else str(query_encoder)
     with (
         quiet(),
-        prune(ready.model, recipe, processor=ready.processor, query_encoder=encoder, registry=registry) as run,
+        prune(loaded.model, recipe, processor=loaded.processor, query_encoder=encoder, registry=registry) as run,
     ):
         yield run
