@@ -8,14 +8,14 @@ import torch
 import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 from tokensieve_strategies import Norm
 
 
 def made(name, *parts):
     """A model of a family, a prompt, and the grid of its tokens: one (picture, tile, frame, row, column) each."""
     adapter_class = ts.default_registry().adapters[name]
-    model = lively(adapter_class.tiny()).eval()
+    model = randomize_weights(adapter_class.tiny()).eval()
     prompts = Prompts(model, adapter_class(model))
     row = prompts.row([2, *parts, 4])
     inputs = prompts.batch([row])

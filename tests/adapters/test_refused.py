@@ -80,7 +80,7 @@ def test_answers_that_transformers_gives_other_pictures():
         assert len(run.prefills) == 2
 
 
-def test_layers_that_turn_words_differently():
+def test_layers_that_scale_rotary_positions_differently():
     adapter = ADAPTERS["molmo2"]
     config = adapter.tiny().config
     config.text_config.rope_scaling_layers = [0, 1]
@@ -88,5 +88,5 @@ def test_layers_that_turn_words_differently():
     with ts.prune(model, Norm(), keep=2):
         pass
     stages = (ts.Stage(at="decoder.2", select=Norm(), keep=2),)
-    with pytest.raises(RefusedError, match="2 of 4 are scaled"), ts.prune(model, ts.Recipe(stages=stages)):
+    with pytest.raises(RefusedError, match="2 of 4 scale them"), ts.prune(model, ts.Recipe(stages=stages)):
         pytest.fail("it was let in")

@@ -16,7 +16,7 @@ from tokensieve import Evidence
 from tokensieve.errors import MissingEvidenceError, RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.adapters.probes import EvidenceRecorder
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def made(name):
     config = adapter.tiny().config
     for setting, value in BUILDS[name].settings:
         setattr(config.vision_config, setting, value)
-    model = lively(type(adapter.tiny())(config)).eval()
+    model = randomize_weights(type(adapter.tiny())(config)).eval()
     model.generation_config.eos_token_id = None
     return model, Prompts(model, adapter(model))
 
