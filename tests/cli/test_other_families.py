@@ -16,7 +16,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters._example import TEMPLATE, _tokenizer
 from tokensieve_adapters.llava_next import LlavaNextAdapter
 from tokensieve_adapters.qwen2_5_vl import Qwen25VLAdapter
@@ -44,7 +44,7 @@ def llava_next(folder):
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
-    lively(LlavaNextForConditionalGeneration(config)).save_pretrained(folder)
+    randomize_weights(LlavaNextForConditionalGeneration(config)).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
@@ -70,7 +70,7 @@ def qwen(folder):
         Qwen2VLVideoProcessor(patch_size=4),
         chat_template=TEMPLATE.replace("<image>", f"{START}{PAD}{END}"),
     )
-    lively(Qwen2_5_VLForConditionalGeneration(config)).save_pretrained(folder)
+    randomize_weights(Qwen2_5_VLForConditionalGeneration(config)).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

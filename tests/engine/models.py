@@ -12,7 +12,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 import tokensieve as ts
-from tokensieve.testing.prompts import cache_name, lively
+from tokensieve.testing.prompts import cache_name, randomize_weights
 from tokensieve_adapters.llava import LlavaAdapter
 
 IMAGE, PAD, BOS, EOS = 63, 0, 1, 2
@@ -44,7 +44,7 @@ def llava(*, seed=0, attention="sdpa", kv_heads=2, tower="clip", side=4, layers=
     config.text_config.num_hidden_layers = layers
     config._attn_implementation = attention
     model = LlavaForConditionalGeneration._from_config(config)
-    lively(model, seed)
+    randomize_weights(model, seed)
     # Nothing but its length shall end a generation.
     model.generation_config.eos_token_id = None
     model.to(dtype).eval()

@@ -7,7 +7,7 @@ import torch
 import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters.timm_vit import TimmVitAdapter
 from tokensieve_strategies import Norm, Random, Uniform
 
@@ -16,7 +16,7 @@ from tokensieve_strategies import Norm, Random, Uniform
 def vit():
     with torch.random.fork_rng(devices=[]):
         model = TimmVitAdapter.tiny()
-    lively(model, 0)
+    randomize_weights(model, 0)
     return model
 
 
@@ -110,7 +110,7 @@ def made(kind):
     name = "deit_tiny_distilled_patch16_224" if kind == "distilled" else "vit_tiny_patch16_224"
     size = {"img_size": 48, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4, "num_classes": 10}
     model = timm.create_model(name, **size | KINDS[kind])
-    lively(model, 1)
+    randomize_weights(model, 1)
     return model.eval()
 
 

@@ -22,7 +22,7 @@ from transformers import (
 
 import tokensieve as ts
 from tokensieve.engine.question import questions
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 
 from .models import llava
 from .reference import Plain
@@ -101,7 +101,7 @@ def home(tmp_path_factory):
         pad_token_id=0,
     )
     partner = CLIPModel(CLIPConfig(text_config=text, vision_config=model.config.vision_config, projection_dim=16))
-    lively(partner, 10)
+    randomize_weights(partner, 10)
     partner.vision_model.load_state_dict(model.model.vision_tower.state_dict(), strict=False)
     partner.config.tokensieve_relevance_sign = -1
     partner.save_pretrained(folder / "clip")

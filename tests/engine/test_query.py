@@ -19,7 +19,7 @@ from transformers import (
 import tokensieve as ts
 from tokensieve import Evidence, Scorer
 from tokensieve.errors import RefusedError
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters import _example
 from tokensieve_adapters.gemma3 import Gemma3Adapter
 from tokensieve_adapters.llava import LlavaAdapter
@@ -91,7 +91,7 @@ def two_towers(model, kind="clip", seed=11):
         text["projection_size"] = vision.hidden_size
         config = SiglipConfig(text_config=SiglipTextConfig(**text), vision_config=vision)
         partner = SiglipModel(config)
-    lively(partner, seed)
+    randomize_weights(partner, seed)
     return partner.eval()
 
 

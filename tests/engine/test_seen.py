@@ -14,7 +14,7 @@ from tokensieve import Evidence, Tokens
 from tokensieve.engine import attention_tap as taps
 from tokensieve.errors import MissingEvidenceError, RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 from tokensieve_adapters.llava import LlavaAdapter, LlavaDecoder
 from tokensieve_adapters.paligemma import PaliGemmaAdapter
 from tokensieve_adapters.qwen2_5_vl import Qwen25VLAdapter
@@ -377,7 +377,7 @@ def content(family, layer, hidden, width):
 def test_content_knows_no_positions(family):
     """Whatever norms, groups of heads and positions of several axes there are, and where only a part of each head
     turns."""
-    model = lively(FAMILIES[family]())
+    model = randomize_weights(FAMILIES[family]())
     model.generation_config.eos_token_id = None
     adapter = ts.default_registry().adapter_for(model)
     made = Prompts(model, adapter)

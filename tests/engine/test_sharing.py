@@ -14,7 +14,7 @@ from tokensieve.errors import RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.recipes.review import find_errors
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 from tokensieve_strategies import Norm, VisionZip
 
 from .test_query import letters, two_towers
@@ -35,7 +35,7 @@ def made(name):
     """A family's tiny model and what makes prompts for it."""
     if name not in _made:
         kind = REGISTRY.adapters[name]
-        model = lively(kind.tiny()).eval()
+        model = randomize_weights(kind.tiny()).eval()
         _made[name] = model, Prompts(model, kind(model))
     return _made[name]
 

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import ParallelScalingBlock
 import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_strategies import Norm, ToMe
 
 from .merging import Walk, attention, linear, mean_heads, norm
@@ -25,7 +25,7 @@ KINDS = {
 
 def made(kind="plain", seed=0):
     model = timm.create_model("vit_tiny_patch16_224", **SIZE | KINDS[kind])
-    lively(model, seed)
+    randomize_weights(model, seed)
     return model.eval()
 
 

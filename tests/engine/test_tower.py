@@ -8,7 +8,7 @@ import torch
 import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 from tokensieve_adapters.cohere_vision import AyaVisionAdapter
 from tokensieve_adapters.gemma3 import Gemma3Adapter
 from tokensieve_adapters.llava_next import LlavaNextAdapter
@@ -213,7 +213,7 @@ WHOLE = (LlavaNextAdapter, LlavaOnevisionAdapter, Gemma3Adapter, AyaVisionAdapte
 @torch.no_grad()
 def test_a_tower_that_must_hand_on_whole_grids(adapter):
     """Every patch is given the vector of the token that it became part of, and prompts keep their length."""
-    model = lively(adapter.tiny())
+    model = randomize_weights(adapter.tiny())
     model.generation_config.eos_token_id = None
     made = Prompts(model, adapter(model))
     rows = [made.row([2, ("image", 1), 1, ("image", 2), 3], 0), made.row([4], 1), made.row([1, ("image", 3), 2], 2)]
@@ -263,7 +263,7 @@ def test_a_tower_that_must_hand_on_whole_grids(adapter):
 
 @torch.no_grad()
 def test_paligemma_answers_as_by_hand():
-    model = lively(PaliGemmaAdapter.tiny())
+    model = randomize_weights(PaliGemmaAdapter.tiny())
     made = Prompts(model, PaliGemmaAdapter(model))
     row = made.row([("image", 1), 4], 0)
     inputs = made.batch([row])
@@ -287,7 +287,7 @@ def test_paligemma_answers_as_by_hand():
 
 @torch.no_grad()
 def test_videos_of_another_tower_stay_whole():
-    model = lively(VideoLlavaAdapter.tiny())
+    model = randomize_weights(VideoLlavaAdapter.tiny())
     made = Prompts(model, VideoLlavaAdapter(model))
     row = made.row([2, ("video", 5), 1, ("image", 1), 3], 0)
     with ts.prune(model, ts.Recipe(stages=merging(0, 1))) as run:

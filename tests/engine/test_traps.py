@@ -10,7 +10,7 @@ from transformers.masking_utils import create_causal_mask
 import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 from tokensieve_adapters.idefics3 import Idefics3Adapter
 from tokensieve_adapters.llava_next import LlavaNextAdapter
 from tokensieve_adapters.paligemma import PaliGemma2Adapter
@@ -77,7 +77,7 @@ def test_3_a_full_length_mask_does_not_fit_a_shorter_cache():
 @torch.no_grad()
 def test_4_a_step_without_positions_goes_on_where_the_unpruned_prompt_ended():
     """With positions of several axes, the library would count from what the cache holds."""
-    model = lively(Qwen2VLAdapter.tiny())
+    model = randomize_weights(Qwen2VLAdapter.tiny())
     made = Prompts(model, Qwen2VLAdapter(model))
     row = made.row([2, ("image", 1), 4], 0)
     inputs = made.batch([row])
@@ -116,7 +116,7 @@ def test_5_what_a_tower_hands_on_is_what_its_hidden_states_show(first):
 def test_6_hooks_of_the_library_are_its_own():
     """What the library leaves in a model on first use is neither ours nor counted as ours."""
     model = LlavaNextAdapter.tiny()
-    made = Prompts(lively(model), LlavaNextAdapter(model))
+    made = Prompts(randomize_weights(model), LlavaNextAdapter(model))
     inputs = made.batch([made.row([2, ("image", 1), 3], 0)])
     with ts.prune(model, HALF):
         model(**inputs, output_hidden_states=True)
@@ -221,7 +221,7 @@ def test_13_names_and_kinds_of_attention_that_differ():
     """Idefics3 calls its language model `text_model`; Gemma 2 is not refused for having no sdpa of its own."""
     idefics = Idefics3Adapter(Idefics3Adapter.tiny())
     assert idefics.decoder.language_model is idefics.model.model.text_model
-    model = lively(PaliGemma2Adapter.tiny())
+    model = randomize_weights(PaliGemma2Adapter.tiny())
     made = Prompts(model, PaliGemma2Adapter(model))
     with ts.prune(model, HALF) as run:
         model(**made.batch([made.row([("image", 1), 4], 0)]))

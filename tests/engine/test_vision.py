@@ -14,7 +14,7 @@ from tokensieve.engine.vision_recorder import Vision
 from tokensieve.errors import RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.adapters.probes import EvidenceRecorder
-from tokensieve.testing.prompts import Prompts, lively
+from tokensieve.testing.prompts import Prompts, randomize_weights
 from tokensieve_adapters.llava import LlavaAdapter, LlavaDecoder
 from tokensieve_adapters.llava_next import LlavaNextAdapter
 from tokensieve_strategies import Norm
@@ -126,7 +126,7 @@ def test_of_many_layers():
     """The middle one is another than the selected one."""
     config = copy.deepcopy(shared("sdpa").config)
     config.vision_config.num_hidden_layers = 8
-    model = lively(LlavaForConditionalGeneration(config)).eval()
+    model = randomize_weights(LlavaForConditionalGeneration(config)).eval()
     row = prompts(model, SEVERAL)
     with ts.prune(model, at(0)):
         model(**batch(row))
@@ -175,7 +175,7 @@ def test_where_tokens_leave_inside_the_tower(tower, number, rest):
     """
     config = copy.deepcopy(shared(tower).config)
     config.vision_config.num_hidden_layers, config.vision_feature_layer = 5, number + 1
-    model = lively(LlavaForConditionalGeneration(config)).eval()
+    model = randomize_weights(LlavaForConditionalGeneration(config)).eval()
     rows = prompts(model, SEVERAL)
     prefix = int(config.vision_config.model_type == "clip_vision_model")
     first = ts.Stage(at="encoder.1", select=Norm(), keep=9, rest=rest)
@@ -210,7 +210,7 @@ def test_where_tokens_leave_inside_the_tower(tower, number, rest):
 @torch.no_grad()
 def test_towers_of_tiles():
     """LLaVA-NeXT's tiles are packed, and newlines get nothing."""
-    model = lively(LlavaNextAdapter.tiny())
+    model = randomize_weights(LlavaNextAdapter.tiny())
     made = Prompts(model, LlavaNextAdapter(model))
     row = made.row([2, ("image", 3), 4])
     inputs = made.batch([row])
@@ -230,7 +230,7 @@ def test_towers_of_tiles():
 @torch.no_grad()
 def test_tiles_are_packed_like_their_features():
     """A linear projector makes packed features of packed patches, so packing commutes with it."""
-    model = lively(LlavaNextAdapter.tiny())
+    model = randomize_weights(LlavaNextAdapter.tiny())
     adapter = LlavaNextAdapter(model)
     made = Prompts(model, adapter)
     row = made.row([2, ("image", 3), 4])

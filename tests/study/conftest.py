@@ -11,7 +11,7 @@ from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.running.local_engine import PRELOAD
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters import _example
 from tokensieve_adapters.qwen2_vl import Qwen2VLAdapter
 
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
     config.vision_config.hidden_size, config.text_config.hidden_size = 32, 64
     config.text_config.eos_token_id = None
     with quiet(), torch.no_grad():
-        model = lively(LlavaForConditionalGeneration(config).eval(), 3)
+        model = randomize_weights(LlavaForConditionalGeneration(config).eval(), 3)
         model.generation_config.eos_token_id = None
         model.save_pretrained(folder)
     processor = _example._processor(tokenizer)
@@ -84,7 +84,7 @@ def flexible(tmp_path_factory):
     config.image_token_id, config.video_token_id = image, video
     config.text_config.pad_token_id, config.text_config.eos_token_id = tokenizer.pad_token_id, None
     with quiet(), torch.no_grad():
-        model = lively(Qwen2VLForConditionalGeneration(config).eval(), 4)
+        model = randomize_weights(Qwen2VLForConditionalGeneration(config).eval(), 4)
         model.generation_config.eos_token_id = None
         model.save_pretrained(folder)
     settings = {

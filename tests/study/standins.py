@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tokensieve.checkpoints.loaded_model import quiet
-from tokensieve.testing.prompts import lively
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters import _example
 
 DEPTH = 17
@@ -52,7 +52,7 @@ def text(tokenizer: Any) -> Any:
 
 def save(model: Any, processor: Any, folder: Path) -> Path:
     with quiet(), torch.no_grad():
-        model = lively(model.eval(), 5)
+        model = randomize_weights(model.eval(), 5)
         model.generation_config.eos_token_id = None
         model.save_pretrained(folder)
         processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Everything by which a `prune` could show on a model."""
+"""Everything that `prune` could leave behind on a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOOKS = (
 
 
 def footprint(model: nn.Module) -> dict[str, Any]:
-    """Return identities of hooks, attributes, configs and of what the library's registry holds."""
+    """Return what identifies hooks, attributes, configs, weights and registered attention functions."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
     modules = {}
@@ -26,7 +26,7 @@ def footprint(model: nn.Module) -> dict[str, Any]:
         own = vars(module)
         modules[name] = {
             "class": type(module),
-            # The library remembers how long a static cache was.
+            # transformers stores the length of the last static cache.
             "attributes": sorted(set(own) - {"_previous_max_cache_length"}),
             "hooks": {kind: [(key, id(hook)) for key, hook in own[kind].items()] for kind in _HOOKS},
             "forward": id(getattr(module.forward, "__func__", module.forward)),

@@ -1,8 +1,8 @@
 """Random inputs for the laws, as hypothesis strategies.
 
-The batches are made to be awkward: ragged rows, invalid places anywhere, ids in any order and with
-gaps, few different feature values (so that ties and duplicates abound), several images in a row.
-Features are small integers, on which every law is exact.
+The batches are hard on purpose: rows of different lengths, invalid places anywhere, ids in any order and with gaps, few
+different feature values (so that there are many ties and duplicates), several images in a row. Features are small
+integers, on which every law is exact.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ class ByFeature(Scorer):
 
 
 class PickedByFeature(Ranker):
-    """Ranks by one feature, the largest first, and only as deep as it is asked to.
+    """Ranks by one feature, the largest first, and only as deep as it is read.
 
-    Beyond the depth its places are wrong, as a lower bound may be: anything from the depth to the
-    true place.
+    Beyond the depth its places are wrong, as lower bounds may be: anything from the depth to the true place.
     """
 
     name: ClassVar[str] = "picked_by_feature"
@@ -56,7 +55,7 @@ class PickedByFeature(Ranker):
     column: int = 0
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Return the first `depth` places right."""
+        """Return a chain whose first `depth` places are right."""
         true = Chain.from_scores(tokens.universe, tokens.features[..., self.column], self)
         beyond = depth + (true.level * 7919) % (true.level - depth + 1).clamp(min=1)
         place = torch.where(true.level < depth, true.level, beyond)
@@ -96,7 +95,7 @@ class AtLeastFeature(Chooser):
 
 
 def _numbers(draw: DrawFn, *shape: int) -> Tensor:
-    """Draw small numbers, int64 of `shape`, 0..255. Bytes are drawn at once and shrink to zeros."""
+    """Return random integers 0..255, int64 of `shape`. They are drawn as bytes, in one draw, and shrink to zeros."""
     size = 1
     for side in shape:
         size *= side
@@ -107,11 +106,11 @@ def _numbers(draw: DrawFn, *shape: int) -> Tensor:
 def universes(draw: DrawFn, max_rows: int = 4, max_n: int = 24, min_rows: int = 1) -> Universe:
     """Return ragged universes: up to `max_rows` groups of 0 to `max_n` tokens, padded anywhere.
 
-    Ids are unique in a row, in any memory order, with gaps, and rubbish at invalid places.
+    Ids are unique in a row, in any memory order, with gaps, and meaningless values at invalid places.
     """
     rows = draw(st.integers(min_rows, max_rows))
     n = draw(st.integers(0, max_n))
-    # A row in four is full: half of the places invalid everywhere would leave little to choose from.
+    # Every fourth row is full: otherwise there would be little to choose from.
     valid = (_numbers(draw, rows, n) % 8 > 0) | (_numbers(draw, rows, 1) % 4 == 0)
     ids = (_numbers(draw, rows, n) % 3 + 1).cumsum(dim=1) - 1
     ids = ids.gather(1, _numbers(draw, rows, n).sort(dim=1, stable=True).indices)
@@ -120,10 +119,10 @@ def universes(draw: DrawFn, max_rows: int = 4, max_n: int = 24, min_rows: int = 
 
 @st.composite
 def batches(draw: DrawFn, max_rows: int = 4, max_n: int = 24, of: SearchStrategy[Universe] | None = None) -> Tokens:
-    """Return tokens with `COLUMNS` small integers as features, and a grid of several images a row.
+    """Return tokens with `COLUMNS` small integers as features, and a grid of several images in a row.
 
     Args:
-        draw: given by hypothesis.
+        draw: from hypothesis.
         max_rows: the most groups.
         max_n: the most tokens in a group.
         of: where the universes come from, instead of `universes(max_rows, max_n)`.
@@ -253,7 +252,7 @@ def reductions(draw: DrawFn, valid: Tensor, max_slots: int = 6) -> Reduction:
 def merges(draw: DrawFn, universe: Universe) -> tuple[Reduction, Tensor]:
     """Return a merge of all tokens of `universe` into some of them, and the sizes it was given."""
     kept = universe.valid & (_numbers(draw, universe.rows, universe.n) % 3 == 0)
-    # Whoever has a token keeps at least one.
+    # A row with tokens keeps at least one.
     first = torch.zeros_like(kept).scatter_(1, universe.order()[:, :1], True)
     kept |= first & universe.valid
     place = torch.arange(universe.n).expand_as(universe.ids)
@@ -266,7 +265,7 @@ def merges(draw: DrawFn, universe: Universe) -> tuple[Reduction, Tensor]:
 
 
 def shares(most: int = 5) -> SearchStrategy[tuple[list[Fraction], list[int]]]:
-    """Return parties' weights, not all zero, and their capacities."""
+    """Return the weights of parties, not all zero, and their capacities."""
     weight = st.one_of(st.integers(0, 6).map(Fraction), fractions())
 
     def capacities(weights: list[Fraction]) -> SearchStrategy[tuple[list[Fraction], list[int]]]:

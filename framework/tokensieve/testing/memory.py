@@ -1,4 +1,4 @@
-"""How much memory a computation takes on the CPU."""
+"""The peak memory of a computation on the CPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak(compute: Callable[[], object]) -> int:
-    """Return the most bytes that tensors took at once while `compute` ran, beside those there were before.
+    """Return the peak of the bytes that tensors took while `compute` ran, without those allocated before.
 
-    Counted by torch's own allocator, as its profiler reports every allocation and release: results and
-    the temporaries of operations alike, and nothing of the interpreter or of other processes.
+    The bytes are those of torch's allocator, whose allocations and releases the profiler reports. They include results
+    and temporaries of operations, and exclude the interpreter and other processes.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         compute()

@@ -14,22 +14,22 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder, Modality
 
 Part = int | tuple[str, int]
-"""A number of words, or a picture: `("image", seed)`, `("video", seed)`."""
+"""A number of text tokens, or a picture: `("image", seed)`, `("video", seed)`."""
 PAD, BEGIN = 0, 1
 
 
 def cache_name(model: Any) -> str:
-    """Say what a model, or its class, calls the cache: transformers renamed it in 5.24."""
+    """Return the name of the cache argument of a model or its class, which transformers renamed in 5.24."""
     known = inspect.signature(model.forward).parameters
     return next(name for name in ("cache", "past_key_values") if name in known)
 
 
 @torch.no_grad()
-def lively(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all weights of a tiny model anew, so large that what goes in matters.
+def randomize_weights(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Replace all weights of a tiny model by random weights so large that every token matters.
 
-    Freshly initialised weights make any two tokens look alike: a wrong mask or position would move
-    logits less than rounding does.
+    With freshly initialised weights all tokens are nearly equal: a wrong mask or position would change logits less
+    than rounding does.
     """
     draw = torch.Generator().manual_seed(seed)
     for name, weight in sorted(model.named_parameters()):
@@ -47,11 +47,11 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One prompt.
+    """A prompt.
 
     Attributes:
-        words: token ids, one placeholder a visual token, without padding.
-        pictures: by modality, the seeds of its pictures.
+        words: token ids without padding, with one placeholder for each visual token.
+        pictures: the seeds of the pictures, by modality.
     """
 
     words: tuple[int, ...]
@@ -59,12 +59,12 @@ class Row:
 
 
 class Prompts:
-    """Makes prompts for one model.
+    """Makes prompts for a model.
 
     Attributes:
-        model: made by the adapter's `tiny`.
-        adapter: of the model.
-        decoder: the adapter's.
+        model: the tiny model of the adapter.
+        adapter: the adapter of the model.
+        decoder: the adapter's decoder.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
@@ -77,12 +77,12 @@ class Prompts:
 
     @property
     def reserved_token_ids(self) -> list[int]:
-        """The words that the model shall not say: they stand for visual tokens, or for what is around them."""
+        """The token ids that must not be generated: placeholders of visual tokens, and special tokens around them."""
         marks = {modality.placeholder_id for modality in self.decoder.modalities}
         return sorted(marks.union(self.adapter.reserved_token_ids(self.model)))
 
     def row(self, parts: Sequence[Part], seed: int = 0) -> Row:
-        """Make a prompt of its parts."""
+        """Return a prompt of its parts, with random text."""
         modalities = {modality.name: modality for modality in self.decoder.modalities}
         seeds: dict[str, list[int]] = {name: [] for name in modalities}
         for part in parts:
@@ -114,7 +114,7 @@ class Prompts:
         return words
 
     def batch(self, rows: Sequence[Row], side: str = "left", room: int = 0) -> dict[str, Any]:
-        """Pad prompts to one length, and as much more as `room` says, and give all arguments of forward."""
+        """Return the arguments of forward for prompts, padded to the longest and by `room` places more."""
         width = max(len(row.words) for row in rows) + room
         ids = torch.full((len(rows), width), PAD)
         mask = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -126,7 +126,7 @@ class Prompts:
         return inputs | self.adapter.aligned_inputs(self.model, ids)
 
     def pictures(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Return the pictures of prompts."""
+        """Return the pixel arguments of forward for the pictures of prompts."""
         found: dict[str, Tensor] = {}
         for modality in self.decoder.modalities:
             made = self.adapter.random_inputs(self.model, [row.pictures[modality.name] for row in rows], modality.name)
@@ -137,6 +137,6 @@ class Prompts:
         return found
 
     def visual(self, row: Row) -> list[int]:
-        """Return the place in the prompt of every visual token, by id."""
+        """Return the place of every visual token in the prompt, by id."""
         marks = {modality.placeholder_id for modality in self.decoder.modalities if row.pictures[modality.name]}
         return [place for place, word in enumerate(row.words) if word in marks]

@@ -1,8 +1,8 @@
-"""What a pruned prompt computes, by routes that share nothing with the engine.
+"""References for a pruned prompt, which share no code with the engine.
 
-Both take one prompt without padding, keep no cache and compute everything anew for every word. `Masked`
-runs the whole prompt, and hides from every layer the tokens that left before it. `Short` runs a prompt
-from which the tokens were cut out by hand; windows of attention then count what is left.
+Both take one prompt without padding, have no cache, and compute everything anew for every new token. `MaskedReference`
+runs the whole prompt, and hides from every layer the tokens that were pruned before it. `ShortenedReference` runs a
+prompt without the pruned tokens; sliding windows then count the tokens that are left.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class _Reference:
         self._visual = prompts.visual(row)
 
     def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Return the logits `[words]` after the prompt and the words that followed it."""
+        """Return the logits `[vocabulary]` after the prompt and the new tokens that followed it."""
         raise NotImplementedError
 
     def greedy(self, steps: int) -> tuple[list[int], Tensor]:
-        """Return the next words, and the logits `[steps, words]` that they are taken from."""
+        """Return the next tokens by greedy decoding, and the logits `[steps, vocabulary]` of each step."""
         new: list[int] = []
         seen = []
         silent = torch.tensor(self._prompts.reserved_token_ids)
         for _ in range(steps):
             seen.append(self.logits(new))
-            # A placeholder said by the model would read as a picture, as nothing remembers that it was not.
+            # A generated placeholder would be read as a picture: without a cache, nothing tells them apart.
             new.append(int(seen[-1].index_fill(0, silent, -torch.inf).argmax()))
         return new, torch.stack(seen)
 
     def _stays(self, block: int, length: int) -> list[bool]:
-        """Say of every place whether a layer still has it."""
+        """Return for every place whether it is still in a layer."""
         stays = [True] * length
         for at, kept in self._kept.items():
             if at <= block:
@@ -55,12 +55,12 @@ class _Reference:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **along}
 
 
-class Masked(_Reference):
-    """The whole prompt, with tokens hidden from the layers after they left."""
+class MaskedReference(_Reference):
+    """Runs the whole prompt, and hides pruned tokens from all later layers."""
 
     @torch.no_grad()
     def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Return the logits `[words]` after the prompt and the words that followed it."""
+        """Return the logits `[vocabulary]` after the prompt and the new tokens that followed it."""
         inputs = self._inputs(new) | self._prompts.pictures([self._row])
         length = inputs["input_ids"].shape[1]
         handles = []
@@ -84,7 +84,7 @@ class Masked(_Reference):
                 mask = torch.full((length, length), least, dtype=hidden.dtype).triu(1)[None, None]
             elif mask.dtype == torch.bool:
                 mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, least)
-            # A place that left still sees itself, so that no row of attention is empty.
+            # A pruned place still attends to itself, so that no row of the attention is empty.
             gone = ~stays[None, :] & ~torch.eye(length, dtype=torch.bool)
             changed = kwargs | {"attention_mask": mask.masked_fill(gone, least)}
             if self._positions == "compact" and not bool(stays.all()):
@@ -96,12 +96,12 @@ class Masked(_Reference):
         return hide
 
 
-class Short(_Reference):
-    """The prompt without what left before the language model; for stages at `decoder.0` alone."""
+class ShortenedReference(_Reference):
+    """Runs the prompt without the tokens that were pruned before the language model; for stages at `decoder.0` only."""
 
     @torch.no_grad()
     def logits(self, new: Sequence[int] = ()) -> Tensor:
-        """Return the logits `[words]` after the prompt and the words that followed it."""
+        """Return the logits `[vocabulary]` after the prompt and the new tokens that followed it."""
         model, decoder = self._prompts.model, self._prompts.decoder
         whole = self._inputs(new)
         length = whole["input_ids"].shape[1]
@@ -111,7 +111,7 @@ class Short(_Reference):
         positions = decoder.position_ids(whole | pictures, torch.ones(1, length, dtype=torch.bool), 0, length)
         inputs["position_ids"] = positions[..., stays]
         if self._positions == "compact" and not bool(stays.all()):
-            # Every axis counts on from the first place.
+            # Every axis counts from the first place.
             inputs["position_ids"] = positions[..., :1] + torch.arange(int(stays.sum()))
         outputs = {}
         words = torch.tensor(self._row.words)

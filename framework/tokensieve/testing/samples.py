@@ -1,7 +1,7 @@
-"""Tokens with every kind of evidence, drawn from a seed, of kinds that are hard for a strategy.
+"""Tokens with every kind of evidence, drawn from a seed, among them inputs that are hard for a strategy.
 
-They need torch only. The tokens are in canonical form. What stands at invalid places is drawn too, so
-it is rubbish, and not zero.
+This module needs torch only. The tokens are in canonical form. The values at invalid places are drawn too: they are
+meaningless, and not zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokensieve.algebra.universe import Universe
 from tokensieve.evidence import Evidence, PromptText, Query, Text, Tokens, Value
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
-"""What vectors may be like."""
+"""The kinds of vectors."""
 ATTENTION = frozenset(
     {
         Evidence.VISION_ATTENTION,
@@ -27,13 +27,13 @@ ATTENTION = frozenset(
         Evidence.DECODER_CONTENT,
     }
 )
-"""Evidence that is a share of attention, and so never huge."""
+"""The kinds of evidence that are attention weights, and so never huge."""
 HUGE = 1e18
-"""Its square is a float32, and hardly more is."""
+"""Its square is just within the range of float32."""
 
 
 def vectors(kind: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Draw vectors `[..., n, d]`: of one of `KINDS`, or of `rank 1`."""
+    """Return random vectors `[..., n, d]` of one of `KINDS`, or of `rank 1`."""
     *outer, n, d = shape
     if kind == "normal":
         return torch.randn(tuple(shape), generator=generator)
@@ -55,7 +55,7 @@ def vectors(kind: str, shape: Sequence[int], generator: torch.Generator) -> Tens
 
 
 def attention(kind: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Draw attention `[..., n, heads]`: equal, or with many ties, where vectors of that kind have them."""
+    """Return random attention `[..., n, heads]`: equal or with many ties, if vectors of that kind are."""
     if kind == "equal":
         return torch.full(tuple(shape), 0.25)
     if kind in ("integers", "duplicates"):
@@ -72,16 +72,16 @@ def sample(
     sign: int = 1,
     width: int = 4,
 ) -> Tokens:
-    """Draw groups of tokens with every kind of evidence.
+    """Return random groups of tokens with every kind of evidence.
 
     Args:
         counts: how many tokens each row has.
-        kind: what their vectors are like.
-        seed: which draw.
-        d: how wide the features are.
+        kind: the kind of vectors, one of `KINDS` or `rank 1`.
+        seed: of the random generator.
+        d: the number of features.
         text: row r has `text[r % len(text)]` texts.
         sign: of the query's relevance.
-        width: how many tokens a line of the grid holds.
+        width: how many tokens a row of the grid has.
     """
     g = torch.Generator().manual_seed(seed)
     rows, n = len(counts), max(counts, default=0)
@@ -126,7 +126,7 @@ def sample(
 
 
 def pool() -> Iterator[tuple[str, Tokens]]:
-    """Return three small samples of every kind, each with what it is called; the first ones are the smallest."""
+    """Return three small samples of every kind, each with a description; the first ones are the smallest."""
     shapes = ((3,), (5, 2), (9, 0, 4))
     texts = ((2,), (1, 0, 3), (0,))
     for size, counts in enumerate(shapes):
@@ -136,7 +136,7 @@ def pool() -> Iterator[tuple[str, Tokens]]:
 
 
 def hard() -> Iterator[tuple[str, Tokens]]:
-    """Return the inputs on which published code is known to fail, each with what it is."""
+    """Return the inputs on which published code is known to fail, each with a description."""
     yield "identical rows", sample([9, 4], "equal")
     yield "indistinguishable tokens", alike(9)
     yield "copies of three tokens", sample([11, 6], "duplicates")
@@ -152,7 +152,7 @@ def hard() -> Iterator[tuple[str, Tokens]]:
 
 
 def alike(n: int) -> Tokens:
-    """Return a group of tokens of which all evidence says the same, that of place included."""
+    """Return a group of tokens with equal evidence of every kind, positions in the grid included."""
     tokens = sample([n], "equal")
     same = tokens.take(torch.zeros(1, n, dtype=torch.int64), torch.ones(1, n, dtype=torch.bool))
     return replace(same, universe=tokens.universe)
@@ -166,15 +166,15 @@ def row(tokens: Tokens, number: int) -> Tokens:
 
 
 def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
-    """Return the same tokens anywhere in memory, with NaN at invalid places, and what place each went to.
+    """Return the same tokens in a random memory order, with NaN at invalid places, and the new place of each.
 
     Args:
         tokens: the groups.
-        extra: how many empty places come among the tokens of each row.
-        seed: which order.
+        extra: how many empty places are put between the tokens of each row.
+        seed: of the random order.
 
     Returns:
-        The tokens, and int64 `[rows, n]`.
+        The tokens, and their new places, int64 `[rows, n]`.
     """
     g = torch.Generator().manual_seed(seed)
     rows, n = tokens.valid.shape
@@ -203,7 +203,7 @@ def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
 
 
 def changed(tokens: Tokens, change: Callable[[Tensor], Tensor]) -> Tokens:
-    """Return the tokens with every floating-point tensor of their evidence changed."""
+    """Return the tokens with `change` applied to every floating-point tensor of their evidence."""
     evidence = {
         kind: with_parts(value, {name: change(part) for name, part in parts(value)})
         for kind, value in tokens.evidence.items()
@@ -212,7 +212,7 @@ def changed(tokens: Tokens, change: Callable[[Tensor], Tensor]) -> Tokens:
 
 
 def scaled(tokens: Tokens, factor: float) -> Tokens:
-    """Return the tokens with all vectors multiplied; attention, places and sizes stay."""
+    """Return the tokens with all vectors multiplied by a factor; attention, positions and sizes stay."""
     evidence = {
         kind: value
         if kind in ATTENTION or kind is Evidence.SIZES
@@ -223,11 +223,11 @@ def scaled(tokens: Tokens, factor: float) -> Tokens:
 
 
 def parts(value: Value) -> Iterator[tuple[str, Tensor]]:
-    """Return the floating-point tensors of some evidence by name; a tensor's own name is empty."""
+    """Return the floating-point tensors of a piece of evidence by name; evidence that is a tensor has an empty name."""
     named = [("", value)] if isinstance(value, Tensor) else vars(value).items()
     yield from ((name, part) for name, part in named if isinstance(part, Tensor) and part.is_floating_point())
 
 
 def with_parts(value: Value, new: dict[str, Any]) -> Value:
-    """Return some evidence with other tensors, by the names of `parts`."""
+    """Return a piece of evidence with other tensors, by the names of `parts`."""
     return new.get("", value) if isinstance(value, Tensor) else replace(value, **new)

@@ -5,7 +5,7 @@ Inherit from `TaskConformance`, give it a task, and run it with pytest:
     class TestMine(TaskConformance):
         task = Mine()
 
-Every law is a function below that takes a `Trial`: the task, and what the kit cannot know of it.
+Every law is a function below that takes a `Trial`: the task, and what the kit cannot find out by itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from tokensieve.testing.checks import require
 if TYPE_CHECKING:
     import pytest
 
-MOST = 20
-"""So many samples are graded, and so many pictures looked at: the first ones."""
-NOBODY_SAYS_THIS = "xyzzy 0.5 of plugh"
+MAX_SAMPLES = 20
+"""How many samples are graded and how many pictures are read: the first ones."""
+WRONG_ANSWER = "xyzzy 0.5 of plugh"
 GRIDS = ((1, 1), (3, 5), (12, 12), (24, 24))
 
 
@@ -39,13 +39,13 @@ class Trial:
     """A task, and what the laws have to know of it.
 
     Attributes:
-        task: under test.
-        others: for each field another valid value, with which numbers must not share a table. Where nothing is given,
-            booleans are turned around, whole numbers raised by one, and the metric is left alone.
+        task: the task under test.
+        others: by field another valid value, which must change the hash of the card. By default booleans are negated,
+            integers are increased by one, and the metric stays.
         unmarked: fields that are not in the card, each with the reason.
-        right: gives an answer that is right, or none where nothing is. The most frequent of a sample's answers, unless
-            it is given.
-        wrong: gives an answer that is wrong; a text that nobody says, unless it is given.
+        right: returns a right answer to a sample, or none if there is none; by default the most frequent of the
+            sample's answers.
+        wrong: returns a wrong answer to a sample; by default a text that is no answer to anything.
     """
 
     task: Task
@@ -54,13 +54,13 @@ class Trial:
     right: Callable[[Sample], str | None] = lambda sample: (
         Counter(sample.answers).most_common(1)[0][0] if sample.answers else None
     )
-    wrong: Callable[[Sample], str] = lambda sample: NOBODY_SAYS_THIS
+    wrong: Callable[[Sample], str] = lambda sample: WRONG_ANSWER
 
     def graded(self) -> Iterator[tuple[Sample, str, Mapping[str, float]]]:
-        """Return the grades of the first samples: answers that are `right`, `wrong` and `empty`."""
-        for sample in self.task.samples()[:MOST]:
+        """Return the grades of a `right`, a `wrong` and an `empty` answer to each of the first samples."""
+        for sample in self.task.samples()[:MAX_SAMPLES]:
             if self.task.compares:
-                # What it compares with is what is right.
+                # The answer of the unpruned model is the right one.
                 unpruned = Answer("something", torch.linspace(-1, 1, 8))
                 yield sample, "right", self.task.grade(sample, unpruned, unpruned)
                 for what, text in (("wrong", self.wrong(sample)), ("empty", "")):
@@ -76,7 +76,7 @@ Law = Callable[[Trial], None]
 
 
 def same_samples(trial: Trial) -> None:
-    """Asked twice, a task gives the same samples in the same order; so does an equal task."""
+    """A task returns the same samples in the same order on every call; so does an equal task."""
     first = list(trial.task.samples())
     require(first, "there is no sample")
     require(list(trial.task.samples()) == first, "asked again, it gives other samples")
@@ -85,7 +85,7 @@ def same_samples(trial: Trial) -> None:
 
 
 def unique_ids(trial: Trial) -> None:
-    """No two samples have one id, and none an empty one."""
+    """Ids of samples are unique and not empty."""
     ids = [sample.id for sample in trial.task.samples()]
     twice = [name for name, number in Counter(ids).items() if number > 1]
     require(not twice, f"the id {twice[:1]} is that of more than one sample")
@@ -93,7 +93,7 @@ def unique_ids(trial: Trial) -> None:
 
 
 def card_is_json(trial: Trial) -> None:
-    """The card is plain JSON, the same each time, and holds the task, version, metric and longest answer."""
+    """The card is plain JSON, the same on every call, and has the task, version, metric and longest answer."""
     card = trial.task.card()
     require(json.loads(json.dumps(card, allow_nan=False)) == card, "read back from JSON, the card is another")
     require(trial.task.card() == card and trial.task.hash() == trial.task.hash(), "asked again, the card is another")
@@ -108,11 +108,11 @@ def card_is_json(trial: Trial) -> None:
 
 
 def card_changes(trial: Trial) -> None:
-    """Another value of any field gives another hash, but for those that are `unmarked`."""
+    """Another value of any field changes the hash, except for fields in `unmarked`."""
     task, cls = trial.task, type(trial.task)
     for name in cls.model_fields:
         if name == "metric" and name not in trial.others:
-            # Often there is no other; that it is in the card is another law.
+            # Often there is no other metric; another law tests that it is in the card.
             continue
         if name in trial.unmarked:
             require(trial.unmarked[name].strip(), f"'{name}' is said to be unmarked, and not why")
@@ -126,7 +126,7 @@ def card_changes(trial: Trial) -> None:
 
 
 def grades_are_alike(trial: Trial) -> None:
-    """All answers get the same grades: finite numbers, of which the metric is in [0, 1]."""
+    """All answers get grades of the same names: finite numbers, the metric among them and in [0, 1]."""
     names: set[str] | None = None
     for sample, what, grades in trial.graded():
         names = set(grades) if names is None else names
@@ -138,7 +138,7 @@ def grades_are_alike(trial: Trial) -> None:
 
 
 def right_is_one(trial: Trial) -> None:
-    """A right answer scores 1, and a wrong one or none less."""
+    """A right answer scores 1; a wrong or an empty answer scores less."""
     tried = 0
     for sample, what, grades in trial.graded():
         score = grades[trial.task.metric]
@@ -151,7 +151,7 @@ def right_is_one(trial: Trial) -> None:
 
 
 def summary_has_the_metric(trial: Trial) -> None:
-    """What grades sum up to are finite numbers that do not depend on their order, the metric's mean among them."""
+    """The summary is finite, does not depend on the order of samples, and has the mean of the metric."""
     table = columns([grades for _, _, grades in trial.graded()])
     found = trial.task.summary(table)
     mean = table[trial.task.metric].mean()
@@ -166,12 +166,12 @@ def summary_has_the_metric(trial: Trial) -> None:
 
 
 def pictures_are_rgb(trial: Trial) -> None:
-    """Pictures and frames of videos are RGB and not empty, frames of one size; asked again, they are the same.
+    """Pictures and frames are RGB and not empty, and frames of a video have one size.
 
-    So they are of samples that name the same one.
+    They are the same on every call, and for samples that name the same picture.
     """
     seen: dict[str, bytes] = {}
-    for sample in [*trial.task.samples()[:MOST], *trial.task.samples()[:1]]:
+    for sample in [*trial.task.samples()[:MAX_SAMPLES], *trial.task.samples()[:1]]:
         shown = trial.task.shown(sample)
         frames = shown.frames if isinstance(shown, Video) else (shown,)
         require(
@@ -184,8 +184,8 @@ def pictures_are_rgb(trial: Trial) -> None:
 
 
 def needed_within_grid(trial: Trial) -> None:
-    """The tokens that an answer needs are different places of the grid, whatever its size."""
-    for sample in trial.task.samples()[:MOST]:
+    """The tokens that an answer needs are distinct places in the grid, for every size of the grid."""
+    for sample in trial.task.samples()[:MAX_SAMPLES]:
         for height, width in GRIDS:
             needed = trial.task.needed(sample, height, width)
             if needed is not None:
@@ -195,7 +195,7 @@ def needed_within_grid(trial: Trial) -> None:
 
 
 def travels(trial: Trial) -> None:
-    """A task is the same after pickling, which takes it to other processes, and read back from JSON."""
+    """A task is equal after pickling, with which it is sent to other processes, and after loading it from JSON."""
     task = trial.task
     for what, again in (
         ("pickled", pickle.loads(pickle.dumps(task))),  # noqa: S301 - it was pickled right here
@@ -216,15 +216,15 @@ TASK_LAWS: tuple[Law, ...] = (
     needed_within_grid,
     travels,
 )
-"""What every task keeps."""
+"""The laws of every task."""
 
 
 class TaskConformance:
     """The laws that every task must keep, as tests.
 
     Attributes:
-        task: the task under test. Where it needs files, a fixture that sets it on the class makes them first.
-        others: for each field another valid value; booleans, whole numbers and the metric need none.
+        task: the task under test. If it needs files, a fixture can make them and set the task on the class.
+        others: by field another valid value; booleans, integers and the metric need none.
         unmarked: fields that are not in the card, each with the reason.
     """
 
@@ -233,15 +233,15 @@ class TaskConformance:
     unmarked: ClassVar[Mapping[str, str]] = {}
 
     def right(self, sample: Sample) -> str | None:
-        """Return a right answer, or none where nothing is right."""
+        """Return a right answer, or none if there is none."""
         return Trial(self.task).right(sample)
 
     def wrong(self, sample: Sample) -> str:
         """Return a wrong answer."""
-        return NOBODY_SAYS_THIS
+        return WRONG_ANSWER
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make a test of every law."""
+        """Make a test for every law."""
         if "law" in metafunc.fixturenames:
             metafunc.parametrize("law", TASK_LAWS, ids=lambda law: law.__name__)
 

@@ -12,8 +12,8 @@ import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
 from tokensieve.testing.adapters.probes import EvidenceRecorder, LargestFeatures, evidence_by_field
-from tokensieve.testing.prompts import Part, Prompts, Row, lively
-from tokensieve.testing.reference import Masked, Short
+from tokensieve.testing.prompts import Part, Prompts, Row, randomize_weights
+from tokensieve.testing.reference import MaskedReference, ShortenedReference
 
 NEW_TOKENS = 4
 """How many tokens a generation has, unless a law says otherwise."""
@@ -36,7 +36,7 @@ class Kit:
     """
 
     def __init__(self, model: Any, adapter: Adapter) -> None:
-        lively(model).eval()
+        randomize_weights(model).eval()
         self.model = model
         # Only its length may end a generation.
         self.model.generation_config.eos_token_id = None
@@ -48,7 +48,7 @@ class Kit:
         self.inside = None if reasons else block
         self.reason = "; ".join(reasons)
         kinds = set(getattr(decoder.text_config, "layer_types", None) or ["full_attention"])
-        self.reference = Masked if kinds == {"full_attention"} else Short
+        self.reference = MaskedReference if kinds == {"full_attention"} else ShortenedReference
         self.video = any(modality.name == "video" for modality in decoder.modalities)
         self._warm_up()
 
@@ -143,10 +143,10 @@ class Kit:
         """Return the ids that a prompt kept, by block."""
         return {stage.at.block: run.kept(str(stage.at))[number].tolist() for stage in recipe.stages}
 
-    def expected(self, row: Row, kept: dict[int, list[int]], recipe: ts.Recipe) -> Masked | Short:
+    def expected(self, row: Row, kept: dict[int, list[int]], recipe: ts.Recipe) -> MaskedReference | ShortenedReference:
         """Return the independent reference of a pruned prompt."""
-        kind: Any = self.reference if set(kept) == {0} else Masked
-        result: Masked | Short = kind(self.prompts, row, kept, recipe.positions)
+        kind: Any = self.reference if set(kept) == {0} else MaskedReference
+        result: MaskedReference | ShortenedReference = kind(self.prompts, row, kept, recipe.positions)
         return result
 
     def check_generation(

@@ -14,10 +14,10 @@ def house_monotone(
     capacity: Sequence[int],
     dealing: Callable[[Sequence[Fraction], Sequence[int]], Iterator[int]] = apportion,
 ) -> None:
-    """Places are dealt one after the other by Sainte-Laguë, so a place more takes none from anyone.
+    """Places are given out one by one by Sainte-Laguë, so one place more takes none away from any party.
 
-    At every size each place was given to the largest weight / (2 seats + 1) of those who had room,
-    the lowest index on ties, and everyone is filled in the end.
+    Each place goes to the party with the largest weight / (2 seats + 1) among those with room left, on ties to the
+    lowest index. In the end, all parties are full.
     """
     seats = [0] * len(weights)
     for turn, party in enumerate(dealing(weights, capacity)):

@@ -18,7 +18,7 @@ from tokensieve.testing.laws.lattice import Join
 
 
 def exact(expression: Expression, tokens: Tokens, k: int, by: Expression | None = None) -> None:
-    """A cut takes exactly min(k, n) tokens of every group, whatever the expression, and no padding."""
+    """A cut takes exactly min(k, n) tokens of every group and no padding, for every expression."""
     mask = chosen(expression, tokens, k, by)
     require(
         mask.dtype == torch.bool and mask.shape == tokens.valid.shape,
@@ -33,7 +33,7 @@ def exact(expression: Expression, tokens: Tokens, k: int, by: Expression | None 
 
 
 def nested(expression: Expression, tokens: Tokens) -> None:
-    """A cut to k + 1 holds the cut to k, wherever every strategy and composer is nested."""
+    """A cut to k + 1 contains the cut to k, if every strategy and composer is nested."""
     if not expression.is_nested:
         return
     smaller = chosen(expression, tokens, 0)
@@ -45,11 +45,11 @@ def nested(expression: Expression, tokens: Tokens) -> None:
 
 
 def set_by_set(expression: Expression, tokens: Tokens) -> None:
-    """Wherever the expression's own set E_m has k members, the cut to k is E_m; what is not nested has no E_m."""
+    """If the set E_m of the expression has k members, the cut to k is E_m; what is not nested has no E_m."""
     if not expression.is_nested:
         return
     canonical, _ = tokens.canonical()
-    # A complete reading gives the sets; the cuts are asked anew, and read no deeper than they must.
+    # A complete reading gives the sets; each cut is computed anew, and reads no deeper than it must.
     chain = full_chain(expression, canonical)
     for m in range(tokens.universe.n + 1):
         members = chain.members(m)
@@ -58,7 +58,7 @@ def set_by_set(expression: Expression, tokens: Tokens) -> None:
 
 
 def symmetric_cut(a: Expression, b: Expression, tokens: Tokens, k: int, join: Join = operator.and_) -> None:
-    """Whether a or b is written first changes no cut."""
+    """The order of the operands a and b changes no cut."""
     same_choice(tokens, chosen(join(a, b), tokens, k), chosen(join(b, a), tokens, k), "swapping the operands")
 
 
@@ -72,11 +72,11 @@ def collapse(a: Expression, b: Expression, tokens: Tokens, k: int) -> None:
 
 
 def shallow(expression: Expression, tokens: Tokens, k: int) -> None:
-    """A strategy is asked for no more depth than the cut needs, up to doubling.
+    """A strategy is read no deeper than the cut needs, up to doubling.
 
     The cut needs d places, where E_d is the first set that holds k tokens of every group. Depths
-    double from k, so no strategy is asked for more than max(k, 2d - 1). The law speaks of
-    expressions of `&`, `|` and `at_least`; it holds for those alone.
+    double from k, so no strategy is read deeper than max(k, 2d - 1). The law applies to expressions of `&`, `|` and
+    `at_least` only.
     """
     if not all(isinstance(part, (Intersection, Union, AtLeast)) for part in expression.walk() if part.parts):
         return

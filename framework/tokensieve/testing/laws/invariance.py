@@ -17,7 +17,7 @@ from tokensieve.testing.laws.choices import chosen, same_choice
 def order_free(
     expression: Expression, tokens: Tokens, k: int, permutation: Tensor, scores: Tensor | None = None
 ) -> None:
-    """The order of the tokens in memory changes nothing; ids and evidence travel along.
+    """The order of the tokens in memory changes nothing, if ids and evidence are permuted with them.
 
     Args:
         expression: the expression or strategy.
@@ -39,14 +39,14 @@ def padding_free(
     filler: int = 7,
     scores: Tensor | None = None,
 ) -> None:
-    """Places without a token change nothing, whatever stands there.
+    """Places without a token change nothing, whatever values are there.
 
     Args:
         expression: the expression or strategy.
         tokens: the groups.
         k: the budget.
         extra: how many places are added to every row.
-        filler: what stands there as evidence.
+        filler: the value of the evidence there.
         scores: `[rows, n]`; a swap of tokens whose scores are nearly equal is then no violation.
     """
     n = tokens.universe.n
@@ -56,7 +56,7 @@ def padding_free(
 
 
 def batch_free(expression: Expression, tokens: Tokens, k: int, scores: Tensor | None = None) -> None:
-    """A row alone, without its padding, is judged as in the batch."""
+    """A row alone, without its padding, has the same tokens chosen as in the batch."""
     together = chosen(expression, tokens, k)
     for row in range(tokens.universe.rows):
         places = tokens.valid[row].nonzero().T
@@ -71,7 +71,7 @@ def batch_free(expression: Expression, tokens: Tokens, k: int, scores: Tensor | 
 
 
 def depth_free(expression: Expression, tokens: Tokens, k: int) -> None:
-    """How deep the strategies are read changes nothing, once the cut is settled."""
+    """Reading the strategies deeper than the cut needs changes nothing."""
     canonical, _ = tokens.canonical()
     n = tokens.universe.n
     needed = chosen(expression, canonical, k)
@@ -81,7 +81,7 @@ def depth_free(expression: Expression, tokens: Tokens, k: int) -> None:
 
 
 def deterministic(expression: Expression, tokens: Tokens, k: int) -> None:
-    """Asking twice gives the same answer."""
+    """The same call twice chooses the same tokens."""
     same_choice(tokens, chosen(expression, tokens, k), chosen(expression, tokens, k), "asking again")
 
 

@@ -67,7 +67,7 @@ def de_morgan(
     join: Join = operator.or_,
     turn: Turn = operator.invert,
 ) -> None:
-    """De Morgan: ~(a & b) = ~a | ~b and ~(a | b) = ~a & ~b, set by set and in what the cut takes."""
+    """De Morgan: ~(a & b) = ~a | ~b and ~(a | b) = ~a & ~b, set by set and in every cut."""
     for outside, inside in ((meet, join), (join, meet)):
         left, right = turn(outside(a, b)), inside(turn(a), turn(b))
         _equal(tokens, left, right)
@@ -88,7 +88,7 @@ def kleene(
     join: Join = operator.or_,
     turn: Turn = operator.invert,
 ) -> None:
-    """Kleene: a & ~a lies within b | ~b, set by set; that much rankings keep of the excluded middle."""
+    """Kleene: a & ~a lies within b | ~b, set by set; for rankings, this replaces the law of the excluded middle."""
     never, always = _levels(meet(a, turn(a)), tokens), _levels(join(b, turn(b)), tokens)
     require(bool((never >= always).all()), f"a & ~a is not within b | ~b, a being {a!r} and b {b!r}")
 

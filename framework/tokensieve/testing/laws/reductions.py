@@ -1,4 +1,4 @@
-"""Laws on reductions, which say for every token in which slot it is merged, or that it is dropped."""
+"""Laws on reductions, which map every token to the slot it is merged into, or drop it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def reduction_identity(reduction: Reduction) -> None:
 
 
 def reduction_associative(first: Reduction, second: Reduction, third: Reduction) -> None:
-    """Three reductions are the same reduction, whichever two are joined first."""
+    """Composing three reductions gives the same reduction, whichever two are composed first."""
     left = first.then(second).then(third)
     _alike(left, first.then(second.then(third)), "joining the last two first")
 
 
 def reduction_applies(first: Reduction, second: Reduction, x: Tensor) -> None:
-    """Applying two joined reductions is applying one after the other, up to rounding."""
+    """Applying two composed reductions equals applying one after the other, up to rounding."""
     joined, after = first.then(second).apply(x), second.apply(first.apply(x))
     tolerance = 8 * max(torch.finfo(x.dtype).eps, 1e-12)
     used = second.valid.unsqueeze(-1)
@@ -35,7 +35,7 @@ def reduction_applies(first: Reduction, second: Reduction, x: Tensor) -> None:
 
 
 def reduction_mass(reduction: Reduction, sizes: Tensor) -> None:
-    """Every original token is counted in one slot, or was dropped; none is counted twice or made up."""
+    """Every original token is counted in one slot or dropped; none is counted twice or invented."""
     mass = reduction.mass(sizes)
     kept = torch.where(reduction.slot >= 0, sizes, 0).sum(dim=1)
     require(
@@ -46,7 +46,7 @@ def reduction_mass(reduction: Reduction, sizes: Tensor) -> None:
 
 
 def reduction_single(reduction: Reduction, x: Tensor) -> None:
-    """A slot that is one token alone, with weight one, is that token to the bit."""
+    """A slot of a single token with weight one equals that token to the bit."""
     out = reduction.apply(x)
     require(out.dtype == x.dtype, f"slots of {x.dtype} came out as {out.dtype}")
     for row, slots in enumerate(reduction.slot.tolist()):

@@ -12,7 +12,7 @@ from tokensieve.testing.checks import require
 
 
 def ties_by_id(universe: Universe, scores: Tensor) -> None:
-    """Scores rank by value, equal ones by token id; memory order and padding have no say."""
+    """Tokens rank by score, and by token id if scores are equal; memory order and padding do not matter."""
     level = Chain.from_scores(universe, scores, "scores").level
     better = scores.unsqueeze(1) > scores.unsqueeze(2)
     first = (scores.unsqueeze(1) == scores.unsqueeze(2)) & (universe.ids.unsqueeze(1) < universe.ids.unsqueeze(2))
@@ -21,7 +21,7 @@ def ties_by_id(universe: Universe, scores: Tensor) -> None:
 
 
 def nan_raises(universe: Universe, scores: Tensor) -> None:
-    """NaN as the score of a token raises; at an invalid place it says nothing."""
+    """NaN as the score of a token raises `ScoreError`; at an invalid place it is ignored."""
     bad = torch.where(universe.valid, scores, torch.nan)
     Chain.from_scores(universe, bad, "scores")
     for row, place in universe.valid.nonzero().tolist():
@@ -35,14 +35,14 @@ def nan_raises(universe: Universe, scores: Tensor) -> None:
 
 
 def infinities_rank(universe: Universe, scores: Tensor) -> None:
-    """Infinite scores are scores: +inf comes first and -inf last, ties by id."""
+    """Infinite scores are valid: +inf ranks first and -inf last, ties by id."""
     for where in (scores > 0, scores < 0, torch.ones_like(scores, dtype=torch.bool)):
         for value in (torch.inf, -torch.inf):
             ties_by_id(universe, torch.where(where, value, scores))
 
 
 def dtype_free(universe: Universe, scores: Tensor, dtype: torch.dtype) -> None:
-    """Casting scores changes their order only where it makes them equal."""
+    """Casting scores to another dtype changes the order only of tokens whose scores become equal."""
     cast = scores.to(dtype)
     before = Chain.from_scores(universe, scores, "scores").level
     after = Chain.from_scores(universe, cast, "cast").level

@@ -25,7 +25,7 @@ from tokensieve.testing.strategies.trials import (
 
 
 def exact_count(strategy: Strategy) -> None:
-    """A budget of k gives exactly min(k, n) tokens of every group, and no padding."""
+    """A budget of k gives exactly min(k, n) tokens of every group and no padding."""
     for what, tokens in pool():
         with note_input(what):
             for k in all_budgets(tokens):
@@ -33,7 +33,7 @@ def exact_count(strategy: Strategy) -> None:
 
 
 def tiny(strategy: Strategy) -> None:
-    """Groups of no token, one and two; budgets of none, all and one more than there are."""
+    """Exact counts for groups of zero, one and two tokens, and budgets from zero to more than there are."""
     for counts in ([], [0], [1], [0, 1], [2, 0, 1], [1, 1]):
         with note_input(f"sample({counts})"):
             for k in range(4):
@@ -41,7 +41,7 @@ def tiny(strategy: Strategy) -> None:
 
 
 def hard_inputs(strategy: Strategy) -> None:
-    """The inputs on which published code fails: copies, zeros, low rank, bfloat16, huge vectors, no text."""
+    """Exact counts where published code fails: copies, zeros, low rank, bfloat16, huge vectors, no text."""
     for what, tokens in hard():
         with note_input(what):
             n = tokens.universe.n
@@ -53,7 +53,7 @@ def hard_inputs(strategy: Strategy) -> None:
 
 
 def no_repeats(strategy: Strategy) -> None:
-    """However many tokens are copies of each other, each is chosen once."""
+    """Each token is chosen at most once, also if tokens are copies of each other."""
     for seed in range(3):
         with note_input(f"sample([8, 5], 'duplicates', {seed})"):
             tokens = sample([8, 5], "duplicates", seed)
@@ -62,19 +62,19 @@ def no_repeats(strategy: Strategy) -> None:
 
 
 def nested_in_keep(strategy: Strategy) -> None:
-    """A budget of k + 1 gives what k gives and one more, unless `nested` is false."""
+    """A budget of k + 1 gives the tokens of k and one more, unless `nested` is false."""
     for what, tokens in pool():
         with note_input(what):
             laws.nested(strategy, tokens)
 
 
 def depth_free(strategy: Strategy) -> None:
-    """How deep a ranking is read changes nothing, if it is nested: neither alone nor beside another."""
+    """Reading a nested ranking deeper changes nothing, alone and as an operand of an intersection."""
     for what, tokens in pool() if strategy.is_nested else ():
         with note_input(what):
             for k in partial_budgets(tokens)[:2]:
                 laws.depth_free(strategy, tokens, k)
-                # An intersection asks for more places than it takes.
+                # An intersection reads more places than it takes.
                 laws.depth_free(strategy & _Last(), tokens, k)
 
 
@@ -89,13 +89,13 @@ def own_size(strategy: Strategy) -> None:
 
 
 class _Last(Scorer):
-    """Prefers the last tokens."""
+    """Ranks the last tokens first."""
 
     name = "kit_last"
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """Nothing."""
+        """No evidence."""
         return frozenset()
 
     def score(self, tokens: Tokens) -> Tensor:

@@ -35,15 +35,15 @@ from tokensieve.testing.strategies.trials import (
 
 
 def pure(strategy: Strategy) -> None:
-    """Judging changes neither the evidence, nor the strategy, nor the state of torch's generator."""
+    """Choosing tokens changes neither the evidence, nor the strategy, nor the state of torch's random generator."""
     tokens = sample([9, 5], seed=4)
-    # Whatever it would remember, the other laws have not shown it yet.
+    # A new instance: whatever it could remember, it has not seen these tokens yet.
     strategy = type(strategy)(**strategy.model_dump())
     untouched, settings, inside = changed(tokens, Tensor.clone), strategy.model_dump(), dict(vars(strategy))
     state = torch.get_rng_state()
 
     def spied(leaf: Expression, reading: Reading, depth: int) -> Chain:
-        # What it sees is a copy already, which it shares with other strategies.
+        # The strategy gets a copy, which other strategies share.
         before = changed(reading.tokens, Tensor.clone)
         chain = leaf.read(reading, depth)
         require_unchanged(reading.tokens, before)
@@ -59,7 +59,7 @@ def pure(strategy: Strategy) -> None:
 
 
 def declared_evidence_suffices(strategy: Strategy) -> None:
-    """What `needs` declares is all that is looked at."""
+    """A strategy reads only the evidence that `needs` declares."""
     for what, tokens in pool():
         with note_input(what):
             for k in partial_budgets(tokens):
@@ -71,7 +71,7 @@ def declared_evidence_suffices(strategy: Strategy) -> None:
 
 
 def no_nan(strategy: Strategy) -> None:
-    """NaN as the evidence of a token raises, or is not looked at; it never just changes the choice."""
+    """NaN in the evidence of a token raises an error or is not read; it never silently changes the choice."""
     tokens = sample([4, 2], seed=6)
     clean = {k: chosen(strategy, tokens, k) for k in (1, 3)}
     for what, spoilt in _with_nan(tokens, strategy.needs):
@@ -81,7 +81,7 @@ def no_nan(strategy: Strategy) -> None:
 
 
 def round_trip(strategy: Strategy) -> None:
-    """Dumped and read again, a strategy is equal; so is a recipe of it, as YAML."""
+    """A strategy that is dumped and loaded is equal to itself; so is a recipe of it, as YAML."""
     cls = type(strategy)
     for what, again in (
         ("its fields", cls(**strategy.model_dump())),
@@ -98,13 +98,13 @@ def round_trip(strategy: Strategy) -> None:
 def _chosen_or_raised(strategy: Strategy, tokens: Tokens, k: int) -> Tensor | None:
     try:
         return chosen(strategy, tokens, k)
-    # Whatever it raises, it has not been silent.
+    # Any error will do: it is not silent.
     except Exception:
         return None
 
 
 def _with_nan(tokens: Tokens, kinds: Iterable[Evidence]) -> Iterator[tuple[str, Tokens]]:
-    """Put NaN into the evidence of each token, and into each text, in turn: all of a vector, and one number of it."""
+    """Return copies with NaN in the evidence of one token or text: in its whole vector, and in one number of it."""
     for kind in sorted(kinds):
         value = tokens.evidence[kind]
         for name, part in parts(value):

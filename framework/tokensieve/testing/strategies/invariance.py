@@ -24,7 +24,7 @@ from tokensieve.testing.strategies.trials import (
 
 
 def order_free(strategy: Strategy) -> None:
-    """The order of tokens in memory changes nothing, nor that of what stands at empty places."""
+    """The order of tokens and of empty places in memory changes nothing."""
     for seed, (what, tokens) in enumerate(pool()):
         with note_input(what):
             g = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ def order_free(strategy: Strategy) -> None:
 
 
 def padding_free(strategy: Strategy) -> None:
-    """Places without a token change nothing, whatever stands there, NaN included."""
+    """Places without a token change nothing, whatever values are there, NaN included."""
     for seed, (what, tokens) in enumerate(pool()):
         with note_input(what):
             extra, scores = 1 + seed % 3, scores_of(strategy, tokens)
@@ -46,7 +46,7 @@ def padding_free(strategy: Strategy) -> None:
 
 
 def batch_free(strategy: Strategy) -> None:
-    """A row alone is judged as in the batch."""
+    """A row alone has the same tokens chosen as in the batch."""
     for what, tokens in pool():
         with note_input(what):
             for k in partial_budgets(tokens):
@@ -54,7 +54,7 @@ def batch_free(strategy: Strategy) -> None:
 
 
 def deterministic(strategy: Strategy) -> None:
-    """Asking again gives the same answer, and so does asking an equal strategy."""
+    """The same call twice chooses the same tokens, and so does an equal strategy."""
     equal = type(strategy)(**strategy.model_dump())
     for tokens in (sample([40, 25], seed=1), sample([40], "integers", seed=2)):
         for k in (5, 20):
@@ -64,7 +64,7 @@ def deterministic(strategy: Strategy) -> None:
 
 
 def dtype_free(strategy: Strategy) -> None:
-    """Evidence in half precision is read as the numbers it says; scores may tie that were different."""
+    """Evidence in half precision gives the same order as the same numbers in float32; scores may become equal."""
     for what, tokens in pool():
         for narrowed in (Tensor.bfloat16, Tensor.half):
             with note_input(f"{what} as {narrowed.__name__}"):
@@ -83,7 +83,7 @@ def dtype_free(strategy: Strategy) -> None:
 
 
 def ties_by_id(strategy: Strategy) -> None:
-    """Equal scores rank by token id; a strategy without scores so ranks tokens that nothing tells apart."""
+    """Equal scores rank by token id; a strategy without scores ranks indistinguishable tokens by id."""
     if not isinstance(strategy, Scorer):
         for n in (2, 5, 9):
             for k in range(n + 1):

@@ -38,7 +38,7 @@ def slots_are_the_cut(strategy: Merger) -> None:
 
 
 def weights_sum_to_one(strategy: Merger) -> None:
-    """A slot is a mean of its tokens: their weights are not negative, and sum to one."""
+    """A slot is a weighted mean of its tokens: weights are not negative, and sum to one."""
     for what, tokens in pool():
         with note_input(what):
             for k in all_budgets(tokens):
@@ -50,7 +50,7 @@ def weights_sum_to_one(strategy: Merger) -> None:
 
 
 def mass_conserved(strategy: Merger) -> None:
-    """The slots together stand for as many original tokens as there were."""
+    """The slots together represent all original tokens."""
     for what, tokens in pool():
         with note_input(what):
             for k in all_budgets(tokens)[1:]:
