@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint unit browser families docs bench release-check clean
+.PHONY: help env demo quick test lint unit nightly browser families docs bench release-check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -39,11 +39,17 @@ lint: env ## style, types by two checkers, and the never rules of the imports
 unit: env ## the tests with coverage, in parallel (WORKERS=2)
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope --cov
 
+nightly: env ## the widest sweeps, and every property on all its examples (a quarter of an hour)
+	TOKENSIEVE_NIGHTLY=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope -m "nightly or hypothesis"
+
+quick: env ## what to run before every commit: style, types, layers, and the tests that say most in a minute
+	@"$(BIN)"/python tools/quick.py
+
 browser: env ## the report's page in a real browser: Chromium, or what CHROMIUM names
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -m browser tests/browser
 
 families: env ## the table of what every family can do, anew: what the conformance kit sees, into docs/families/
-	TOKENSIEVE_RECORD=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadscope tests/adapters
+	TOKENSIEVE_RECORD=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadscope -m "not browser" tests/adapters
 
 docs: env ## the documentation, into site/; a broken link is an error
 	"$(BIN)"/mkdocs build --strict

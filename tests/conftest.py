@@ -6,9 +6,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
 import torch
+from effort import examples
 
 hypothesis.settings.register_profile(
-    "default", deadline=None, max_examples=100, derandomize="CI" in os.environ, print_blob=True
+    "default", deadline=None, max_examples=examples(100), derandomize="CI" in os.environ, print_blob=True
 )
 hypothesis.settings.load_profile("default")
 

@@ -1,7 +1,7 @@
 import pytest
 
 COMPILED = ("gemma3", "llava", "qwen2_vl")
-"""Families whose layers are compiled in `make test`. Those of all others are in `make nightly`: each takes ten seconds."""
+"""Families whose layers are compiled in `make test`; each takes ten seconds, and all others do in `make nightly`."""
 
 
 @pytest.hookimpl(tryfirst=True)

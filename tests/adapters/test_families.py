@@ -42,7 +42,6 @@ for _name, _adapter in models():
     globals()[_family.__name__] = _family
 
 
-
 def test_every_family_has_a_whole_record():
     rows = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FAMILIES.glob("*.json")}
     assert set(rows) == {name for name, _ in models()}

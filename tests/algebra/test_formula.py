@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import hypothesis.strategies as st
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from pydantic import model_validator
 
@@ -145,7 +146,7 @@ def test_operators_and_composers_choose_the_same(tokens, a, b, k):
 # Writing
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(expressions(max_leaves=8))
 def test_what_is_written_is_read_as_the_same(expression):
     letters = (f"s{number}" for number in itertools.count())

@@ -8,6 +8,7 @@ from fractions import Fraction
 import hypothesis.strategies as st
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tokensieve import Chain, Keep, Reduction, Tokens, Universe, select
@@ -125,7 +126,7 @@ def test_distributive(tokens, a, b, c):
     laws.distributive(a, b, c, tokens)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(small, leaf, leaf)
 def test_de_morgan(tokens, a, b):
     laws.de_morgan(a, b, tokens)
@@ -173,7 +174,7 @@ def test_batch_free(tokens, expression, k):
     laws.batch_free(expression, tokens, k)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(small, expressions(), budgets)
 def test_depth_free(tokens, expression, k):
     laws.depth_free(expression, tokens, k)
@@ -257,7 +258,7 @@ def test_ties_by_id(universe, seed):
     laws.ties_by_id(universe, draw > 0)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(universes(max_rows=2, max_n=6))
 def test_nan_raises(universe):
     laws.nan_raises(universe, universe.ids.double())
@@ -404,7 +405,7 @@ def test_merges_count_every_token_and_average_by_size(universe, data):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @given(universe=universes(max_rows=3, max_n=10), data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_a_token_alone_in_its_slot_is_itself_to_the_bit(dtype, universe, data):
     merge, _ = data.draw(generators.merges(universe))
     x = torch.randn(universe.rows, universe.n, 3, generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -2,6 +2,7 @@
 
 import hypothesis.strategies as st
 import torch
+from effort import examples
 from hypothesis import given, settings
 
 from tokensieve.algebra.budget import apportion, counts
@@ -19,7 +20,7 @@ def chosen(expression, tokens, k, by=None):
     return select(expression, tokens, torch.full_like(tokens.universe.counts, k), by).mask
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(batches(max_rows=3, max_n=12), expressions(max_leaves=6), st.data())
 def test_every_cut_is_the_one_of_the_definitions(tokens, expression, data):
     rows = rows_of(tokens)

@@ -1,4 +1,4 @@
-"""A report of a made-up study, and a real browser to look at it."""
+"""A report of a made-up study, and a real browser to styles at it."""
 
 import os
 import shutil

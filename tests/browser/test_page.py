@@ -96,18 +96,18 @@ def test_all_text_can_be_read(page):
 
 
 def test_the_scheme_of_the_reader_is_followed_until_another_is_chosen(page):
-    def paper():
+    def plot_settings():
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
     light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
-    assert paper() == (dark if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else light)
+    assert plot_settings() == (dark if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else light)
     button = page.get_by_role("button", name="Theme")
     for name, colour in (("light", light), ("dark", dark)):
         button.click()
         assert button.inner_text() == f"Theme: {name}"
-        assert paper() == colour
+        assert plot_settings() == colour
     page.reload()
-    assert paper() == dark
+    assert plot_settings() == dark
 
 
 def test_the_slider_shows_what_was_kept_and_answered(page, made):

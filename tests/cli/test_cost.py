@@ -38,9 +38,9 @@ def test_every_geometry_is_counted_as_by_hand(name, recipe):
         ("llava-1_5-7b", 576, "8.504"),
         ("llava-1_5-7b", 192, "3.350"),
         ("llava-1_5-7b", 64, "1.666"),
-        ("llava-next-7b", 2880, "42.675"),
+        pytest.param("llava-next-7b", 2880, "42.675", marks=pytest.mark.nightly),
         ("llava-next-7b", 320, "5.051"),
-        ("qwen2_5-vl-7b", 1296, "18.491"),
+        pytest.param("qwen2_5-vl-7b", 1296, "18.491", marks=pytest.mark.nightly),
         ("qwen2_5-vl-7b", 144, "2.732"),
     ],
 )

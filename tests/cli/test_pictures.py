@@ -20,8 +20,8 @@ from tokensieve.cli.picture import (
     View,
     bands_of,
     colours,
+    highlight,
     lines,
-    lit,
     sheet,
     views_of,
 )
@@ -60,7 +60,7 @@ def test_kept_patches_are_the_photo_and_others_a_quarter_of_it():
     source = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     (view,) = views_of(source, [source], grid())
     kept = {1, 6, 15}
-    drawn = lit(view, dict.fromkeys(kept, (PALETTE[0],)))
+    drawn = highlight(view, dict.fromkeys(kept, (PALETTE[0],)))
     for token in range(16):
         box = inside(view, token) if token in kept else view.box(token)
         original = np.asarray(view.image.crop(box), dtype=float)
@@ -72,7 +72,7 @@ def test_kept_patches_are_the_photo_and_others_a_quarter_of_it():
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
 def test_a_frame_shows_everyone_who_chose_the_token(count):
     (view,) = views_of(grey(), [grey()], grid())
-    drawn = np.asarray(lit(view, {5: PALETTE[:count]}).crop(view.box(5)))
+    drawn = np.asarray(highlight(view, {5: PALETTE[:count]}).crop(view.box(5)))
     found = {tuple(pixel) for row in drawn for pixel in row}
     wanted = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in PALETTE[: min(count, 4)]]
     assert set(wanted) <= found
@@ -80,8 +80,8 @@ def test_a_frame_shows_everyone_who_chose_the_token(count):
 
 def test_the_frame_stays_inside_its_patch():
     (view,) = views_of(grey(), [grey()], grid())
-    both = np.asarray(lit(view, {5: (PALETTE[0],)}), dtype=int)
-    none = np.asarray(lit(view, {}), dtype=int)
+    both = np.asarray(highlight(view, {5: (PALETTE[0],)}), dtype=int)
+    none = np.asarray(highlight(view, {}), dtype=int)
     changed = np.argwhere((both != none).any(axis=2))
     left, top, right, bottom = view.box(5)
     assert changed.min(axis=0).tolist() == [top, left]

@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 import yaml
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -59,7 +60,7 @@ def recipes(draw):
     return Recipe(name=draw(st.sampled_from(["a", "é", "on", "1"])), stages=stages)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(recipes())
 def test_what_is_dumped_is_loaded_as_the_same(recipe):
     again = Recipe.loads(recipe.dump(), REGISTRY)

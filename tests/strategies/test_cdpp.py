@@ -4,6 +4,7 @@ import loops
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -34,7 +35,7 @@ def quality(tokens, number, theta=None):
     d=st.sampled_from([2, 6, 16]),
     theta=st.sampled_from([None, 0.0, 0.25, 0.5, 0.9]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_formula(counts, kind, seed, sign, d, theta):
     tokens = sample(counts, kind, seed, d=d, text=(2, 0, 1), sign=sign)
     for number, n in enumerate(counts):

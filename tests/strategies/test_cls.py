@@ -1,6 +1,7 @@
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KINDS, sample
@@ -21,7 +22,7 @@ def given_attention(heads):
 @given(
     counts=st.lists(st.integers(0, 12), min_size=1, max_size=3), kind=st.sampled_from(KINDS), seed=st.integers(0, 999)
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_it_is_the_mean_over_heads(counts, kind, seed):
     tokens = sample(counts, kind, seed)
     for row, n in enumerate(counts):

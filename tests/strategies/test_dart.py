@@ -1,6 +1,7 @@
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -38,7 +39,7 @@ def turns(x, keys, texts, text_keys, visual, text):
     visual=st.integers(1, 5),
     text=st.integers(0, 4),
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_it_is_the_formula(counts, kind, seed, visual, text):
     tokens = sample(counts, kind, seed, text=(3, 0, 1))
     for number in range(len(counts)):

@@ -1,6 +1,7 @@
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KINDS, row, sample
@@ -20,7 +21,7 @@ def order(tokens, number=0):
     seed=st.integers(0, 999),
     d=st.sampled_from([2, 6, 16]),
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_it_is_the_formula(counts, kind, seed, d):
     tokens = sample(counts, kind, seed, d=d)
     for number, n in enumerate(counts):

@@ -3,6 +3,7 @@ import math
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KINDS, row, sample
@@ -19,7 +20,7 @@ def order(strategy, tokens, number=0):
 @given(
     counts=st.lists(st.integers(0, 12), min_size=1, max_size=3), kind=st.sampled_from(KINDS), seed=st.integers(0, 999)
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_it_is_the_formula(counts, kind, seed):
     tokens = sample(counts, kind, seed)
     tokens.decoder_content[0, :, 0] *= 100

@@ -1,6 +1,7 @@
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -40,7 +41,7 @@ def generator(seed=0):
     q=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
     gamma=st.sampled_from([0.0, 1.0, 4.0]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_formula(n, kind, seed, tau, q, gamma):
     x = vectors(kind, (n, 5), generator(seed))
     strategy = GSP(tau=tau, quantile=q, gamma=gamma)

@@ -6,6 +6,7 @@ import hard
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -60,7 +61,7 @@ def grids(draw, n):
     own=st.booleans(),
     data=st.data(),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_formula(counts, kind, seed, share, own, data):
     tokens = sample(counts, kind, seed)
     if own:

@@ -5,6 +5,7 @@ import loops
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -59,7 +60,7 @@ def holov(x, attention, k, runs, variety):
     runs=st.sampled_from([1, 3, 4, 16]),
     variety=st.sampled_from([0.0, 0.09, 1.0]),
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_it_is_the_formula(counts, kind, seed, runs, variety):
     tokens = sample(counts, kind, seed)
     for k in (1, 4, 7, 20):

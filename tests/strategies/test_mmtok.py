@@ -4,6 +4,7 @@ import hard
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -66,7 +67,7 @@ def order(strategy, tokens, number):
     seed=st.integers(0, 999),
     given_settings=SETTINGS,
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_it_is_the_formula(counts, kind, seed, given_settings):
     tokens = sample(counts, kind, seed, text=(3, 0, 1))
     for number, n in enumerate(counts):

@@ -3,6 +3,7 @@
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -99,7 +100,7 @@ def picture(height, width):
         unique=True,
     )
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_uniform_is_max_min(cells):
     tokens = grid(cells)
     extents = [max([c[a] for c in cells], default=0) - min([c[a] for c in cells], default=0) for a in range(5)]
@@ -144,7 +145,7 @@ def test_uniform_keeps_the_aspect_ratio():
 
 
 @given(n=st.integers(1, 12), seed=st.integers(0, 99), extra=st.integers(0, 3))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_max_min_begins_with_the_loneliest(n, seed, extra):
     at = torch.randint(0, 4, (1, n + extra, 2), generator=torch.Generator().manual_seed(seed))
     valid = (torch.arange(n + extra) < n).unsqueeze(0)

@@ -4,6 +4,7 @@ from fractions import Fraction
 import hard
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import row, sample
@@ -54,7 +55,7 @@ def middle(grid, cell):
     shape=st.sampled_from([None, (1, 1, 3, 3, 4), (2, 2, 2, 3, 3), (1, 1, 12, 1, 2)]),
     k=st.integers(1, 31),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_method(counts, seed, shape, k):
     tokens = sample(counts, seed=seed)
     if shape is not None:

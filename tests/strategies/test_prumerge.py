@@ -2,6 +2,7 @@ import hard
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -40,7 +41,7 @@ def outliers(attention, whisker):
     whisker=st.sampled_from([0.0, 0.5, 1.5]),
     power=st.sampled_from([1, 6]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_formula(counts, kind, seed, whisker, power):
     tokens = sample(counts, kind, seed)
     # A power makes some of the values stand out.

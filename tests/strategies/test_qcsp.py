@@ -4,6 +4,7 @@ import loops
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KINDS, row, sample
@@ -49,7 +50,7 @@ def expected(tokens, number):
     sign=st.sampled_from([1, -1]),
     d=st.sampled_from([2, 6, 16]),
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_it_is_the_formula(counts, kind, seed, sign, d):
     tokens = sample(counts, kind, seed, d=d, text=(2, 0, 1), sign=sign)
     for number in range(len(counts)):
@@ -58,7 +59,7 @@ def test_it_is_the_formula(counts, kind, seed, sign, d):
 
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 40), d=st.integers(1, 50), depth=st.integers(0, 40))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_gains_and_rank_are_those_of_solved_systems(seed, n, d, depth):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(1, n, d, generator=g)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KINDS, row, sample
@@ -50,7 +51,7 @@ def expected(tokens, number):
     seed=st.integers(0, 999),
     unseen=st.integers(0, 2),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_formula(counts, kind, seed, unseen):
     tokens = sample(counts, kind, seed, text=(4, 0, 1))
     # Text before the picture sees nothing of it.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import sample
@@ -21,7 +22,7 @@ def chosen(strategy, tokens, k):
 
 
 @every
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(tokens=generators.samples(), k=st.integers(0, 13))
 def test_the_laws_hold_on_more_samples_than_the_kit_has(strategy, tokens, k):
     laws.exact(strategy, tokens, k)
@@ -32,7 +33,7 @@ def test_the_laws_hold_on_more_samples_than_the_kit_has(strategy, tokens, k):
 
 
 @every
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(tokens=generators.samples(), k=st.integers(0, 13))
 def test_bfloat16_is_read_as_what_it_says(strategy, tokens, k):
     """The kit forgives scores that tie in half precision; ours are computed in float64."""

@@ -2,6 +2,7 @@ import hard
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -48,7 +49,7 @@ def order(strategy, tokens, number=0):
     frames=st.sampled_from([1, 2, 4, 1000]),
     shape=st.sampled_from([None, (1, 1, 3, 2, 2), (2, 2, 2, 2, 2), (1, 1, 6, 1, 2)]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_it_is_the_formula(counts, kind, seed, frames, shape):
     tokens = sample(counts, kind, seed)
     if shape is not None:

@@ -1,6 +1,7 @@
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ def compared(strategy, tokens):
 
 
 def cases(test):
-    return settings(deadline=None, max_examples=60)(
+    return settings(deadline=None, max_examples=examples(60))(
         given(counts=COUNTS, kind=st.sampled_from(KINDS), seed=st.integers(0, 999), strategy=TOME)(test)
     )
 

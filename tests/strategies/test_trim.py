@@ -3,6 +3,7 @@ from dataclasses import replace
 import loops
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KINDS, row, sample
@@ -27,7 +28,7 @@ def asked(patch, text, sign=1):
     seed=st.integers(0, 999),
     sign=st.sampled_from([1, -1]),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_it_is_the_formula(counts, kind, seed, sign):
     tokens = sample(counts, kind, seed, text=(2, 0, 1), sign=sign)
     for number, n in enumerate(counts):

@@ -6,6 +6,7 @@ import loops
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -42,7 +43,7 @@ def visionzip(attention, keys, k, share):
     seed=st.integers(0, 999),
     share=st.sampled_from([27 / 32, 0.5, 0.25, 1.0]),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_it_is_the_method(counts, kind, seed, share):
     tokens = sample(counts, kind, seed)
     strategy = VisionZip(share=share)

@@ -6,6 +6,7 @@ import loops
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -43,7 +44,7 @@ def kept(strategy, tokens, k, number=0):
     rho=st.sampled_from([0.0, 0.5, 0.75, 1.0]),
     step=st.sampled_from([1, 3, 8]),
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_it_is_the_formula(counts, kind, seed, rho, step):
     tokens = sample(counts, kind, seed)
     for k in (1, 2, 5, 9, 20):

@@ -49,13 +49,13 @@ def many(planned):
 def test_what_is_finished_is_not_run_again(jobs, store, registry):
     begin(store, jobs)
     first, seen = run(jobs, store, registry)
-    assert (first.done, first.known, first.failed) == (len(jobs), 0, [])
+    assert (first.done, first.cached, first.failed) == (len(jobs), 0, [])
     assert [result.cell.key for result in seen] == [job.cell.key for job in jobs]
     assert all(result.seconds > 0 for result in seen)
     before = contents(store)
     assert len(before) == len(jobs)
     again, seen = run(jobs, store, registry)
-    assert (again.done, again.known) == (0, len(jobs))
+    assert (again.done, again.cached) == (0, len(jobs))
     assert {result.status for result in seen} == {"cached"}
     assert contents(store) == before
 
@@ -161,6 +161,7 @@ def work(path, jobs, sums=None):
         sums.put((summary.done, summary.cached, len(summary.failed)))
 
 
+@pytest.mark.nightly
 def test_killed_at_any_moment_and_run_twice_at_once(many, store, registry, processes, tmp_path):
     jobs = many
     reference = Store(tmp_path / "reference")
@@ -214,4 +215,4 @@ def test_workers_give_the_same_and_one_that_dies_costs_its_cell(planned, store, 
 
 
 def test_summaries_count():
-    assert (Summary().done, Summary().known, Summary().failed) == (0, 0, [])
+    assert (Summary().done, Summary().cached, Summary().failed) == (0, 0, [])

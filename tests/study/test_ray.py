@@ -41,6 +41,7 @@ def cluster(monkeypatch, tmp_path_factory):
     ray.shutdown()
 
 
+@pytest.mark.nightly
 def test_ray_gives_the_same_rows_though_a_worker_is_killed(planned, registry, cluster, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -64,6 +65,7 @@ def test_ray_gives_the_same_rows_though_a_worker_is_killed(planned, registry, cl
         assert timeless(near.read(key)[1]) == timeless(far.read(key)[1])
 
 
+@pytest.mark.nightly
 def test_the_demo_gives_the_same_rows_on_ray(cluster, tmp_path):
     small = ["limit=9", "keep=1/9", "recipes=script,fastv,tome", "batch=4", "controls.at_every_site=false"]
     registry = default_registry()

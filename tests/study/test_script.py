@@ -173,6 +173,7 @@ def lengths(monkeypatch):
     return found
 
 
+@pytest.mark.nightly
 def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints, lengths, monkeypatch):
     chosen = [task for task in SAID["tasks"] if task["name"] in ("gqa", "tgif")]
     settings = [f"models.{name}.path={folder}" for name, folder in checkpoints.items()]

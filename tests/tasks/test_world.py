@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ numbers = st.integers(0, 10_000)
 densities = st.sampled_from(sorted(OBJECTS))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(number=numbers, density=densities)
 def test_a_scene_is_its_seed_and_things_stand_where_they_say(number, density):
     one, again = scene("test", number, density), scene("test", number, density)
@@ -44,7 +45,7 @@ def test_splits_and_densities_share_no_scene():
     assert len({pixels.tobytes() for pixels in seen}) == len(seen)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(number=numbers, density=densities, rows=st.sampled_from([4, 6, 12, 24]))
 def test_cells_are_those_that_things_cover_by_a_loop(number, density, rows):
     one = scene("test", number, density)
@@ -87,7 +88,7 @@ def answered(things, text):
     return place
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(number=numbers, density=densities)
 def test_every_question_is_answered_as_the_things_say(number, density):
     one = scene("train", number, density)

@@ -44,6 +44,7 @@ def other(drawn, tmp_path_factory):
     return out
 
 
+@pytest.mark.nightly
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(drawn, first, tmp_path):
     words = ["--out", str(tmp_path), "--scenes", str(drawn), *SMALL]
     # The schedule is that of all steps, so it is stopped, not told to take fewer.
