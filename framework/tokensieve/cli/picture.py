@@ -1,4 +1,4 @@
-"""Drawing which tokens stay: the photo with kept patches lit, and a colour for everyone who chose them."""
+"""Drawings of kept tokens: kept patches of the photo stay bright, with a frame in the colour of each operand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tokensieve.cli.operands import StageView
 # Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
 NOBODY = "#FFFFFF"
-"""Kept, though among no operand's own best."""
+"""The colour of tokens that are kept, though no operand would have kept them alone."""
 INK, SOFT, PAPER = "#1A1A1A", "#5C5C5C", "#FFFFFF"
 DIM = 0.25
-"""The brightness of a patch that goes."""
+"""The brightness of a patch whose token is not kept."""
 
 PANEL = 384
 MARGIN, GAP = 44, 28
@@ -28,12 +28,12 @@ H1, H2, BODY = 38, 32, 25
 
 @dataclass(frozen=True)
 class View:
-    """A picture as the model sees it, and the patches in it.
+    """A picture as the model sees it, with its grid of patches.
 
     Attributes:
-        image: RGB, `cell` pixels a patch.
+        image: RGB, `cell` pixels for each patch.
         places: the row and column of each token, by id.
-        cell: pixels a patch, in both directions.
+        cell: the side of a patch in pixels.
     """
 
     image: Image.Image
@@ -41,22 +41,22 @@ class View:
     cell: int
 
     def box(self, token: int) -> tuple[int, int, int, int]:
-        """Return a patch's corners: left, top, right, bottom."""
+        """Return the left, top, right and bottom of a patch, in pixels."""
         row, column = self.places[token]
         x, y = column * self.cell, row * self.cell
         return x, y, x + self.cell, y + self.cell
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedPanel:
     """A panel on a sheet.
 
     Attributes:
-        recipe: whose it is.
-        site: of which stage.
-        caption: what stands above it.
-        tokens: ids of the lit patches.
-        at: the corner of each view, in pixels of the sheet.
+        recipe: the name of its recipe.
+        site: of its stage.
+        caption: the text above it.
+        tokens: ids of the bright patches.
+        at: the left and top of each view, in pixels of the sheet.
     """
 
     recipe: str
@@ -68,30 +68,30 @@ class Placed:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A finished picture.
+    """A finished drawing.
 
     Attributes:
         image: RGB.
-        views: what was drawn into every panel.
-        panels: where everything is.
+        views: the views in every panel.
+        panels: all panels, with their positions.
     """
 
     image: Image.Image
     views: tuple[View, ...]
-    panels: tuple[Placed, ...]
+    panels: tuple[PlacedPanel, ...]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel to be drawn: lit patches, each with the colours of those who chose it."""
+    """A panel to draw: bright patches, each with the colours of the operands that would have kept it."""
 
     caption: str
     colours: Mapping[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A line of a legend: a swatch and what it means."""
+class LegendEntry:
+    """An entry of a legend: a swatch of colours, and its meaning."""
 
     colours: tuple[str, ...]
     text: str
@@ -105,12 +105,12 @@ class Band:
     panels: tuple[Panel, ...]
     heading: str | None = None
     detail: str = ""
-    legend: tuple[Entry, ...] = ()
+    legend: tuple[LegendEntry, ...] = ()
     remark: str = ""
 
     @property
     def across(self) -> int:
-        """How many panels stand side by side: no more than fit, in lines of nearly one length."""
+        """How many panels are side by side: no more than fit, in lines of nearly equal length."""
         lines = math.ceil(len(self.panels) / ACROSS)
         return math.ceil(len(self.panels) / lines) if lines else 0
 
@@ -118,14 +118,13 @@ class Band:
 def views_of(photo: Image.Image, crops: Sequence[Image.Image], grid: Tensor) -> tuple[View, ...]:
     """Return the views of a prompt's one picture.
 
-    Tiles that have no place in common are parts of one view: those of a picture cut into a grid of
-    tiles, whose rows and columns run through all of them.
+    Tiles without a common place are parts of one view: they are the tiles of a picture whose rows and columns are
+    counted over all tiles.
 
     Args:
-        photo: as it was given, for models whose crops do not fit their patches.
-        crops: what the processor made of it, one a view if it fits.
-        grid: int64 `[tokens, 5]`, part, tile, frame, row and column of each token; a negative column
-            is no patch.
+        photo: the original picture, for models whose crops do not fit their patches.
+        crops: the pictures that the processor made of it; they are used if there is one for each view.
+        grid: part, tile, frame, row and column of each token, int64 `[tokens, 5]`; a negative column is no patch.
     """
     tiles: dict[tuple[int, int, int], dict[int, tuple[int, int]]] = {}
     for token, (part, tile, frame, row, column) in enumerate(grid.tolist()):
@@ -156,19 +155,19 @@ def sheet(
     title: str,
     notes: Sequence[str],
 ) -> Sheet:
-    """Draw the photo with a text beside it, and the bands below.
+    """Draw the photo with text beside it, and the bands below.
 
     Args:
-        views: what the model sees.
-        bands: what to draw, from the top.
-        title: above everything.
+        views: the picture as the model sees it.
+        bands: from top to bottom.
+        title: above the notes.
         notes: paragraphs beside the photo.
     """
-    return _Press(views, bands, title, notes).sheet()
+    return _Layout(views, bands, title, notes).sheet()
 
 
 def band(seen: StageView) -> Band:
-    """Return the panels of one stage: every operand's own best, what they share, and what was kept."""
+    """Return the panels of a stage: what each operand keeps alone, what is in all and in any, and what was kept."""
     colour = colours(seen)
     names = list(seen.own)
     if len(names) < 2:
@@ -194,7 +193,7 @@ def band(seen: StageView) -> Band:
 
 
 def bands_of(seen: Sequence[StageView]) -> list[Band]:
-    """Return a band for every stage with several operands; others share bands."""
+    """Return a band for every stage with several operands; stages with one operand share bands."""
     bands: list[Band] = []
     for one in seen:
         new = band(one)
@@ -207,7 +206,7 @@ def bands_of(seen: Sequence[StageView]) -> list[Band]:
 
 
 def colours(seen: StageView) -> dict[str, str]:
-    """Return every operand its colour."""
+    """Return the colour of every operand, by name."""
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(seen.own)}
 
 
@@ -220,20 +219,20 @@ def _by(seen: StageView, colour: Mapping[str, str], token: int) -> tuple[str, ..
     return tuple(colour[name] for name in seen.owners(token)) or (NOBODY,)
 
 
-def _legend(seen: StageView, colour: Mapping[str, str]) -> list[Entry]:
-    """Count the kept tokens by who had them among their own best."""
+def _legend(seen: StageView, colour: Mapping[str, str]) -> list[LegendEntry]:
+    """Return the counts of kept tokens, by the operands that would have kept them alone."""
     groups: dict[tuple[str, ...], int] = {}
     for token in seen.kept:
         owners = seen.owners(token)
         groups[owners] = groups.get(owners, 0) + 1
-    entries = [Entry((colour[name],), f"{groups.get((name,), 0)} only {name}") for name in seen.own]
+    entries = [LegendEntry((colour[name],), f"{groups.get((name,), 0)} only {name}") for name in seen.own]
     several: dict[tuple[str, ...], int] = {owners: number for owners, number in groups.items() if len(owners) > 1}
     if len(seen.own) == 2:
         both = tuple(seen.own)
-        entries.append(Entry(tuple(colour.values()), f"{several.get(both, 0)} both"))
+        entries.append(LegendEntry(tuple(colour.values()), f"{several.get(both, 0)} both"))
     else:
-        entries.append(Entry(tuple(colour.values())[:4], f"{sum(several.values())} several"))
-    entries.append(Entry((NOBODY,), f"{groups.get((), 0)} in nobody's own best"))
+        entries.append(LegendEntry(tuple(colour.values())[:4], f"{sum(several.values())} several"))
+    entries.append(LegendEntry((NOBODY,), f"{groups.get((), 0)} in nobody's own best"))
     return entries
 
 
@@ -242,8 +241,8 @@ def _bare(formula: str) -> str:
 
 
 @dataclass
-class _Press:
-    """Lays a sheet out from the top; drawn twice, first to learn its height."""
+class _Layout:
+    """Lays out a sheet from top to bottom. It is drawn twice: first to measure its height."""
 
     views: Sequence[View]
     bands: Sequence[Band]
@@ -264,7 +263,7 @@ class _Press:
         # The photo and its text need three slots.
         across = max(3, most)
         self.width = 2 * MARGIN + across * self.slot + (across - 1) * GAP
-        self.panels: list[Placed] = []
+        self.panels: list[PlacedPanel] = []
 
     def sheet(self) -> Sheet:
         """Measure, then draw."""
@@ -319,14 +318,14 @@ class _Press:
     def _panel(self, image: Image.Image, panel: Panel, seen: StageView, x: int, y: int) -> None:
         corners = tuple(self._corner(x, y, number) for number in range(len(self.views)))
         for view, corner in zip(self.views, corners, strict=True):
-            image.paste(lit(view, panel.colours), corner)
-        self.panels.append(Placed(seen.recipe, seen.site, panel.caption, frozenset(panel.colours), corners))
+            image.paste(highlight(view, panel.colours), corner)
+        self.panels.append(PlacedPanel(seen.recipe, seen.site, panel.caption, frozenset(panel.colours), corners))
 
     def _corner(self, x: int, y: int, number: int) -> tuple[int, int]:
         row, column = divmod(number, self.columns)
         return x + column * self.step[0], y + row * self.step[1]
 
-    def _legend(self, draw: ImageDraw.ImageDraw, legend: Sequence[Entry], y: int, room: int) -> int:
+    def _legend(self, draw: ImageDraw.ImageDraw, legend: Sequence[LegendEntry], y: int, room: int) -> int:
         x, side = MARGIN, BODY
         for entry in legend:
             text = plain(entry.text)
@@ -335,13 +334,13 @@ class _Press:
                 x, y = MARGIN, y + BODY + 14
             # Dark inside, as the photo is beside a frame, so that white shows on the white sheet.
             draw.rectangle((x - 1, y + 2, x + side, y + 3 + side), fill=INK)
-            frame(draw, (x, y + 3, x + side, y + 3 + side), entry.colours, 5)
+            draw_frame(draw, (x, y + 3, x + side, y + 3 + side), entry.colours, 5)
             draw.text((x + side + 10, y), text, fill=INK, font=self.fonts[BODY])
             x += wide
         return y + BODY + 14
 
     def _text(self, draw: ImageDraw.ImageDraw, x: int, y: int, text: str, size: int, colour: str, room: int) -> int:
-        """Draw text in lines no wider than `room`, and give where it ends."""
+        """Draw text in lines no wider than `room`, and return the y below it."""
         font = self.fonts[size]
         for line in lines(plain(text).replace("\n", " ").replace("\t", " "), font, room):
             draw.text((x, y), line, fill=colour, font=font)
@@ -350,7 +349,7 @@ class _Press:
 
 
 def lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> list[str]:
-    """Break text into lines no wider than `room` pixels, between words where that is possible."""
+    """Return text broken into lines no wider than `room` pixels, between words if possible."""
     out: list[str] = []
     line = ""
     for word in text.split(" "):
@@ -368,15 +367,15 @@ def lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: i
     return [*out, line]
 
 
-def lit(view: View, colours: Mapping[int, tuple[str, ...]]) -> Image.Image:
-    """Return a view with some patches as they are, framed by colours, and the others dimmed."""
+def highlight(view: View, colours: Mapping[int, tuple[str, ...]]) -> Image.Image:
+    """Return a view whose tokens in `colours` are bright, with frames in their colours, and the others dimmed."""
     image = view.image.point([round(DIM * value) for value in range(256)] * len(view.image.getbands()))
     draw = ImageDraw.Draw(image)
     for token in _in(view, colours):
         box = view.box(token)
         image.paste(view.image.crop(box), box[:2])
         width = max(1, view.cell // 8)
-        frame(draw, box, colours[token], width)
+        draw_frame(draw, box, colours[token], width)
         if width > 1:
             # A thin dark line, so that a frame shows on a patch of its own colour.
             left, top, right, bottom = box
@@ -389,8 +388,8 @@ def _in(view: View, tokens: Collection[int]) -> list[int]:
     return sorted(token for token in tokens if token in view.places)
 
 
-def frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colours: Sequence[str], width: int) -> None:
-    """Draw the inner border of a box; several colours share its sides, the first from the left and top."""
+def draw_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colours: Sequence[str], width: int) -> None:
+    """Draw a frame inside a box; several colours share its sides, beginning at the left and the top."""
     left, top, right, bottom = box
     sides = (
         (left, top, left + width, bottom),
