@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 import tokensieve as ts
 import tokensieve.testing
-from tokensieve.plugins import hookspecs
+from tokensieve.plugins import hookspecs, renamed
 
 PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
 
@@ -43,6 +43,22 @@ def test_what_is_public_is_sorted_there_and_documented(module):
 def test_nothing_else_looks_public():
     here = {name for name, value in vars(ts).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert here == set(ts.__all__)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Sights", "VisionCache"), ("Words", "PromptText"), ("sharing", "share_vision")]
+)
+def test_an_old_name_says_the_new_one(old, new):
+    with pytest.raises(AttributeError, match=f"tokensieve.{old} is called tokensieve.{new} now"):
+        getattr(ts, old)
+    assert hasattr(ts, new)
+
+
+def test_old_names_of_adapters_lead_to_names_that_there_are():
+    for base, names in ((ts.Adapter, renamed.ADAPTER), (ts.Decoder, renamed.DECODER), (ts.Encoder, renamed.ENCODER)):
+        for old, new in names.items():
+            assert hasattr(base, new), new
+            assert not hasattr(base, old), old
 
 
 def test_every_model_is_frozen_and_forbids_what_it_does_not_know():

@@ -1,5 +1,8 @@
 """Drop or merge visual tokens of multimodal models, and tell honestly what it costs."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Never as _Never
+
 from tokensieve.algebra.budget import Keep
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.reduction import Reduction
@@ -61,3 +64,13 @@ __all__ = [
     "select",
     "share_vision",
 ]
+
+_RENAMED = {"Sights": "VisionCache", "Words": "PromptText", "sharing": "share_vision"}
+
+
+if not _TYPE_CHECKING:
+    # Type checkers would take a module with this function to have every name.
+    def __getattr__(name: str) -> _Never:
+        if name in _RENAMED:
+            raise AttributeError(f"tokensieve.{name} is called tokensieve.{_RENAMED[name]} now")
+        raise AttributeError(f"module 'tokensieve' has no attribute {name!r}")

@@ -49,6 +49,12 @@ class Evidence(StrEnum):
     SIZES = "sizes"
     """How many original tokens a token stands for, `[rows, n]`."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> Evidence | None:
+        if value == "decoder_words":
+            raise ValueError("the evidence decoder_words is called decoder_text now")
+        return None
+
 
 # Stands for "zero for every row" until the number of rows is known.
 _ZEROS = torch.zeros(0, dtype=torch.int64)

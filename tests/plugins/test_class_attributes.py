@@ -9,6 +9,7 @@ import tokensieve as ts
 from tokensieve import Evidence, Registry
 from tokensieve.errors import PluginError
 from tokensieve.models.decoder import Decoder
+from tokensieve.models.encoder import Encoder
 from tokensieve_adapters.llava import LlavaAdapter
 
 
@@ -81,6 +82,9 @@ CASES = [
     (adapter(model_types=["llava"]), "write a tuple of types"),
     (adapter(decoder_type=LlavaAdapter.tiny), "decoder_type = .*no subclass of Decoder"),
     (adapter(encoder_type=Decoder), "encoder_type = .*no subclass of Encoder"),
+    (adapter(along=classmethod(lambda cls, model, ids: {})), "defines Mine.along, which is called aligned_inputs now"),
+    (adapter(decoder_type=decoder(spread=lambda *a: a)), "MyDecoder.spread, which is called patches_to_tokens now"),
+    (adapter(encoder_type=type("Enc", (Encoder,), {"prefix": 1})), "Enc.prefix, which is called num_prefix_tokens now"),
     (adapter(oldest_transformers="5.19"), r"oldest_transformers = '5.19'; write two numbers"),
     (adapter(refusal_reason=True), "refusal_reason = True"),
     (adapter(decoder_type=decoder(vision_model_types={"clip"})), "MyDecoder.vision_model_types"),

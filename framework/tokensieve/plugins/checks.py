@@ -23,6 +23,7 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.encoder import Encoder
 from tokensieve.plugins.plugin import usable
+from tokensieve.plugins.renamed import ADAPTER, DECODER, ENCODER
 from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
 
@@ -88,6 +89,12 @@ def _composer(cls: type[Composer]) -> Iterator[str]:
 
 
 def _adapter(cls: type[Adapter]) -> Iterator[str]:
+    for own, base, renamed in (
+        (cls, Adapter, ADAPTER),
+        (cls.decoder_type, Decoder, DECODER),
+        (cls.encoder_type, Encoder, ENCODER),
+    ):
+        yield from _renamed(own, base, renamed)
     types: Any = cls.model_types
     if not isinstance(types, tuple) or not all(isinstance(one, str) for one in types):
         cure = f"({types!r},)" if isinstance(types, str) else '("llava",)'
@@ -109,6 +116,14 @@ def _adapter(cls: type[Adapter]) -> Iterator[str]:
                 yield f"has {decoder.__name__}.{attribute} = {names!r}; write frozenset({{...}}) of names"
         if not isinstance(inspect.getattr_static(decoder, "refused_inputs"), (Mapping, property)):
             yield f"has {decoder.__name__}.refused_inputs that is no mapping from arguments to reasons"
+
+
+def _renamed(own: object, base: type, renamed: Mapping[str, str]) -> Iterator[str]:
+    """Find what a class still defines under an old name, which is never called."""
+    if isinstance(own, type) and issubclass(own, base):
+        for one in own.__mro__[: own.__mro__.index(base)]:
+            for name in sorted(vars(one).keys() & renamed.keys()):
+                yield f"defines {one.__name__}.{name}, which is called {renamed[name]} now"
 
 
 def _task(cls: type[Task]) -> Iterator[str]:
