@@ -188,7 +188,7 @@ def test_the_bootstrap_is_the_one_that_loops_write_down():
 def test_resampling_in_parts_is_resampling_at_once(monkeypatch):
     scores = np.random.default_rng(9).random((3, 40))
     whole = replicates(scores, quick(resamples=100), (0.0, 1.0))
-    monkeypatch.setattr("tokensieve.study.statistics.design._AT_ONCE", 42 * 7)
+    monkeypatch.setattr("tokensieve.study.statistics.design._COUNTS_AT_ONCE", 42 * 7)
     np.testing.assert_allclose(replicates(scores, quick(resamples=100), (0.0, 1.0)), whole)
 
 
