@@ -85,7 +85,6 @@ class SmolVLMAdapter(Idefics3Adapter):
 
     name = "smolvlm"
     model_types = ("smolvlm",)
-    oldest_transformers = (5, 21)
 
     @classmethod
     def tiny(cls) -> nn.Module:

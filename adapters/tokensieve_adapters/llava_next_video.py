@@ -34,7 +34,6 @@ class LlavaNextVideoAdapter(Adapter):
     model_types = ("llava_next_video",)
     decoder_type = LlavaNextVideoDecoder
     encoder_type = TowerEncoder
-    oldest_transformers = (5, 21)
 
     @classmethod
     def tiny(cls) -> nn.Module:

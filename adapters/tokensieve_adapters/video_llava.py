@@ -65,7 +65,6 @@ class VideoLlavaAdapter(Adapter):
     model_types = ("video_llava",)
     decoder_type = VideoLlavaDecoder
     encoder_type = VideoLlavaEncoder
-    oldest_transformers = (5, 21)
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -52,12 +52,19 @@ def test_every_family_has_a_whole_record():
 
 
 def test_a_transformers_too_old_for_a_family(monkeypatch):
-    """SmolVLM took encoded pictures of whole tiles only, before."""
-    model, other = SmolVLMAdapter.tiny(), LlavaAdapter.tiny()
-    # Once models are made: the library may put another module object in its place as it loads.
-    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.20.2")
-    said = r"transformers 5\.20\.2 is too old to prune a SmolVLMForConditionalGeneration; it takes 5\.21"
+    """A family may need a later one than all others."""
+    monkeypatch.setattr(SmolVLMAdapter, "oldest_transformers", (5, 99))
+    said = r"transformers \d+\.\d+.* is too old to prune a SmolVLMForConditionalGeneration; it takes 5\.99"
+    with pytest.raises(RefusedError, match=said), ts.prune(SmolVLMAdapter.tiny(), "gsp"):
+        pytest.fail("it was let in")
+    with ts.prune(LlavaAdapter.tiny(), "gsp"):
+        pass
+
+
+def test_a_transformers_older_than_all_need(monkeypatch):
+    model = LlavaAdapter.tiny()
+    # Once the model is made: the library may put another module object in its place as it loads.
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.22.3")
+    said = r"transformers 5\.22\.3 is too old to prune a LlavaForConditionalGeneration; it takes 5\.23"
     with pytest.raises(RefusedError, match=said), ts.prune(model, "gsp"):
         pytest.fail("it was let in")
-    with ts.prune(other, "gsp"):
-        pass

@@ -94,15 +94,15 @@ def watch(
                 stage.select.readings.clear()
         ready.prefill(inputs)
     names = recipe.names()
-    seen = []
+    views = []
     for stage, record in zip(stages, run.latest.stages, strict=True):
         sample = record.samples[0]
         kept = frozenset(sample.kept.tolist())
         own = _own(stage.select, kept, names) if isinstance(stage.select, Watched) else {names[stage.select]: kept}
-        seen.append(
+        views.append(
             StageView(recipe.name, record.site, record.formula, record.keep, sample.entered, kept, own, sample.depth)
         )
-    return run, seen
+    return run, views
 
 
 def _own(watched: Watched, kept: frozenset[int], names: Mapping[Expression, str]) -> dict[str, frozenset[int]]:

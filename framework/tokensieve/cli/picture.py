@@ -101,7 +101,7 @@ class LegendEntry:
 class Band:
     """Panels side by side under a heading, with a legend below."""
 
-    seen: tuple[StageView, ...]
+    stages: tuple[StageView, ...]
     panels: tuple[Panel, ...]
     heading: str | None = None
     detail: str = ""
@@ -166,69 +166,70 @@ def sheet(
     return _Layout(views, bands, title, notes).sheet()
 
 
-def band(seen: StageView) -> Band:
+def band(stage: StageView) -> Band:
     """Return the panels of a stage: what each operand keeps alone, what is in all and in any, and what was kept."""
-    colour = colours(seen)
-    names = list(seen.own)
+    colour = colours(stage)
+    names = list(stage.own)
     if len(names) < 2:
-        return Band((seen,), (_alone(seen),))
+        return Band((stage,), (_alone(stage),))
     panels = [
-        Panel(f"{name}: its own {len(ids)} best", dict.fromkeys(ids, (colour[name],))) for name, ids in seen.own.items()
+        Panel(f"{name}: its own {len(ids)} best", dict.fromkeys(ids, (colour[name],)))
+        for name, ids in stage.own.items()
     ]
-    every = frozenset.intersection(*seen.own.values())
-    some = frozenset.union(*seen.own.values())
+    every = frozenset.intersection(*stage.own.values())
+    some = frozenset.union(*stage.own.values())
     which = "both" if len(names) == 2 else f"all {len(names)}"
     for caption, tokens in ((f"in {which}: {len(every)}", every), (f"in any: {len(some)}", some)):
-        panels.append(Panel(caption, {token: _by(seen, colour, token) for token in tokens}))
-    panels.append(Panel(f"kept: {len(seen.kept)} of {seen.entered}", {t: _by(seen, colour, t) for t in seen.kept}))
-    had = ", ".join(f"{name} {len(ids & seen.kept)}" for name, ids in seen.own.items())
+        panels.append(Panel(caption, {token: _by(stage, colour, token) for token in tokens}))
+    panels.append(Panel(f"kept: {len(stage.kept)} of {stage.entered}", {t: _by(stage, colour, t) for t in stage.kept}))
+    had = ", ".join(f"{name} {len(ids & stage.kept)}" for name, ids in stage.own.items())
     return Band(
-        (seen,),
+        (stage,),
         tuple(panels),
-        seen.recipe,
-        f"{_bare(seen.formula)}   at {seen.site}   keep {seen.keep}",
-        tuple(_legend(seen, colour)),
-        f"Of the {len(seen.kept)} kept, in their own best: {had}. Places read: {seen.depth} of {seen.entered}.",
+        stage.recipe,
+        f"{_bare(stage.formula)}   at {stage.site}   keep {stage.keep}",
+        tuple(_legend(stage, colour)),
+        f"Of the {len(stage.kept)} kept, in their own best: {had}. Places read: {stage.depth} of {stage.entered}.",
     )
 
 
-def bands_of(seen: Sequence[StageView]) -> list[Band]:
+def bands_of(stages: Sequence[StageView]) -> list[Band]:
     """Return a band for every stage with several operands; stages with one operand share bands."""
     bands: list[Band] = []
-    for one in seen:
+    for one in stages:
         new = band(one)
         before = bands[-1] if bands else None
         if new.heading is None and before is not None and before.heading is None and len(before.panels) < ACROSS:
-            bands[-1] = Band((*before.seen, *new.seen), (*before.panels, *new.panels))
+            bands[-1] = Band((*before.stages, *new.stages), (*before.panels, *new.panels))
         else:
             bands.append(new)
     return bands
 
 
-def colours(seen: StageView) -> dict[str, str]:
+def colours(stage: StageView) -> dict[str, str]:
     """Return the colour of every operand, by name."""
-    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(seen.own)}
+    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(stage.own)}
 
 
-def _alone(seen: StageView) -> Panel:
-    at = "" if seen.site == "decoder.0" else f" at {seen.site}"
-    return Panel(f"{seen.recipe}{at}: {len(seen.kept)} of {seen.entered}", dict.fromkeys(seen.kept, (PALETTE[0],)))
+def _alone(stage: StageView) -> Panel:
+    at = "" if stage.site == "decoder.0" else f" at {stage.site}"
+    return Panel(f"{stage.recipe}{at}: {len(stage.kept)} of {stage.entered}", dict.fromkeys(stage.kept, (PALETTE[0],)))
 
 
-def _by(seen: StageView, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
-    return tuple(colour[name] for name in seen.owners(token)) or (NOBODY,)
+def _by(stage: StageView, colour: Mapping[str, str], token: int) -> tuple[str, ...]:
+    return tuple(colour[name] for name in stage.owners(token)) or (NOBODY,)
 
 
-def _legend(seen: StageView, colour: Mapping[str, str]) -> list[LegendEntry]:
+def _legend(stage: StageView, colour: Mapping[str, str]) -> list[LegendEntry]:
     """Return the counts of kept tokens, by the operands that would have kept them alone."""
     groups: dict[tuple[str, ...], int] = {}
-    for token in seen.kept:
-        owners = seen.owners(token)
+    for token in stage.kept:
+        owners = stage.owners(token)
         groups[owners] = groups.get(owners, 0) + 1
-    entries = [LegendEntry((colour[name],), f"{groups.get((name,), 0)} only {name}") for name in seen.own]
+    entries = [LegendEntry((colour[name],), f"{groups.get((name,), 0)} only {name}") for name in stage.own]
     several: dict[tuple[str, ...], int] = {owners: number for owners, number in groups.items() if len(owners) > 1}
-    if len(seen.own) == 2:
-        both = tuple(seen.own)
+    if len(stage.own) == 2:
+        both = tuple(stage.own)
         entries.append(LegendEntry(tuple(colour.values()), f"{several.get(both, 0)} both"))
     else:
         entries.append(LegendEntry(tuple(colour.values())[:4], f"{sum(several.values())} several"))
@@ -306,7 +307,7 @@ class _Layout:
             ]
             y = max(captions) + 8
             for i, panel in enumerate(some):
-                one = band.seen[start + i] if band.heading is None else band.seen[0]
+                one = band.stages[start + i] if band.heading is None else band.stages[0]
                 self._panel(image, panel, one, MARGIN + i * (self.slot + GAP), y)
             y += self.panel[1] + GAP
         y -= GAP
@@ -315,11 +316,11 @@ class _Layout:
             y = self._text(draw, MARGIN, y + 4, band.remark, BODY, SOFT, room)
         return y
 
-    def _panel(self, image: Image.Image, panel: Panel, seen: StageView, x: int, y: int) -> None:
+    def _panel(self, image: Image.Image, panel: Panel, stage: StageView, x: int, y: int) -> None:
         corners = tuple(self._corner(x, y, number) for number in range(len(self.views)))
         for view, corner in zip(self.views, corners, strict=True):
             image.paste(highlight(view, panel.colours), corner)
-        self.panels.append(PlacedPanel(seen.recipe, seen.site, panel.caption, frozenset(panel.colours), corners))
+        self.panels.append(PlacedPanel(stage.recipe, stage.site, panel.caption, frozenset(panel.colours), corners))
 
     def _corner(self, x: int, y: int, number: int) -> tuple[int, int]:
         row, column = divmod(number, self.columns)

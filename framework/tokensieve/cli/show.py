@@ -93,10 +93,10 @@ def require_drawable(recipes: Sequence[Recipe], adapter: Adapter) -> None:
             )
 
 
-def last_of_ranges(recipe: Recipe, seen: Sequence[StageView]) -> list[StageView]:
+def last_of_ranges(recipe: Recipe, stages: Sequence[StageView]) -> list[StageView]:
     """Return the last stage of each range of sites, such as `decoder.2..5`: a panel for every layer shows little."""
     sizes = [len(Site.each(at)) for at, _ in recipe.ranges()]
-    return [seen[end - 1] for end in itertools.accumulate(sizes)]
+    return [stages[end - 1] for end in itertools.accumulate(sizes)]
 
 
 def draw(
@@ -126,18 +126,18 @@ def draw(
     """
     inputs = ready.inputs(image, prompt)
     require_drawable(recipes, ready.adapter)
-    seen = [
+    stages = [
         one
         for recipe in recipes
         for one in last_of_ranges(recipe, watch(ready, recipe, inputs, query_encoder, registry)[1])
     ]
-    return draw_stages(ready, inputs, seen, image, name, prompt, description)
+    return draw_stages(ready, inputs, stages, image, name, prompt, description)
 
 
 def draw_stages(
     ready: LoadedModel,
     inputs: Mapping[str, Any],
-    seen: Sequence[StageView],
+    stages: Sequence[StageView],
     image: Image.Image,
     name: str,
     prompt: str,
@@ -148,7 +148,7 @@ def draw_stages(
     Args:
         ready: the loaded model.
         inputs: of the question about the picture.
-        seen: what the stages kept.
+        stages: what the stages kept.
         image: the picture, RGB.
         name: of the picture, for the title.
         prompt: the question.
@@ -162,7 +162,7 @@ def draw_stages(
         "tokens that stay, the others are dimmed. A frame's colour says whose own best the token was among.",
     ]
     return sheet(
-        views_of(image, processed_images(ready, inputs), grid), bands_of(seen), f"What is kept of {name}", notes
+        views_of(image, processed_images(ready, inputs), grid), bands_of(stages), f"What is kept of {name}", notes
     )
 
 

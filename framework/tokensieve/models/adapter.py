@@ -37,8 +37,8 @@ class Adapter(ABC):
     """The `Decoder` of the family; None if it has no language model."""
     encoder_type: ClassVar[type[Encoder] | None] = None
     """The `Encoder` of the family; None if tokens cannot be removed inside its vision encoder."""
-    oldest_transformers: ClassVar[tuple[int, int]] = (5, 19)
-    """The oldest version of transformers with which the family passes the conformance kit; 5.19 or newer."""
+    oldest_transformers: ClassVar[tuple[int, int]] = (5, 23)
+    """The oldest version of transformers with which the family passes the conformance kit; 5.23 or newer."""
     text_between_frames: ClassVar[bool] = False
     """Whether the family's processor puts text between the frames of a video."""
     refusal_reason: ClassVar[str | None] = None
