@@ -118,7 +118,7 @@ def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool)
         return whole
     out = torch.zeros(len(kinds), int((kinds >= 0).sum(dim=1).max()) if kinds.numel() else 0, 5, dtype=torch.int64)
     queues = [iter(layout) for layout in layouts]
-    dealt: list[list[int]] = [[] for _ in layouts]
+    assigned: list[list[int]] = [[] for _ in layouts]
     for row, kind in enumerate(kinds):
         own = torch.nonzero(kind >= 0).flatten()
         pictures = []
@@ -133,7 +133,7 @@ def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool)
                     )
                 at = places[begin : begin + len(layout)]
                 pictures.append((int(at[0]), int(at[-1]), modality, at, layout))
-                dealt[modality].append(row)
+                assigned[modality].append(row)
                 begin += len(layout)
         image, tile, beside = -1, 0, None
         for first, end, modality, at, layout in sorted(pictures, key=lambda picture: picture[0]):
@@ -144,7 +144,7 @@ def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool)
             if tiled:
                 out[row, turn, 1] = tile
             beside = (modality, end + 1)
-    return out, dealt
+    return out, assigned
 
 
 def _assign_alike(layouts: Sequence[Tensor], kinds: Tensor) -> tuple[Tensor, list[list[int]]] | None:

@@ -94,7 +94,7 @@ class DecoderPruner:
         self._generation: _GenerateCall | None = None
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
         wanted: frozenset[str] = needs & VISION_EVIDENCE
-        if options.partner is not None:
+        if options.text_tower is not None:
             wanted |= {SELECTED}
         self._vision = VisionRecorder(decoder, wanted, tower) if wanted else None
 
@@ -271,7 +271,7 @@ class DecoderPruner:
         self,
         names: Sequence[str],
         layouts: Sequence[Sequence[Tensor]],
-        dealt: Sequence[Sequence[int]],
+        assigned: Sequence[Sequence[int]],
         request: Mapping[str, Any],
         kinds: Tensor,
     ) -> EncoderOutcome | None:
@@ -280,30 +280,30 @@ class DecoderPruner:
         Args:
             names: of the modalities there are.
             layouts: by modality, where the tokens of each picture are.
-            dealt: by modality, the prompt that each picture went to.
+            assigned: by modality, the prompt that each picture went to.
             request: the caller's arguments.
             kinds: int64 `[prompts, n]`, the modality of the visual token at each place, or -1.
         """
         if self._tower is None:
             return None
-        passages = self._tower.passages
+        batches = self._tower.batches
         self._tower.forget()
         # Beams bring copies of layouts, of which prompts took only the first.
-        layouts = [own[: len(to)] for own, to in zip(layouts, dealt, strict=True)]
+        layouts = [own[: len(to)] for own, to in zip(layouts, assigned, strict=True)]
         counts = [
             self._decoder.num_encoder_images(name, own, request) for name, own in zip(names, layouts, strict=True)
         ]
-        rows = torch.tensor([row for own in dealt for row in own], dtype=torch.int64)
+        rows = torch.tensor([row for own in assigned for row in own], dtype=torch.int64)
         rows = rows.repeat_interleave(torch.tensor([n for own in counts for n in own], dtype=torch.int64))
-        taken = sum(len(passage.owner) for passage in passages)
+        taken = sum(len(batch.owner) for batch in batches)
         if taken != len(rows):
             raise RefusedError(
                 f"the recipe has stages in the vision tower, which took {taken} pictures inside this call, but the "
                 f"prompts have {len(rows)}; pass pixel_values, not pictures that are already encoded"
             )
         sizes = None
-        if passages and self._tower.prunes_prompt:
-            left = torch.cat([torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in passages]).unsqueeze(-1)
+        if batches and self._tower.prunes_prompt:
+            left = torch.cat([torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in batches]).unsqueeze(-1)
             # What does not pass through this tower stays as it is.
             spread = [
                 self._decoder.patches_to_tokens(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
@@ -312,8 +312,8 @@ class DecoderPruner:
             ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
             sizes = by_id(interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
         pictures = rows.bincount(minlength=len(kinds)).tolist()
-        patches = passages[0].owner.shape[1] if passages else 0
-        return EncoderOutcome(by_prompt(passages, rows, len(kinds)), pictures, patches, sizes)
+        patches = batches[0].owner.shape[1] if batches else 0
+        return EncoderOutcome(by_prompt(batches, rows, len(kinds)), pictures, patches, sizes)
 
     def _forget_pictures(self) -> None:
         """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
@@ -358,9 +358,9 @@ class DecoderPruner:
         ids, kinds, mask = ids[:, :prompt], kinds[:, :prompt], mask[:, :prompt]
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
-        grid, dealt = assign_grid(layouts, kinds[::expand], self._decoder.joins_adjacent_tiles)
+        grid, assigned = assign_grid(layouts, kinds[::expand], self._decoder.joins_adjacent_tiles)
         vision, selected = self._vision_evidence(given, list(outputs), kinds[::expand], ids[::expand])
-        tower = self._encoder_outcome(list(outputs), layouts, dealt, given, kinds[::expand])
+        tower = self._encoder_outcome(list(outputs), layouts, assigned, given, kinds[::expand])
         selection = self._selector.start(words, grid, features, ids, mask, expand, vision, selected, tower)
         if 0 in self._selector.stages:
             self._selector.select(0, selection, {Evidence.FEATURES: lambda: features[::expand].detach()})

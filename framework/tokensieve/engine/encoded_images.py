@@ -16,7 +16,7 @@ from torch import Tensor
 from tokensieve.models.decoder import Modality
 
 TOWER_OUTPUTS = frozenset({"last_hidden_state", "hidden_states", "attentions", "pooler_output", "deepstack_features"})
-"""What encoders give beside features is of the tower, and no forward reads it; anything else might be needed."""
+"""What encoders give settings features is of the tower, and no forward reads it; anything else might be needed."""
 NEUTRAL_ARGUMENTS = frozenset({"return_dict", "use_cache"})
 """Arguments that have no influence on features."""
 PLAIN = (bool, int, float, str)
@@ -34,7 +34,7 @@ class TowerObserver(Protocol):
         """Return the evidence collected since encoding began, `[patches, c]` by kind, and forget it."""
         ...
 
-    def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
+    def put(self, modality: str, evidence: Mapping[str, Tensor]) -> None:
         """Set the collected evidence."""
         ...
 
@@ -42,16 +42,16 @@ class TowerObserver(Protocol):
 class WeightsSnapshot:
     """The weights and settings of an encoder at one time, to find out whether they changed since."""
 
-    def __init__(self, weights: Sequence[Tensor], beside: str = "") -> None:
+    def __init__(self, weights: Sequence[Tensor], settings: str = "") -> None:
         # Held, so that no other tensor can take the place of one of them.
         self._weights = list(weights)
         self._state = _state(weights)
-        self._beside = beside
+        self._settings = settings
 
-    def still(self, weights: Sequence[Tensor], beside: str = "") -> bool:
+    def matches(self, weights: Sequence[Tensor], settings: str = "") -> bool:
         """Return whether these are the same tensors, and nothing was written into them."""
         same = len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
-        return same and beside == self._beside and _state(weights) == self._state
+        return same and settings == self._settings and _state(weights) == self._state
 
 
 def _state(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
@@ -69,21 +69,21 @@ class EncodedImage:
     Attributes:
         items: its part of `pooler_output`: one or more items.
         deep: its items of every added layer of the tower.
-        seen: by kind, what was seen of its patches `[patches, c]`; none where the tower did not show it.
+        evidence: by kind, evidence about its patches `[patches, c]`; none where the tower gave none.
     """
 
     items: list[Tensor]
     deep: list[list[Tensor]]
-    seen: dict[str, Tensor | None]
+    evidence: dict[str, Tensor | None]
 
-    def with_seen(self, seen: Mapping[str, Tensor | None]) -> EncodedImage:
+    def with_evidence(self, evidence: Mapping[str, Tensor | None]) -> EncodedImage:
         """Return the image with further evidence; what is known already stays."""
-        return EncodedImage(self.items, self.deep, {**seen, **self.seen})
+        return EncodedImage(self.items, self.deep, {**evidence, **self.evidence})
 
     @cached_property
     def size(self) -> int:
         """The number of bytes that it holds."""
-        seen = [values for values in self.seen.values() if values is not None]
+        seen = [values for values in self.evidence.values() if values is not None]
         tensors = [*self.items, *(item for layer in self.deep for item in layer), *seen]
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
@@ -115,15 +115,15 @@ class OutputFormat:
     kind: type[Any]
     pooled: type[Any]
 
-    def of(self, vision_cache: Sequence[EncodedImage]) -> Any:
+    def of(self, images: Sequence[EncodedImage]) -> Any:
         """Return an output for images in order, in tensors of its own."""
-        items = _fresh([item for sight in vision_cache for item in sight.items])
+        items = _fresh([item for image in images for item in image.items])
         pooled = torch.stack(items) if issubclass(self.pooled, Tensor) else self.pooled(items)
         output = self.kind(**dict.fromkeys(field.name for field in fields(self.kind)))
         output.pooler_output = pooled
-        depth = len(vision_cache[0].deep)
+        depth = len(images[0].deep)
         if depth:
-            deep = [_fresh([item for sight in vision_cache for item in sight.deep[layer]]) for layer in range(depth)]
+            deep = [_fresh([item for image in images for item in image.deep[layer]]) for layer in range(depth)]
             output.deepstack_features = deep
         return output
 
@@ -163,14 +163,14 @@ def split_by_image(values: Tensor, pictures: Sequence[Mapping[str, Tensor]], mod
     return list(values.detach().split([len(values) * own // whole for own in pixels]))
 
 
-def join_images(vision_cache: Sequence[EncodedImage], kinds: frozenset[str]) -> dict[str, Tensor]:
+def join_images(images: Sequence[EncodedImage], kinds: frozenset[str]) -> dict[str, Tensor]:
     """Join evidence about images in order, leaving out kinds that are not known of all of them."""
-    shown = {}
+    joined = {}
     for kind in kinds:
-        seen = [values for values in (sight.seen[kind] for sight in vision_cache) if values is not None]
-        if len(seen) == len(vision_cache):
-            shown[kind] = torch.cat(seen)
-    return shown
+        seen = [values for values in (image.evidence[kind] for image in images) if values is not None]
+        if len(seen) == len(images):
+            joined[kind] = torch.cat(seen)
+    return joined
 
 
 def _fresh(items: Sequence[Tensor]) -> list[Tensor]:

@@ -64,7 +64,7 @@ class EncoderPruner:
     """Prunes inside a vision encoder: replaced `forward`s of its blocks during one `prune`.
 
     Attributes:
-        passages: what went through the tower since it was last asked, where a language model follows.
+        batches: what went through the tower since it was last asked, where a language model follows.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class EncoderPruner:
         self._first = min(self._stages)
         self._now: EncoderBatch | None = None
         self._on_stage = on_stage
-        self.passages: list[EncoderBatch] = []
+        self.batches: list[EncoderBatch] = []
 
     @property
     def prunes_prompt(self) -> bool:
@@ -103,7 +103,7 @@ class EncoderPruner:
     def forget(self) -> None:
         """Forget all batches."""
         self._now = None
-        self.passages = []
+        self.batches = []
 
     def whole(self, values: Tensor) -> Tensor:
         """Return values of all patches from those of the tokens that a block computes on.
@@ -112,39 +112,35 @@ class EncoderPruner:
             values: `[pictures, prefix + tokens, c]`. A patch takes those of the token that stands for it, and zeros
                 where none does.
         """
-        passage, prefix = self._now, self._encoder.num_prefix_tokens
-        if (
-            passage is None
-            or passage.whole
-            or values.shape[:2] != (len(passage.owner), prefix + passage.places.shape[1])
-        ):
+        batch, prefix = self._now, self._encoder.num_prefix_tokens
+        if batch is None or batch.whole or values.shape[:2] != (len(batch.owner), prefix + batch.places.shape[1]):
             return values
-        nothing = values.new_zeros(len(values), prefix + passage.owner.shape[1], values.shape[2])
-        return self._outside(nothing, values, passage)
+        nothing = values.new_zeros(len(values), prefix + batch.owner.shape[1], values.shape[2])
+        return self._outside(nothing, values, batch)
 
     def _forward(self, block: int, real: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run a block on the tokens that stay."""
         if any(isinstance(mask, Tensor) for mask in (*args, kwargs.get("attn_mask"), kwargs.get("attention_mask"))):
             raise RefusedError("an attention mask is not supported while tokens leave inside a vision encoder")
-        passage = self._start(hidden) if block == self._first else self._now
-        if passage is None:
+        batch = self._start(hidden) if block == self._first else self._now
+        if batch is None:
             raise RefusedError("blocks were called out of order; call the model as a whole")
         stage = self._stages.get(block)
-        x = hidden if self._encoder.shortens_sequence else self._inside(hidden, passage)
+        x = hidden if self._encoder.shortens_sequence else self._inside(hidden, batch)
         if stage is not None and stage.rest == "drop":
-            x = self._cut(stage, passage, x, partial(self._keys_of, block, x))
-        bias = self._bias(passage, x)
+            x = self._cut(stage, batch, x, partial(self._keys_of, block, x))
+        bias = self._bias(batch, x)
         if bias is None and (stage is None or stage.rest == "drop"):
             out: Tensor = real(x, *args, **kwargs)
         else:
-            out = self._run_split(block, stage, passage, x, bias, kwargs)
-        return out if self._encoder.shortens_sequence or passage.whole else self._outside(hidden, out, passage)
+            out = self._run_split(block, stage, batch, x, bias, kwargs)
+        return out if self._encoder.shortens_sequence or batch.whole else self._outside(hidden, out, batch)
 
     def _run_split(
         self,
         block: int,
         stage: Stage | None,
-        passage: EncoderBatch,
+        batch: EncoderBatch,
         x: Tensor,
         bias: Tensor | None,
         kwargs: dict[str, Any],
@@ -165,20 +161,20 @@ class EncoderPruner:
             if handle is not None:
                 handle.remove()
         if stage is not None and merging:
-            x = self._cut(stage, passage, x, lambda: self._encoder.mean_keys(block, seen[0]))
+            x = self._cut(stage, batch, x, lambda: self._encoder.mean_keys(block, seen[0]))
         return self._encoder.mlp_block(block, x)
 
-    def _cut(self, stage: Stage, passage: EncoderBatch, x: Tensor, keys: Callable[[], Tensor]) -> Tensor:
+    def _cut(self, stage: Stage, batch: EncoderBatch, x: Tensor, keys: Callable[[], Tensor]) -> Tensor:
         """Select among the tokens `x` `[pictures, prefix + tokens, d]`, and give those that stay."""
-        prefix, pool, places = self._encoder.num_prefix_tokens, passage.pool, passage.places
+        prefix, pool, places = self._encoder.num_prefix_tokens, batch.pool, batch.places
         vectors = _by_place(x[:, prefix:], places, pool)
         fresh: dict[Evidence, Callable[[], Value]] = {
             Evidence.FEATURES: lambda: vectors.detach(),
             Evidence.VISION_KEYS: lambda: _by_place(keys().detach()[:, prefix:], places, pool),
         }
         outcome, record = select_stage(self._recipe, stage, pool, fresh)
-        passage.follow(outcome)
-        passage.records.append(record)
+        batch.follow(outcome)
+        batch.records.append(record)
         if self._encoder.shortens_sequence:
             self._run.latest.stages.append(record)
             self._on_stage(record)
@@ -209,7 +205,7 @@ class EncoderPruner:
             # No language model follows, to whose prompts this would belong.
             self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows, [1] * rows, n))
         else:
-            self.passages.append(self._now)
+            self.batches.append(self._now)
         return self._now
 
     def _keys_of(self, block: int, x: Tensor) -> Tensor:
@@ -217,45 +213,45 @@ class EncoderPruner:
         projection = self._encoder.key_projection(block)
         return self._encoder.mean_keys(block, projection(self._encoder.attention_input(block, x)))
 
-    def _bias(self, passage: EncoderBatch, x: Tensor) -> Tensor | None:
+    def _bias(self, batch: EncoderBatch, x: Tensor) -> Tensor | None:
         """Return log(size) of every key, `[pictures, 1, tokens, tokens]`, or none while nothing is merged."""
-        if not passage.weighs:
+        if not batch.weighs:
             return None
-        own = passage.pool.sizes.gather(1, passage.places).log().to(x.dtype)
+        own = batch.pool.sizes.gather(1, batch.places).log().to(x.dtype)
         line = torch.nn.functional.pad(own, (self._encoder.num_prefix_tokens, 0))
         return line[:, None, None, :].expand(-1, -1, x.shape[1], -1)
 
-    def _inside(self, hidden: Tensor, passage: EncoderBatch) -> Tensor:
+    def _inside(self, hidden: Tensor, batch: EncoderBatch) -> Tensor:
         """Gather class tokens and the tokens that stay."""
-        if passage.whole:
+        if batch.whole:
             return hidden
         prefix = self._encoder.num_prefix_tokens
-        index = passage.places.unsqueeze(-1).expand(-1, -1, hidden.shape[2])
+        index = batch.places.unsqueeze(-1).expand(-1, -1, hidden.shape[2])
         return torch.cat([hidden[:, :prefix], hidden[:, prefix:].gather(1, index)], dim=1)
 
-    def _outside(self, hidden: Tensor, out: Tensor, passage: EncoderBatch) -> Tensor:
+    def _outside(self, hidden: Tensor, out: Tensor, batch: EncoderBatch) -> Tensor:
         """Return all patches, each with the vector of the token that stands for it, or its own where none does."""
-        prefix, owner = self._encoder.num_prefix_tokens, passage.owner
-        whole = _by_place(out[:, prefix:], passage.places, passage.pool)
+        prefix, owner = self._encoder.num_prefix_tokens, batch.owner
+        whole = _by_place(out[:, prefix:], batch.places, batch.pool)
         index = owner.clamp(min=0).unsqueeze(-1).expand_as(whole)
         patches = torch.where(owner.unsqueeze(-1) < 0, hidden[:, prefix:], whole.gather(1, index))
         return torch.cat([out[:, :prefix], patches], dim=1)
 
 
-def by_prompt(passages: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> list[StageRecord]:
+def by_prompt(batches: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> list[StageRecord]:
     """Return the records of stages with one sample per prompt instead of one per image.
 
     Ids are places of patches; those of a prompt's second picture go on where the first one's end.
 
     Args:
-        passages: of the same stages.
+        batches: of the same stages.
         rows: int64 `[pictures]`, the prompt of each picture.
         prompts: how many there are.
     """
     joined = []
-    for records in zip(*(passage.records for passage in passages), strict=True):
+    for records in zip(*(batch.records for batch in batches), strict=True):
         pictures = [sample for record in records for sample in record.samples]
-        patches = [passage.owner.shape[1] for passage in passages for _ in range(len(passage.owner))]
+        patches = [batch.owner.shape[1] for batch in batches for _ in range(len(batch.owner))]
         samples = []
         for prompt in range(prompts):
             own = torch.nonzero(rows == prompt).flatten().tolist()

@@ -28,13 +28,13 @@ class PromptOptions:
 
     Attributes:
         processor: reads prompts, for strategies that read text.
-        partner: the text tower of the vision tower's space.
+        text_tower: the text tower of the vision tower's space.
         query: a question per sample, instead of those in the prompts.
         keys: a sample key per sample.
     """
 
     processor: Any = None
-    partner: TextTower | None = None
+    text_tower: TextTower | None = None
     query: Sequence[str] | None = None
     keys: Sequence[int] | None = None
 
@@ -130,7 +130,7 @@ class PromptSelector:
             mask: bool `[rows, n]`, which places are real.
             expand: rows per prompt, where beams or sampling expanded it.
             vision: what the vision tower saw.
-            selected: its selected layer `[patches, c]`, where a partner reads it and it was seen.
+            selected: its selected layer `[patches, c]`, where a text tower reads it and it was seen.
             tower: what left in it, where the recipe has stages there.
         """
         grid = grid.to(ids.device)
@@ -195,8 +195,8 @@ class PromptSelector:
         selected: Tensor | None,
         record: Prefill,
     ) -> dict[Evidence, Callable[[], Value]]:
-        """Return the question, in the model's own space and in the partner's."""
-        options, partner = self._options, self._options.partner
+        """Return the question, in the model's own space and in the text tower's."""
+        options, text_tower = self._options, self._options.text_tower
         record.questions = self._questions(words, ids, mask)
         if record.questions is not None and options.processor is not None:
             reader = tokenizer_of(options.processor)
@@ -207,7 +207,7 @@ class PromptSelector:
         elif words is not None:
             # Without a processor nobody knows which words are the question: all of them are read.
             own = list(words[mask & (ids < 0)].split((mask & (ids < 0)).sum(dim=1).tolist()))
-            if partner is None:
+            if text_tower is None:
                 record.notes.append("no processor was given: all text of the prompt was read as the question")
         else:
             raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
@@ -215,32 +215,32 @@ class PromptSelector:
         vectors = self._decoder.embed_tokens(torch.cat(own)).split([len(one) for one in own])
         text, text_mask = padded(vectors, features)
         query = Query(features, text, text_mask, "text embeddings")
-        if partner is None:
+        if text_tower is None:
             record.notes.append("relevance: the model's own text embeddings")
         else:
-            query = self._partner_query(partner, selected, record, ids)
+            query = self._text_tower_query(text_tower, selected, record, ids)
         return {Evidence.TEXT_FEATURES: lambda: Text(text, text_mask), Evidence.QUERY: lambda: query}
 
-    def _partner_query(self, partner: TextTower, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
-        """Return the question and the tokens in the partner's space."""
+    def _text_tower_query(self, text_tower: TextTower, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
+        """Return the question and the tokens in the text tower's space."""
         if selected is None:
             raise RefusedError(
                 "query_encoder was given, but the images came already encoded; pass pixel_values, or leave it out"
             )
         if record.questions is None:
             raise RefusedError("query_encoder needs to read the question; pass processor= or query=")
-        patches = partner.patches(selected)
+        patches = text_tower.patches(selected)
         spread = by_id(patches.reshape(-1, patches.shape[-1]), ids)
-        known = {text: self._embedded(partner, text) for text in dict.fromkeys(record.questions)}
+        known = {text: self._embedded(text_tower, text) for text in dict.fromkeys(record.questions)}
         windows, mask = padded([known[text] for text in record.questions], spread)
-        record.notes.append(f"relevance: {partner.space}, sign {partner.sign:+d}")
-        if partner.warning:
-            record.notes.append(f"warning: {partner.warning}")
-        return Query(spread, windows, mask, partner.space, partner.sign)
+        record.notes.append(f"relevance: {text_tower.space}, sign {text_tower.sign:+d}")
+        if text_tower.warning:
+            record.notes.append(f"warning: {text_tower.warning}")
+        return Query(spread, windows, mask, text_tower.space, text_tower.sign)
 
-    def _embedded(self, partner: TextTower, text: str) -> Tensor:
+    def _embedded(self, text_tower: TextTower, text: str) -> Tensor:
         """Return a question in the text tower's space, from the vision cache where there is one."""
-        return partner.text(text) if self._vision_cache is None else self._vision_cache.text(partner, text)
+        return text_tower.text(text) if self._vision_cache is None else self._vision_cache.text(text_tower, text)
 
     def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:
         if self._options.query is not None:

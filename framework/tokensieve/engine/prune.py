@@ -80,12 +80,12 @@ def prune(
     engines: list[DecoderPruner | EncoderPruner] = []
     run = Run(recipe, adapter.name)
 
-    def settled(stage: StageRecord) -> None:
+    def on_stage(stage: StageRecord) -> None:
         registry.hook.stage_settled(run=run, stage=stage)
 
     tower = None
     if encoder is not None and "encoder" in parts:
-        tower = EncoderPruner(encoder, recipe, run, keys, settled)
+        tower = EncoderPruner(encoder, recipe, run, keys, on_stage)
         engines.append(tower)
         run.tower = TowerCost.of(encoder) if encoder.separates_mlp else None
     if decoder is not None:
@@ -98,10 +98,10 @@ def prune(
                 "gradient checkpointing runs layers twice, which pruning inside the language model does not "
                 "support; turn gradient checkpointing off, or prune at decoder.0"
             )
-        partner = decoder.load_text_tower(query_encoder) if query_encoder is not None else None
+        text_tower = decoder.load_text_tower(query_encoder) if query_encoder is not None else None
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        asked = PromptOptions(processor, partner, query, keys)
-        engines.append(DecoderPruner(decoder, recipe, run, asked, settled, tower, vision_cache_of(model)))
+        options = PromptOptions(processor, text_tower, query, keys)
+        engines.append(DecoderPruner(decoder, recipe, run, options, on_stage, tower, vision_cache_of(model)))
     session = PruneSession(engines)
     stack = sessions.setdefault(model, [])
     if stack:

@@ -210,8 +210,8 @@ def _outcome(
     if reduction is None and isinstance(stage.select, Merger):
         reduction = stage.select.assign(tokens.only(stage.select.needs | {Evidence.SIZES}), chosen.mask.sum(dim=1))
     if reduction is None:
-        partner = nearest(tokens.features, chosen.mask)
-        reduction = Reduction.merge(tokens.universe, chosen.mask, partner, tokens.sizes)
+        nearest_kept = nearest(tokens.features, chosen.mask)
+        reduction = Reduction.merge(tokens.universe, chosen.mask, nearest_kept, tokens.sizes)
     kept_first = (~chosen.mask).to(torch.uint8).sort(dim=1, stable=True).indices
     slot_ids = tokens.ids.gather(1, kept_first)
     joined = torch.where(reduction.slot >= 0, slot_ids.gather(1, reduction.slot.clamp(min=0)), -1)

@@ -72,11 +72,11 @@ class VisionCache:
         self._decoder = decoder
         self._known: OrderedDict[Hashable, EncodedImage] = OrderedDict()
         self._shapes: dict[str, OutputFormat] = {}
-        self._weighed = WeightsSnapshot(())
+        self._snapshot = WeightsSnapshot(())
         self._texts: dict[str, Tensor] = {}
         self._partner: tuple[TextTower | None, WeightsSnapshot] = None, WeightsSnapshot(())
         self._encoding = False
-        self._watch: TowerObserver | None = None
+        self._observer: TowerObserver | None = None
         self._obstacle: str | None = None
         self._odd: dict[str, str] = {}
 
@@ -99,7 +99,7 @@ class VisionCache:
     def text(self, partner: TextTower, question: str) -> Tensor:
         """Return a question in a partner's space, `[windows, e]`; embedded once."""
         known, weighed = self._partner
-        if known != partner or not weighed.still(partner.weights):
+        if known != partner or not weighed.matches(partner.weights):
             self._texts.clear()
             self._partner = partner, WeightsSnapshot(partner.weights)
         if question not in self._texts:
@@ -118,14 +118,14 @@ class VisionCache:
                 installation.override(base, name, self._wrap_encoder(modality, real))
         installation.later(self.forget)
 
-    def watched(self, watch: TowerObserver | None, obstacle: str | None, installation: Installation) -> None:
+    def watched(self, observer: TowerObserver | None, obstacle: str | None, installation: Installation) -> None:
         """Set the observer of the tower while something is installed, and why images cannot be shared meanwhile."""
-        before = self._watch, self._obstacle
+        before = self._observer, self._obstacle
 
         def back() -> None:
-            self._watch, self._obstacle = before
+            self._observer, self._obstacle = before
 
-        self._watch, self._obstacle = watch, obstacle
+        self._observer, self._obstacle = observer, obstacle
         installation.later(back)
 
     def _wrap_encoder(self, modality: Modality, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,38 +197,38 @@ class VisionCache:
                 said.setdefault(name, default)
         device = pictures[0][modality.pixel_argument].device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        beside = modality.name, repr(sorted(said.items())), cast
-        return EncodeCall(modality, pictures, [(beside, image_digest(picture)) for picture in pictures])
+        settings = modality.name, repr(sorted(said.items())), cast
+        return EncodeCall(modality, pictures, [(settings, image_digest(picture)) for picture in pictures])
 
     def _answer(self, call: EncodeCall, real: Callable[..., Any]) -> Any:
         """Return the output for all images of a call, of which only new ones are encoded."""
-        name, watch = call.modality.name, self._watch
-        kinds = frozenset() if watch is None else watch.kinds
+        name, observer = call.modality.name, self._observer
+        kinds = frozenset() if observer is None else observer.kinds
         known = {key: self._known[key] for key in call.keys if key in self._known}
         new = {
             key: picture
             for key, picture in zip(call.keys, call.pictures, strict=True)
-            if key not in known or not kinds <= known[key].seen.keys()
+            if key not in known or not kinds <= known[key].evidence.keys()
         }
         if new:
             pictures = list(new.values())
             alike = len(pictures) == len(call.pictures)
             output = real() if alike else real(**self._decoder.collate_inputs(call.modality, pictures))
-            seen = {} if watch is None else watch.take(name)
+            evidence = {} if observer is None else observer.take(name)
             nothing: dict[str, Tensor | None] = dict.fromkeys(kinds)
-            for key, sight in zip(new, self._separate(call.modality, pictures, output, seen), strict=True):
+            for key, image in zip(new, self._separate(call.modality, pictures, output, evidence), strict=True):
                 # What is known of a picture already stays as it is.
-                known[key] = known.get(key, sight).with_seen(nothing | sight.seen)
+                known[key] = known.get(key, image).with_evidence(nothing | image.evidence)
         self.misses += len(new)
         self.hits += len(call.keys) - len(new)
         self._remember(known)
-        vision_cache = [known[key] for key in call.keys]
-        if watch is not None:
-            watch.give(name, join_images(vision_cache, kinds))
-        return self._shapes[name].of(vision_cache)
+        images = [known[key] for key in call.keys]
+        if observer is not None:
+            observer.put(name, join_images(images, kinds))
+        return self._shapes[name].of(images)
 
     def _separate(
-        self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]], output: Any, seen: Mapping[str, Tensor]
+        self, modality: Modality, pictures: Sequence[Mapping[str, Tensor]], output: Any, evidence: Mapping[str, Tensor]
     ) -> list[EncodedImage]:
         """Separate by image an encoder's output and the evidence collected."""
         more = [name for name, value in output.items() if value is not None and name not in TOWER_OUTPUTS]
@@ -241,7 +241,7 @@ class VisionCache:
             raise NotSeparableError(f"what encoding gives cannot be told apart by {modality.name}")
         self._shapes[modality.name] = OutputFormat(type(output), type(pooled))
         step = len(pooled) // len(pictures)
-        patches = {kind: split_by_image(values, pictures, modality) for kind, values in seen.items()}
+        patches = {kind: split_by_image(values, pictures, modality) for kind, values in evidence.items()}
         return [
             EncodedImage(
                 [item.detach().clone() for item in pooled[number * step : (number + 1) * step]],
@@ -253,13 +253,13 @@ class VisionCache:
 
     def _remember(self, used: Mapping[Hashable, EncodedImage]) -> None:
         """Put images at the front of the cache, and evict the least recently used beyond the memory."""
-        for key, sight in used.items():
+        for key, image in used.items():
             before = self._known.pop(key, None)
-            self.held += sight.size - (before.size if before is not None else 0)
-            self._known[key] = sight
+            self.held += image.size - (before.size if before is not None else 0)
+            self._known[key] = image
         while self.held > self.memory:
-            _, sight = self._known.popitem(last=False)
-            self.held -= sight.size
+            _, image = self._known.popitem(last=False)
+            self.held -= image.size
             self.evicted += 1
 
     def _weights(self) -> list[Tensor]:
@@ -278,13 +278,13 @@ class VisionCache:
             for name, value in (vars(one).items() if one is not None else ())
             if isinstance(value, (*PLAIN, list, tuple))
         ]
-        beside = repr(plain)
-        if self._weighed.still(weights, beside):
+        settings = repr(plain)
+        if self._snapshot.matches(weights, settings):
             return
         if self._known:
             self.forget()
             self.forgotten += 1
-        self._weighed = WeightsSnapshot(weights, beside)
+        self._snapshot = WeightsSnapshot(weights, settings)
 
 
 _caches: weakref.WeakKeyDictionary[nn.Module, VisionCache] = weakref.WeakKeyDictionary()

@@ -22,7 +22,7 @@ from tokensieve.evidence import Evidence, Value
 from tokensieve.models.decoder import Decoder
 
 SELECTED = "selected"
-"""What is kept beside evidence: the layer that the projector takes, for a partner that shares its space."""
+"""What is kept beside evidence: the layer that the projector takes, for a text tower that shares its space."""
 _ATTENTION = frozenset({Evidence.VISION_ATTENTION, Evidence.VISION_RECEIVED, Evidence.VISION_KEYS})
 
 
@@ -41,7 +41,7 @@ class VisionRecorder:
         self.kinds = wanted
         self._wanted = frozenset(Evidence(kind) for kind in wanted - {SELECTED})
         self._encoding: str | None = None
-        self._seen: dict[str, dict[str, list[Tensor]]] = {}
+        self._recorded: dict[str, dict[str, list[Tensor]]] = {}
 
     def install(self, installation: Installation) -> None:
         """Put taps and hooks into the tower."""
@@ -72,7 +72,7 @@ class VisionRecorder:
 
     def forget(self) -> None:
         """Forget what was recorded."""
-        self._seen.clear()
+        self._recorded.clear()
 
     @property
     def watching(self) -> bool:
@@ -89,22 +89,22 @@ class VisionRecorder:
         if self._encoding is not None:
             values = values if self._tower is None else self._tower.whole(values)
             patches = values[..., self.prefix :, :].flatten(0, -2)
-            self._seen[self._encoding].setdefault(kind, []).append(patches)
+            self._recorded[self._encoding].setdefault(kind, []).append(patches)
 
     def take(self, modality: str) -> dict[str, Tensor]:
         """Return the evidence recorded since encoding began, `[patches, c]` by kind, and forget it."""
-        seen = self._seen.get(modality, {})
-        self._seen[modality] = {}
-        return {kind: torch.cat(values) for kind, values in seen.items()}
+        recorded = self._recorded.get(modality, {})
+        self._recorded[modality] = {}
+        return {kind: torch.cat(values) for kind, values in recorded.items()}
 
-    def give(self, modality: str, seen: Mapping[str, Tensor]) -> None:
+    def put(self, modality: str, recorded: Mapping[str, Tensor]) -> None:
         """Set the recorded evidence."""
-        self._seen[modality] = {kind: [values] for kind, values in seen.items()}
+        self._recorded[modality] = {kind: [values] for kind, values in recorded.items()}
 
     @property
     def selected(self) -> Tensor | None:
         """The layer `[patches, c]` that the projector last took."""
-        found = [seen[SELECTED] for seen in self._seen.values() if SELECTED in seen]
+        found = [recorded[SELECTED] for recorded in self._recorded.values() if SELECTED in recorded]
         return torch.cat(found[-1]) if found else None
 
     def read(
@@ -118,7 +118,7 @@ class VisionRecorder:
             kinds: int64 `[prompts, n]`, which of them stands at a place, or -1.
             ids: int64 `[prompts, n]`, which visual token stands there, or -1.
         """
-        seen = dict(self._seen)
+        recorded = dict(self._recorded)
         self.forget()
         if not self._wanted:
             return {}
@@ -127,7 +127,7 @@ class VisionRecorder:
             raise RefusedError(
                 f"strategies that read the vision tower's attention take prompts of {able} alone in this family"
             )
-        if not all(self._wanted <= seen.get(name, {}).keys() for name in names):
+        if not all(self._wanted <= recorded.get(name, {}).keys() for name in names):
             raise RefusedError(
                 "a strategy reads the vision tower's attention, but the images came already encoded; pass pixel_values"
             )
@@ -135,7 +135,7 @@ class VisionRecorder:
         def dealt(kind: Evidence) -> Value:
             found = []
             for number, name in enumerate(names):
-                patches = torch.cat(seen[name][kind])
+                patches = torch.cat(recorded[name][kind])
                 found.append(self._decoder.patches_to_tokens(patches, request, name))
                 wanted = int((kinds == number).sum())
                 if len(found[-1]) != wanted:
@@ -154,7 +154,7 @@ class VisionRecorder:
             if self._encoding is not None:
                 # A family may encode videos as pictures.
                 return real(*args, **kwargs)
-            self._encoding, self._seen[name] = name, {}
+            self._encoding, self._recorded[name] = name, {}
             try:
                 return real(*args, **kwargs)
             finally:
@@ -165,7 +165,7 @@ class VisionRecorder:
     def _select(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._encoding is not None:
             patches = args[0].detach().flatten(0, -2)
-            self._seen[self._encoding].setdefault(SELECTED, []).append(patches)
+            self._recorded[self._encoding].setdefault(SELECTED, []).append(patches)
 
     def _left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.keep(Evidence.VISION_FEATURES, (output[0] if isinstance(output, tuple) else output).detach())
