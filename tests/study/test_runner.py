@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import tokensieve as ts
 from tokensieve.checkpoints.loaded_model import quiet
@@ -13,6 +14,7 @@ from tokensieve.errors import StudyError, TaskError
 from tokensieve.study.planning.controls import recipe_of_cell
 from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.running import session
+from tokensieve.study.running.pictures import FIRST_PAGE_NOTE
 from tokensieve.study.running.runner import SHARED_IMAGES_NOTE, Runner
 from tokensieve.study.sampling import sample_key
 
@@ -220,6 +222,16 @@ def test_the_limit_is_kept(ran):
 def test_notes_of_the_ledger(ran):
     _, cell, _ = ran("[qcsp]", only=["qcsp"])["qcsp", "9", None]
     assert "relevance: the model's own text embeddings" in cell.notes
+
+
+def test_a_cell_notes_that_only_the_first_page_was_read(ran, tmp_path):
+    pages = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "b.gif")
+    task = f"[{{use: fidelity, images: '{tmp_path}', prompts: ['Why?']}}]"
+    _, cell, rows = ran(tasks=task, only=["unpruned"])["unpruned", None, None]
+    assert len(rows) == 2
+    assert cell.notes.count(FIRST_PAGE_NOTE) == 1
 
 
 def test_a_model_is_loaded_once(planned, registry, monkeypatch, checkpoint):

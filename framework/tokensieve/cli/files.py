@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from tokensieve.cli import console
 from tokensieve.errors import RefusedError
+from tokensieve.models.picture_files import picture_note, read_picture
 
 
 def read_image(file: Path) -> Image.Image:
-    """Read a picture, upright and in RGB.
+    """Read the picture of `--image`, upright and in RGB, and print a note if the file holds more than that.
 
     Raises:
-        RefusedError: if the file does not exist, or is no picture.
+        RefusedError: if the file does not exist, or is no picture that can be read without a guess.
     """
-    if not file.exists():
-        raise RefusedError(f"there is no picture {file}; --image takes the path of a PNG, JPEG or the like")
-    try:
-        with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            return upright.convert("RGB")
-    except UnidentifiedImageError:
-        raise RefusedError(f"{file} is no picture that can be read; --image takes a PNG, a JPEG or the like") from None
-    # What decoders raise over a broken file is not documented.
-    except Exception as error:
-        raise RefusedError(f"{file} cannot be read as a picture: {error}") from None
+    image = read_picture(file)
+    note = picture_note(image)
+    if note is not None:
+        console.warn(f"note: {note}")
+    return image
 
 
 def make_folder(path: Path) -> None:

@@ -8,16 +8,17 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tokensieve.errors import TaskError
+from tokensieve.errors import RefusedError, TaskError
+from tokensieve.models.picture_files import read_picture
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """The suffixes of pictures in a folder."""
 
 
 def picture(file: Path, longest_side: int | None = None) -> Image.Image:
-    """Read a picture, upright and in RGB.
+    """Read a picture, upright and in RGB, as `read_picture` does.
 
     Args:
         file: the file.
@@ -26,14 +27,10 @@ def picture(file: Path, longest_side: int | None = None) -> Image.Image:
     Raises:
         TaskError: if the file does not exist, or cannot be read.
     """
-    if not file.is_file():
-        raise TaskError(f"there is no picture {file}")
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    # What decoders raise over a broken file is not documented.
-    except Exception as error:
-        raise TaskError(f"the picture {file} cannot be read ({type(error).__name__}: {error})") from None
+        image = read_picture(file)
+    except RefusedError as error:
+        raise TaskError(f"a sample's picture cannot be read: {error}") from None
     longest = max(image.size)
     if longest_side is None or longest <= longest_side:
         return image

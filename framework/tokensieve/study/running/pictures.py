@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from PIL import Image
 
 from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.errors import TaskError, TokensieveError
 from tokensieve.evidence import NEWLINE
+from tokensieve.models.picture_files import picture_note
 from tokensieve.models.pictures import ImageOrVideo, Video
 from tokensieve.study.running.session import Grid, ModelSession
 from tokensieve.tasks.base import Sample, Task
+
+
+FIRST_PAGE_NOTE = "of animations and of files of several pages, the first was read"
+
+
+def picture_notes(pictures: Iterable[ImageOrVideo]) -> list[str]:
+    """Return what a cell says about how its pictures were read."""
+    frames = (frame for one in pictures for frame in (one.frames if isinstance(one, Video) else (one,)))
+    return [FIRST_PAGE_NOTE] if any(picture_note(frame) is not None for frame in frames) else []
 
 
 def load_picture(task: Task, sample: Sample) -> ImageOrVideo:

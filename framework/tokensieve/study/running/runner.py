@@ -26,7 +26,7 @@ from tokensieve.study.planning.controls import recipe_of_cell, with_needed_token
 from tokensieve.study.planning.downsampling import NO_SMALLER_VIDEO, downsampled_size
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Cell, Row
-from tokensieve.study.running.pictures import grid_of, load_picture, needed_tokens
+from tokensieve.study.running.pictures import grid_of, load_picture, needed_tokens, picture_notes
 from tokensieve.study.running.rows import (
     BatchResult,
     kept_ids,
@@ -90,7 +90,8 @@ class Runner:
             grids |= {grid_of(session, picture) for picture in pictures}
             result = self._answer_batch(job, session, recipe, task, batch, pictures)
             rows += self._rows(job, session, task, batch, pictures, result)
-            notes |= dict.fromkeys([*ledger_notes(result.run), *([SHARED_IMAGES_NOTE] if result.shared else [])])
+            shared = [SHARED_IMAGES_NOTE] if result.shared else []
+            notes |= dict.fromkeys([*picture_notes(pictures), *ledger_notes(result.run), *shared])
         device = str(session.ready.model.device)
         cell = replace(
             job.cell,
