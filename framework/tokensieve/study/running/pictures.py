@@ -15,7 +15,6 @@ from tokensieve.models.pictures import ImageOrVideo, Video
 from tokensieve.study.running.session import Grid, ModelSession
 from tokensieve.tasks.base import Sample, Task
 
-
 FIRST_PAGE_NOTE = "of animations and of files of several pages, the first was read"
 
 
