@@ -3,6 +3,7 @@
 import decimal
 import itertools
 import math
+import time
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -379,3 +380,30 @@ def test_averages_of_published_schedules():
 def test_averages_that_cannot_be_had(wanted, at, before, message):
     with pytest.raises(BudgetError, match=message):
         for_average(wanted, 576, 32, at, before)
+
+
+def dealt_by_fractions(weights, capacity):
+    """The formula of `apportion`, place by place over all parties, in exact fractions."""
+    seats = [0] * len(weights)
+    for _ in range(sum(capacity)):
+        room = [party for party in range(len(weights)) if seats[party] < capacity[party]]
+        best = max(room, key=lambda party: (weights[party] / (2 * seats[party] + 1), -party))
+        seats[best] += 1
+        yield best
+
+
+@given(shares(most=9))
+def test_integers_deal_as_fractions_do(parties):
+    weights, capacity = parties
+    assert list(apportion(weights, capacity)) == list(dealt_by_fractions(weights, capacity))
+    # Weights of any size, and whole numbers instead of fractions.
+    large = [weight.numerator * 10**30 + party for party, weight in enumerate(weights)]
+    assert list(apportion(large, capacity)) == list(dealt_by_fractions([Fraction(w) for w in large], capacity))
+
+
+def test_many_parties_are_dealt_to_in_less_than_quadratic_time():
+    weights = [Fraction(1 + 7919 * party % 97, 7) for party in range(2304)]
+    started = time.process_time()
+    assert len(list(apportion(weights, [1] * 2304))) == 2304
+    # Over all parties at every place it were ten seconds.
+    assert time.process_time() - started < 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -232,23 +234,36 @@ def for_average(
     return found
 
 
-def apportion(weights: Sequence[Fraction], capacity: Sequence[int]) -> Iterator[int]:
+def apportion(weights: Sequence[Fraction | int], capacity: Sequence[int]) -> Iterator[int]:
     """Deal places to parties by Sainte-Laguë, one after the other, none beyond its capacity.
 
     The next place goes to the party with the largest weight / (2 seats + 1), the lowest index on
     ties. House-monotone: one place more never takes a place from anyone. What a saturated party
-    cannot use goes to the others; parties of weight zero are served after all others.
+    cannot use goes to the others; parties of weight zero are served after all others. It takes
+    O(log parties) integer operations for each place.
 
     Yields:
         Whose place the next one is, until everyone is saturated.
     """
-    seats = [0] * len(weights)
-    for _ in range(sum(capacity)):
-        best = -1
-        for party, weight in enumerate(weights):
-            if seats[party] < capacity[party] and (
-                best < 0 or weight * (2 * seats[best] + 1) > weights[best] * (2 * seats[party] + 1)
-            ):
-                best = party
-        seats[best] += 1
-        yield best
+    unit = math.lcm(*(weight.denominator for weight in weights))
+    claims = [_Claim(int(weight * unit), 1, party) for party, weight in enumerate(weights) if capacity[party] > 0]
+    heapq.heapify(claims)
+    while claims:
+        claim = claims[0]
+        yield claim.party
+        if (claim.divisor + 1) // 2 < capacity[claim.party]:
+            heapq.heapreplace(claims, _Claim(claim.weight, claim.divisor + 2, claim.party))
+        else:
+            heapq.heappop(claims)
+
+
+class _Claim(NamedTuple):
+    """A party's claim to its next place: its weight / (2 seats + 1). The strongest claim is the smallest."""
+
+    weight: int
+    divisor: int
+    party: int
+
+    def __lt__(self, other: tuple[Any, ...]) -> bool:
+        mine, theirs = self.weight * other[1], other[0] * self.divisor
+        return mine > theirs or (mine == theirs and self.party < other[2])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.universe import Universe
-from tokensieve.errors import AlgebraError, ScoreError
+from tokensieve.errors import AlgebraError, ScoreError, TokensieveError
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,6 +332,30 @@ def interleave(chains: Sequence[Chain], shares: Sequence[Fraction], key: object)
             taken.add(place)
             picks[row, turn] = place
     return Chain.from_picks(universe, picks.to(universe.device), key, noted(chains))
+
+
+def check_chain(
+    chain: object, universe: Universe, who: str, method: str, error: type[TokensieveError] = AlgebraError
+) -> Chain:
+    """Return what a composer or strategy answered, which is a chain over the tokens that it was given.
+
+    Args:
+        chain: the answer.
+        universe: the tokens.
+        who: who answered, for messages.
+        method: what it answered to.
+        error: the class of the error.
+
+    Raises:
+        TokensieveError: of the class `error`, if the answer is anything else.
+    """
+    if not isinstance(chain, Chain):
+        raise error(f"{who} returned {type(chain).__name__}; {method} returns a Chain")
+    if chain.level.device != universe.device:
+        raise error(f"{who} returned a chain on {chain.level.device}; its tokens are on {universe.device}")
+    if not chain.universe.same_tokens(universe):
+        raise error(f"{who} returned a chain of other tokens than those that it was given")
+    return chain
 
 
 def noted(chains: Iterable[Chain]) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """Expressions: strategies joined by set algebra.
 
-An expression is a value. Reading it against tokens gives a `Chain`; `select` reads it as deep as a
-budget needs and cuts it.
+An expression is a value. Reading it against tokens gives a `Chain`; `select` reads as deep as a budget needs, and cuts.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Never, Self
 
@@ -16,12 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from torch import Tensor
 
 from tokensieve.algebra.budget import LONGEST, Keep, counts
-from tokensieve.algebra.chain import Chain, at_least, noted
+from tokensieve.algebra.chain import Chain, at_least, check_chain, noted
 from tokensieve.composers import settings as checks
 from tokensieve.errors import AlgebraError, FormulaError
 from tokensieve.evidence import Evidence, Tokens
-
-Number = int | float | Fraction
 
 
 class Expression(ABC):
@@ -89,7 +87,7 @@ class Expression(ABC):
         """Raise: `a and b` would silently be `b`."""
         raise FormulaError("an expression is neither true nor false: write a & b for and, a | b for or, ~a for not")
 
-    def __getitem__(self, m: Number | str | Keep) -> Expression:
+    def __getitem__(self, m: int | float | Fraction | str | Keep) -> Expression:
         return Best.of(self, m=Keep.of(m))
 
 
@@ -98,15 +96,18 @@ class Reading:
 
     Attributes:
         tokens: the tokens, in canonical form.
+        depth: to how many places `settled` reads at least; a formula such as `a - b[m]` looks at more of b than m.
     """
 
-    def __init__(self, tokens: Tokens, source: Callable[[Expression, Reading, int], Chain] | None = None) -> None:
+    def __init__(
+        self, tokens: Tokens, source: Callable[[Expression, Reading, int], Chain] | None = None, depth: int = 0
+    ) -> None:
         self.tokens = tokens
+        self.depth = depth
         self._source = source
-        # Each chain with the depth to which it was asked for.
+        # Each chain with the depth to which it was asked for; and those of what is not nested, by sizes.
         self._known: dict[Expression, tuple[Chain, int]] = {}
-        # Chains of what is not nested, by the sizes for which they hold.
-        self._at: dict[tuple[Expression, tuple[int, ...]], Chain] = {}
+        self._at: dict[tuple[Expression, tuple[int, ...]], tuple[Chain, int]] = {}
 
     def of(self, expression: Expression, depth: int) -> Chain:
         """Return the expression's chain, its strategies right to at least `depth`.
@@ -118,27 +119,36 @@ class Reading:
             raise AlgebraError(checks.no_order(expression))
         asked = min(depth, self.tokens.universe.n)
         chain, known = self._known.get(expression, (None, 0))
-        if chain is None or (max(known, chain.reach) < asked and not chain.complete):
+        # What is not nested is another chain at another depth.
+        if chain is None or not expression.is_nested or (max(known, chain.reach) < asked and not chain.complete):
             chain = self.ask(expression, asked)
             self._known[expression] = chain, asked
         return chain
 
     def known(self, expression: Expression, k: Tensor) -> Chain | None:
         """Return the chain read so far that holds for a cut to k, int64 `[rows]`, or none."""
-        if not expression.is_nested:
-            return self._at.get((expression, tuple(k.tolist())))
-        return self._known[expression][0] if expression in self._known else None
+        found = self._known.get(expression) if expression.is_nested else self._at.get((expression, tuple(k.tolist())))
+        return None if found is None else found[0]
 
     def settled(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
         """Return a chain that can be cut to k: read deep enough, or, where it is not nested, asked at exactly k."""
+        n = self.tokens.universe.n
+        depth = min(max(depth, self.depth), n)
         if expression.is_nested:
             return self.deepened(expression, k, depth)
         counts = self.tokens.universe.counts
         sizes = counts.clamp(max=k) if isinstance(k, int) else torch.minimum(k, counts)
         key = expression, tuple(sizes.tolist())
-        if key not in self._at:
-            self._at[key] = expression.read_at(self, sizes)
-        return self._at[key]
+        chain, known = self._at.get(key, (None, 0))
+        if chain is None or (known < depth and not chain.complete):
+            deeper = copy(self)
+            deeper.depth = depth
+            chain = expression.read_at(deeper, sizes)
+            if depth == n and not chain.complete:
+                # Its selection is right; what comes after it follows as it was read.
+                chain = Chain.from_picks(chain.universe, chain.queue(), expression, chain.notes)
+            self._at[key] = chain, depth
+        return chain
 
     def ask(self, expression: Expression, depth: int) -> Chain:
         """Read an expression anew; a strategy is asked, or what stands in for it."""
@@ -147,19 +157,18 @@ class Reading:
         return expression.read(self, depth)
 
     def deepened(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
-        """Return the expression's chain, read deep enough to be cut to k: the depth doubles."""
-        n = self.tokens.universe.n
-        first = int(k.max()) if isinstance(k, Tensor) and k.numel() else (k if isinstance(k, int) else 0)
-        depth = max(1, first, depth)
+        """Return the expression's chain, read deep enough to be cut to the largest k in any row: the depth doubles."""
+        largest = k if isinstance(k, int) else int(k.max()) if k.numel() else 0
+        depth = max(1, largest, depth)
         while True:
             chain = self.of(expression, depth)
-            if depth >= n or chain.settled(k):
+            if depth >= self.tokens.universe.n or chain.settled(largest):
                 return chain
             depth = 2 * depth
 
     def within(self, tokens: Tokens) -> Reading:
-        """Return a reading of other tokens from the same source."""
-        return Reading(tokens, self._source)
+        """Return a reading of other tokens from the same source, to the same depth."""
+        return Reading(tokens, self._source, self.depth)
 
 
 class Composer(Expression, BaseModel):
@@ -212,11 +221,8 @@ class Composer(Expression, BaseModel):
 
     @model_validator(mode="after")
     def _check_operands(self) -> Self:
-        checks.check_operands(
-            self.name,
-            self.arity,
-            [None if self.sized or one.is_nested else checks.no_order(one) for one in self.operands],
-        )
+        obstacles = [None if self.sized or one.is_nested else checks.no_order(one) for one in self.operands]
+        checks.check_operands(self.name, self.arity, obstacles)
         return self
 
     @classmethod
@@ -258,12 +264,8 @@ class Composer(Expression, BaseModel):
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the operands and combine their chains."""
         asked = reading.tokens.universe.n if self.whole else depth
-        chain: object = self.combine([reading.of(operand, asked) for operand in self.operands])
-        if not isinstance(chain, Chain):
-            raise AlgebraError(f"the composer '{self.name}' returned {type(chain).__name__}; combine returns a Chain")
-        if not chain.universe.same_tokens(reading.tokens.universe):
-            raise AlgebraError(f"the composer '{self.name}' returned a chain of other tokens than its operands'")
-        return chain
+        chain = self.combine([reading.of(operand, asked) for operand in self.operands])
+        return check_chain(chain, reading.tokens.universe, f"the composer '{self.name}'", "combine")
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Join the operands' chains, which are right to the depth asked for."""
@@ -413,7 +415,7 @@ class Then(Composer):
     def read_at(self, reading: Reading, k: Tensor) -> Chain:
         """Let the second choose its k of what the first kept."""
         # Where the first kept fewer than k, all of its order may be asked for.
-        depth = reading.tokens.universe.n if bool((k > self._size(reading)).any()) else 0
+        depth = reading.tokens.universe.n if bool((k > self._size(reading)).any()) else reading.depth
         return self._order(reading, depth, lambda inner, size: inner.settled(self.operands[1], torch.minimum(k, size)))
 
     def _size(self, reading: Reading) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from typing import Self
 
@@ -78,11 +78,11 @@ class PerGroup(Composer):
         """Ask every group for as many tokens as places are dealt to it."""
         universe = reading.tokens.universe
         groups = self._groups(reading, universe.n)
-        dealt = [turns[:size] for turns, size in zip(groups.turns, k.tolist(), strict=True)]
-        seats = [own.count(g) for own, row in zip(dealt, groups.rows, strict=True) for g in range(len(row))]
-        inner = groups.within(reading).settled(
-            self.operands[0], torch.tensor(seats, dtype=torch.int64, device=k.device)
-        )
+        seats = torch.tensor(groups.seats(k.tolist()), dtype=torch.int64, device=k.device)
+        # All rows are dealt as many places as the one with most, and no group may run out of known tokens before.
+        most = max([reading.depth, *k.tolist()])
+        depth = max(groups.seats([most] * universe.rows), default=0)
+        inner = groups.within(reading).settled(self.operands[0], seats, depth)
         return groups.dealt(inner.ordered(self), universe, universe.n, self)
 
     def written(self, name: Callable[[Expression], str]) -> str:
@@ -115,7 +115,7 @@ class PerGroup(Composer):
             if points is not None:
                 weights = [sum(points[row][place] for place in group) for group in groups]
             rows.append(groups)
-            turns.append([*islice(apportion([Fraction(weight) for weight in weights], capacity), depth)])
+            turns.append([*islice(apportion(weights, capacity), depth)])
         return _Groups(rows, turns)
 
 
@@ -136,15 +136,30 @@ class _Groups:
         sizes = torch.tensor([len(p) for _, p in flat], dtype=torch.int64, device=device)
         rows = torch.tensor([row for row, _ in flat], dtype=torch.int64, device=device)
         valid = torch.arange(width, device=device) < sizes.unsqueeze(1)
-        return Reading(reading.tokens.take(places, valid, rows), reading._source)
+        return reading.within(reading.tokens.take(places, valid, rows))
+
+    def seats(self, sizes: list[int]) -> list[int]:
+        """Return how many of the first `sizes` places of each row go to each of its groups, row by row."""
+        counts = [Counter(turns[:size]) for turns, size in zip(self.turns, sizes, strict=True)]
+        return [count[party] for count, row in zip(counts, self.rows, strict=True) for party in range(len(row))]
 
     def dealt(self, inner: Chain, universe: Universe, depth: int, key: Expression) -> Chain:
         """Order each row's tokens by dealing its places to its groups, whose own orders are `inner`."""
         deep = universe.n if inner.complete else inner.depth
-        picks = torch.full((universe.rows, min(depth, deep, universe.n)), -1, dtype=torch.int64)
+        right = min(depth, universe.n)
+        dealt: list[list[int]] = []
         queues = iter(inner.queue().tolist())
-        for row, (groups, turns) in enumerate(zip(self.rows, self.turns, strict=True)):
-            heads = [iter([group[i] for i in next(queues)[: len(group)]]) for group in groups]
-            for turn, party in zip(range(picks.shape[1]), turns, strict=False):
-                picks[row, turn] = next(heads[party])
-        return Chain.from_picks(universe, picks.to(universe.device), key, inner.notes)
+        for groups, turns in zip(self.rows, self.turns, strict=True):
+            orders = [[group[i] for i in next(queues)[: len(group)]] for group in groups]
+            taken = [0] * len(groups)
+            dealt.append([])
+            for turn, party in enumerate(turns[:right]):
+                if taken[party] >= deep:
+                    # The order of this group is not known any further, so all rows end here.
+                    right = turn
+                    break
+                dealt[-1].append(orders[party][taken[party]])
+                taken[party] += 1
+        padded = [row[:right] + [-1] * (right - len(row)) for row in dealt]
+        picks = torch.tensor(padded, dtype=torch.int64, device=universe.device).reshape(universe.rows, right)
+        return Chain.from_picks(universe, picks, key, inner.notes)
