@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
+from tokensieve.models.pretrained import local_checkpoint, model_from_pretrained, tokenizer_from_pretrained
 
 # In these releases, relevant patches are known to be *less* similar to the text than others, measured on the
 # penultimate layer through the final projection.
@@ -101,21 +102,25 @@ def load_contrastive_text_tower(query_encoder: object, vision_config: Any, tower
         tower: that vision tower, or a part of it.
 
     Raises:
-        RefusedError: if `query_encoder` is none of these, or has another vision tower.
+        RefusedError: if `query_encoder` is none of these, cannot be loaded from local files without running code of
+            its own, or has another vision tower.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     tokenizer: Any = None
     model: Any = query_encoder
     if isinstance(query_encoder, tuple) and len(query_encoder) == 2:
         model, tokenizer = query_encoder
     if isinstance(query_encoder, (str, Path)):
-        model = AutoModel.from_pretrained(query_encoder).eval()
+        checkpoint = local_checkpoint(query_encoder, "query_encoder")
+        model = model_from_pretrained(AutoModel, checkpoint)
+        # Releases are recognised by their name, which the folder in the hub's cache does not have.
+        model.config._name_or_path = str(query_encoder)
         place = next(tower.parameters()).device
         # The weights of an offloaded tower are on the meta device until it runs.
         if place.type != "meta":
             model.to(place)
-        tokenizer = AutoTokenizer.from_pretrained(query_encoder)
+        tokenizer = tokenizer_from_pretrained(checkpoint)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if not isinstance(model, nn.Module) or kind not in ("clip", "siglip"):
         raise RefusedError(
@@ -127,7 +132,11 @@ def load_contrastive_text_tower(query_encoder: object, vision_config: Any, tower
     if tokenizer is None:
         if not source:
             raise RefusedError("query_encoder is a model without a path to find its tokenizer; give (model, tokenizer)")
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        checkpoint = local_checkpoint(
+            source,
+            "query_encoder is a model, (model, tokenizer) is needed where its files are gone; the path in its config",
+        )
+        tokenizer = tokenizer_from_pretrained(checkpoint)
     for field in ("hidden_size", "num_hidden_layers", "image_size", "patch_size"):
         ours, theirs = getattr(vision_config, field, None), getattr(config.vision_config, field, None)
         if ours != theirs:

@@ -142,3 +142,9 @@ def listing(names: Iterable[str], limit: int = 40) -> str:
         return "none"
     more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more
+
+
+def short_message(error: Exception) -> str:
+    """Return the message of another library's error in one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from tokensieve.errors import RefusedError
+from tokensieve.errors import RefusedError, short_message
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.pictures import ImageOrVideo, Video
 
@@ -121,9 +121,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def short_message(error: Exception) -> str:
-    """Return the message of another library's error in one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from tokensieve.checkpoints.loaded_model import LoadedModel, quiet, short_message
-from tokensieve.errors import MissingEvidenceError, RefusedError, TokensieveError, listing
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
+from tokensieve.errors import MissingEvidenceError, RefusedError, TokensieveError, listing, short_message
 from tokensieve.models.adapter import Adapter
+from tokensieve.models.pretrained import LOCAL, from_pretrained, model_from_pretrained, require_vocabulary
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import review
-
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def load_adapter(directory: Path, registry: Registry) -> Adapter:
@@ -35,7 +34,7 @@ def load_adapter(directory: Path, registry: Registry) -> Adapter:
 
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(directory, **LOCAL)
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         # transformers does not document what it raises for an unknown config.
@@ -51,20 +50,17 @@ def load_processor(directory: Path) -> Any:
     """Return the processor of a checkpoint.
 
     Raises:
-        RefusedError: if the folder has none that takes images.
+        RefusedError: if the folder has none that takes images, or its tokenizer has no vocabulary.
     """
     from transformers import AutoProcessor
 
     with quiet():
-        try:
-            processor = AutoProcessor.from_pretrained(directory, **_LOCAL)
-        # Every missing or broken file of a checkpoint raises another type of error.
-        except Exception as error:
-            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {short_message(error)}") from None
+        processor = from_pretrained(AutoProcessor, directory)
     if not hasattr(processor, "image_processor"):
         raise RefusedError(
             f"the checkpoint {directory} has no processor for pictures; save it there with save_pretrained"
         )
+    require_vocabulary(processor.tokenizer, directory)
     return processor
 
 
@@ -92,21 +88,8 @@ def load(
     processor = load_processor(directory)
     from transformers import AutoModelForImageTextToText
 
-    # The annotation of from_pretrained lacks output_loading_info.
-    loader: Any = AutoModelForImageTextToText
     with quiet():
-        try:
-            model, found = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True, **_LOCAL)
-        # Every missing or broken file of a checkpoint raises another type of error.
-        except Exception as error:
-            raise RefusedError(f"the checkpoint {directory} cannot be loaded: {short_message(error)}") from None
-    missing = found["missing_keys"]
-    if missing:
-        raise RefusedError(
-            f"the checkpoint {directory} lacks {len(missing)} of the model's weights ({listing(missing, limit=3)}), "
-            "which would be random; save it again, whole"
-        )
-    model = model.eval().to(place)
+        model = model_from_pretrained(AutoModelForImageTextToText, directory, dtype=dtype).to(place)
     return LoadedModel(model, processor, registry.adapter_for(model))
 
 

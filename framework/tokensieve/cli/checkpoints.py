@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokensieve.models.pretrained import local_checkpoint
 from tokensieve.plugins.registry import Registry
 
 
@@ -14,6 +15,12 @@ def checkpoint_folder(model: Path, registry: Registry) -> Path:
 
 
 def query_encoder_folder(model: Path | None, query_encoder: Path | None, registry: Registry) -> Path | None:
-    """Return the folder of `--query-encoder`, or else of the query encoder of the shipped checkpoint of `--model`."""
+    """Return the folder of `--query-encoder`, or else of the query encoder of the shipped checkpoint of `--model`.
+
+    Raises:
+        RefusedError: if there is no checkpoint in the folder.
+    """
+    if query_encoder is not None:
+        return local_checkpoint(query_encoder, "--query-encoder")
     shipped = registry.checkpoints.get(str(model))
-    return shipped.query_encoder if query_encoder is None and shipped is not None else query_encoder
+    return None if shipped is None else shipped.query_encoder

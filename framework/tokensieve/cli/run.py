@@ -44,8 +44,8 @@ def run(
     from tokensieve.checkpoints.asking import answer
     from tokensieve.checkpoints.loading import load
 
-    ready = load(checkpoint_folder(model, registry), registry, (loaded,), device)
     encoder = query_encoder_folder(model, query_encoder, registry)
+    ready = load(checkpoint_folder(model, registry), registry, (loaded,), device)
     text, ledger = answer(ready, loaded, picture, prompt, max_new_tokens, encoder, registry)
     console.echo(text)
     console.echo()
