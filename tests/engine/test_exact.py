@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.engine.stage_selection import Pool, settle
+from tokensieve.engine.stage_selection import TokenPool, select_stage
 from tokensieve.evidence import Evidence, Query
 from tokensieve_strategies import GSP, QCSP, FastV, Norm, Random, ToMe, Uniform
 
@@ -56,7 +56,7 @@ def pool(draw, sides):
         Evidence.QUERY: lambda: query,
         Evidence.DECODER_ATTENTION: lambda: features.abs(),
     }
-    return Pool(alive, grid, alive.double(), torch.arange(len(sides)), {}), fresh
+    return TokenPool(alive, grid, alive.double(), torch.arange(len(sides)), {}), fresh
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -71,7 +71,7 @@ def test_a_thousand_recipes(seed):
         keep, _ = budget(draw, 9)
         stage = ts.Stage(at="decoder.1", select=select, keep=keep, per=per, rest=rest)
         before = tokens.alive.clone()
-        outcome, record = settle(ts.Recipe(stages=(stage,)), stage, tokens, fresh)
+        outcome, record = select_stage(ts.Recipe(stages=(stage,)), stage, tokens, fresh)
         assert not (outcome.keep & ~before).any()
         for i, row in enumerate(sides):
             sizes = [side * side for side in row]

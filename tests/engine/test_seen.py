@@ -236,7 +236,7 @@ def test_only_what_is_asked_for(kind, monkeypatch):
     rows = prompts(model, ONE)
     calls, asked = [], []
     attention = model.model.language_model.layers[1].self_attn
-    forward, recompute = attention.forward, taps.Call.rows
+    forward, recompute = attention.forward, taps.AttentionCall.rows
 
     @wraps(forward)
     def called(*args, **kwargs):
@@ -249,7 +249,7 @@ def test_only_what_is_asked_for(kind, monkeypatch):
         asked.append(places.shape[1])
         return recompute(call, places)
 
-    monkeypatch.setattr(taps.Call, "rows", counted)
+    monkeypatch.setattr(taps.AttentionCall, "rows", counted)
     stage = ts.Stage(at="decoder.2", select=Seeing(kinds=frozenset({kind})), keep=4)
     with ts.prune(model, ts.Recipe(stages=(stage,))):
         model(**batch(rows))
@@ -289,7 +289,7 @@ def test_blocks_make_no_difference(mask, weights, monkeypatch):
     draw = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 4, 11, 8, generator=draw), torch.randn(2, 2, 11, 8, generator=draw)
     given = masks(11, mask) if mask in ("bool", "float") else None
-    call = taps.Call(query, key, given, 0.3, causal=mask == "causal")
+    call = taps.AttentionCall(query, key, given, 0.3, causal=mask == "causal")
     seen = torch.ones(11, 11, dtype=torch.bool).tril() if mask == "causal" else torch.ones(11, 11, dtype=torch.bool)
     seen = masks(11, "bool")[0, 0] if given is not None else seen
     monkeypatch.setattr(taps, "_WEIGHTS", weights)
@@ -312,7 +312,7 @@ def test_sequences_that_stand_one_behind_the_other():
     """Flash kernels take them at once; each is a call of its own."""
     draw = torch.Generator().manual_seed(0)
     query, key = torch.randn(1, 2, 9, 8, generator=draw), torch.randn(1, 2, 9, 8, generator=draw)
-    pieces = taps.Call(query, key, None, 0.3).pieces(torch.tensor([0, 4, 9], dtype=torch.int32))
+    pieces = taps.AttentionCall(query, key, None, 0.3).pieces(torch.tensor([0, 4, 9], dtype=torch.int32))
     assert [piece.query.shape[2] for piece in pieces] == [4, 5]
     for piece, at in zip(pieces, (slice(0, 4), slice(4, 9)), strict=True):
         weights = (0.3 * query[0, :, at].double() @ key[0, :, at].double().transpose(1, 2)).softmax(dim=-1)

@@ -10,7 +10,7 @@ import tokensieve as ts
 from tokensieve import Evidence
 from tokensieve.engine import attention_tap as taps
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.vision_recorder import Vision
+from tokensieve.engine.vision_recorder import VisionRecorder
 from tokensieve.errors import RefusedError
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.testing.adapters.probes import EvidenceRecorder
@@ -291,13 +291,13 @@ def test_only_what_is_asked_for(monkeypatch):
     model = shared("sdpa")
     rows = prompts(model, ONE)
     asked = []
-    recompute = taps.Call.rows
+    recompute = taps.AttentionCall.rows
 
     def counted(call, places):
         asked.append(places.shape[1])
         return recompute(call, places)
 
-    monkeypatch.setattr(taps.Call, "rows", counted)
+    monkeypatch.setattr(taps.AttentionCall, "rows", counted)
     for kind, wanted in (
         (Evidence.VISION_KEYS, []),
         (Evidence.VISION_FEATURES, []),
@@ -314,7 +314,7 @@ def test_only_what_is_asked_for(monkeypatch):
 @torch.no_grad()
 def test_patches_that_are_not_those_of_the_tokens(monkeypatch):
     model = shared("sdpa")
-    monkeypatch.setattr(LlavaDecoder, "spread", lambda self, values, request, modality: values[1:])
+    monkeypatch.setattr(LlavaDecoder, "patches_to_tokens", lambda self, values, request, modality: values[1:])
     with (
         ts.prune(model, at(0)),
         pytest.raises(RefusedError, match="saw 16 patches, which make 15 tokens, but the prompts have 16"),
@@ -325,10 +325,10 @@ def test_patches_that_are_not_those_of_the_tokens(monkeypatch):
 def test_no_more_is_kept_than_is_asked_for():
     """Watching leaves nothing behind, also where a call fails."""
     model = shared("sdpa")
-    vision = Vision(LlavaAdapter(model).decoder, VISION_EVIDENCE)
+    vision = VisionRecorder(LlavaAdapter(model).decoder, VISION_EVIDENCE)
     installation = Installation()
     vision.install(installation)
     model.model.get_image_features(prompts(model, ONE)[0].pixels)
-    assert vision._seen
+    assert vision._recorded
     installation.remove()
-    assert not vision._seen
+    assert not vision._recorded

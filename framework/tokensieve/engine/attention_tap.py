@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tokensieve.engine import cache as caches
-from tokensieve.engine.installation import Installation
+from tokensieve.engine.installation import Gate, Installation, lock
+from tokensieve.engine.sessions import PerThread
 from tokensieve.errors import RefusedError
 
 _WEIGHTS = 2**24
@@ -120,8 +123,8 @@ class AttentionTap(ABC):
         mute: whether looking is all, and attention itself is not computed.
     """
 
-    armed: bool = True
-    mute: bool = False
+    armed = PerThread(lambda: True)
+    mute = PerThread(lambda: False)
 
     @abstractmethod
     def look(self, call: AttentionCall, bounds: Tensor | None) -> None:
@@ -136,10 +139,9 @@ class PromptTap(AttentionTap):
         given: the arguments of the attention module itself, to call it once more.
     """
 
-    def __init__(self) -> None:
-        self.armed = False
-        self.call: AttentionCall | None = None
-        self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    armed = PerThread(lambda: False)
+    call: PerThread[AttentionCall | None] = PerThread(lambda: None)
+    given: PerThread[tuple[tuple[Any, ...], dict[str, Any]] | None] = PerThread(lambda: None)
 
     def clear(self) -> None:
         """Forget the call, and observe none until armed again."""
@@ -195,38 +197,137 @@ def install(installation: Installation, attention: nn.Module, tap: AttentionTap)
     Raises:
         RefusedError: if the module does not choose its implementation by its config.
     """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+    entry = installation.gate, tap
+    installation.later(partial(_take_out, attention, entry))
+    with lock:
+        point = _points.get(attention) or _TapPoint(attention)
+        point.taps.append(entry)
+        if attention not in _points:
+            _points[attention] = point
+            point.connect()
 
-    config: Any = getattr(attention, "config", None)
-    implementation = getattr(config, "_attn_implementation", None)
-    if config is None or implementation is None:
-        raise RefusedError(f"{type(attention).__name__} does not choose its attention by a config; it cannot be tapped")
-    # Attention modules name their own eager function beside them.
-    eager: Any = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
-    real: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
 
-    @torch.no_grad()
-    def glance(call: AttentionCall, bounds: Tensor | None) -> None:
-        tap.look(call, bounds)
+class _TapPoint:
+    """The place in an attention module where taps of several installations look at its calls.
 
-    def tapped(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-    ) -> Any:
-        if tap.armed:
-            scaling, causal = kwargs.get("scaling"), kwargs.get("is_causal")
-            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            causal = getattr(module, "is_causal", True) if causal is None else causal
-            # Flash kernels take sequences that stand one behind the other at once, without a mask.
-            bounds = kwargs.get("cu_seq_lens_q")
-            glance(AttentionCall(query, key, attention_mask, scaling, bool(causal)), bounds)
-        if tap.mute:
-            return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
-        return real(module, query, key, value, attention_mask, **kwargs)
+    Only callers for whom a tap is in force see the name of the function that is registered: so it can go when the last
+    tap leaves, while others call the module.
 
-    # One name per tap; registering a function is the library's own extension point.
-    name = f"tokensieve_tap_{id(tap)}"
-    AttentionInterface.register(name, tapped)
-    installation.later(lambda: AttentionInterface._global_mapping.pop(name, None))
+    Attributes:
+        taps: with their gates.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+        config: Any = getattr(attention, "config", None)
+        implementation = getattr(config, "_attn_implementation", None)
+        if config is None or implementation is None:
+            raise RefusedError(
+                f"{type(attention).__name__} does not choose its attention by a config; it cannot be tapped"
+            )
+        self.taps: list[tuple[Gate, AttentionTap]] = []
+        self._attention = weakref.ref(attention)
+        # Attention modules name their own eager function beside them.
+        eager: Any = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
+        self._find = partial(ALL_ATTENTION_FUNCTIONS.get_interface, default=eager)
+        self._interface = AttentionInterface
+        self._config = config
+        # One name per module; registering a function is the library's own extension point.
+        self.name = f"tokensieve_tap_{id(attention)}"
+
+    def connect(self) -> None:
+        """Let the module call the taps."""
+        attention = self._attention()
+        if attention is not None:
+            self._interface.register(self.name, partial(_tapped, weakref.ref(self)))
+            vars(attention)["config"] = _tapped_config(self._config, self)
+
+    def disconnect(self) -> None:
+        """Give the module its own config again."""
+        attention = self._attention()
+        if attention is not None:
+            vars(attention)["config"] = self._config
+        self._interface._global_mapping.pop(self.name, None)
+
+    def in_force(self) -> bool:
+        """Return whether a tap is in force for the caller."""
+        return any(gate() for gate, _ in list(self.taps))
+
+    def real(self) -> Callable[..., Any]:
+        """Return the implementation that the module's own config names."""
+        found: Callable[..., Any] = self._find(self._config._attn_implementation)
+        return found
+
+    def taps_of(self, module: nn.Module) -> list[AttentionTap]:
+        """Return the taps that are in force for a call of the module: none for a copy of it."""
+        return [tap for gate, tap in list(self.taps) if gate()] if module is self._attention() else []
+
+
+_points: weakref.WeakKeyDictionary[nn.Module, _TapPoint] = weakref.WeakKeyDictionary()
+
+
+def _take_out(attention: nn.Module, entry: tuple[Gate, AttentionTap]) -> None:
+    point = _points.get(attention)
+    if point is not None and any(one is entry for one in point.taps):
+        point.taps = [one for one in point.taps if one is not entry]
+    if point is not None and not point.taps:
+        point.disconnect()
+        _points.pop(attention, None)
+
+
+class _TappedConfig:
+    """Mixed into the class of a tapped module's config; copies of it are of the config that it stands for."""
+
+    standing_for: ClassVar[Any]
+    point: ClassVar[_TapPoint]
+
+    @property
+    def _attn_implementation(self) -> Any:
+        return self.point.name if self.point.in_force() else self.standing_for._attn_implementation
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: Any) -> None:
+        self.standing_for._attn_implementation = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.standing_for, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.standing_for.__reduce_ex__(protocol)
+
+
+def _tapped_config(config: Any, point: _TapPoint) -> Any:
     own = copy.copy(config)
-    object.__setattr__(own, "_attn_implementation_internal", name)
-    installation.override(attention, "config", own)
+    kind = type(own)
+    own.__class__ = type(kind.__name__, (_TappedConfig, kind), {"standing_for": config, "point": point})
+    return own
+
+
+def _tapped(
+    point_of: weakref.ref[_TapPoint],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> Any:
+    """Show a call to the taps in force, and compute attention as the module's own implementation does."""
+    point = point_of()
+    if point is None:
+        raise RefusedError(f"{type(module).__name__} was copied from a pruned model that is gone; copy the model whole")
+    taps = point.taps_of(module)
+    looking = [tap for tap in taps if tap.armed]
+    if looking:
+        scaling, causal = kwargs.get("scaling"), kwargs.get("is_causal")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        # Flash kernels take packed sequences at once, without a mask.
+        bounds = kwargs.get("cu_seq_lens_q")
+        with torch.no_grad():
+            for tap in looking:
+                tap.look(AttentionCall(query, key, attention_mask, scaling, bool(causal)), bounds)
+    if any(tap.mute for tap in taps):
+        return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
+    return point.real()(module, query, key, value, attention_mask, **kwargs)

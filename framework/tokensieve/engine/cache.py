@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -109,6 +110,10 @@ class _PrunedCacheMixin:
             )
         return super().update(*args, **kwargs)  # type: ignore[misc]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy what the prompt left, too; a copy is refused outside of `prune` as this is."""
+        return _empty_pruned, (type(self).__mro__[2],), dict(vars(self))
+
     def reset(self) -> None:
         """Empty the cache, which then is an ordinary one."""
         super().reset()  # type: ignore[misc]
@@ -150,7 +155,16 @@ def attach(cache: Any, state: CacheState) -> None:
     setattr(cache, _STATE, state)
     kind = type(cache)
     if not issubclass(kind, _PrunedCacheMixin):
-        cache.__class__ = type(kind.__name__, (_PrunedCacheMixin, kind), {})
+        cache.__class__ = _pruned_class(kind)
+
+
+@lru_cache(maxsize=16)
+def _pruned_class(kind: type[Any]) -> type[Any]:
+    return type(kind.__name__, (_PrunedCacheMixin, kind), {})
+
+
+def _empty_pruned(kind: type[Any]) -> Any:
+    return object.__new__(_pruned_class(kind))
 
 
 def release(cache: Any) -> None:

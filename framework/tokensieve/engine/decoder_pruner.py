@@ -31,6 +31,7 @@ from tokensieve.engine.request import (
     shorten_request,
     text_axis,
 )
+from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
 from tokensieve.engine.vision_cache import VisionCache
 from tokensieve.engine.vision_recorder import SELECTED, VisionRecorder
@@ -68,6 +69,8 @@ class _GenerateCall:
 class DecoderPruner:
     """Prunes the prompt of a language model: hooks on `forward` and `generate` of one `prune`."""
 
+    _generation: PerThread[_GenerateCall | None] = PerThread(lambda: None)
+
     def __init__(
         self,
         decoder: Decoder,
@@ -91,7 +94,6 @@ class DecoderPruner:
         self._selector = PromptSelector(decoder, recipe, run, options, on_stage, vision_cache)
         self._layers = LayerPruner(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
-        self._generation: _GenerateCall | None = None
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
         wanted: frozenset[str] = needs & VISION_EVIDENCE
         if options.text_tower is not None:
@@ -101,10 +103,11 @@ class DecoderPruner:
     def install(self, installation: Installation) -> None:
         """Put hooks and overrides into the model."""
         model = self._model
-        installation.override(model, "generate", self._generate(model.generate))  # type: ignore[arg-type]
-        installation.override(model, "generate_batch", _refuse_batch)
-        installation.hook(model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
-        installation.hook(model.register_forward_hook(self._after, with_kwargs=True))
+        installation.wrap(model, "generate", self._generate)
+        if hasattr(model, "generate_batch"):
+            installation.wrap(model, "generate_batch", _refuse_batch)
+        installation.pre_hook(model, self._before, with_kwargs=True, prepend=True)
+        installation.post_hook(model, self._after, with_kwargs=True)
         if self._vision_cache is not None:
             inside = None if self._tower is None else "the recipe has stages in the vision tower"
             self._vision_cache.watched(self._vision, inside, installation)
@@ -114,24 +117,19 @@ class DecoderPruner:
 
     # Generation
 
-    def _generate(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(real).bind_partial(*args, **kwargs).arguments
-            given = given | given.get("kwargs", {})
-            self._refuse_generation(given)
-            before = self._generation
-            self._forget_pictures()
-            first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
-            self._generation = (
-                _GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
-            )
-            try:
-                return real(*args, **kwargs)
-            finally:
-                self._generation = before
-                self._layers.end_call()
-
-        return generate
+    def _generate(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(real).bind_partial(*args, **kwargs).arguments
+        given = given | given.get("kwargs", {})
+        self._refuse_generation(given)
+        before = self._generation
+        self._forget_pictures()
+        first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
+        self._generation = _GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
+        try:
+            return real(*args, **kwargs)
+        finally:
+            self._generation = before
+            self._layers.end_call()
 
     def _refuse_inputs(self, given: Mapping[str, Any]) -> None:
         """Refuse arguments that the family cannot be pruned with; unseen, they would go through unpruned."""

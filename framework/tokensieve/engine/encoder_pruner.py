@@ -11,7 +11,9 @@ vector of the token that stands for it. So whatever reads the tower's layers fin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.engine.installation import Installation
+from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.stage_selection import StageOutcome, TokenPool, select_stage
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value
@@ -67,6 +70,9 @@ class EncoderPruner:
         batches: what went through the tower since it was last asked, where a language model follows.
     """
 
+    batches: PerThread[list[EncoderBatch]] = PerThread(list)
+    _now: PerThread[EncoderBatch | None] = PerThread(lambda: None)
+
     def __init__(
         self,
         encoder: Encoder,
@@ -81,9 +87,7 @@ class EncoderPruner:
         self._keys = keys
         self._stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "encoder"}
         self._first = min(self._stages)
-        self._now: EncoderBatch | None = None
         self._on_stage = on_stage
-        self.batches: list[EncoderBatch] = []
 
     @property
     def prunes_prompt(self) -> bool:
@@ -94,10 +98,10 @@ class EncoderPruner:
         """Put everything into the model."""
         for name in self._encoder.refused_methods:
             if hasattr(self._encoder.model, name):
-                installation.override(self._encoder.model, name, partial(_refuse, name))
+                installation.wrap(self._encoder.model, name, partial(_refuse, name))
         for number, block in enumerate(self._encoder.blocks):
             if number >= self._first:
-                installation.override(block, "forward", partial(self._forward, number, block.forward))
+                installation.wrap(block, "forward", partial(self._forward, number))
         installation.later(self.forget)
 
     def forget(self) -> None:
@@ -152,14 +156,13 @@ class EncoderPruner:
             seen.append(output)
 
         merging = stage is not None and stage.rest == "merge"
-        handle = None
-        if stage is not None and merging and Evidence.VISION_KEYS in stage.needs:
-            handle = self._encoder.key_projection(block).register_forward_hook(look)
-        try:
+        thread = threading.get_ident()
+        # Other threads call the same projection.
+        installation = Installation(lambda: threading.get_ident() == thread)
+        with closing(installation):
+            if stage is not None and merging and Evidence.VISION_KEYS in stage.needs:
+                installation.post_hook(self._encoder.key_projection(block), look)
             x = self._encoder.attention_block(block, x, bias, kwargs)
-        finally:
-            if handle is not None:
-                handle.remove()
         if stage is not None and merging:
             x = self._cut(stage, batch, x, lambda: self._encoder.mean_keys(block, seen[0]))
         return self._encoder.mlp_block(block, x)
@@ -203,7 +206,7 @@ class EncoderPruner:
         self._now = EncoderBatch(pool, owner, places=owner)
         if self._encoder.shortens_sequence:
             # No language model follows, to whose prompts this would belong.
-            self._run.prefills.append(Prefill(keys, [0] * rows, [n] * rows, [n] * rows, [1] * rows, n))
+            self._run.add(Prefill(keys, [0] * rows, [n] * rows, [n] * rows, [1] * rows, n))
         else:
             self.batches.append(self._now)
         return self._now

@@ -1,14 +1,44 @@
-"""Putting hooks and attributes into a model, and removing them exactly."""
+"""Putting hooks and attributes into a model, and removing them exactly.
+
+Several installations may be in one model at once, those of threads that prune it side by side among them, and they
+leave in any order. So nothing here restores what it found: a hook is found again by itself, and an attribute is
+wrapped once, by a `Dispatcher` that calls the wrappers which are in force for the caller.
+
+What is installed acts for one module instance. Copies of a model have nothing of it, and neither has what is pickled.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
 import sys
+import threading
+import types
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
+
+Gate = Callable[[], bool]
+"""Whether something installed is in force for the caller."""
+
+lock = threading.RLock()
+"""Held while anything is put into a model or taken out."""
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+_COPYING = ("__deepcopy__", "__reduce_ex__")
+
+
+def always() -> bool:
+    """Return true: in force for every caller."""
+    return True
 
 
 def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,64 +48,220 @@ def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
     return hook if dynamo is None else dynamo.disable(hook)
 
 
-class Installation:
-    """The hooks and instance attributes that were put into a model, undone in reverse order."""
+class Hook:
+    """A forward hook that acts for one module, while it is in force."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module, gate: Gate, function: Callable[..., Any]) -> None:
+        self._module = weakref.ref(module)
+        self._gate = gate
+        self._function = function
+
+    def __call__(self, module: nn.Module, *args: Any) -> Any:
+        """Call the function, or return none, which changes nothing."""
+        if module is not self._module() or not self._gate():
+            return None
+        return self._function(module, *args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        """Return itself: on another module it does nothing."""
+        return self
+
+
+class Dispatcher:
+    """An instance attribute that calls the method it stands for, inside the wrappers that are in force.
+
+    Attributes:
+        real: the method, as it was before anything was installed.
+        before: the instance attribute that was there before, if there was one.
+        wrappers: what wraps it, the innermost first: its gate and a function that takes the method first.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        own = vars(module)
+        self._module = weakref.ref(module)
+        self._name = name
+        self.real: Callable[..., Any] = getattr(module, name)
+        self.before: tuple[Any, ...] = (own[name],) if name in own else ()
+        self.wrappers: list[tuple[Gate, Callable[..., Any]]] = []
+        # The library reads signatures.
+        functools.update_wrapper(self, self.real)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method inside the wrappers that are in force."""
+        call = self.real
+        for gate, wrapper in list(self.wrappers):
+            if gate():
+                call = functools.partial(wrapper, call)
+        return call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return the method of the module's copy."""
+        module = self._module()
+        new = memo.get(id(module))
+        if self.before:
+            return copy.deepcopy(self.before[0], memo)
+        return types.MethodType(getattr(type(new), self._name), new) if new is not None else self
+
+    def restore(self) -> None:
+        """Make the attribute what it was."""
+        module = self._module()
+        if module is None:
+            return
+        if self.before:
+            vars(module)[self._name] = self.before[0]
+        else:
+            vars(module).pop(self._name, None)
+
+
+class Installation:
+    """The hooks and attributes that one `prune` or `share_vision` put into a model.
+
+    Args:
+        gate: whether they are in force for the caller.
+    """
+
+    def __init__(self, gate: Gate = always) -> None:
+        self.gate = gate
         self._undo: list[Callable[[], object]] = []
 
-    def hook(self, handle: RemovableHandle) -> None:
-        """Remember a hook."""
-        self._undo.append(handle.remove)
+    def pre_hook(self, module: nn.Module, function: Callable[..., Any], *, trace: bool = True, **options: Any) -> None:
+        """Register a forward pre-hook; `trace=False` keeps it out of compiled graphs."""
+        self._hook(module, module.register_forward_pre_hook, function, trace, options)
 
-    def override(self, module: nn.Module, name: str, value: Any) -> None:
-        """Set an attribute of this one instance."""
-        own = vars(module)
-        if name in own:
-            before = own[name]
-            self._undo.append(lambda: own.__setitem__(name, before))
-        else:
-            self._undo.append(lambda: own.__delitem__(name))
-        own[name] = value
+    def post_hook(self, module: nn.Module, function: Callable[..., Any], *, trace: bool = True, **options: Any) -> None:
+        """Register a forward hook; `trace=False` keeps it out of compiled graphs."""
+        self._hook(module, module.register_forward_hook, function, trace, options)
+
+    def _hook(
+        self,
+        module: nn.Module,
+        register: Callable[..., object],
+        function: Callable[..., Any],
+        trace: bool,
+        options: dict[str, Any],
+    ) -> None:
+        hook: Callable[..., Any] = Hook(module, self.gate, function)
+        hook = hook if trace else untraced(hook)
+        # Remembered before it is there: an interrupt may fall between the two.
+        self.later(functools.partial(_remove_hooks, module, lambda one: one is hook))
+        _installed.add(hook)
+        register(hook, **options)
+
+    def wrap(self, module: nn.Module, name: str, wrapper: Callable[..., Any]) -> None:
+        """Wrap a method of this one instance.
+
+        Args:
+            module: the instance.
+            name: of the method.
+            wrapper: is called with the method, or what wraps it inside of this, and then the caller's arguments.
+        """
+        entry = self.gate, wrapper
+        self.later(functools.partial(_unwrap, module, name, entry))
+        with lock:
+            own = vars(module)
+            dispatcher = own.get(name)
+            if not isinstance(dispatcher, Dispatcher):
+                dispatcher = Dispatcher(module, name)
+                dispatcher.wrappers.append(entry)
+                own[name] = dispatcher
+            else:
+                dispatcher.wrappers.append(entry)
 
     def later(self, undo: Callable[[], object]) -> None:
-        """Call `undo` at removal."""
+        """Call `undo` at removal; it may be called twice."""
         self._undo.append(undo)
 
+    def close(self) -> None:
+        """Remove everything; see `remove`."""
+        self.remove()
+
     def remove(self) -> None:
-        """Undo everything; calling it again does nothing."""
+        """Undo everything in reverse order; what raises does not keep the rest from being undone.
+
+        Raises:
+            BaseException: the first error of all, once everything is undone.
+        """
+        errors: list[BaseException] = []
         while self._undo:
-            self._undo.pop()()
+            try:
+                with lock:
+                    self._undo[-1]()
+                self._undo.pop()
+            except Exception as error:
+                errors.append(error)
+                self._undo.pop()
+            # An interrupt: undone once more, which changes nothing where it was done.
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
-class Pruner(Protocol):
-    """One part of a `prune`, which puts hooks into a model."""
-
-    def install(self, installation: Installation) -> None:
-        """Put hooks and overrides into the model."""
-        ...
+_installed: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-class PruneSession:
-    """One `prune` of one model, which an inner `prune` suspends."""
+def _remove_hooks(module: nn.Module, wanted: Callable[[Any], bool]) -> None:
+    for hooks in (vars(module).get(name, {}) for name in _HOOKS[::2]):
+        for key in [key for key, hook in list(hooks.items()) if wanted(hook)]:
+            for name in _HOOKS:
+                vars(module).get(name, {}).pop(key, None)
 
-    def __init__(self, engines: Sequence[Pruner]) -> None:
-        self._engines = engines
-        self._installation = Installation()
 
-    def install(self) -> None:
-        """Put all hooks in, or none on an error."""
+def _unwrap(module: nn.Module, name: str, entry: tuple[Gate, Callable[..., Any]]) -> None:
+    dispatcher = vars(module).get(name)
+    if isinstance(dispatcher, Dispatcher):
+        dispatcher.wrappers = [one for one in dispatcher.wrappers if one is not entry]
+        if not dispatcher.wrappers:
+            dispatcher.restore()
+
+
+def make_copies_plain(model: nn.Module, installation: Installation) -> None:
+    """Let deep copies of a model, and what is pickled of it, have nothing of what is installed in it."""
+    own = vars(model)
+    installation.later(functools.partial(_forget_copying, model, installation))
+    with lock:
+        _copying.setdefault(model, []).append(installation)
+        own["__deepcopy__"] = functools.partial(_copied_plain, weakref.ref(model))
+        own["__reduce_ex__"] = functools.partial(_reduced_plain, weakref.ref(model))
+
+
+_copying: weakref.WeakKeyDictionary[nn.Module, list[Installation]] = weakref.WeakKeyDictionary()
+
+
+def _forget_copying(model: nn.Module, installation: Installation) -> None:
+    users = _copying.get(model, [])
+    users[:] = [one for one in users if one is not installation]
+    if not users:
+        for name in _COPYING:
+            vars(model).pop(name, None)
+
+
+def _copied_plain(reference: weakref.ref[nn.Module], memo: dict[int, Any]) -> nn.Module:
+    """Return a deep copy of a model without anything that was installed in it."""
+    model = reference()
+    if model is None:
+        raise ReferenceError("the model is gone")
+    own = vars(model)
+    with lock:
+        hidden = {name: own.pop(name) for name in _COPYING if name in own}
         try:
-            for engine in self._engines:
-                engine.install(self._installation)
-        except BaseException:
-            self.remove()
-            raise
+            new: nn.Module = copy.deepcopy(model, memo)
+        finally:
+            own.update(hidden)
+    for before, after in zip(model.modules(), new.modules(), strict=True):
+        _remove_hooks(after, _installed.__contains__)
+        for name in _wrapped(before):
+            vars(after).pop(name, None)
+    return new
 
-    def remove(self) -> None:
-        """Take the hooks out."""
-        self._installation.remove()
+
+def _reduced_plain(reference: weakref.ref[nn.Module], protocol: Any) -> Any:
+    """Return what pickling a model without anything installed in it gives."""
+    return _copied_plain(reference, {}).__reduce_ex__(protocol)
 
 
-sessions: weakref.WeakKeyDictionary[nn.Module, list[PruneSession]] = weakref.WeakKeyDictionary()
-"""The prunes that each model is in, the innermost last."""
+def _wrapped(module: nn.Module) -> Iterator[str]:
+    """Return the names of a module's methods that had no attribute of the instance before they were wrapped."""
+    for name, value in list(vars(module).items()):
+        if isinstance(value, Dispatcher) and not value.before:
+            yield name

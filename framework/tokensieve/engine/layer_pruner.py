@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from tokensieve.engine import attention_tap as taps
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import compact_positions, from_sequence, mask_out, of_id, put_back
-from tokensieve.engine.installation import Installation, untraced
+from tokensieve.engine.installation import Installation
 from tokensieve.engine.prompt_selector import PromptSelection, PromptSelector
+from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, PromptText, Value
@@ -95,13 +96,14 @@ class LayerPruner:
         call: what the model is doing; none where layers are left alone.
     """
 
+    call: PerThread[PrefillState | DecodeStep | None] = PerThread(lambda: None)
+
     def __init__(self, decoder: Decoder, selector: PromptSelector, policy: Positions) -> None:
         self._decoder = decoder
         self._selector = selector
         self._policy: Positions = policy
         self._blocks = sorted(block for block in selector.stages if block > 0)
         self._taps: dict[int, taps.PromptTap] = {}
-        self.call: PrefillState | DecodeStep | None = None
 
     def install(self, installation: Installation) -> None:
         """Put hooks and taps into the model."""
@@ -115,16 +117,16 @@ class LayerPruner:
                 self._taps[block] = tap
                 taps.install(installation, attention, tap)
                 if Evidence.DECODER_CONTENT in needs:
-                    installation.hook(attention.register_forward_pre_hook(tap.remember, with_kwargs=True))
+                    installation.pre_hook(attention, tap.remember, with_kwargs=True)
         if any(Evidence.DECODER_TEXT in self._selector.needs(block) for block in self._blocks):
             language = self._decoder.language_model
-            installation.hook(language.register_forward_pre_hook(self._entering, with_kwargs=True))
+            installation.pre_hook(language, self._entering, with_kwargs=True)
         layers = self._decoder.layers
         for block in range(self._blocks[0], len(layers)):
-            hook = untraced(partial(self._enter, block))
-            installation.hook(layers[block].register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
+            enter = partial(self._enter, block)
+            installation.pre_hook(layers[block], enter, trace=False, with_kwargs=True, prepend=True)
         # In front of hooks that record hidden states, which then see the sequence's own length.
-        installation.hook(layers[-1].register_forward_hook(untraced(self._leave), prepend=True))
+        installation.post_hook(layers[-1], self._leave, trace=False, prepend=True)
 
     def refuse_foreign(self, state: caches.CacheState) -> None:
         """Refuse a cache that was pruned at an earlier layer than this recipe prunes."""

@@ -149,7 +149,7 @@ class PromptSelector:
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
             words = None if words is None else words[::expand]
             evidence |= self._textual(words, features, ids, mask, selected, record)
-        self._run.prefills.append(record)
+        self._run.add(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches
             for done in tower.records:
@@ -163,7 +163,7 @@ class PromptSelector:
         rows = len(mask)
         empty = torch.zeros(rows, 0, dtype=torch.int64, device=mask.device)
         record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows, [0] * rows)
-        self._run.prefills.append(record)
+        self._run.add(record)
         key_row = torch.tensor(record.keys, dtype=torch.int64, device=mask.device)
         pool = TokenPool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {})
         selection = PromptSelection(pool, record, pool.alive)

@@ -14,8 +14,8 @@ from tokensieve.cost.language_model import LayerCost
 from tokensieve.cost.vision import TowerCost
 from tokensieve.engine.decoder_pruner import DecoderPruner
 from tokensieve.engine.encoder_pruner import EncoderPruner
-from tokensieve.engine.installation import PruneSession, sessions
 from tokensieve.engine.prompt_selector import PromptOptions
+from tokensieve.engine.sessions import PruneSession
 from tokensieve.engine.vision_cache import vision_cache_of
 from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
 from tokensieve.ledger.records import StageRecord
@@ -102,20 +102,11 @@ def prune(
         run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
         options = PromptOptions(processor, text_tower, query, keys)
         engines.append(DecoderPruner(decoder, recipe, run, options, on_stage, tower, vision_cache_of(model)))
-    session = PruneSession(engines)
-    stack = sessions.setdefault(model, [])
-    if stack:
-        stack[-1].remove()
-    stack.append(session)
-    try:
-        session.install()
+    session = PruneSession(model)
+    # Left twice: an interrupt may fall into the first time.
+    with session, session:
+        session.open(engines)
         yield run
-    finally:
-        session.remove()
-        was_last = stack[-1] is session
-        stack.remove(session)
-        if was_last and stack:
-            stack[-1].install()
 
 
 def _recipe(

@@ -13,11 +13,12 @@ they were not, as without sharing.
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial, wraps
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ from tokensieve.engine.encoded_images import (
     split_by_image,
     without_none,
 )
-from tokensieve.engine.installation import Installation, sessions
+from tokensieve.engine.installation import Gate, Installation, make_copies_plain
+from tokensieve.engine.sessions import PerThread, is_pruned
 from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.models.text_tower import TextTower
@@ -65,6 +67,8 @@ class VisionCache:
         bypassed: by reason, calls that were passed on as they were: nothing was looked up or remembered.
     """
 
+    _encoding = PerThread(lambda: False)
+
     def __init__(self, decoder: Decoder, memory: int) -> None:
         self.memory = memory
         self.held = self.hits = self.misses = self.evicted = self.forgotten = 0
@@ -75,9 +79,8 @@ class VisionCache:
         self._snapshot = WeightsSnapshot(())
         self._texts: dict[str, Tensor] = {}
         self._partner: tuple[TextTower | None, WeightsSnapshot] = None, WeightsSnapshot(())
-        self._encoding = False
-        self._observer: TowerObserver | None = None
-        self._obstacle: str | None = None
+        self._mutex = threading.RLock()
+        self._observers: list[tuple[Gate, TowerObserver | None, str | None]] = []
         self._odd: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -113,36 +116,35 @@ class VisionCache:
         base = self._decoder.base_model
         for modality in self._decoder.modalities:
             name = f"get_{modality.name}_features"
-            real = getattr(base, name, None)
-            if real is not None:
-                installation.override(base, name, self._wrap_encoder(modality, real))
+            if hasattr(base, name):
+                installation.wrap(base, name, partial(self._encode, modality))
         installation.later(self.forget)
 
     def watched(self, observer: TowerObserver | None, obstacle: str | None, installation: Installation) -> None:
-        """Set the observer of the tower while something is installed, and why images cannot be shared meanwhile."""
-        before = self._observer, self._obstacle
+        """Set the observer of the tower while an installation is in force, and why images cannot be shared then."""
+        entry = installation.gate, observer, obstacle
+        installation.later(lambda: self._observers.remove(entry) if entry in self._observers else None)
+        self._observers.append(entry)
 
-        def back() -> None:
-            self._observer, self._obstacle = before
+    @property
+    def _in_force(self) -> tuple[TowerObserver | None, str | None]:
+        """The observer of the tower for this caller, and why images cannot be shared."""
+        found = ((observer, obstacle) for gate, observer, obstacle in reversed(self._observers) if gate())
+        return next(found, (None, None))
 
-        self._observer, self._obstacle = observer, obstacle
-        installation.later(back)
-
-    def _wrap_encoder(self, modality: Modality, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _encode(self, modality: Modality, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._encoding:
+            # A family may encode videos as pictures.
+            return real(*args, **kwargs)
         signature = inspect.signature(real)
-
-        # Wrapped, because the library reads the signature.
-        @wraps(real)
-        def encode(*args: Any, **kwargs: Any) -> Any:
-            if self._encoding:
-                # A family may encode videos as pictures.
-                return real(*args, **kwargs)
-            given, weights = arguments_by_name(signature, args, kwargs), self._weights()
-            reason = self._reason_to_bypass(modality, given, weights)
-            call = self._call(modality, signature, given) if reason is None else None
-            if call is None:
-                self.bypassed[reason or f"the {modality.name}s of a call cannot be told apart"] += 1
-                return real(*args, **kwargs)
+        given, weights = arguments_by_name(signature, args, kwargs), self._weights()
+        reason = self._reason_to_bypass(modality, given, weights)
+        call = self._call(modality, signature, given) if reason is None else None
+        if call is None:
+            self.bypassed[reason or f"the {modality.name}s of a call cannot be told apart"] += 1
+            return real(*args, **kwargs)
+        # One thread at a time: what one encodes is there for the next.
+        with self._mutex:
             self._forget_changed(weights)
             self._encoding = True
             try:
@@ -154,12 +156,11 @@ class VisionCache:
             finally:
                 self._encoding = False
 
-        return encode
-
     def _reason_to_bypass(self, modality: Modality, given: Mapping[str, Any], weights: Sequence[Tensor]) -> str | None:
         """Return why a call must go through unchanged, or none."""
-        if self._obstacle is not None:
-            return self._obstacle
+        _, obstacle = self._in_force
+        if obstacle is not None:
+            return obstacle
         if modality.name in self._odd:
             return self._odd[modality.name]
         if torch.compiler.is_compiling():
@@ -202,7 +203,7 @@ class VisionCache:
 
     def _answer(self, call: EncodeCall, real: Callable[..., Any]) -> Any:
         """Return the output for all images of a call, of which only new ones are encoded."""
-        name, observer = call.modality.name, self._observer
+        name, (observer, _) = call.modality.name, self._in_force
         kinds = frozenset() if observer is None else observer.kinds
         known = {key: self._known[key] for key in call.keys if key in self._known}
         new = {
@@ -313,7 +314,7 @@ def share_vision(model: nn.Module, *, memory: int = MEMORY, registry: Registry |
     Calls that cannot be shared go through unchanged, and `VisionCache.bypassed` counts them by reason: under
     autograd, in training mode, while a recipe has stages inside the vision tower, and in families whose encoders return
     what cannot be separated by picture. Everything is forgotten when the tower's weights or the config change. Hooks
-    of the caller's on the tower see only the pictures that are encoded. One thread at a time.
+    of the caller's on the tower see only the pictures that are encoded. Threads encode one after the other.
 
     Args:
         model: a model that an adapter is registered for, with a language model.
@@ -333,15 +334,15 @@ def share_vision(model: nn.Module, *, memory: int = MEMORY, registry: Registry |
         raise RefusedError(
             f"{type(model).__name__} has no language model, so nothing is computed twice that could be shared"
         )
-    if sessions.get(model):
+    if is_pruned(model):
         raise RefusedError("sharing goes around prune, not into it: enter sharing first")
     if model in _caches:
         raise RefusedError("this model is inside a sharing already; use the outer one")
     vision_cache, installation = VisionCache(decoder, memory), Installation()
-    try:
+    # Left twice: an interrupt may fall into the first time.
+    with closing(installation), closing(installation):
+        installation.later(lambda: _caches.pop(model, None))
+        make_copies_plain(model, installation)
         vision_cache.install(installation)
         _caches[model] = vision_cache
         yield vision_cache
-    finally:
-        _caches.pop(model, None)
-        installation.remove()

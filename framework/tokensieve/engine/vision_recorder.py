@@ -17,6 +17,7 @@ from tokensieve.engine import attention_tap as taps
 from tokensieve.engine.batches import by_id, interleaved
 from tokensieve.engine.encoder_pruner import EncoderPruner
 from tokensieve.engine.installation import Installation
+from tokensieve.engine.sessions import PerThread
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
 from tokensieve.models.decoder import Decoder
@@ -35,26 +36,26 @@ class VisionRecorder:
         tower: what lets tokens leave inside the tower, if anything does: attention then sees fewer.
     """
 
+    _encoding: PerThread[str | None] = PerThread(lambda: None)
+    _recorded: PerThread[dict[str, dict[str, list[Tensor]]]] = PerThread(dict)
+
     def __init__(self, decoder: Decoder, wanted: frozenset[str], tower: EncoderPruner | None = None) -> None:
         self._decoder = decoder
         self._tower = tower
         self.kinds = wanted
         self._wanted = frozenset(Evidence(kind) for kind in wanted - {SELECTED})
-        self._encoding: str | None = None
-        self._recorded: dict[str, dict[str, list[Tensor]]] = {}
 
     def install(self, installation: Installation) -> None:
         """Put taps and hooks into the tower."""
         decoder = self._decoder
         if SELECTED in self.kinds:
-            installation.hook(decoder.projector.register_forward_pre_hook(self._select))
+            installation.pre_hook(decoder.projector, self._select)
         if self._wanted:
             self._tap(installation)
         for modality in decoder.modalities:
             name = f"get_{modality.name}_features"
-            real = getattr(decoder.base_model, name, None)
-            if real is not None:
-                installation.override(decoder.base_model, name, self._encode(modality.name, real))
+            if hasattr(decoder.base_model, name):
+                installation.wrap(decoder.base_model, name, functools.partial(self._encode, modality.name))
         installation.later(self.forget)
 
     def _tap(self, installation: Installation) -> None:
@@ -68,7 +69,7 @@ class VisionRecorder:
             if kinds:
                 taps.install(installation, layer.get_submodule(attention), _LayerTap(self, kinds))
         if Evidence.VISION_FEATURES in self._wanted:
-            installation.hook(chosen.register_forward_hook(self._left, prepend=True))
+            installation.post_hook(chosen, self._left, prepend=True)
 
     def forget(self) -> None:
         """Forget what was recorded."""
@@ -147,20 +148,15 @@ class VisionRecorder:
 
         return {kind: functools.partial(dealt, kind) for kind in self._wanted}
 
-    def _encode(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        # Wrapped, because the library reads the signature.
-        @functools.wraps(real)
-        def encode(*args: Any, **kwargs: Any) -> Any:
-            if self._encoding is not None:
-                # A family may encode videos as pictures.
-                return real(*args, **kwargs)
-            self._encoding, self._recorded[name] = name, {}
-            try:
-                return real(*args, **kwargs)
-            finally:
-                self._encoding = None
-
-        return encode
+    def _encode(self, name: str, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._encoding is not None:
+            # A family may encode videos as pictures.
+            return real(*args, **kwargs)
+        self._encoding, self._recorded[name] = name, {}
+        try:
+            return real(*args, **kwargs)
+        finally:
+            self._encoding = None
 
     def _select(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._encoding is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,24 @@ class Run:
         self.layers = tuple(layers)
         self.tower = tower
         self.prefills: list[Prefill] = []
+        self._own = threading.local()
+
+    def add(self, prefill: Prefill) -> None:
+        """Add the record of a prefill, which is the latest of this thread from now on."""
+        self.prefills.append(prefill)
+        self._own.latest = prefill
 
     @property
     def latest(self) -> Prefill:
-        """The record of the latest prefill.
+        """The record of the latest prefill of this thread; in a thread that made none, the latest of all.
 
         Raises:
             TokensieveError: if the model has not been called yet.
         """
         if not self.prefills:
             raise TokensieveError("nothing has run yet: call the model inside `with prune(...) as run:` first")
-        return self.prefills[-1]
+        own: Prefill | None = getattr(self._own, "latest", None)
+        return self.prefills[-1] if own is None else own
 
     def kept(self, site: str | Site) -> list[Tensor]:
         """Return the ids of the tokens kept at a site in the latest prefill.

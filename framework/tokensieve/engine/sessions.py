@@ -1,0 +1,148 @@
+"""Which `prune` is in force for a caller.
+
+A server calls one model from several threads or tasks, each under a `prune` of its own or all under one. What a
+`prune` installs is therefore in force for the context that entered it, and for contexts in which none was entered,
+such as a thread that streams an answer, where there is only one to choose.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from torch import nn
+
+from tokensieve.engine.installation import Installation, lock, make_copies_plain
+from tokensieve.errors import RefusedError
+
+T = TypeVar("T")
+
+
+class PerThread(Generic[T]):
+    """An attribute that has a value of its own in every thread: what belongs to a call in progress.
+
+    Args:
+        make: makes the value where there is none yet.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"{name} of this thread"
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        if instance is None:
+            raise AttributeError(f"{self._name}: only instances have it")
+        values = self._values(instance)
+        if not hasattr(values, "value"):
+            values.value = self._make()
+        value: T = values.value
+        return value
+
+    def __set__(self, instance: object, value: T) -> None:
+        self._values(instance).value = value
+
+    def _values(self, instance: object) -> threading.local:
+        values: threading.local = vars(instance).setdefault(self._name, threading.local())
+        return values
+
+
+class Pruner(Protocol):
+    """One part of a `prune`, which puts hooks into a model."""
+
+    def install(self, installation: Installation) -> None:
+        """Put hooks and overrides into the model."""
+        ...
+
+
+class PruneSession:
+    """One `prune` of one model. It is entered twice, so that an interrupt inside one exit leaves nothing behind."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._installation = Installation(self.is_in_force)
+        self._outer: PruneSession | None = None
+
+    def is_in_force(self) -> bool:
+        """Return whether this is the `prune` that the caller is under."""
+        return in_force(self._model) is self
+
+    def open(self, pruners: Sequence[Pruner]) -> None:
+        """Put all hooks in, and be in force for this context."""
+        installation, model = self._installation, self._model
+        installation.later(self._forget)
+        with lock:
+            self._outer = next(_own(model), None)
+            _sessions.setdefault(model, []).append(self)
+        _entered.set((*_entered.get(), (weakref.ref(model), weakref.ref(self))))
+        make_copies_plain(model, installation)
+        for pruner in pruners:
+            pruner.install(installation)
+
+    def _forget(self) -> None:
+        sessions = _sessions.get(self._model, [])
+        sessions[:] = [one for one in sessions if one is not self]
+
+    def __enter__(self) -> PruneSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take everything out of the model."""
+        self._installation.remove()
+
+    @property
+    def outer(self) -> PruneSession | None:
+        """The session inside which it was entered, if any."""
+        return self._outer
+
+
+_sessions: weakref.WeakKeyDictionary[nn.Module, list[PruneSession]] = weakref.WeakKeyDictionary()
+"""The sessions of each model, in the order in which they were entered."""
+_Entry = tuple[weakref.ref[nn.Module], weakref.ref[PruneSession]]
+_entered: ContextVar[tuple[_Entry, ...]] = ContextVar("tokensieve_sessions", default=())
+"""What was entered in this context, the latest last, also what was left again."""
+
+
+def is_pruned(model: nn.Module) -> bool:
+    """Return whether any context prunes a model."""
+    return bool(_sessions.get(model))
+
+
+def _own(model: nn.Module) -> Iterator[PruneSession]:
+    """Return the sessions of a model that this context is in, the innermost first."""
+    live = _sessions.get(model, ())
+    for of, session in reversed(_entered.get()):
+        one = session()
+        if of() is model and one is not None and one in live:
+            yield one
+
+
+def in_force(model: nn.Module) -> PruneSession | None:
+    """Return the session that a call of the model is under.
+
+    It is the innermost that this context entered. A context that entered none, such as a thread that streams an answer,
+    is under the one that others entered; one that left its own is under none.
+
+    Raises:
+        RefusedError: if this context entered none, and several others did.
+    """
+    live = _sessions.get(model)
+    if not live:
+        return None
+    if any(of() is model for of, _ in _entered.get()):
+        return next(_own(model), None)
+    outer = {one.outer for one in live}
+    innermost = [one for one in live if one not in outer]
+    if len(innermost) > 1:
+        raise RefusedError(
+            f"{len(innermost)} threads or tasks prune this {type(model).__name__}, each by a prune of its own, and "
+            "this one entered none: enter prune in the thread that calls the model"
+        )
+    return innermost[0] if innermost else None
