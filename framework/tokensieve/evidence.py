@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,6 +147,22 @@ Value = Tensor | Query | Text | PromptText
 def take_rows(value: Value, rows: Tensor, places: Tensor) -> Value:
     """Return what is known of the tokens at `places` `[new rows, m]` of `rows` `[new rows]`."""
     return value[rows.unsqueeze(1), places] if isinstance(value, Tensor) else value.take(rows, places)
+
+
+def tensors_of(value: Value) -> dict[str, Tensor]:
+    """Return the tensors of a value by the names of its fields; a tensor itself has the empty name."""
+    if isinstance(value, Tensor):
+        return {"": value}
+    parts = {part.name: getattr(value, part.name) for part in fields(value)}
+    return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+
+
+def copy_value(value: Value) -> Value:
+    """Return the value with tensors of its own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    parts: dict[str, Any] = {name: part.clone() for name, part in tensors_of(value).items()}
+    return replace(value, **parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +309,19 @@ class Tokens:
         if Evidence.SIZES not in self.evidence:
             return torch.ones(self.valid.shape, device=self.valid.device)
         return self._tensor(Evidence.SIZES)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Return every tensor here, with a name such as `tokens.query.patch` for messages."""
+        named = {"valid": self.valid, "ids": self.ids, "keys": self.keys, "samples": self.samples}
+        yield from ((f"tokens.{name}", tensor) for name, tensor in named.items())
+        for kind, value in self.evidence.items():
+            yield from ((f"tokens.{kind}.{name}".rstrip("."), tensor) for name, tensor in tensors_of(value).items())
+
+    def copied(self) -> Tokens:
+        """Return the same tokens with tensors of their own."""
+        evidence = {kind: copy_value(value) for kind, value in self.evidence.items()}
+        universe = Universe(self.valid.clone(), self.ids.clone())
+        return Tokens(universe, evidence, self.keys.clone(), self.samples.clone())
 
     def only(self, kinds: Iterable[Evidence]) -> Tokens:
         """Return the same tokens with no other evidence than `kinds`."""

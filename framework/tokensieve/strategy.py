@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.chain import Chain, check_chain
 from tokensieve.algebra.reduction import Reduction
+from tokensieve.algebra.writes import unwritten
 from tokensieve.composers.expression import Expression, Reading
 from tokensieve.composers.settings import CLASS_ATTRIBUTES
 from tokensieve.errors import ScoreError
@@ -77,8 +79,31 @@ class Strategy(Expression, BaseModel):
         return Chain.from_picks(universe, picks, self, tuple(dict.fromkeys(notes)))
 
     def read(self, reading: Reading, depth: int) -> Chain:
-        """Judge the tokens with the declared evidence alone."""
-        return self.judge(reading.tokens.only(self.needs), depth)
+        """Judge the tokens with the declared evidence alone.
+
+        Raises:
+            ScoreError: naming the strategy, if it wrote into the tokens, or answered anything but a chain over them.
+        """
+        with self.lent(reading.tokens.only(self.needs)) as tokens:
+            chain = self.judge(tokens, depth)
+        return self._checked(chain, reading.tokens, "judge")
+
+    @contextmanager
+    def lent(self, tokens: Tokens) -> Iterator[Tokens]:
+        """Lend tokens to the strategy for the block.
+
+        Raises:
+            ScoreError: naming the strategy, if it wrote into them.
+        """
+        # Tensors of inference mode do not count writes, so a strategy gets some of its own.
+        if any(tensor.is_inference() for _, tensor in tokens.tensors()):
+            tokens = tokens.copied()
+        cure = "work on a copy, such as tokens.features.clone()"
+        with unwritten(tokens.tensors(), f"'{self.name}'", ScoreError, cure):
+            yield tokens
+
+    def _checked(self, chain: object, tokens: Tokens, method: str) -> Chain:
+        return check_chain(chain, tokens.universe, f"'{self.name}'", method, ScoreError)
 
     @abstractmethod
     def judge(self, tokens: Tokens, depth: int) -> Chain:
@@ -116,7 +141,7 @@ class Ranker(Strategy):
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Rank, and check the depth."""
-        chain = self.rank(tokens, depth)
+        chain = self._checked(self.rank(tokens, depth), tokens, "rank")
         if chain.depth < depth and not chain.complete:
             raise ScoreError(f"{self.name} was asked for {depth} places and gave {chain.depth}")
         return chain
@@ -131,7 +156,7 @@ class Chooser(Strategy):
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Choose, and check that it is a set."""
-        chain = self.choose(tokens)
+        chain = self._checked(self.choose(tokens), tokens, "choose")
         inside = chain.level == -1
         outside = chain.level == chain.universe.counts.unsqueeze(1)
         if bool((tokens.valid & ~inside & ~outside).any()):

@@ -13,7 +13,7 @@ so a cut can tell whether what it takes is settled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.universe import Universe
+from tokensieve.algebra.writes import unwritten
 from tokensieve.errors import AlgebraError, ScoreError, TokensieveError
 
 
@@ -78,12 +79,15 @@ class Chain:
             notes: what the ledger should say about it.
 
         Raises:
-            ScoreError: if a valid token's score is NaN, or the shape is not `[rows, n]`.
+            ScoreError: if a valid token's score is NaN, or the scores are no real tensor `[rows, n]`.
         """
+        _check_tensor(scores, universe, key, "scores")
         if scores.shape != universe.valid.shape:
             raise ScoreError(
                 f"{key!r} gave scores of shape {list(scores.shape)}; expected one a token, {list(universe.valid.shape)}"
             )
+        if scores.is_complex():
+            raise ScoreError(f"{key!r} gave complex scores, which have no order; give their size, or their real part")
         if bool((scores.isnan() & universe.valid).any()):
             raise ScoreError(f"{key!r} gave NaN as a score; a score is a number or an infinity")
         by_id = universe.order()
@@ -105,8 +109,19 @@ class Chain:
             notes: what the ledger should say about it.
 
         Raises:
-            ScoreError: if a token is picked twice, or fewer than min(depth, tokens) are picked.
+            ScoreError: if a token is picked twice, or fewer than min(depth, tokens) are picked, or the picks are no
+                places in a tensor of that form on the tokens' device.
         """
+        _check_tensor(picks, universe, key, "picks")
+        if picks.dtype != torch.int64 or picks.ndim != 2 or len(picks) != universe.rows:
+            raise ScoreError(
+                f"{key!r} gave picks as {picks.dtype} {list(picks.shape)}; expected int64 [{universe.rows}, depth]"
+            )
+        if bool(((picks < -1) | (picks >= universe.n)).any()):
+            raise ScoreError(
+                f"{key!r} picked the places {int(picks.min())} to {int(picks.max())}; "
+                f"there are 0 to {universe.n - 1}, and -1 for none"
+            )
         depth = picks.shape[1]
         turn = torch.arange(depth, device=picks.device).expand_as(picks)
         real = picks >= 0
@@ -131,6 +146,7 @@ class Chain:
             members: bool `[rows, n]`.
             key: whose set it is.
         """
+        _check_tensor(members, universe, key, "members")
         if members.shape != universe.valid.shape or members.dtype != torch.bool:
             raise ScoreError(
                 f"{key!r} gave members as {members.dtype} {list(members.shape)}; "
@@ -334,21 +350,8 @@ def interleave(chains: Sequence[Chain], shares: Sequence[Fraction], key: object)
     return Chain.from_picks(universe, picks.to(universe.device), key, noted(chains))
 
 
-def check_chain(
-    chain: object, universe: Universe, who: str, method: str, error: type[TokensieveError] = AlgebraError
-) -> Chain:
-    """Return what a composer or strategy answered, which is a chain over the tokens that it was given.
-
-    Args:
-        chain: the answer.
-        universe: the tokens.
-        who: who answered, for messages.
-        method: what it answered to.
-        error: the class of the error.
-
-    Raises:
-        TokensieveError: of the class `error`, if the answer is anything else.
-    """
+def check_chain(chain: object, universe: Universe, who: str, method: str, error: type[TokensieveError]) -> Chain:
+    """Return what `who` answered to `method`, if it is a chain over the tokens that were given; else raise `error`."""
     if not isinstance(chain, Chain):
         raise error(f"{who} returned {type(chain).__name__}; {method} returns a Chain")
     if chain.level.device != universe.device:
@@ -358,9 +361,37 @@ def check_chain(
     return chain
 
 
+def combined(
+    combine: Callable[[Sequence[Chain]], Chain], chains: Sequence[Chain], universe: Universe, who: str
+) -> Chain:
+    """Return what a composer's `combine` makes of its operands' chains.
+
+    Raises:
+        AlgebraError: naming the composer `who`, if it is no chain over these tokens, or the operands were written into.
+    """
+    lent = [
+        ("a chain of an operand", x) for chain in chains for x in (chain.level, *(leaf.place for leaf in chain.leaves))
+    ]
+    with unwritten(lent, who, AlgebraError, "make a new tensor instead"):
+        chain = combine(chains)
+    return check_chain(chain, universe, who, "combine", AlgebraError)
+
+
 def noted(chains: Iterable[Chain]) -> tuple[str, ...]:
     """Return the notes of all chains, each once, in their order."""
     return tuple(dict.fromkeys(note for chain in chains for note in chain.notes))
+
+
+def _check_tensor(value: object, universe: Universe, key: object, what: str) -> None:
+    """Raise a `ScoreError` for what is no dense tensor on the device of the tokens."""
+    if not isinstance(value, Tensor):
+        raise ScoreError(f"{key!r} gave {what} as {type(value).__name__}; expected a torch.Tensor")
+    if value.device != universe.device:
+        raise ScoreError(
+            f"{key!r} gave {what} on {value.device}; expected them on {universe.device}, as its tokens are"
+        )
+    if value.layout != torch.strided:
+        raise ScoreError(f"{key!r} gave {what} as {value.layout}; expected a dense tensor")
 
 
 def _fixed(universe: Universe, members: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from torch import Tensor
 
 from tokensieve.algebra.budget import LONGEST, Keep, counts
-from tokensieve.algebra.chain import Chain, at_least, check_chain, noted
+from tokensieve.algebra.chain import Chain, at_least, combined, noted
 from tokensieve.composers import settings as checks
 from tokensieve.errors import AlgebraError, FormulaError
 from tokensieve.evidence import Evidence, Tokens
@@ -264,8 +264,8 @@ class Composer(Expression, BaseModel):
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the operands and combine their chains."""
         asked = reading.tokens.universe.n if self.whole else depth
-        chain = self.combine([reading.of(operand, asked) for operand in self.operands])
-        return check_chain(chain, reading.tokens.universe, f"the composer '{self.name}'", "combine")
+        chains = [reading.of(operand, asked) for operand in self.operands]
+        return combined(self.combine, chains, reading.tokens.universe, f"the composer '{self.name}'")
 
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Join the operands' chains, which are right to the depth asked for."""

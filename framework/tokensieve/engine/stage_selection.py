@@ -14,6 +14,7 @@ from tokensieve.algebra.reduction import Reduction, nearest
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.selection import Selection, select
+from tokensieve.errors import ScoreError
 from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, take_rows
 from tokensieve.ledger.records import SampleRecord, StageRecord, mask_to_ids
 from tokensieve.recipes.formulas import format_formula
@@ -127,7 +128,11 @@ def select_stage(
     budget: Tensor | None = None
     if stage.newlines == "keep":
         budget, pinned = _pin(stage, pool, newline, tokens)
+    # Counted before any strategy sees the tokens.
+    if budget is None and not stage.keep.auto:
+        budget = counts(stage.keep, tokens.universe.counts)
     chosen, reduction = _chosen(stage, tokens, budget)
+    _check_kept(recipe, stage, chosen.mask, budget)
     outcome = _outcome(stage, pool, tokens, chosen, reduction, pinned)
     elapsed = _now(pool) - started
     record = _record(recipe, stage, pool, tokens, chosen, outcome, elapsed)
@@ -145,11 +150,11 @@ def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcom
 
 
 def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: Tensor, keys: Tensor) -> Tokens:
-    """Return the groups as tokens, with the evidence of each."""
+    """Return the groups as tokens, with the evidence of each, in tensors that the model does not use."""
     # Where every sample is one group of all its tokens, there is nothing to gather.
     whole = all(value.shape[:2] == ids.shape for value in evidence.values() if isinstance(value, Tensor))
     if whole and len(keys) == len(ids) and bool(valid.all()):
-        return Tokens(Universe(valid, ids), evidence, keys, samples)
+        return Tokens(Universe(valid, ids), evidence, keys, samples).copied()
     rows = {kind: take_rows(value, samples, ids) for kind, value in evidence.items()}
     return Tokens(Universe(valid, ids), rows, keys[samples], samples)
 
@@ -180,18 +185,60 @@ def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Select
     Args:
         stage: what selects.
         tokens: the groups, by ascending id, which is canonical.
-        budget: a size for each group, instead of the stage's own.
+        budget: a size for each group; none where a set's own size is the budget.
     """
     lone = stage.select if isinstance(stage.select, Merger) and stage.by is None else None
-    if lone is not None and stage.rest == "merge" and not stage.keep.auto:
-        wanted = counts(stage.keep, tokens.universe.counts) if budget is None else budget
-        k = torch.minimum(wanted, tokens.universe.counts)
-        folded = lone.fold(tokens.only(lone.needs | {Evidence.SIZES}), k)
+    if lone is not None and stage.rest == "merge" and budget is not None:
+        k = torch.minimum(budget, tokens.universe.counts)
+        with lone.lent(tokens.only(lone.needs | {Evidence.SIZES})) as lent:
+            folded = lone.fold(lent, k)
         if folded is not None:
+            if folded[0].dtype != torch.bool or folded[0].shape != tokens.valid.shape:
+                raise ScoreError(
+                    f"'{lone.name}' folds to {folded[0].dtype} {list(folded[0].shape)}; "
+                    f"expected bool {list(tokens.valid.shape)}"
+                )
             # All that stays is its own best.
             shares: dict[Expression, Tensor] = dict.fromkeys([stage.select], (k > 0).double())
             return Selection(folded[0], k, shares), folded[1]
     return select(stage.select, tokens, stage.keep if budget is None else budget, stage.by), None
+
+
+def _check_kept(recipe: Recipe, stage: Stage, mask: Tensor, budget: Tensor | None) -> None:
+    """Raise unless exactly the budget of every group stays, if there is one.
+
+    Raises:
+        ScoreError: naming the formula, if a strategy or composer changed the tokens or the cut.
+    """
+    kept = mask.sum(dim=1)
+    if budget is not None and not torch.equal(kept, budget):
+        raise ScoreError(
+            f"'{recipe.formula(stage.select)}' at {stage.at} kept {kept.tolist()} tokens of its groups, where "
+            f"the budget {stage.keep} is {budget.tolist()}: a strategy or composer in it changed the tokens "
+            "that it was given, or the cut"
+        )
+
+
+def _check_reduction(merger: Merger, mask: Tensor, reduction: object) -> Reduction:
+    """Return what a merger answered, if it maps every token to one of the kept ones or to none.
+
+    Raises:
+        ScoreError: naming the strategy, if it is anything else.
+    """
+    if not isinstance(reduction, Reduction):
+        raise ScoreError(f"'{merger.name}' returned {type(reduction).__name__}; assign returns a Reduction")
+    slot, weight = reduction.slot, reduction.weight
+    if slot.shape != mask.shape or weight.shape != mask.shape or slot.dtype != torch.int64:
+        raise ScoreError(
+            f"'{merger.name}' returned slots as {slot.dtype} {list(slot.shape)} with weights {list(weight.shape)}; "
+            f"expected int64 and one a token, {list(mask.shape)}"
+        )
+    beyond = (slot >= mask.sum(dim=1, keepdim=True)).any() | (slot < -1).any() | ~weight.isfinite().all()
+    if bool(beyond):
+        raise ScoreError(
+            f"'{merger.name}' returned slots that are no number of a kept token, or weights that are not finite"
+        )
+    return reduction
 
 
 def _outcome(
@@ -208,7 +255,10 @@ def _outcome(
         return StageOutcome(keep, target, weight, merges=False)
     # Groups are built by ascending id, so the tokens are canonical already.
     if reduction is None and isinstance(stage.select, Merger):
-        reduction = stage.select.assign(tokens.only(stage.select.needs | {Evidence.SIZES}), chosen.mask.sum(dim=1))
+        with stage.select.lent(tokens.only(stage.select.needs | {Evidence.SIZES})) as lent:
+            reduction = stage.select.assign(lent, chosen.mask.sum(dim=1))
+    if isinstance(stage.select, Merger):
+        reduction = _check_reduction(stage.select, chosen.mask, reduction)
     if reduction is None:
         nearest_kept = nearest(tokens.features, chosen.mask)
         reduction = Reduction.merge(tokens.universe, chosen.mask, nearest_kept, tokens.sizes)
