@@ -1,5 +1,7 @@
 """`tokensieve report`: from the folder of a study to a page."""
 
+from pathlib import Path
+
 import pytest
 from tests.study import synthetic
 
@@ -31,6 +33,51 @@ def test_a_folder_becomes_a_page(cli, run):
     assert "OutOfMemoryError: too much" in page
     # Its task is no plugin's, so there are no pictures, and that is said.
     assert "no task is named 'shapes'" in result.stderr
+
+
+MARK = """
+from pathlib import Path
+Path("ran").touch()
+"""
+
+
+def test_reading_a_report_runs_no_code_unless_asked(cli, run):
+    store = Store(run)
+    (run.parent.parent / "evil_plugin.py").write_text(MARK)
+    for plugins in ("[evil_plugin]", "evil_plugin"):
+        store.begin(f"name: little\nplugins: {plugins}\n", store.plan())
+        result = cli("report", run, "--samples", 1)
+        assert result.exit_code == 0, result.output
+        assert not Path("ran").exists()
+        assert "plugins that are not installed (evil_plugin)" in result.stderr
+        assert "--plugins" in result.stderr
+    assert cli("report", run, "--samples", 1, "--plugins").exit_code == 0
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "study.yaml", "failures"])
+def test_a_file_that_cannot_be_read_is_named(cli, run, name):
+    file = next((run / name).iterdir()) if name == "failures" else run / name
+    file.write_bytes(b"\xff{")
+    result = cli("report", run)
+    assert result.exit_code == 1
+    assert str(file) in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_cells_that_are_gone_are_told(cli, run):
+    [first, second, *_] = Store(run).keys()
+    (run / "cells" / f"{first}.parquet").unlink()
+    damaged = run / "cells" / f"{second}.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    result = cli("report", run)
+    assert result.exit_code == 0, result.output
+    assert "Incomplete study: 3 of" in result.stderr
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert "every cell of the study finished" not in page
+    assert f"cell {first}" in page
+    assert "is damaged" in page
+    assert str(run) not in page
 
 
 def test_a_study_without_finished_cells_is_refused(cli, tmp_path):

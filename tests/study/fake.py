@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -76,6 +77,13 @@ class Long(Colours):
     longest: int = 3
 
 
+class NoTextError(Exception):
+    """An error that has no text."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
 class Faulty(Scorer):
     """Fails in the way it is told."""
 
@@ -94,6 +102,12 @@ class Faulty(Scorer):
                 raise ValueError("a plugin's own mistake")
             case "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            case "exit":
+                sys.exit(0)
+            case "generator exit":
+                raise GeneratorExit
+            case "unreadable":
+                raise NoTextError
             case "memory of the machine":
                 raise MemoryError
             case "once":

@@ -122,6 +122,9 @@ class Made:
     def failures(self):
         return list(self.failed)
 
+    def damaged(self):
+        return {}
+
     def plan(self):
         skipped = {"model": "small-b", "role": "downsampled", "of": None, "keep": None, "reason": "one size of picture"}
         return {"keys": list(self.content), "skipped": [skipped]}

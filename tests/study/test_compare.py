@@ -92,6 +92,37 @@ def test_a_dry_run_counts_what_a_run_counts(cli, study, registry):
     assert (after.left, after.flops, after.seconds) == (0, 0, 0)
 
 
+def test_a_task_with_a_decimal_setting_runs(cli, study):
+    file = study(tasks="[{use: colours, questions: 2, slow: 0.001}]", recipes="[]")
+    assert cli(file, "--out", "runs/x", "--dry-run").exit_code == 0
+    result = cli(file, "--out", "runs/x")
+    assert result.exit_code == 0, result.output
+    assert Study.loads(Store("runs/x").study()).tasks[0].settings["slow"] == 0.001
+
+
+def test_a_damaged_cell_is_run_again_and_named(cli, study):
+    cli(study(recipes="[]"), "--out", "runs/x")
+    store = Store("runs/x")
+    first, second, *_ = store.keys()
+    Path(f"runs/x/cells/{first}.parquet").write_bytes(b"")
+    Path(f"runs/x/cells/{second}.parquet").unlink()
+    count = len(store.plan()["keys"])
+    result = cli(study(recipes="[]"), "--out", "runs/x")
+    assert result.stdout.splitlines()[-1].startswith(f"runs/x: 2 cells run, {count - 2} were there")
+    assert f"runs/x/cells/{first}.parquet is empty" in result.stderr
+    assert set(store.keys()) == set(store.plan()["keys"])
+
+
+def test_the_exit_code_tells_of_planned_cells_that_did_not_run(cli, study, monkeypatch):
+    """Whatever an engine says: what counts is what is in the folder."""
+    from tokensieve.cli import studies
+
+    monkeypatch.setattr(studies, "run_local", lambda *_: studies.Summary())
+    result = cli(study(recipes="[]"), "--out", "runs/x")
+    assert result.exit_code == 1
+    assert "planned cells have no result" in result.stdout
+
+
 def test_failures_are_said_and_exit_with_one(cli, study):
     bad = "{name: bad, strategies: {f: {use: faulty}}, select: f}"
     result = cli(study(recipes=f"[{bad}]"), "--out", "runs/x")

@@ -66,6 +66,9 @@ def test_what_is_finished_is_not_run_again(jobs, store, registry):
         ("raise", "ValueError: a plugin's own mistake"),
         ("memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
         ("memory of the machine", "MemoryError"),
+        ("exit", "SystemExit: 0"),
+        ("generator exit", "GeneratorExit"),
+        ("unreadable", "NoTextError: its text cannot be read, because of a RuntimeError"),
     ],
 )
 def test_a_failure_costs_its_cell(planned, store, registry, how, reason):

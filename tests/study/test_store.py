@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokensieve.errors import StudyError
+from tokensieve.study import cell_file
 from tokensieve.study import store as module
+from tokensieve.study.cell_file import METADATA, schema
 from tokensieve.study.rows import Failure, Row
-from tokensieve.study.store import METADATA, Store, schema
+from tokensieve.study.store import Store
 
 from .made import cell, row, write_forever
 
@@ -151,10 +153,10 @@ def test_what_is_no_store(tmp_path, store):
         store.read("0" * 32)
     file = Path(store.path, "cells", f"{'0' * 32}.parquet")
     file.write_bytes(b"no parquet")
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(StudyError, match="no whole Parquet file"):
         store.read("0" * 32)
     pq.write_table(pa.table({"a": [1]}), file)
-    with pytest.raises(StudyError, match="not written by tokensieve"):
+    with pytest.raises(StudyError, match="not written by this version of tokensieve"):
         store.read("0" * 32)
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="nothing can be written"):
@@ -162,11 +164,111 @@ def test_what_is_no_store(tmp_path, store):
 
 
 def test_other_versions_are_told_apart(store, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", "tokensieve.cell/0")
+    monkeypatch.setattr(cell_file, "FORMAT", "tokensieve.cell/0")
     store.write(cell(), [row()])
     monkeypatch.undo()
     with pytest.raises(StudyError, match="another version"):
         store.read(cell().key)
+
+
+# Damage
+
+
+def damaged_copies(content, draw):
+    """Return copies of a file that are not the file."""
+    yield b""
+    for _ in range(20):
+        yield content[: draw.randrange(len(content))]
+    for _ in range(200):
+        place = draw.randrange(len(content))
+        yield content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :]
+    for _ in range(20):
+        first, last = sorted(draw.sample(range(len(content)), 2))
+        yield content[:first] + bytes(last - first) + content[last:]
+    yield content + b"more"
+    yield content[:100] + content
+
+
+def test_a_damaged_file_is_no_finished_cell_and_is_named(store):
+    store.write(cell(), [row(i, answer="word " * i) for i in range(20)])
+    file = Path(store.path, "cells", f"{cell().key}.parquet")
+    whole = file.read_bytes()
+    for content in damaged_copies(whole, random.Random(5)):  # noqa: S311 - places, no secrets
+        if content == whole:
+            continue
+        file.write_bytes(content)
+        with pytest.raises(StudyError, match=f"{file} .*run the study again") as caught:
+            store.read(cell().key)
+        again = Store(store.path)
+        assert not again.has(cell().key)
+        assert (again.finished(), again.keys(), list(again.cells())) == (set(), [], [])
+        assert again.damaged() == {cell().key: str(caught.value)}
+
+
+def test_the_damage_of_a_file_that_was_read_before_is_seen(store):
+    store.write(cell(), [row()])
+    assert store.finished() == {cell().key}
+    file = Path(store.path, "cells", f"{cell().key}.parquet")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert store.finished() == set()
+    assert not store.has(cell().key)
+
+
+def test_a_damaged_file_is_replaced_and_kept_aside(store):
+    file = Path(store.path, "cells", f"{cell().key}.parquet")
+    file.write_bytes(b"PAR1")
+    assert store.write(cell(), [row()])
+    assert store.read(cell().key) == (cell(), [row()])
+    assert names(store, "cells") == [file.name, f"{file.name}.damaged"]
+    assert store.damaged() == {}
+
+
+def test_another_cell_s_file_is_not_this_cell_s(store):
+    store.write(cell(), [row()])
+    file, other = (Path(store.path, "cells", f"{digit * 32}.parquet") for digit in "01")
+    other.write_bytes(file.read_bytes())
+    assert store.finished() == {"0" * 32}
+    with pytest.raises(StudyError, match=rf"{other} holds another cell, {'0' * 32}: gsp of m on t"):
+        store.read("1" * 32)
+
+
+def test_a_damaged_file_elsewhere_is_seen(remote):
+    remote.write(cell(), [row()])
+    place = f"{remote._root}/cells/{cell().key}.parquet"
+    remote._fs.pipe_file(place, remote._fs.cat_file(place)[:-9])
+    assert not remote.has(cell().key)
+    assert remote.write(cell(), [row(1)])
+    assert remote.read(cell().key)[1] == [row(1)]
+
+
+BROKEN = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"keys": 3}', b'{"keys": [1]}', b'{"keys": ["a"], "skipped": [1]}']
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_plan_names_itself(store, content):
+    file = Path(store.path, "plan.json")
+    file.write_bytes(content)
+    for call in (store.plan, store.keys, store.failures):
+        with pytest.raises(StudyError, match=f"{file} cannot be read"):
+            call()
+
+
+@pytest.mark.parametrize("content", [*BROKEN, b'{"cell": {}, "reason": "", "trace": ""}'])
+def test_a_broken_failure_names_itself_and_its_cell_is_tried_again(store, content):
+    file = Path(store.path, "failures", f"{cell().key}.json")
+    file.write_bytes(content)
+    with pytest.raises(StudyError, match=f"{file} cannot be read"):
+        store.failures()
+    assert not store.failed_since(cell().key, 0)
+    store.write_failure(Failure(cell(), "no", ""))
+    assert [one.reason for one in store.failures()] == ["no"]
+
+
+def test_a_broken_study_names_itself(store):
+    file = Path(store.path, "study.yaml")
+    file.write_bytes(b"name: \xff")
+    with pytest.raises(StudyError, match=f"{file} cannot be read"):
+        store.study()
 
 
 def test_what_a_killed_writer_left_is_cleared_when_it_is_old(store):

@@ -21,8 +21,12 @@ def report(
     samples: Annotated[
         int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")
     ] = VIEWER_SAMPLES,
+    plugins: Annotated[
+        bool,
+        typer.Option("--plugins", help="Import the plugins that the study names, which runs their code from here."),
+    ] = False,
 ) -> None:
     """Write a study's report: one page that works offline, with tables and figures as files."""
     from tokensieve.cli.studies import report_study
 
-    console.echo(str(report_study(run_folder, out, samples, default_registry()).page))
+    console.echo(str(report_study(run_folder, out, samples, default_registry(), plugins).page))

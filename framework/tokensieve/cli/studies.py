@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
-from tokensieve.errors import RefusedError
+from tokensieve.errors import RefusedError, listing
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.planning.jobs import Plan, SkippedControl
@@ -24,6 +24,9 @@ from tokensieve.study.running.local_engine import run_local
 from tokensieve.study.spec.plugins import register_plugins
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
+
+CELL_NAMES = ("key", "model", "task", "method", "keep", "seed")
+"""What a plan says about each of its cells."""
 
 
 def run_study(study: Study, store: Store, registry: Registry, engine: str, workers: int, gpus: float) -> bool:
@@ -40,8 +43,9 @@ def run_study(study: Study, store: Store, registry: Registry, engine: str, worke
     except KeyboardInterrupt:
         console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
         raise typer.Exit(1) from None
-    console.echo(_summary_line(summary, store, plan.skipped))
-    return not summary.failed
+    left = {job.cell.key for job in plan.jobs} - store.finished()
+    console.echo(_summary_line(summary, store, plan.skipped, max(0, len(left) - len(summary.failed))))
+    return not summary.failed and not left
 
 
 def print_notes(plan: Plan) -> None:
@@ -62,8 +66,12 @@ def _run_plan(
 ) -> Summary:
     """Run the cells of a plan that are not finished, with progress on stderr."""
     keys = [job.cell.key for job in plan.jobs]
-    store.begin(study.dump(), {"keys": keys, "skipped": [asdict(one) for one in plan.skipped]})
+    cells = [{name: getattr(job.cell, name) for name in CELL_NAMES} for job in plan.jobs]
+    store.begin(study.dump(), {"keys": keys, "cells": cells, "skipped": [asdict(one) for one in plan.skipped]})
     finished = store.finished()
+    for key, problem in store.damaged().items():
+        if key in keys:
+            console.warn(f"its cell runs again: {problem}")
     left = [job for job in plan.jobs if job.cell.key not in finished]
     with _progress() as progress:
         task = progress.add_task("", total=len(left))
@@ -85,12 +93,14 @@ def _run_plan(
     return summary
 
 
-def _summary_line(summary: Summary, store: Store, skipped: Sequence[SkippedControl]) -> str:
+def _summary_line(summary: Summary, store: Store, skipped: Sequence[SkippedControl], unrun: int) -> str:
     parts = [f"{summary.done} cells run", f"{summary.cached} were there"]
     if skipped:
         parts.append(f"{len(skipped)} n/a")
     if summary.failed:
         parts.append(f"{len(summary.failed)} failed (reasons in {store.path}/failures; run it again to try them again)")
+    if unrun:
+        parts.append(f"{unrun} planned cells have no result (run it again)")
     return f"{store.path}: {', '.join(parts)}"
 
 
@@ -108,24 +118,36 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
-def report_study(run_folder: str, out: Path | None, samples: int, registry: Registry) -> WrittenReport:
+def report_study(
+    run_folder: str, out: Path | None, samples: int, registry: Registry, plugins: bool = False
+) -> WrittenReport:
     """Write the report of a study.
 
     Args:
         run_folder: the folder of the study, or an address that fsspec knows.
         out: the folder of the report; if none is given, `report` in `run_folder`.
         samples: how many questions the viewer shows.
-        registry: where names are looked up; the plugins of the study are registered in it.
+        registry: where names are looked up.
+        plugins: whether the plugins that the study names are imported, which runs their code, and registered.
 
     Raises:
-        StudyError: if there is no study, or no cell is finished.
+        StudyError: if there is no study, no cell is finished, or a file of the study cannot be read.
+        PluginError: if a plugin cannot be imported.
         RefusedError: if the study is on another machine and `out` is not given.
     """
     store = Store(run_folder)
     text = store.study()
     data = yaml_lines.read(text, f"{run_folder}/study.yaml").data
     settings = data if isinstance(data, dict) else {}
-    register_plugins([str(name) for name in settings.get("plugins", ())], registry)
+    named = settings.get("plugins") or []
+    names = [str(name) for name in (named if isinstance(named, list) else [named])]
+    if plugins:
+        register_plugins(names, registry)
+    elif unknown := set(names) - {plugin.name for plugin in registry.plugins}:
+        console.warn(
+            f"the study names plugins that are not installed ({listing(unknown)}); reading a report runs no code of a "
+            "folder, so what they add is not shown. If you trust them, add --plugins"
+        )
     if out is None and "://" in run_folder:
         raise RefusedError(f"{run_folder} is not on this machine; say where the report goes with --out")
     folder = Path(run_folder) / "report" if out is None else out
@@ -141,6 +163,8 @@ def report_study(run_folder: str, out: Path | None, samples: int, registry: Regi
             samples=samples,
             progress=lambda step: status.update(f"{step} ..."),
         )
+    if written.completeness.note:
+        console.warn(written.completeness.note)
     for problem in written.problems:
         console.warn(problem)
     return written

@@ -10,6 +10,9 @@ runs/x/study.yaml           the study, with its recipes written out
 
 A key is the hash of everything that decides a cell's rows, so two processes that write the same cell write the same
 rows. Claims only save work; correctness does not depend on them.
+
+A cell is finished if its file is whole: its checksum matches, and it holds the cell of its name. A file that is not is
+kept as `KEY.parquet.damaged` when the cell is written again.
 """
 
 from __future__ import annotations
@@ -22,17 +25,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokensieve.errors import StudyError, listing
-from tokensieve.study.rows import FORMAT, Cell, Failure, Row
+from tokensieve.errors import StudyError
+from tokensieve.study.cell_file import cell_of, decode_cell, decode_header, encode_cell
+from tokensieve.study.rows import Cell, Failure, Row
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-METADATA = b"tokensieve"
 STALE_SECONDS = 120.0
 """Seconds without a heartbeat after which a claim on an object store is void."""
 HEARTBEAT_SECONDS = 20.0
@@ -57,6 +57,7 @@ class Store:
         self._fs, self._root = fsspec.url_to_fs(self.path)
         self._root = self._root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._checked: dict[str, tuple[tuple[Any, ...], str | None]] = {}
 
     @property
     def address(self) -> str:
@@ -73,41 +74,38 @@ class Store:
 
     def finished(self) -> set[str]:
         """Return the keys of all finished cells, also of those of earlier plans and versions of the code."""
-        return set(self._names("cells", ".parquet"))
+        return {key for key, problem in self._problems().items() if problem is None}
+
+    def damaged(self) -> dict[str, str]:
+        """Return what is wrong with the files of cells that cannot be used, by key; see `finished`."""
+        return {key: problem for key, problem in self._problems().items() if problem is not None}
 
     def has(self, key: str) -> bool:
         """Return whether a cell is finished."""
-        if self._local:
-            return Path(self._root, "cells", f"{key}.parquet").exists()
         # Other processes may have written since the folder was listed.
         self._fs.invalidate_cache()
-        return bool(self._fs.exists(f"{self._root}/cells/{key}.parquet"))
+        try:
+            return self._problem(key, self._fs.info(self._cell_path(key))) is None
+        except FileNotFoundError:
+            return False
 
     def cells(self) -> Iterator[Cell]:
         """Yield the cells of `keys`, without their rows."""
-        import pyarrow.parquet as pq
-
         for key in self.keys():
-            with self._open(f"cells/{key}.parquet") as file:
-                yield _cell(pq.read_schema(file).metadata, key)
+            yield decode_header(self._fs.cat_file(self._cell_path(key)), key, self._shown(f"cells/{key}.parquet"))
 
     def read(self, key: str) -> tuple[Cell, list[Row]]:
         """Return a finished cell and its rows.
 
         Raises:
-            StudyError: if there is no such cell, or its file cannot be read.
+            StudyError: if there is no such cell, or its file cannot be used.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
-            with self._open(f"cells/{key}.parquet") as file:
-                table = pq.read_table(file)
+            content = self._fs.cat_file(self._cell_path(key))
         except FileNotFoundError:
-            raise StudyError(f"{self.path} has no cell {key}; it has {len(self.keys())} cells") from None
-        except pa.ArrowInvalid as error:
-            raise StudyError(f"the cell {key} of {self.path} cannot be read: {error}; remove its file") from None
-        return _cell(table.schema.metadata, key), [_row(line) for line in table.to_pylist()]
+            count = len(self._names("cells", ".parquet"))
+            raise StudyError(f"{self.path} has no cell {key}; it has {count} cells") from None
+        return decode_cell(content, key, self._shown(f"cells/{key}.parquet"))
 
     def failures(self) -> list[Failure]:
         """Return the failures of the cells of the latest plan that did not finish."""
@@ -118,22 +116,22 @@ class Store:
             if key in finished or (planned is not None and key not in planned):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                data = json.loads(self._text(f"failures/{key}.json"))
-                found.append(Failure(_cell_of(data["cell"]), data["reason"], data["trace"]))
+                found.append(self._failure(key))
         return found
 
     def failed_since(self, key: str, moment: float) -> bool:
-        """Return whether a cell failed after a moment, in seconds since 1970."""
+        """Return whether a cell failed after a moment, in seconds since 1970; false if its file cannot be read."""
         try:
-            return float(json.loads(self._text(f"failures/{key}.json"))["at"]) > moment
-        except FileNotFoundError:
+            return float(self._json(f"failures/{key}.json")["at"]) > moment
+        except (FileNotFoundError, StudyError, KeyError, TypeError, ValueError):
+            # The cell is tried again, which replaces the file.
             return False
 
     def study(self) -> str:
         """Return the study as YAML.
 
         Raises:
-            StudyError: if none was written.
+            StudyError: if none was written, or the file is no text.
         """
         try:
             return self._text("study.yaml")
@@ -141,11 +139,22 @@ class Store:
             raise StudyError(f"{self.path} is no folder of a study: it has no study.yaml") from None
 
     def plan(self) -> dict[str, Any]:
-        """Return the latest plan: the `keys` of its cells and `skipped` controls; empty if no plan was written."""
+        """Return the latest plan; empty if no plan was written.
+
+        It has the `keys` of its cells, `cells` that name the model, task, method, budget and seed of each key, and the
+        `skipped` controls.
+
+        Raises:
+            StudyError: if the file is no plan.
+        """
         try:
-            plan: dict[str, Any] = json.loads(self._text("plan.json"))
+            plan = self._json("plan.json")
         except FileNotFoundError:
             return {}
+        for name, kind in (("keys", str), ("skipped", dict), ("cells", dict)):
+            entries = plan.get(name, [])
+            if not isinstance(entries, list) or not all(isinstance(one, kind) for one in entries):
+                raise self._unusable("plan.json", f"`{name}` is not what a plan has")
         return plan
 
     # Writing
@@ -174,7 +183,11 @@ class Store:
         Raises:
             OSError: if it cannot be written, such as on a full disk. No partial file is left.
         """
-        written = self._write_file(f"cells/{cell.key}.parquet", _parquet(cell, rows), replace=False)
+        name = f"cells/{cell.key}.parquet"
+        content = encode_cell(cell, rows)
+        if self._fs.exists(f"{self._root}/{name}") and not self.has(cell.key):
+            self._fs.mv(f"{self._root}/{name}", f"{self._root}/{name}.damaged")
+        written = self._write_file(name, content, replace=False)
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/failures/{cell.key}.json")
         return written
@@ -210,12 +223,75 @@ class Store:
         names = sorted(str(path).rpartition("/")[2] for path in found)
         return [name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")]
 
-    def _open(self, name: str) -> Any:
-        return self._fs.open(f"{self._root}/{name}", "rb")
+    def _cell_path(self, key: str) -> str:
+        return f"{self._root}/cells/{key}.parquet"
+
+    def _shown(self, name: str) -> str:
+        """Return the path of a file for messages."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+    def _problems(self) -> dict[str, str | None]:
+        """Return what is wrong with each cell's file, by key; none if it is whole."""
+        try:
+            listed = self._fs.ls(f"{self._root}/cells", detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        except TypeError:
+            # Not every file system has `refresh`.
+            listed = self._fs.ls(f"{self._root}/cells", detail=True)
+        infos = {str(info["name"]).rpartition("/")[2]: info for info in listed}
+        found = {}
+        for name in sorted(infos):
+            if name.endswith(".parquet") and not name.startswith("."):
+                key = name.removesuffix(".parquet")
+                with contextlib.suppress(FileNotFoundError):
+                    found[key] = self._problem(key, infos[name])
+        return found
+
+    def _problem(self, key: str, info: dict[str, Any]) -> str | None:
+        """Return what is wrong with a cell's file, or none; a file that did not change is not read again."""
+        stamp = tuple(info.get(name) for name in ("size", "mtime", "ino", "ETag", "LastModified", "created"))
+        if self._checked.get(key, ((), None))[0] != stamp:
+            problem = None
+            try:
+                decode_header(self._fs.cat_file(self._cell_path(key)), key, self._shown(f"cells/{key}.parquet"))
+            except StudyError as error:
+                problem = str(error)
+            self._checked[key] = (stamp, problem)
+        return self._checked[key][1]
 
     def _text(self, name: str) -> str:
         content: bytes = self._fs.cat_file(f"{self._root}/{name}")
-        return content.decode()
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise self._unusable(name, str(error)) from None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        text = self._text(name)
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self._unusable(name, str(error) if text.strip() else "it is empty") from None
+        if not isinstance(data, dict):
+            raise self._unusable(name, "it is no JSON object")
+        return data
+
+    def _failure(self, key: str) -> Failure:
+        name = f"failures/{key}.json"
+        data = self._json(name)
+        try:
+            failure = Failure(cell_of(data["cell"]), str(data["reason"]), str(data["trace"]))
+        except (StudyError, KeyError, TypeError, AttributeError) as error:
+            raise self._unusable(name, f"{type(error).__name__}: {error}") from None
+        if failure.cell.key != key:
+            raise self._unusable(name, f"it is about another cell, {failure.cell.key}")
+        return failure
+
+    def _unusable(self, name: str, why: str) -> StudyError:
+        return StudyError(
+            f"{self._shown(name)} cannot be read: {why}; remove it, and run `tokensieve compare` again to write it anew"
+        )
 
     def _write_file(self, name: str, content: bytes, replace: bool) -> bool:
         if self._local:
@@ -322,65 +398,3 @@ def write_atomically(file: Path, content: bytes, replace: bool) -> bool:
         return True
     finally:
         part.unlink(missing_ok=True)
-
-
-def schema() -> pa.Schema:
-    """Return the columns of a cell's file: the fields of `Row`, in their order."""
-    import pyarrow as pa
-
-    kinds: dict[str, pa.DataType] = {
-        "str": pa.string(),
-        "int": pa.int64(),
-        "float": pa.float64(),
-        "int | None": pa.int64(),
-        "float | None": pa.float64(),
-        "dict[str, float]": pa.map_(pa.string(), pa.float64()),
-        "tuple[int, ...]": pa.list_(pa.int32()),
-        "tuple[tuple[int, ...], ...]": pa.list_(pa.list_(pa.int32())),
-        "tuple[dict[str, float], ...]": pa.list_(pa.map_(pa.string(), pa.float64())),
-    }
-    return pa.schema([pa.field(one.name, kinds[str(one.type)]) for one in fields(Row)])
-
-
-def _parquet(cell: Cell, rows: Sequence[Row]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Field by field, because `asdict` copies every id separately.
-    columns = {one.name: [getattr(row, one.name) for row in rows] for one in fields(Row)}
-    for name in ("grades", "shares"):
-        columns[name] = [_pairs(value) for value in columns[name]]
-    metadata = {METADATA: json.dumps({"format": FORMAT, **asdict(cell)}).encode()}
-    table = pa.table(columns, schema=schema().with_metadata(metadata))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _pairs(value: Any) -> Any:
-    return list(value.items()) if isinstance(value, dict) else [list(one.items()) for one in value]
-
-
-def _row(line: dict[str, Any]) -> Row:
-    line["grades"] = dict(line["grades"])
-    line["shares"] = tuple(dict(one) for one in line["shares"])
-    line["per_layer"] = tuple(line["per_layer"])
-    line["kept"] = tuple(tuple(one) for one in line["kept"])
-    return Row(**line)
-
-
-def _cell(metadata: dict[bytes, bytes] | None, key: str) -> Cell:
-    if metadata is None or METADATA not in metadata:
-        raise StudyError(f"the file of the cell {key} was not written by tokensieve")
-    data = json.loads(metadata[METADATA])
-    if data.pop("format") != FORMAT:
-        raise StudyError(f"the cell {key} was written by another version of tokensieve; this one reads {FORMAT}")
-    return _cell_of(data)
-
-
-def _cell_of(data: dict[str, Any]) -> Cell:
-    known = {one.name for one in fields(Cell)}
-    if set(data) - known:
-        raise StudyError(f"a cell has no {listing(set(data) - known)}; it was written by another version of tokensieve")
-    grid = data["grid"]
-    return Cell(**{**data, "grid": None if grid is None else (grid[0], grid[1]), "notes": tuple(data["notes"])})

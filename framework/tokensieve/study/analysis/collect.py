@@ -28,8 +28,15 @@ class Results(Protocol):
         """Return the cells that did not finish."""
         raise NotImplementedError
 
+    def damaged(self) -> Mapping[str, str]:
+        """Return what is wrong with the files of cells that cannot be used, by key."""
+        raise NotImplementedError
+
     def plan(self) -> Mapping[str, Any]:
-        """Return `keys` of all cells in the study's order, and `skipped` controls; empty without a plan."""
+        """Return `keys` of all cells in the study's order, `cells` that name them, and `skipped` controls.
+
+        It is empty without a plan.
+        """
         raise NotImplementedError
 
 

@@ -8,12 +8,13 @@ within a comparison; otherwise it is `open`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tokensieve.plugins.registry import Registry
 from tokensieve.study.analysis import significance
+from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.comparison import Arm, Block, Comparison
 from tokensieve.study.analysis.matching import MatchedControl, matched_controls
 from tokensieve.study.analysis.measured import Floats, Mask
@@ -110,6 +111,7 @@ class Findings:
         inverses: the difference of every method to its inverse.
         detectable: the smallest difference that these samples detect with a power of 80 %, or none.
         structures: the structure of each method, by name.
+        uncomputed: why an attribute could not be computed, by its name; such an attribute is empty.
     """
 
     comparison: Comparison
@@ -120,10 +122,11 @@ class Findings:
     inverses: tuple[InverseDifference, ...]
     detectable: float | None
     structures: Mapping[str, MethodStructure]
+    uncomputed: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_findings(comparison: Comparison, registry: Registry) -> Findings:
-    """Return the findings of a comparison.
+    """Return the findings of a comparison. What cannot be computed is empty, and its reason is in `uncomputed`.
 
     Args:
         comparison: the comparison.
@@ -132,15 +135,17 @@ def make_findings(comparison: Comparison, registry: Registry) -> Findings:
     """
     structures = method_structures(comparison, registry)
     methods = [arm for arm in comparison.arms if arm.role == "method" and arm.keep is not None]
+    why: dict[str, str] = {}
     return Findings(
         comparison=comparison,
-        controls=_best_control_differences(comparison, methods),
-        plain=_plain_differences(comparison, methods),
-        compositions=_compositions(comparison, methods, structures),
-        attention=_attention_differences(comparison, methods, structures),
-        inverses=_inverse_differences(comparison, methods),
-        detectable=_detectable(comparison, methods),
+        controls=attempt(lambda: _best_control_differences(comparison, methods), (), "controls", why),
+        plain=attempt(lambda: _plain_differences(comparison, methods), (), "plain", why),
+        compositions=attempt(lambda: _compositions(comparison, methods, structures), (), "compositions", why),
+        attention=attempt(lambda: _attention_differences(comparison, methods, structures), (), "attention", why),
+        inverses=attempt(lambda: _inverse_differences(comparison, methods), (), "inverses", why),
+        detectable=attempt(lambda: _detectable(comparison, methods), None, "detectable", why),
         structures=structures,
+        uncomputed=why,
     )
 
 

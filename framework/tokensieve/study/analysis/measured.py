@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tokensieve.tasks.base import columns
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,7 @@ class MeasuredCell:
             cell=cell,
             # Many cells have the same names and answers, so each text is kept in memory once.
             samples=tuple(intern(row.sample) for row in rows),
-            kinds=tuple(intern(row.kind) for row in rows),
+            kinds=tuple(intern(encodable(row.kind)) for row in rows),
             images=tuple(intern(row.image) for row in rows),
             answers=tuple(intern(row.answer) for row in rows),
             correct=column(lambda row: row.correct),
@@ -142,6 +145,11 @@ class MeasuredCell:
             kept=KeptIds.of([row.kept for row in rows]),
             shares=tuple(row.shares for row in rows),
         )
+
+
+def encodable(text: str) -> str:
+    """Return text with a replacement character for every lone surrogate: neither files nor figures can hold one."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _start(ends: Integers, index: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.comparison import Arm, Comparison
 from tokensieve.study.analysis.findings import Findings, MethodDifference
 from tokensieve.study.analysis.significance import PairedDifference, half_width
@@ -18,6 +19,8 @@ from tokensieve.study.report.tables.differences import (
 )
 from tokensieve.study.report.tables.ranks import rank_table, ranks_of, transfer_table, two_digits
 from tokensieve.study.report.tables.values import Table, method_label, points_text
+
+TRANSFER = "Does the order of methods carry over to another model?"
 
 
 @dataclass(frozen=True)
@@ -54,33 +57,98 @@ class Question:
     tables: tuple[Table, ...] = field(default=())
 
 
-def answer_questions(all_findings: Sequence[Findings]) -> list[Question]:
-    """Return all questions with their answers.
+@dataclass(frozen=True)
+class _QuestionKind:
+    """A question, and how it is answered for a comparison.
+
+    Attributes:
+        name: the name for links.
+        text: the question.
+        needs: the attributes of findings that the answer is made of.
+        answer: makes the answer.
+        table: makes the table behind it.
+    """
+
+    name: str
+    text: str
+    needs: tuple[str, ...]
+    answer: Callable[[Findings], Answer]
+    table: Callable[[Findings], Table | None]
+
+
+def answer_questions(all_findings: Sequence[Findings], note: str = "") -> list[Question]:
+    """Return all questions with their answers. An answer that cannot be computed says why.
 
     With several models, one of them is whether the order of methods carries over.
+
+    Args:
+        all_findings: the findings, one for each comparison.
+        note: a sentence that ends every answer, such as that the study is incomplete.
     """
-    specs: tuple[tuple[str, str, Callable[[Findings], Answer], Callable[[Findings], Table | None]], ...] = (
-        ("best-control", "Does any method beat the best control?", _best_control, control_table),
-        ("plain", "Does any method beat both uniform and random?", _plain, plain_table),
-        ("compositions", "Does a composition beat each of its operands?", _compositions, composition_table),
-        ("attention", "Where do methods that judge by attention fall behind?", _attention, attention_table),
-        ("inverses", "Do scores point the right way?", _inverses, inverse_table),
-        ("order", "How sure is the order?", _order, rank_table),
-        ("certainty", "What can this study show at all?", _certainty, lambda _: None),
+    kinds = (
+        _QuestionKind(
+            "best-control", "Does any method beat the best control?", ("controls",), _best_control, control_table
+        ),
+        _QuestionKind("plain", "Does any method beat both uniform and random?", ("plain",), _plain, plain_table),
+        _QuestionKind(
+            "compositions",
+            "Does a composition beat each of its operands?",
+            ("compositions",),
+            _compositions,
+            composition_table,
+        ),
+        _QuestionKind(
+            "attention",
+            "Where do methods that judge by attention fall behind?",
+            ("controls", "attention"),
+            _attention,
+            attention_table,
+        ),
+        _QuestionKind("inverses", "Do scores point the right way?", ("inverses",), _inverses, inverse_table),
+        _QuestionKind("order", "How sure is the order?", (), _order, rank_table),
+        _QuestionKind("certainty", "What can this study show at all?", ("detectable",), _certainty, lambda _: None),
     )
-    questions = [
-        Question(
-            name,
-            text,
-            tuple(answer(findings) for findings in all_findings),
-            tuple(table for findings in all_findings if (table := make_table(findings)) is not None),
-        )
-        for name, text, answer, make_table in specs
-    ]
-    transfers = order_transfers([findings.comparison for findings in all_findings])
-    if transfers:
-        questions.insert(-1, _transfer(transfers))
+    questions = []
+    for kind in kinds:
+        found = [_answer(kind, findings) for findings in all_findings]
+        tables = tuple(table for _, table in found if table is not None)
+        questions.append(Question(kind.name, kind.text, tuple(answer for answer, _ in found), tables))
+    transfer = _transfer_question(all_findings)
+    if transfer is not None:
+        questions.insert(-1, transfer)
+    if note:
+        questions = [
+            replace(one, answers=tuple(replace(answer, text=f"{answer.text} {note}") for answer in one.answers))
+            for one in questions
+        ]
     return questions
+
+
+def _answer(kind: _QuestionKind, findings: Findings) -> tuple[Answer, Table | None]:
+    """Return the answer to a question with its table, or why it cannot be computed."""
+    why = {name: findings.uncomputed[name] for name in kind.needs if name in findings.uncomputed}
+    nothing: tuple[Answer | None, Table | None] = (None, None)
+    if not why:
+        answer, table = attempt(lambda: (kind.answer(findings), kind.table(findings)), nothing, kind.name, why)
+        if answer is not None:
+            return answer, table
+    return Answer(findings.comparison.title, uncomputed_text(why)), None
+
+
+def uncomputed_text(why: Mapping[str, str]) -> str:
+    """Return the sentence that says why something cannot be computed."""
+    return f"This cannot be computed: {'; '.join(dict.fromkeys(why.values()))}"
+
+
+def _transfer_question(all_findings: Sequence[Findings]) -> Question | None:
+    why: dict[str, str] = {}
+    nothing: tuple[OrderTransfer, ...] = ()
+    transfers = attempt(
+        lambda: order_transfers([findings.comparison for findings in all_findings]), nothing, "transfer", why
+    )
+    if transfers:
+        return _transfer(transfers)
+    return Question("transfer", TRANSFER, (Answer("All models", uncomputed_text(why)),)) if why else None
 
 
 def _best_control(findings: Findings) -> Answer:
@@ -216,7 +284,7 @@ def _transfer(carried: Sequence[OrderTransfer]) -> Question:
         tasks.setdefault((one.first.task, one.first.card_hash), []).append(one)
     return Question(
         "transfer",
-        "Does the order of methods carry over to another model?",
+        TRANSFER,
         tuple(Answer(title, _agreement(found)) for title, found in pairs.items()),
         tuple(transfer_table(found) for found in tasks.values()),
     )

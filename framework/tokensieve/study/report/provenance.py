@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokensieve.study.analysis.collect import Results
 from tokensieve.study.analysis.comparison import Comparison
+from tokensieve.study.analysis.completeness import Completeness
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.rows import Cell
 
@@ -37,7 +37,7 @@ class MissingResult:
         model: the name of the model.
         what: the method or control.
         keeps: the budgets.
-        reason: why: it failed, does not apply, or has nothing to be compared with.
+        reason: why: it failed, did not run, does not apply, or has nothing to be compared with.
     """
 
     model: str
@@ -46,16 +46,21 @@ class MissingResult:
     reason: str
 
 
-def missing_results(results: Results, comparisons: Sequence[Comparison]) -> list[MissingResult]:
-    """Return failures, controls that do not apply, and cells that are not compared; equal reasons are joined."""
+def missing_results(
+    plan: Mapping[str, Any], completeness: Completeness, comparisons: Sequence[Comparison]
+) -> list[MissingResult]:
+    """Return planned cells without a result, controls that do not apply, and cells that are not compared.
+
+    Equal reasons are joined.
+    """
     found: dict[tuple[str, str, str], list[str]] = {}
-    for failure in results.failures():
-        cell = failure.cell
-        found.setdefault((cell.model, _what(cell), failure.reason), []).append(cell.keep or "all tokens")
-    for skipped in results.plan().get("skipped", ()):
-        what = skipped["role"] if skipped.get("of") is None else f"{skipped['role']} {skipped['of']}"
-        reason = f"n/a: {str(skipped['reason']).removeprefix('n/a: ')}"
-        found.setdefault((str(skipped["model"]), what, reason), []).append(skipped.get("keep") or "all")
+    for cell in completeness.unfinished:
+        found.setdefault((cell.model, cell.what, cell.reason), []).append(cell.keep or "all tokens")
+    for skipped in plan.get("skipped", ()):
+        role = str(skipped.get("role", "?"))
+        what = role if skipped.get("of") is None else f"{role} {skipped['of']}"
+        reason = f"n/a: {str(skipped.get('reason', '')).removeprefix('n/a: ')}"
+        found.setdefault((str(skipped.get("model", "?")), what, reason), []).append(str(skipped.get("keep") or "all"))
     listed = [
         MissingResult(model, what, ", ".join(dict.fromkeys(keeps)), reason)
         for (model, what, reason), keeps in found.items()
@@ -125,11 +130,6 @@ def comparability_warnings(all_findings: Sequence[Findings]) -> list[str]:
                 "table together."
             )
     return messages
-
-
-def _what(cell: Cell) -> str:
-    seed = "" if cell.seed is None else f", seed {cell.seed}"
-    return f"{cell.method}{seed} on {cell.task}"
 
 
 def _notes(cells: Sequence[Cell]) -> tuple[tuple[str, ...], ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from tokensieve.errors import TokensieveError
 from tokensieve.plugins.registry import Registry
@@ -89,8 +92,13 @@ def _entries_by_name(study: str) -> dict[str, TaskEntry]:
     data = yaml_lines.read(study, "study.yaml").data if study else None
     entries = data.get("tasks") if isinstance(data, dict) else None
     # In a stored study, all tasks are mappings.
-    named = [one for one in entries or () if isinstance(one, dict) and {"name", "use"} <= set(one)]
-    return {one["name"]: TaskEntry.of(one) for one in named}
+    found = {}
+    for one in entries if isinstance(entries, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("use"), str):
+            # Without a valid entry, a task is built from its card.
+            with contextlib.suppress(ValidationError):
+                found[one["name"]] = TaskEntry.of(one)
+    return found
 
 
 def _entry_from_card(comparison: Comparison, registry: Registry) -> TaskEntry:

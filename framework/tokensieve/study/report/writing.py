@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import Registry
+from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.collect import Results, collect
+from tokensieve.study.analysis.comparison import Comparison
+from tokensieve.study.analysis.completeness import Completeness, check_completeness
 from tokensieve.study.analysis.findings import Findings, make_findings
+from tokensieve.study.analysis.measured import encodable
 from tokensieve.study.report import viewer
-from tokensieve.study.report.answers import Question, answer_questions
+from tokensieve.study.report.answers import Question, answer_questions, uncomputed_text
 from tokensieve.study.report.figures.draw import draw
 from tokensieve.study.report.figures.style import Drawing
-from tokensieve.study.report.provenance import comparability_warnings, missing_results, provenance, task_cards
+from tokensieve.study.report.names import unique_names
+from tokensieve.study.report.provenance import (
+    MissingResult,
+    comparability_warnings,
+    missing_results,
+    provenance,
+    task_cards,
+)
 from tokensieve.study.report.tables.accuracy import accuracy_table, measures_table, task_table
-from tokensieve.study.report.tables.formats import to_csv, to_latex, to_markdown
+from tokensieve.study.report.tables.formats import escape_markdown, to_csv, to_latex, to_markdown
 from tokensieve.study.report.tables.ranks import record_table
-from tokensieve.study.report.tables.values import Delta, Share, Table, TableCell, cell_text, with_columns_first
+from tokensieve.study.report.tables.values import (
+    Delta,
+    Share,
+    Table,
+    TableCell,
+    cell_text,
+    slug,
+    with_columns_first,
+)
 from tokensieve.study.report.tasks import rebuild_tasks, unchanged_tasks
+from tokensieve.study.report.text import without_folders
 from tokensieve.tasks.base import Task
 
 SAMPLES = 24
@@ -41,6 +62,7 @@ class WrittenReport:
         findings: the findings, one for each comparison.
         answers: the questions with their answers.
         problems: what could not be shown, and why.
+        completeness: which planned cells have no result.
     """
 
     page: Path
@@ -48,6 +70,32 @@ class WrittenReport:
     findings: tuple[Findings, ...]
     answers: tuple[Question, ...]
     problems: tuple[str, ...]
+    completeness: Completeness
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the page and the files of a report are made of.
+
+    Attributes:
+        title: the title of the report.
+        study: the study as YAML.
+        findings: the findings, one for each comparison.
+        asked: the questions with their answers.
+        tables: the tables that belong to no question.
+        drawings: the figures.
+        undrawn: why other figures could not be drawn, by name.
+        completeness: which planned cells have no result.
+    """
+
+    title: str
+    study: str
+    findings: tuple[Findings, ...]
+    asked: Sequence[Question]
+    tables: Sequence[Table]
+    drawings: Sequence[Drawing]
+    undrawn: Mapping[str, str]
+    completeness: Completeness
 
 
 def write_report(
@@ -83,51 +131,85 @@ def write_report(
     if not comparisons:
         raise StudyError(f"'{title}' has no finished cell to report on; run it first: tokensieve compare")
     progress("comparing")
+    completeness = check_completeness(results)
+    note = f"{completeness.note} See “Missing” in the report." if completeness.note else ""
     all_findings = [make_findings(comparison, registry) for comparison in comparisons]
-    asked = answer_questions(all_findings)
+    asked = answer_questions(all_findings, note)
     made, problems = (tasks, []) if tasks is not None else rebuild_tasks(comparisons, registry, study)
     pictured, changed = (tasks, []) if tasks is not None else unchanged_tasks(comparisons, made)
-    tables = _tables(all_findings, made)
+    tables, asked = _with_own_names(_tables(all_findings, made), asked, note)
     progress("drawing")
-    drawings = draw(all_findings)
-    shown = viewer.viewer_content(comparisons, pictured, samples)
+    undrawn: dict[str, str] = {}
+    drawings = unique_names(draw(all_findings, completeness.note, undrawn))
+    shown = _viewer(comparisons, pictured, samples)
     shown.problems = [*problems, *changed, *shown.problems]
-    page = _page(results, all_findings, asked, tables, drawings, shown, title, study)
+    parts = _Parts(title, study, tuple(all_findings), asked, tables, drawings, undrawn, completeness)
+    missing = missing_results(results.plan(), completeness, comparisons)
+    page = _page(parts, shown, missing)
     progress("writing")
     try:
-        files = _files(out, all_findings, asked, tables, drawings, title)
+        files = _files(out, parts)
         place = out / "index.html"
-        place.write_text(page, encoding="utf-8")
+        place.write_text(encodable(page), encoding="utf-8")
     except OSError as error:
         raise StudyError(f"the report cannot be written into {out}: {error.strerror or error}") from None
-    return WrittenReport(place, tuple(files), tuple(all_findings), tuple(asked), tuple(shown.problems))
+    told = [*shown.problems, *(f"{name} is not drawn: {why}" for name, why in undrawn.items())]
+    return WrittenReport(place, tuple(files), tuple(all_findings), tuple(asked), tuple(told), completeness)
+
+
+def _viewer(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], samples: int) -> viewer.ViewerContent:
+    """Return the content of the viewer; without pictures if the code of a task fails."""
+    why: dict[str, str] = {}
+    shown = attempt(lambda: viewer.viewer_content(comparisons, tasks, samples), None, "The viewer", why)
+    return shown or viewer.ViewerContent(problems=[f"{name} is not shown: {reason}" for name, reason in why.items()])
 
 
 def _tables(all_findings: Sequence[Findings], tasks: Mapping[str, Task]) -> list[Table]:
+    """Return the tables of a report. One that cannot be computed has no rows, and says why."""
     models: dict[tuple[str, str], list[Findings]] = {}
     for findings in all_findings:
         models.setdefault((findings.comparison.model, findings.comparison.model_hash), []).append(findings)
-    joint = [table for ours in models.values() if (table := task_table(ours)) is not None]
-    records = [table for findings in all_findings if (table := record_table(findings)) is not None]
-    measures = [
-        table
-        for findings in all_findings
-        if (task := tasks.get(findings.comparison.card_hash)) is not None
-        and (table := measures_table(findings.comparison, task)) is not None
+    measured = [one.comparison for one in all_findings if one.comparison.card_hash in tasks]
+    makers: list[tuple[str, str, Callable[[], Table | None]]] = [
+        *(("tasks", f"{ours[0].comparison.model}: all tasks", partial(task_table, ours)) for ours in models.values()),
+        *(("accuracy", one.comparison.title, partial(accuracy_table, one)) for one in all_findings),
+        *(
+            ("measures", f"{one.title}: measures of the task", partial(measures_table, one, tasks[one.card_hash]))
+            for one in measured
+        ),
+        *(
+            ("record", f"{one.comparison.title}: wins, ties and losses", partial(record_table, one))
+            for one in all_findings
+        ),
     ]
-    return [*joint, *(accuracy_table(findings) for findings in all_findings), *measures, *records]
+    tables = []
+    for name, title, make in makers:
+        why: dict[str, str] = {}
+        table = attempt(make, None, name, why)
+        if why:
+            table = Table(f"{name}-{slug(title)}", title, (), (), (uncomputed_text(why),))
+        tables += [] if table is None else [table]
+    return tables
 
 
-def _files(
-    out: Path,
-    all_findings: Sequence[Findings],
-    asked: Sequence[Question],
-    tables: Sequence[Table],
-    drawings: Sequence[Drawing],
-    title: str,
-) -> list[Path]:
-    everything = [*tables, *(table for question in asked for table in question.tables)]
+def _with_own_names(
+    tables: Sequence[Table], asked: Sequence[Question], warning: str
+) -> tuple[list[Table], list[Question]]:
+    """Return tables and questions where every table has a name of its own, and a warning."""
+    named = iter(unique_names([*tables, *(table for question in asked for table in question.tables)]))
+    own = [replace(next(named), warning=warning) for _ in tables]
+    return own, [
+        replace(question, tables=tuple(replace(next(named), warning=warning) for _ in question.tables))
+        for question in asked
+    ]
+
+
+def _files(out: Path, parts: _Parts) -> list[Path]:
+    everything = [*parts.tables, *(table for question in parts.asked for table in question.tables)]
     written = []
+
+    def put_text(folder: str, name: str, text: str) -> None:
+        put(folder, name, encodable(without_folders(text)).encode())
 
     def put(folder: str, name: str, content: bytes) -> None:
         place = out / folder / name
@@ -136,54 +218,54 @@ def _files(
         written.append(place)
 
     for table in everything:
-        put("tables", f"{table.name}.md", to_markdown(table).encode())
-        put("tables", f"{table.name}.tex", to_latex(table).encode())
-        put("tables", f"{table.name}.csv", to_csv(table).encode())
-    for drawing in drawings:
+        put_text("tables", f"{table.name}.md", to_markdown(table))
+        put_text("tables", f"{table.name}.tex", to_latex(table))
+        put_text("tables", f"{table.name}.csv", to_csv(table))
+    for drawing in parts.drawings:
         for kind in KINDS:
             put("figures", f"{drawing.name}.{kind}", drawing.to_bytes(kind))
-    put("", "report.md", _markdown(title, all_findings, asked, tables, drawings).encode())
+    put_text("", "report.md", _markdown(parts))
     return written
 
 
-def _markdown(
-    title: str,
-    all_findings: Sequence[Findings],
-    asked: Sequence[Question],
-    tables: Sequence[Table],
-    drawings: Sequence[Drawing],
-) -> str:
-    lines = [f"# {title}", "", "## Findings", ""]
-    lines += [f"> {warning}\n" for warning in comparability_warnings(all_findings)]
-    for question in asked:
-        lines += [f"### {question.text}", ""]
+def _markdown(parts: _Parts) -> str:
+    escaped = escape_markdown
+    lines = [f"# {escaped(parts.title)}", ""]
+    lines += [f"**{escaped(parts.completeness.note)}**", ""] if parts.completeness.note else []
+    lines += ["## Findings", ""]
+    lines += [f"> {escaped(warning)}\n" for warning in comparability_warnings(parts.findings)]
+    for question in parts.asked:
+        lines += [f"### {escaped(question.text)}", ""]
         for answer in question.answers:
-            lines.append(f"- **{answer.title}**: {answer.text}")
-            lines += [f"    - {name}: {said}" for name, said in answer.points]
+            lines.append(f"- **{escaped(answer.title)}**: {escaped(answer.text)}")
+            lines += [f"    - {escaped(name)}: {escaped(said)}" for name, said in answer.points]
         lines += ["", *(to_markdown(table).replace("### ", "#### ", 1) for table in question.tables)]
-    lines += ["## Tables", "", *(to_markdown(table) for table in tables), "## Figures", ""]
-    lines += [f"![{one.title}](figures/{one.name}.svg)\n\n{one.caption}\n" for one in drawings]
+    lines += ["## Tables", "", *(to_markdown(table) for table in parts.tables), "## Figures", ""]
+    lines += [f"![{escaped(one.title)}](figures/{one.name}.svg)\n\n{escaped(one.caption)}\n" for one in parts.drawings]
+    lines += [f"{escaped(name)} is not drawn: {escaped(why)}\n" for name, why in parts.undrawn.items()]
     return "\n".join(lines)
 
 
-def _page(
-    results: Results,
-    all_findings: Sequence[Findings],
-    asked: Sequence[Question],
-    tables: Sequence[Table],
-    drawings: Sequence[Drawing],
-    shown: viewer.ViewerContent,
-    title: str,
-    study: str,
-) -> str:
+def _page(parts: _Parts, shown: viewer.ViewerContent, missing: Sequence[MissingResult]) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
+    def finalize(value: object) -> object:
+        """Return what the page prints: text without paths of this machine; markup and numbers as they are."""
+        return without_folders(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        finalize=finalize,
     )
     return environment.get_template("page.html").render(
-        title=title,
+        title=parts.title,
+        incomplete=parts.completeness.note,
+        complete=parts.completeness.complete,
+        undrawn=parts.undrawn,
         # Safe: files of this package, figures by matplotlib, and JSON without tags.
         css=Markup(_asset("page.css")),  # noqa: S704
         js=Markup(_asset("page.js")),  # noqa: S704
@@ -196,18 +278,18 @@ def _page(
                 "wide": one.wide,
                 "svg": Markup(one.accessible),  # noqa: S704
             }
-            for one in drawings
+            for one in parts.drawings
         ],
-        facts=_facts(all_findings),
-        questions=asked,
-        warnings=comparability_warnings(all_findings),
+        facts=_facts(parts.findings),
+        questions=parts.asked,
+        warnings=comparability_warnings(parts.findings),
         # The page has the main columns first; files have them last, as papers do.
-        tables=[with_columns_first(table, ("All", "Rel. %", "Δ best control", "p")) for table in tables],
+        tables=[with_columns_first(table, ("All", "Rel. %", "Δ best control", "p")) for table in parts.tables],
         problems=shown.problems,
-        missing=missing_results(results, [findings.comparison for findings in all_findings]),
-        provenance=provenance(all_findings),
-        cards=task_cards(all_findings),
-        study=study,
+        missing=missing,
+        provenance=provenance(parts.findings),
+        cards=task_cards(parts.findings),
+        study=parts.study,
         version=metadata.version("tokensieve"),
         standing=lambda role: "" if role == "method" else "bound" if role in BOUNDS else "control",
         cell_of=_cell,

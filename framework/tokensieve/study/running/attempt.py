@@ -85,8 +85,8 @@ def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
         started = time.perf_counter()
         try:
             store.write(*runner.run(job))
-        # A model, a task or a plugin can raise anything, and so can a full disk.
-        except Exception as error:
+        # A model, a task or a plugin can raise anything, also what would end this process; and so can a full disk.
+        except (Exception, SystemExit, GeneratorExit) as error:
             reason = _reason(error)
             failure = Failure(job.cell, reason, traceback.format_exc())
             if _out_of_memory(error):
@@ -97,9 +97,9 @@ def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
         return Result(job.cell, "done", time.perf_counter() - started)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out. Errors of accelerators are recognised by their text."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in _text_of(error).lower()
 
 
 def record_failure(store: Store, failure: Failure, seconds: float) -> Result:
@@ -112,8 +112,16 @@ def record_failure(store: Store, failure: Failure, seconds: float) -> Result:
     return Result(failure.cell, "failed", seconds, reason)
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+def _text_of(error: BaseException) -> str:
+    """Return the text of an error; an error of a plugin may have none."""
+    try:
+        return str(error)
+    except Exception as other:
+        return f"its text cannot be read, because of a {type(other).__name__}"
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(_text_of(error).split())
     kind = type(error).__name__
     return f"{kind}: {text if len(text) <= 1000 else text[:997] + '...'}" if text else kind
 

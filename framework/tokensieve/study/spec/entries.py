@@ -95,7 +95,7 @@ class TaskEntry(BaseModel):
         Raises:
             ValidationError: if `name` or `models` is not valid.
         """
-        settings = {key: value for key, value in entry.items() if key not in ("use", "name", "models")}
+        settings = {key: _plain(value) for key, value in entry.items() if key not in ("use", "name", "models")}
         return cls(name=entry.get("name") or entry["use"], use=entry["use"], settings=settings, **models_field(entry))
 
     def build(self, registry: Registry) -> Task:
@@ -135,6 +135,15 @@ class ControlSettings(BaseModel):
     @classmethod
     def _read_budgets(cls, value: object) -> object:
         return value if value is None else budgets_of(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of YAML with decimals as floats: only budgets need to know how they were written."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return float(value) if isinstance(value, float) else value
 
 
 def models_field(entry: Mapping[str, Any]) -> dict[str, Any]:

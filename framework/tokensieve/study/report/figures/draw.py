@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
+from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
 from tokensieve.study.analysis.findings import Findings
-from tokensieve.study.report.figures.style import Drawing, LineStyle, line_styles, plot_settings
-
-if TYPE_CHECKING:
-    pass
 from tokensieve.study.report.figures.curves import accuracy_flops, accuracy_time, accuracy_tokens, by_kind, recall
 from tokensieve.study.report.figures.kept import maps, overlap, shares
 from tokensieve.study.report.figures.ranks import critical_difference
+from tokensieve.study.report.figures.style import Drawing, LineStyle, line_styles, plot_settings
+
+Maker: TypeAlias = Callable[[Findings, dict[str, LineStyle]], Drawing | None]
 
 
-def draw(all_findings: Sequence[Findings]) -> list[Drawing]:
-    """Return all figures for which the findings have numbers."""
+def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) -> list[Drawing]:
+    """Return all figures for which the findings have numbers.
+
+    Args:
+        all_findings: the findings, one for each comparison.
+        note: a sentence that every figure and its caption show, such as that the study is incomplete; may be empty.
+        problems: gets why a figure could not be drawn, by its name.
+
+    Returns:
+        The figures that could be drawn.
+    """
     roles: dict[str, str] = {}
     for findings in all_findings:
         for arm in findings.comparison.arms:
@@ -25,7 +36,7 @@ def draw(all_findings: Sequence[Findings]) -> list[Drawing]:
                 roles.setdefault(arm.method, arm.role)
     # Methods come before controls, whatever ran first.
     styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
-    makers: tuple[Callable[[Findings, dict[str, LineStyle]], Drawing | None], ...] = (
+    makers: tuple[Maker, ...] = (
         accuracy_tokens,
         accuracy_flops,
         accuracy_time,
@@ -37,10 +48,27 @@ def draw(all_findings: Sequence[Findings]) -> list[Drawing]:
         critical_difference,
     )
     with plot_settings():
-        made = [make(findings, styles) for make in makers for findings in all_findings]
-        drawn = [drawing for drawing in made if drawing is not None]
-        for drawing in drawn:
-            # The layout is computed once, not again for every file.
-            drawing.figure.draw_without_rendering()
-            drawing.figure.set_layout_engine("none")
-    return drawn
+        drawn = [
+            attempt(
+                partial(_drawn, make, findings, styles, note),
+                None,
+                f"{make.__name__.replace('_', ' ')} of {findings.comparison.title}",
+                problems,
+            )
+            for make in makers
+            for findings in all_findings
+        ]
+    return [drawing for drawing in drawn if drawing is not None]
+
+
+def _drawn(make: Maker, findings: Findings, styles: dict[str, LineStyle], note: str) -> Drawing | None:
+    """Return a figure with its layout, which is computed once and not again for every file."""
+    drawing = make(findings, styles)
+    if drawing is None:
+        return None
+    if note:
+        drawing.figure.suptitle(note, fontsize=7, x=0.01, ha="left")
+        drawing = replace(drawing, caption=f"{drawing.caption} {note}")
+    drawing.figure.draw_without_rendering()
+    drawing.figure.set_layout_engine("none")
+    return drawing

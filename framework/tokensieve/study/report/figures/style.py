@@ -126,6 +126,8 @@ def plot_settings() -> Iterator[None]:
     import matplotlib
 
     settings: Any = {
+        # Names and types of question are text, also with two dollar signs.
+        "text.parse_math": False,
         "svg.fonttype": "none",
         "svg.hashsalt": "tokensieve",
         "pdf.fonttype": 42,

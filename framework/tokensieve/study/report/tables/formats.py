@@ -13,27 +13,30 @@ from tokensieve.study.report.tables.values import NOTHING, Delta, PValue, Share,
 
 def to_markdown(table: Table) -> str:
     """Return a table as Markdown; the heading of a group is a row."""
-    lines = [f"### {table.title}", "", _markdown_row(["", *table.columns])]
+    lines = [f"### {escape_markdown(table.title)}", ""]
+    lines += [f"**{escape_markdown(table.warning)}**", ""] if table.warning else []
+    lines.append(_markdown_row(["", *map(escape_markdown, table.columns)]))
     lines.append(_markdown_row(["---", *("---:" for _ in table.columns)]))
     for group in table.groups:
         if group.heading:
-            lines.append(_markdown_row([f"**{_escape_markdown(group.heading)}**", *("" for _ in table.columns)]))
+            lines.append(_markdown_row([f"**{escape_markdown(group.heading)}**", *("" for _ in table.columns)]))
         for line in group.rows:
             cells = [
-                f"**{cell_text(cell)}**" if _is_best(cell) else _escape_markdown(cell_text(cell)) for cell in line.cells
+                f"**{cell_text(cell)}**" if _is_best(cell) else escape_markdown(cell_text(cell)) for cell in line.cells
             ]
-            lines.append(_markdown_row([_escape_markdown(line.label), *cells]))
-    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes), ""])
+            lines.append(_markdown_row([escape_markdown(line.label), *cells]))
+    return "\n".join([*lines, "", *(f"{escape_markdown(note)}  " for note in table.notes), ""])
 
 
 def to_latex(table: Table) -> str:
     """Return a table as LaTeX with booktabs."""
     width = len(table.columns) + 1
+    notes = [table.warning, *table.notes] if table.warning else table.notes
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering\\small",
-        f"  \\caption{{{escape_latex(table.title)}. {' '.join(escape_latex(note) for note in table.notes)}}}",
+        f"  \\caption{{{escape_latex(table.title)}. {' '.join(escape_latex(note) for note in notes)}}}",
         f"  \\label{{tab:{table.name}}}",
         f"  \\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         "    \\toprule",
@@ -51,12 +54,16 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Return a table as CSV. A value with an interval has three columns, in the units of the printed table."""
+    """Return a table as CSV. A value with an interval has three columns, in the units of the printed table.
+
+    A table with a warning has it in a last column.
+    """
     out = io.StringIO()
     with_interval = [_has_intervals(table, number) for number in range(len(table.columns))]
     header = ["group", "row", "role"]
     for column, parts in zip(table.columns, with_interval, strict=True):
         header += [column, f"{column} low", f"{column} high"] if parts else [column]
+    header += ["warning"] if table.warning else []
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     for group in table.groups:
@@ -64,6 +71,7 @@ def to_csv(table: Table) -> str:
             row = [group.heading, line.label, line.role]
             for cell, parts in zip(line.cells, with_interval, strict=True):
                 row += _csv_cells(cell, parts)
+            row += [table.warning] if table.warning else []
             writer.writerow(row)
     return out.getvalue()
 
@@ -115,9 +123,9 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escape_markdown(text: str) -> str:
-    """Return text with the special characters of Markdown tables escaped."""
-    return re.sub(r"([\\|*_`~<>\[\]])", r"\\\1", text)
+def escape_markdown(text: str) -> str:
+    """Return text as one line with the special characters of Markdown escaped."""
+    return re.sub(r"([\\|*_`~<>\[\]$#])", r"\\\1", " ".join(text.split("\n")).replace("\r", " "))
 
 
 def _has_intervals(table: Table, number: int) -> bool:

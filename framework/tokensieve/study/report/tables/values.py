@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,8 @@ from typing import TypeAlias
 from tokensieve.study.analysis.significance import PairedDifference, half_width
 from tokensieve.study.statistics import Interval
 
+LONGEST_NAME = 120
+"""The longest name of a file, without what makes it unique and its ending."""
 NOTHING = "\u2013"
 """The text of a cell without a value: an en dash."""
 NEEDED = "Needed %"
@@ -78,6 +81,7 @@ class Table:
         columns: the headings of all columns but the first.
         groups: the rows in groups.
         notes: the texts below the table.
+        warning: what a reader has to know of every number, such as that the study is incomplete; usually empty.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Table:
     columns: tuple[str, ...]
     groups: tuple[RowGroup, ...]
     notes: tuple[str, ...] = field(default=())
+    warning: str = ""
 
 
 # ------------------------------------------------------------------------------------------------ from values to text
@@ -92,7 +97,13 @@ class Table:
 
 def slug(text: str) -> str:
     """Return a text as a file name of letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{short_hash(text)}"
+
+
+def short_hash(text: str) -> str:
+    """Return eight hex digits of the hash of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def method_label(method: str, formula: str) -> str:
