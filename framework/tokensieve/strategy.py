@@ -59,6 +59,10 @@ class Strategy(Expression, BaseModel):
         """Whether it is declared nested."""
         return self.nested
 
+    def refusal(self, family: str) -> str | None:
+        """Return why it cannot be used with the models of an adapter, by the adapter's name; None if it can."""
+        return None
+
     def read_at(self, reading: Reading, k: Tensor) -> Chain:
         """Judge once for every size in k: rows of one size together, with the size as the depth.
 

@@ -1,15 +1,16 @@
 """What a run kept can be kept again."""
 
 import json
+import os
 
 import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.errors import RecipeError
+from tokensieve.errors import RecipeError, RefusedError
 from tokensieve_strategies import Norm, Random
 
-from .models import ONE, RAGGED, batch, generate, prompts, shared
+from .models import ONE, RAGGED, batch, generate, llava, prompts, shared
 
 
 def replayed(model, rows, path, at=None, site="decoder.0", **settings):
@@ -83,3 +84,125 @@ def test_what_is_no_such_file(tmp_path, content):
         path.write_text(content)
     with pytest.raises(RecipeError, match=r"kept\.json"):
         replayed(model, prompts(model, ONE), path)
+
+
+def recording(tmp_path, model, rows, recipe=None, **settings):
+    """Record a run, and return its file and what is in it."""
+    path = tmp_path / "kept.json"
+    with ts.prune(model, recipe or ts.Recipe.of(Norm(), 4), **settings) as run:
+        generate(model, rows)
+    run.save(path)
+    return path, json.loads(path.read_text())
+
+
+def test_another_family_is_refused_before_it_runs(tmp_path):
+    model = shared("sdpa")
+    path, content = recording(tmp_path, model, prompts(model, ONE))
+    assert content["family"] == "llava"
+    path.write_text(json.dumps(content | {"family": "qwen2_vl"}))
+    with pytest.raises(RefusedError, match=r"kept\.json is a recording of a model of qwen2_vl, .* is of llava"):
+        replayed(model, prompts(model, ONE), path)
+
+
+def test_a_sample_of_another_size_is_refused(tmp_path):
+    small, large = shared("sdpa"), llava(side=5)
+    path, _ = recording(tmp_path, small, prompts(small, ONE))
+    with pytest.raises(RecipeError, match=r"kept\.json is a recording of other tokens: .* 4 of 16, and here are 25"):
+        replayed(large, prompts(large, ONE), path)
+    path, _ = recording(tmp_path, large, prompts(large, ONE))
+    with pytest.raises(RecipeError, match="4 of 25, and here are 16"):
+        replayed(small, prompts(small, ONE), path)
+
+
+def test_tokens_that_an_earlier_stage_removed_are_refused(tmp_path):
+    model = shared("sdpa")
+    path, _ = recording(tmp_path, model, prompts(model, ONE), ts.Recipe.of(Norm(), 4, at="decoder.2"))
+    others = ts.Stage(at="decoder.0", select=Random(seed=9), keep=8)
+    recipe = ts.Recipe(stages=(others, ts.Stage(at="decoder.2", select=ts.replay(path), keep="auto")))
+    with pytest.raises(RecipeError, match="of 16, and here are 8"), ts.prune(model, recipe):
+        generate(model, prompts(model, ONE))
+
+
+def changed(**fields):
+    return lambda content: content["samples"][0].update(fields)
+
+
+def keeps(ids):
+    return changed(kept={"decoder.0": ids})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        keeps([0, 1, 2, 16]),
+        keeps([0, 1, 2, 2**40]),
+        keeps([0, 1, 2, 10**30]),
+        keeps([-1, 0, 1, 2]),
+        keeps([0, 1, 2.0, 3]),
+        keeps([0, 1, 2.5, 3]),
+        keeps([0, 1, 2, float("nan")]),
+        keeps([0, 1, 2, True]),
+        keeps([0, 1, 2, "3"]),
+        keeps([0, 1, 2, None]),
+        keeps([0, 2, 1, 3]),
+        keeps([0, 1, 1, 2]),
+        keeps([0, [1], 2, 3]),
+        keeps("0123"),
+        keeps({"0": 1}),
+        keeps(None),
+        keeps([*range(17)]),
+        changed(kept={"decoder": [0]}, tokens={"decoder": [16]}),
+        changed(kept={"decoder.3": [0]}),
+        changed(tokens={}),
+        changed(tokens={"decoder.0": []}),
+        changed(tokens={"decoder.0": [-16]}),
+        changed(visual=-1),
+        changed(visual=3),
+        changed(visual=16.0),
+        changed(key="a"),
+        changed(key=2**64),
+        changed(row=-1),
+        changed(prefill=0.5),
+        changed(more=1),
+        lambda content: content["samples"][0].pop("key"),
+        lambda content: content["samples"].append(content["samples"][0]),
+        lambda content: content["samples"].append(5),
+        lambda content: content.update(samples={}),
+        lambda content: content.update(recipe="no hash"),
+        lambda content: content.update(recipe=5),
+        lambda content: content.update(family=None),
+        lambda content: content.pop("family"),
+        lambda content: content.update(format="tokensieve.kept/1"),
+        lambda content: content.update(more=1),
+    ],
+)
+def test_a_recording_that_was_changed_is_refused_with_its_path(tmp_path, change):
+    model = shared("sdpa")
+    path, content = recording(tmp_path, model, prompts(model, ONE))
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecipeError, match=r"kept\.json is ") as raised:
+        replayed(model, prompts(model, ONE), path)
+    assert len(str(raised.value)) < 600
+
+
+def test_a_recording_is_a_file(tmp_path):
+    model = shared("sdpa")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(RecipeError, match="a folder, a pipe or a device"):
+            replayed(model, prompts(model, ONE), path)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(RecipeError, match=r"deep\.json is no file of kept ids"):
+        replayed(model, prompts(model, ONE), tmp_path / "deep.json")
+
+
+def test_newline_tokens_that_are_not_judged_and_groups_are_no_other_size(tmp_path):
+    model = shared("sdpa")
+    recipe = ts.Recipe.of(Norm(), 4, newlines="drop", per="tile")
+    path, _ = recording(tmp_path, model, prompts(model, ONE), recipe)
+    for newlines, per in (("drop", "image"), ("judge", "tile")):
+        again = ts.Recipe.of(ts.replay(path), "auto", newlines=newlines, per=per)
+        with ts.prune(model, again) as run:
+            generate(model, prompts(model, ONE))
+        assert len(run.kept("decoder.0")[0]) == 4

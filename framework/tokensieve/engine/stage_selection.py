@@ -145,7 +145,7 @@ def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcom
     """Return the outcome for a batch without tokens to judge."""
     own = torch.arange(pool.alive.shape[1], device=pool.alive.device).expand_as(pool.alive)
     outcome = StageOutcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
-    records = tuple(SampleRecord(int(row.sum()), mask_to_ids(row), {}, 0) for row in pool.alive)
+    records = tuple(SampleRecord(int(row.sum()), mask_to_ids(row), {}, 0, judged=0) for row in pool.alive)
     return outcome, StageRecord(str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 0.0)
 
 
@@ -292,12 +292,14 @@ def _record(
     depth = depth.scatter_reduce(0, tokens.samples, chosen.depth, "amax")
     entered = pool.alive.sum(dim=1).tolist()
     depths = depth.tolist()
+    judged = torch.zeros_like(depth).index_add_(0, tokens.samples, tokens.universe.counts).tolist()
     records = tuple(
         SampleRecord(
             entered[b],
             mask_to_ids(outcome.keep[b]),
             {name: values[b] for name, values in shares.items()} if entered[b] else {},
             depths[b],
+            judged[b],
         )
         for b in range(batch)
     )

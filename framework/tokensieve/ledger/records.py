@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-KEPT_FORMAT = "tokensieve.kept/1"
+KEPT_FORMAT = "tokensieve.kept/2"
 """The format of the files that `run.save` writes and `replay` reads."""
 
 
@@ -24,12 +24,14 @@ class SampleRecord:
         shares: by operand, the fraction of the kept tokens that are among the operand's own best; operands that ranked
             other tokens are missing.
         depth: the deepest place read of any order, the largest over groups.
+        judged: how many of those that entered were judged: all, or all but newline tokens; None if it was not counted.
     """
 
     entered: int
     kept: Tensor
     shares: dict[str, float]
     depth: int
+    judged: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.cost.vision import TowerCost, kept_patches_by_block
 from tokensieve.errors import TokensieveError, listing
-from tokensieve.ledger.records import KEPT_FORMAT, Prefill
+from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
@@ -235,6 +235,14 @@ class Run:
         for number, prefill in enumerate(self.prefills):
             for i, key in enumerate(prefill.keys):
                 kept = {stage.site: stage.samples[i].kept.tolist() for stage in prefill.stages}
-                samples.append({"prefill": number, "row": i, "key": key, "visual": prefill.visual[i], "kept": kept})
-        content = {"format": KEPT_FORMAT, "recipe": self.recipe.hash(), "samples": samples}
+                tokens = {stage.site: _numbers_of_tokens(stage.samples[i]) for stage in prefill.stages}
+                entry = {"prefill": number, "row": i, "key": key, "visual": prefill.visual[i]}
+                samples.append({**entry, "tokens": tokens, "kept": kept})
+        content = {"format": KEPT_FORMAT, "family": self.adapter, "recipe": self.recipe.hash(), "samples": samples}
         Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _numbers_of_tokens(sample: SampleRecord) -> list[int]:
+    """Return how many tokens entered a stage, and how many were judged if that is another number."""
+    judged = sample.entered if sample.judged is None else sample.judged
+    return list(dict.fromkeys([sample.entered, judged]))

@@ -19,6 +19,7 @@ from tokensieve.errors import listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.recipes.formulas import distinct_strategies
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 from tokensieve.stage import Stage
@@ -83,7 +84,12 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
 
 
 def _refusal_findings(recipe: Recipe, adapter: Adapter) -> list[Finding]:
-    return [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refusals(stage)]
+    found = [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refusals(stage)]
+    for stage in recipe.stages:
+        leaves = distinct_strategies([stage])
+        reasons = [leaf.refusal(adapter.name) for leaf in leaves if isinstance(leaf, Strategy)]
+        found += [Finding("error", str(stage.at), reason) for reason in reasons if reason is not None]
+    return found
 
 
 def _evidence_findings(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:
