@@ -197,7 +197,7 @@ class PromptSelector:
     ) -> dict[Evidence, Callable[[], Value]]:
         """Return the question, in the model's own space and in the text tower's."""
         options, text_tower = self._options, self._options.text_tower
-        record.questions = self._questions(words, ids, mask)
+        record.questions = self._questions(words, ids, mask, record.notes)
         if record.questions is not None and options.processor is not None:
             reader = tokenizer_of(options.processor)
             read = {
@@ -242,9 +242,9 @@ class PromptSelector:
         """Return a question in the text tower's space, from the vision cache where there is one."""
         return text_tower.text(text) if self._vision_cache is None else self._vision_cache.text(text_tower, text)
 
-    def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor) -> list[str] | None:
+    def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor, notes: list[str]) -> list[str] | None:
         if self._options.query is not None:
             return list(self._options.query)
         if self._options.processor is None or words is None:
             return None
-        return questions(self._options.processor, words, mask & (ids < 0))
+        return questions(self._options.processor, words, mask & (ids < 0), notes)
