@@ -324,8 +324,8 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The previous owner may have removed the file after it was opened here and before it was locked.
-                ours = file.exists() and os.fstat(descriptor).st_ino == file.stat().st_ino
-            except BlockingIOError:
+                ours = os.fstat(descriptor).st_ino == file.stat().st_ino
+            except (BlockingIOError, FileNotFoundError):
                 ours = False
             try:
                 yield ours
