@@ -54,13 +54,24 @@ class Site:
         Raises:
             RecipeError: if it is neither, or the range runs backwards.
         """
+        first, last = cls.ends(value)
+        return tuple(cls(first.part, block) for block in range(first.block, last.block + 1))
+
+    @classmethod
+    def ends(cls, value: object) -> tuple[Site, Site]:
+        """Return the first and the last site of a text that names one site or a range; `each` lists all of them.
+
+        Raises:
+            RecipeError: if it is neither, or the range runs backwards.
+        """
         match = _RANGE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            return (cls.of(value),)
+            site = cls.of(value)
+            return site, site
         first, last = cls.of(f"{match[1]}.{match[2]}"), int(match[3])
         if last < first.block:
             raise RecipeError(f"{value!r} runs backwards; write the first site before the last")
-        return tuple(cls(first.part, block) for block in range(first.block, last + 1))
+        return first, cls(first.part, last)
 
     @property
     def next(self) -> Site:

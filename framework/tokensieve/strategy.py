@@ -104,7 +104,12 @@ class Strategy(Expression, BaseModel):
             tokens = tokens.copied()
         cure = "work on a copy, such as tokens.features.clone()"
         with unwritten(tokens.tensors(), f"'{self.name}'", ScoreError, cure):
-            yield tokens
+            try:
+                yield tokens
+            except (OverflowError, RuntimeError) as error:
+                if not isinstance(error, OverflowError) and "overflow" not in str(error):
+                    raise
+                raise ScoreError(f"{self!r} has a setting that is too large to compute with: {error}") from error
 
     def _checked(self, chain: object, tokens: Tokens, method: str) -> Chain:
         return check_chain(chain, tokens.universe, f"'{self.name}'", method, ScoreError)

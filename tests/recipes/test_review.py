@@ -1,11 +1,14 @@
 """What is found in a recipe before it runs."""
 
+import time
+
 import pytest
 
 import tokensieve as ts
 from tokensieve import Recipe
 from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_adapters.timm_vit import TimmVitAdapter
+from tokensieve_strategies import Norm
 
 REGISTRY = ts.default_registry()
 
@@ -118,3 +121,37 @@ def test_operands_without_effect(formula, part):
 @pytest.mark.parametrize("keep", [8, 64, "1/9"])
 def test_meaningful_formulas_raise_no_alarm(formula, keep):
     assert [f for f in found(formula, keep=keep) if f[0] != "note"] == []
+
+
+def test_a_range_of_all_sites_is_reviewed_in_little_more_time_than_one():
+    # Formulas are tried once; at every site anew it were minutes, and with names collected at every site still more.
+    wide = recipe("gsp & norm", keep=4, at="decoder.0..9999")
+    started = time.process_time()
+    findings = ts.review(wide)
+    assert time.process_time() - started < 10
+    # All stages after the first leave all that it left.
+    assert len([f for f in findings if "changes nothing" in f.message]) == 9999
+    assert str(findings[-1]) == "note at decoder.9999: keeps 4 of the 4 that decoder.0 leaves, so it changes nothing"
+
+
+def test_a_finding_of_a_formula_is_told_of_every_site():
+    findings = ts.review(recipe("gsp & gsp", keep="1/2", at="decoder.1..3"))
+    assert [(f.level, f.site) for f in findings] == [("warning", f"decoder.{k}") for k in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("keeps", "said"),
+    [
+        ([9, 5, 7, 5, 3, 8], {2: (7, 5, 1), 3: (5, 5, 1), 5: (8, 5, 1)}),
+        ([4, 4], {1: (4, 4, 0)}),
+        ([3, "1/2", 5], {2: (5, 3, 0)}),
+        ([5, 4, 3], {}),
+    ],
+)
+def test_the_first_stage_that_leaves_too_few_is_named(keeps, said):
+    stages = tuple(ts.Stage(at=f"decoder.{i}", select=Norm(), keep=keep) for i, keep in enumerate(keeps))
+    findings = ts.review(Recipe(stages=stages))
+    assert [str(f) for f in findings] == [
+        f"note at decoder.{i}: keeps {mine} of the {theirs} that decoder.{first} leaves, so it changes nothing"
+        for i, (mine, theirs, first) in said.items()
+    ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -16,6 +19,7 @@ LONGEST = 1_000
 MOST_OPERANDS = 64
 DEEPEST = 32
 
+_INTEGER = re.compile(r"[0-9]+")
 _DECIMAL = re.compile(r"[0-9]*\.[0-9]+|[0-9]+\.")
 
 _OPERATORS: dict[type[ast.operator], str] = {
@@ -60,7 +64,24 @@ def parse(
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise FormulaError(f"'{_short(text)}' is not a formula: {getattr(error, 'msg', None) or error}") from None
+    _check_words(text.strip())
     return _Reader(text.strip(), operand, composers, origin).read(tree, 0)
+
+
+def _check_words(text: str) -> None:
+    """Refuse what Python reads as something else than what stands there.
+
+    Raises:
+        FormulaError: for a comment, or a word in letters that Python replaces by others.
+    """
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            raise FormulaError(f"'{_short(token.string)}' is a comment, which a formula does not have; remove it")
+        plain = unicodedata.normalize("NFKC", token.string)
+        if token.type == tokenize.NAME and token.string != plain:
+            raise FormulaError(
+                f"'{_short(token.string)}' is written in other letters than '{_short(plain)}'; use these"
+            )
 
 
 def _check_depth(text: str) -> None:
@@ -170,23 +191,35 @@ class _Reader:
 
     def _value(self, node: ast.expr) -> object:
         match node:
-            case ast.Constant(value=None | bool() | int() | str() as value):
+            case ast.Constant(value=None | bool() | str() as value):
                 return value
+            case ast.Constant(value=int()):
+                return self._integer(node)
             case ast.Constant(value=float()):
                 return self._decimal(node)
             case ast.Name(id=name):
                 return name
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 return tuple(self._value(item) for item in items)
-            case ast.BinOp(left=ast.Constant(value=int() as a), op=ast.Div(), right=ast.Constant(value=int() as b)):
+            case ast.BinOp(
+                left=ast.Constant(value=int()) as left, op=ast.Div(), right=ast.Constant(value=int()) as right
+            ):
+                a, b = self._integer(left), self._integer(right)
                 if b == 0:
                     raise FormulaError(f"'{self._source(node)}' divides by zero")
                 return Fraction(a, b)
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)):
-                return -value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int()) as inner):
+                return -self._integer(inner)
         raise FormulaError(
             f"'{self._source(node)}' is not a value; write a number (64, 0.25, 3/4), a name or a list of them"
         )
+
+    def _integer(self, node: ast.expr) -> int:
+        source = self._source(node)
+        # Python also has other bases, underscores, and truth values that are numbers.
+        if not _INTEGER.fullmatch(source):
+            raise FormulaError(f"'{source}' is not a number; write it in digits, such as 64")
+        return int(source)
 
     def _decimal(self, node: ast.expr) -> Fraction:
         source = self._source(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Self
@@ -83,6 +84,11 @@ class Weighted(Composer):
             raise ValueError(f"weighted takes one weight an operand: {len(self.operands)}, not {len(self.weights)}")
         if any(weight < 0 for weight in self.weights) or not any(self.weights):
             raise ValueError("weights are not negative and not all zero")
+        unit = math.lcm(*(weight.denominator for weight in self.weights))
+        if sum(self.weights) * unit >= 2**40:
+            raise ValueError(
+                "the weights are too finely graded to be added exactly for a million tokens; use simpler ones"
+            )
         return self
 
     def combine(self, chains: Sequence[Chain]) -> Chain:

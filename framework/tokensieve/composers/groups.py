@@ -57,6 +57,8 @@ class PerGroup(Composer):
             raise ValueError(
                 f"per_group takes a size of 1 or more by=window, such as size=6, and none otherwise; not {self.size!r}"
             )
+        if self.size >= 2**31:
+            raise ValueError(f"per_group's size is at most {2**31 - 1} rows and columns, not {self.size}")
         if self.share == "ranked" and not self.operands[0].is_nested:
             raise ValueError(
                 f"share=ranked weighs groups by an order: {no_order(getattr(self.operands[0], 'name', 'it'))}"

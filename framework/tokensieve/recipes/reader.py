@@ -26,6 +26,7 @@ from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.validation import (
     BUDGETS_EXAMPLE,
     error_class,
+    find_order_problem,
     find_problem,
     read_budget_list,
     unusable_name_message,
@@ -66,7 +67,10 @@ class RecipeReader:
         entries = data["stages"]
         if not isinstance(entries, list) or not entries:
             raise self.error(RecipeError, "stages is a list with at least one stage", ("stages",))
-        expanded = [(i, stage) for i, entry in enumerate(entries) for stage in self._stages(entry, i, operands)]
+        expanded: list[tuple[int, Stage]] = []
+        for i, entry in enumerate(entries):
+            last = expanded[-1][1].at if expanded else None
+            expanded += [(i, stage) for stage in self._stages(entry, i, operands, last)]
         stages = tuple(stage for _, stage in expanded)
         budgets = self._budgets(data.get("budgets"))
         problem = find_problem(operands, stages, budgets)
@@ -134,7 +138,8 @@ class RecipeReader:
                 raise self.error(RecipeError, message, at) from None
             raise self.error(RecipeError, f"{strategy.name}: {first_mistake(error)}", at) from None
 
-    def _stages(self, entry: object, index: int, operands: dict[str, Strategy]) -> tuple[Stage, ...]:
+    def _stages(self, entry: object, index: int, operands: dict[str, Strategy], last: Site | None) -> tuple[Stage, ...]:
+        """Return the stages of an entry, which may be a range of sites, after the site `last`."""
         path: yaml_lines.Path = ("stages", index)
         budget = "r" if isinstance(entry, dict) and entry.get("r") is not None else "keep"
         data = dict(self._mapping(entry, path, "stage", _STAGE_KEYS, required=("at", "select", budget)))
@@ -153,9 +158,13 @@ class RecipeReader:
             except TokensieveError as error:
                 raise self.error(type(error), str(error), (*path, key)) from None
         try:
-            Site.each(data["at"])
+            first, _ = Site.ends(data["at"])
         except RecipeError as error:
             raise self.error(RecipeError, str(error), (*path, "at")) from None
+        # Before the range is expanded: ranges in order are never more stages than there are sites.
+        problem = None if last is None else find_order_problem(last, first)
+        if problem is not None:
+            raise self.error(RecipeError, problem, (*path, "at"))
         try:
             return Stage.each(**data)
         except RecipeError as error:

@@ -109,6 +109,8 @@ class Recipe(BaseModel):
             file = registry.recipe(text)
             return cls.loads(file.read_text(encoding="utf-8"), registry, source=str(file))
         path = Path(source)
+        if path.exists() and not path.is_file():
+            raise RecipeError(f"{path} is a folder, a pipe or a device; a recipe is a file")
         try:
             with path.open(encoding="utf-8") as opened:
                 # One character more than the limit, so that a file without an end is refused as too large.

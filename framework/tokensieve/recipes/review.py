@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,13 +20,15 @@ from tokensieve.errors import listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
-from tokensieve.recipes.formulas import distinct_strategies
+from tokensieve.recipes.formulas import distinct_strategies, format_formula
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Scorer, Strategy
 
 Level = Literal["error", "warning", "note"]
+Writer = Callable[[Expression], str]
+"""Writes an expression as a formula."""
 _MAX_SIZE = 8192
 """The largest group size that is tried."""
 
@@ -58,7 +61,8 @@ def find_errors(recipe: Recipe, adapter: Adapter) -> list[Finding]:
         recipe: the recipe.
         adapter: the adapter of the model.
     """
-    findings = [finding for stage in recipe.stages for finding in _evidence_findings(recipe, stage, adapter)]
+    written = _writer(recipe)
+    findings = [finding for stage in recipe.stages for finding in _evidence_findings(written, stage, adapter)]
     return list(dict.fromkeys([*findings, *_refusal_findings(recipe, adapter)]))
 
 
@@ -73,14 +77,27 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         adapter: the adapter of the model; without one, what depends on the model is a note.
     """
     findings = []
-    for stage in recipe.stages:
-        findings += _evidence_findings(recipe, stage, adapter)
-        findings += _budget_findings(recipe, stage)
-        findings += _formula_findings(recipe, stage)
+    written = _writer(recipe)
+    budgets = _budget_findings(recipe)
+    # Formulas are tried once, however many sites they stand at.
+    formulas: dict[Stage, list[Finding]] = {}
+    for stage, budget in zip(recipe.stages, budgets, strict=True):
+        findings += _evidence_findings(written, stage, adapter)
+        findings += budget
+        anywhere = stage.model_copy(update={"at": recipe.stages[0].at})
+        if anywhere not in formulas:
+            formulas[anywhere] = _formula_findings(written, stage)
+        findings += [replace(finding, site=str(stage.at)) for finding in formulas[anywhere]]
     if adapter is not None:
         findings += _refusal_findings(recipe, adapter)
     # Missing evidence of an operand that occurs twice is one finding.
     return list(dict.fromkeys(findings))
+
+
+def _writer(recipe: Recipe) -> Writer:
+    """Return what writes the recipe's formulas; its names are collected once, for all stages."""
+    names = recipe.names()
+    return lambda expression: format_formula(expression, names)
 
 
 def _refusal_findings(recipe: Recipe, adapter: Adapter) -> list[Finding]:
@@ -92,7 +109,7 @@ def _refusal_findings(recipe: Recipe, adapter: Adapter) -> list[Finding]:
     return found
 
 
-def _evidence_findings(recipe: Recipe, stage: Stage, adapter: Adapter | None) -> list[Finding]:
+def _evidence_findings(written: Writer, stage: Stage, adapter: Adapter | None) -> list[Finding]:
     at = str(stage.at)
     if adapter is not None and stage.at not in adapter.sites():
         sites = _site_ranges(adapter)
@@ -103,7 +120,7 @@ def _evidence_findings(recipe: Recipe, stage: Stage, adapter: Adapter | None) ->
         for part in expression.walk() if expression is not None else ():
             missing = part.needs - offered - frozenset().union(*(inner.needs for inner in part.parts))
             for kind in sorted(missing):
-                who = recipe.formula(part) if isinstance(part, Strategy) else getattr(part, "name", "it")
+                who = written(part) if isinstance(part, Strategy) else getattr(part, "name", "it")
                 where = _sites_with(kind, adapter)
                 said = f"'{who}' needs {kind}, which {at} does not offer; {where}"
                 findings.append(Finding("error", at, said, missing_evidence=True))
@@ -141,19 +158,29 @@ def _site_ranges(adapter: Adapter) -> str:
     return listing(parts)
 
 
-def _budget_findings(recipe: Recipe, stage: Stage) -> list[Finding]:
-    at = str(stage.at)
-    if stage.keep in (Keep.of(1.0), Keep(less=0)):
-        return [Finding("note", at, "keeps all tokens, so it changes nothing")]
-    for before in recipe.stages[: recipe.stages.index(stage)]:
-        alike = (before.at.part, before.per, before.newlines) == (stage.at.part, stage.per, stage.newlines)
-        if alike and before.keep.count is not None and (stage.keep.count or 0) >= before.keep.count:
+def _budget_findings(recipe: Recipe) -> list[list[Finding]]:
+    """Return the findings about the budget of every stage."""
+    found: list[list[Finding]] = []
+    # Of stages alike, those that keep fewer than all before them, by falling count.
+    smaller: dict[tuple[str, str, str], list[Stage]] = {}
+    for stage in recipe.stages:
+        at, count = str(stage.at), stage.keep.count or 0
+        earlier = smaller.setdefault((stage.at.part, stage.per, stage.newlines), [])
+        first = bisect.bisect_left(earlier, -count, key=lambda before: -(before.keep.count or 0))
+        if stage.keep in (Keep.of(1.0), Keep(less=0)):
+            found.append([Finding("note", at, "keeps all tokens, so it changes nothing")])
+        elif first < len(earlier):
+            before = earlier[first]
             said = f"keeps {stage.keep} of the {before.keep} that {before.at} leaves, so it changes nothing"
-            return [Finding("note", at, said)]
-    return []
+            found.append([Finding("note", at, said)])
+        else:
+            found.append([])
+        if count and (not earlier or count < (earlier[-1].keep.count or 0)):
+            earlier.append(stage)
+    return found
 
 
-def _formula_findings(recipe: Recipe, stage: Stage) -> list[Finding]:
+def _formula_findings(written: Writer, stage: Stage) -> list[Finding]:
     """Return warnings from running the algebra on random orders: operands whose order never matters have no effect."""
     alone = isinstance(stage.select, Strategy)
     sizes = _group_sizes(stage)
@@ -163,27 +190,27 @@ def _formula_findings(recipe: Recipe, stage: Stage) -> list[Finding]:
     leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]
     orders = {leaf: seed for seed, leaf in enumerate(dict.fromkeys(leaves))}
     outcome = _kept_mask(stage.select, stage, tokens, orders)
-    found = [] if alone else _operand_findings(recipe, stage, tokens, orders, outcome)
+    found = [] if alone else _operand_findings(written, stage, tokens, orders, outcome)
     if not found and stage.by is not None:
         unguided = stage.model_copy(update={"by": None})
         if torch.equal(outcome, _kept_mask(stage.select, unguided, tokens, orders)):
-            said = f"by: {recipe.formula(stage.by)} has no effect; the same tokens stay without it"
+            said = f"by: {written(stage.by)} has no effect; the same tokens stay without it"
             found = [Finding("warning", str(stage.at), said)]
     return found
 
 
 def _operand_findings(
-    recipe: Recipe, stage: Stage, tokens: Tokens, orders: dict[Expression, int], outcome: Tensor
+    written: Writer, stage: Stage, tokens: Tokens, orders: dict[Expression, int], outcome: Tensor
 ) -> list[Finding]:
     """Return warnings about operands of a formula that do not change what is kept."""
     at = str(stage.at)
-    formula = recipe.formula(stage.select)
+    formula = written(stage.select)
     strategies = [leaf for leaf in stage.select.strategies() if isinstance(leaf, Strategy)]
     for leaf in strategies:
         trivial = isinstance(stage.select, Best) and stage.select.operands == (leaf,)
         if not trivial and torch.equal(outcome, _kept_mask(leaf, stage, tokens, orders)):
-            alone = recipe.formula(leaf)
-            others = [recipe.formula(other) for other in strategies if other != leaf]
+            alone = written(leaf)
+            others = [written(other) for other in strategies if other != leaf]
             effect = f"{listing(others)} has no effect" if others else "the rest of it has no effect"
             said = f"the formula collapses: '{formula}' always keeps what '{alone}' alone keeps; {effect}"
             return [Finding("warning", at, said)]
@@ -194,16 +221,14 @@ def _operand_findings(
     ]
     if len(inert) == len(strategies):
         return [Finding("warning", at, f"the formula is vacuous: what '{formula}' keeps depends on no operand")]
-    found = [
-        Finding("warning", at, f"'{recipe.formula(leaf)}' has no effect on what '{formula}' keeps") for leaf in inert
-    ]
+    found = [Finding("warning", at, f"'{written(leaf)}' has no effect on what '{formula}' keeps") for leaf in inert]
     if stage.by is None and not inert:
         # By default operands also break ties. With another tie-breaker, only their effect on the set is left.
         other_ties, orders = stage.model_copy(update={"by": _NO_PREFERENCE}), orders | {_NO_PREFERENCE: -1}
         outcome = _kept_mask(stage.select, other_ties, tokens, orders)
         for leaf in strategies:
             if torch.equal(outcome, _kept_mask(stage.select, other_ties, tokens, orders | {leaf: 1000 + orders[leaf]})):
-                said = f"'{recipe.formula(leaf)}' does no more than break ties in '{formula}'"
+                said = f"'{written(leaf)}' does no more than break ties in '{formula}'"
                 found.append(Finding("warning", at, said))
     return found
 

@@ -19,6 +19,7 @@ from tokensieve.errors import (
 from tokensieve.plugins.plugin import usable
 from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.formulas import distinct_strategies, format_formula, strategy_names, strip_outer_parentheses
+from tokensieve.sites import Site
 from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Strategy
 
@@ -47,13 +48,9 @@ def find_problem(
     if not stages:
         return ("stages",), "a recipe has at least one stage"
     for i, (before, after) in enumerate(itertools.pairwise(stages), start=1):
-        if before.at == after.at:
-            return ("stages", i, "at"), f"the site {after.at} stands twice; join both stages into one formula"
-        if not before.at < after.at:
-            return ("stages", i, "at"), (
-                f"stages out of order: {after.at} comes before {before.at} in the model; a token once gone "
-                "never returns, so list stages from the first site to the deepest"
-            )
+        problem = find_order_problem(before.at, after.at)
+        if problem is not None:
+            return ("stages", i, "at"), problem
     names = strategy_names(strategies, stages)
     leaves = distinct_strategies(stages)
     for name, strategy in strategies.items():
@@ -86,6 +83,18 @@ def find_problem(
         if any(keep.auto for keep in keeps):
             return ("budgets", number), f"budget {number} has auto for an entry; give numbers"
     return None
+
+
+def find_order_problem(before: Site, after: Site) -> str | None:
+    """Return why a stage at the site `after` cannot follow one at `before`; None if it can."""
+    if before == after:
+        return f"the site {after} stands twice; join both stages into one formula"
+    if before < after:
+        return None
+    return (
+        f"stages out of order: {after} comes before {before} in the model; a token once gone "
+        "never returns, so list stages from the first site to the deepest"
+    )
 
 
 def unusable_name_message(name: str) -> str:
