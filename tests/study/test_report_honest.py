@@ -165,6 +165,33 @@ def test_a_figure_or_table_that_cannot_be_made_costs_itself(tmp_path, monkeypatc
     assert "ValueError: no such axis" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+class Failing(Shapes):
+    """A task whose files are gone since the run."""
+
+    def samples(self):
+        raise FileNotFoundError(2, "No such file or directory", "questions.jsonl")
+
+
+class Cardless(Shapes):
+    """A task that cannot say what it is."""
+
+    def card(self):
+        raise FileNotFoundError(2, "No such file or directory", "questions.jsonl")
+
+
+def test_a_task_whose_code_fails_costs_the_viewer(tmp_path):
+    made = small()
+    tasks = {TASK.hash(): Failing(pictures=4)}
+    written = write_report(made, tmp_path, default_registry(), tasks=tasks, samples=2)
+    [problem] = written.problems
+    assert problem.startswith("The viewer is not shown: FileNotFoundError: ")
+    assert "The viewer is not shown: FileNotFoundError: " in written.page.read_text(encoding="utf-8")
+    registry = default_registry()
+    registry.add_task(Cardless)
+    written = write_report(made, tmp_path, registry, samples=2)
+    assert any("The pictures of shapes are not shown: FileNotFoundError" in problem for problem in written.problems)
+
+
 # Text that others wrote
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tokensieve.errors import TokensieveError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
+from tokensieve.study.analysis.attempt import reason_of
 from tokensieve.study.analysis.comparison import Comparison
 from tokensieve.study.spec.entries import TaskEntry
 from tokensieve.tasks.base import Task
@@ -45,8 +46,9 @@ def rebuild_tasks(
         said, card = f"The pictures and measures of {comparison.task} are not shown: ", comparison.card
         try:
             task = (asked.get(comparison.task) or _entry_from_card(comparison, registry)).build(registry)
-        except (TokensieveError, ValueError) as error:
-            problems.append(f"{said}{error}")
+        # The code of a task can raise anything.
+        except Exception as error:
+            problems.append(f"{said}{_told(error)}")
             continue
         if (task.name, task.version, task.metric) == (card.get("task"), card.get("version"), card.get("metric")):
             found[comparison.card_hash] = task
@@ -73,14 +75,20 @@ def unchanged_tasks(comparisons: Sequence[Comparison], tasks: Mapping[str, Task]
             continue
         try:
             now = task.card()
-        except (TokensieveError, ValueError) as error:
-            problems.append(f"The pictures of {comparison.task} are not shown: {error}")
+        # The code of a task can raise anything.
+        except Exception as error:
+            problems.append(f"The pictures of {comparison.task} are not shown: {_told(error)}")
             continue
         if _text(now) == _text(comparison.card):
             found[comparison.card_hash] = task
         else:
             problems.append(f"The pictures of {comparison.task} are not shown: {CHANGED}")
     return found, problems
+
+
+def _told(error: Exception) -> str:
+    """Return an error's text, with its kind if its text may not stand alone."""
+    return str(error) if isinstance(error, TokensieveError) else reason_of(error)
 
 
 def _by_card(comparisons: Sequence[Comparison]) -> list[Comparison]:
