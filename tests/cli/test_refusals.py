@@ -278,3 +278,22 @@ def test_the_module_is_the_command_line():
         assert result.stdout == ""
         assert result.stderr.startswith("UnknownRecipeError: ")
     assert app.info.name == "tokensieve"
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compare", "study.yaml"),
+        ("report", "run"),
+        ("demo",),
+        ("show", "script", "--image", PHOTO),
+        ("schema",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_empty_place_for_results(cli, command, empty):
+    result = cli(*command, "--out", empty)
+    assert result.exit_code == 2, result.output
+    assert "an empty name is no place for results" in " ".join(result.output.replace("│", " ").split())
+    assert not [path for path in Path.cwd().iterdir() if path.name != "study.yaml"]

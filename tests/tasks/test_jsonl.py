@@ -1,6 +1,7 @@
 """`vqa_jsonl`: what a file of questions gives, what is refused with its line, and what the card holds."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 from tokensieve.errors import TaskError, UnknownTaskError
 from tokensieve.tasks import Answer
 from tokensieve.tasks.base import columns
-from tokensieve.tasks.jsonl import VqaJsonl
+from tokensieve.tasks.jsonl import SHORT, VqaJsonl
+from tokensieve.tasks.jsonl_lines import LONGEST_QUESTION
 from tokensieve.tasks.metric_table import METRICS
 
 RED = {"image": "a.png", "question": "Which colour?", "answer": "red"}
@@ -142,6 +144,55 @@ def test_what_is_no_text(folder):
     (folder / "asked.jsonl").write_bytes(b'\xef\xbb\xbf{"image": "a.png", "question": "?", "answer": "\xff"}\n')
     with pytest.raises(TaskError, match=r"this is not a JSON object: 'utf-8' codec .* \(.*asked.jsonl:1\)"):
         VqaJsonl(path=str(folder / "asked.jsonl")).samples()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_of_json(folder, number):
+    (folder / "asked.jsonl").write_text(f'{{"image": "a.png", "question": "?", "answer": {number}}}\n')
+    with pytest.raises(TaskError, match=r"\(.*asked.jsonl:1\)"):
+        VqaJsonl(path=str(folder / "asked.jsonl")).samples()
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["<image>", "<video>", "<|image_pad|>", "<|vision_start|>", "<IMG_CONTEXT>", "<img>", "</img>", "[IMG]",
+     "<image_soft_token>", "<start_of_image>"],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["question", "choices", "ocr"])
+def test_what_stands_for_a_picture_is_refused_with_its_line(write, part, place):
+    line = {**DOG, "ocr": "none"}
+    line[place] = ["cat", "dog", f"a {part}"] if place == "choices" else f"Look: {part} is it?"
+    task = VqaJsonl(path=write({**DOG, "ocr": ""}, line), metric="choice", ocr=True)
+    with pytest.raises(
+        TaskError, match=r"the question holds '.*', which stands for a picture .* \(.*asked.jsonl:2\)"
+    ) as e:
+        task.samples()
+    assert f"'{part}'" in str(e.value)
+
+
+def test_marks_that_stand_for_no_picture(write):
+    asked = [
+        "Is a < b > c?",
+        "What does <image source> mean?",
+        "Which of <1> and <2>?",
+        "imagine <video",
+        "a[0] [img2]?",
+    ]
+    assert len(VqaJsonl(path=write(*({**RED, "question": text} for text in asked))).samples()) == 5
+
+
+def test_a_question_has_a_length(write):
+    longest = "x" * (LONGEST_QUESTION - len(SHORT.format(question="")))
+    assert len(VqaJsonl(path=write({**RED, "question": longest})).samples()) == 1
+    for text in (longest + "x", "x" * 2**20):
+        with pytest.raises(TaskError, match=r"at most 32768 characters, .* this one has .* \(.*asked.jsonl:1\)"):
+            VqaJsonl(path=write({**RED, "question": text})).samples()
+
+
+def test_a_pipe_is_no_file(folder):
+    os.mkfifo(folder / "pipe.jsonl")
+    with pytest.raises(TaskError, match="is a folder, a pipe or a device"):
+        VqaJsonl(path=str(folder / "pipe.jsonl")).samples()
 
 
 def test_a_byte_order_mark_and_windows_lines(folder):

@@ -265,5 +265,5 @@ class _Claim(NamedTuple):
     party: int
 
     def __lt__(self, other: tuple[Any, ...]) -> bool:
-        mine, theirs = self.weight * other[1], other[0] * self.divisor
-        return mine > theirs or (mine == theirs and self.party < other[2])
+        mine, theirs = self.weight * int(other[1]), int(other[0]) * self.divisor
+        return mine > theirs or (mine == theirs and self.party < int(other[2]))

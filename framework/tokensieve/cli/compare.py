@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import Settings
+from tokensieve.cli.options import Settings, output_address
 from tokensieve.plugins.registry import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ class Engine(StrEnum):
 def compare(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's YAML.")],
     out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="Where results go: a folder, or an address such as s3://b/x.")
+        str,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            parser=output_address,
+            help="Where results go: a folder, or an address such as s3://b/x.",
+        ),
     ],
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, and list cells and costs.")] = False,

@@ -9,7 +9,7 @@ import typer
 
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
-from tokensieve.cli.options import VIEWER_SAMPLES, Settings
+from tokensieve.cli.options import VIEWER_SAMPLES, Settings, output_path
 from tokensieve.errors import RefusedError
 from tokensieve.plugins.registry import default_registry
 
@@ -28,7 +28,9 @@ QUICK = (
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", parser=output_path, help="Where everything goes.")
+    ] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer models, budgets and questions.")] = False,
     settings: Settings = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 2,

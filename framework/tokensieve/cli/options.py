@@ -14,6 +14,20 @@ from tokensieve.errors import BudgetError
 VIEWER_SAMPLES = 24
 """How many questions the viewer of a report shows by default."""
 
+
+def output_path(text: str | Path) -> Path:
+    """Return the path of an `--out`, which is not empty: that would silently be the current folder."""
+    if not str(text).strip():
+        raise typer.BadParameter("an empty name is no place for results; name a folder or file, or . for this folder")
+    return Path(text)
+
+
+def output_address(text: str) -> str:
+    """Return the folder or address of an `--out`, which is not empty."""
+    output_path(text)
+    return text
+
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a path to YAML.")]
 RecipeNames = Annotated[
     list[str], typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, or paths to YAML.")

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from tokensieve.cli import console
-from tokensieve.cli.options import VIEWER_SAMPLES
+from tokensieve.cli.options import VIEWER_SAMPLES, output_path
 from tokensieve.plugins.registry import default_registry
 
 
@@ -16,7 +16,9 @@ def report(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a study, as compare --out wrote it.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--out", metavar="DIR", help="Where the report goes; RUN/report if not given."),
+        typer.Option(
+            "--out", metavar="DIR", parser=output_path, help="Where the report goes; RUN/report if not given."
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option("--samples", min=1, help="Questions that the page's viewer shows.")

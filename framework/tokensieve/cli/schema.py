@@ -10,13 +10,14 @@ import typer
 
 from tokensieve.cli import console
 from tokensieve.cli.files import require_writable
+from tokensieve.cli.options import output_path
 from tokensieve.recipes.schema import schema as recipe_schema
 
 
 def schema(
     out: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--out", metavar="FILE", help="Write it to a file."),
+        typer.Option("--out", metavar="FILE", parser=output_path, help="Write it to a file."),
     ] = None,
 ) -> None:
     """Print the JSON Schema of recipe files, for editors."""

@@ -17,7 +17,7 @@ from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
 from tokensieve.cli.files import make_folder, read_image
 from tokensieve.cli.operands import StageView, watch
-from tokensieve.cli.options import Budget, Device, OptionalModel, QueryEncoder, RecipeNames, parse_budgets
+from tokensieve.cli.options import Budget, Device, OptionalModel, QueryEncoder, RecipeNames, output_path, parse_budgets
 from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
@@ -37,7 +37,9 @@ def show(
     ],
     model: OptionalModel = None,
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The question about it.")] = QUESTION,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", parser=output_path, help="Where the pictures go.")
+    ] = Path(),
     keep: Budget = None,
     query_encoder: QueryEncoder = None,
     device: Device = None,

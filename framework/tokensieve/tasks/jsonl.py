@@ -18,7 +18,7 @@ from tokensieve.errors import TaskError, did_you_mean, listing
 from tokensieve.models.pictures import Video
 from tokensieve.tasks import files, metrics
 from tokensieve.tasks.base import Answer, Sample, Task
-from tokensieve.tasks.jsonl_lines import Line, parse_line
+from tokensieve.tasks.jsonl_lines import Line, find_question_problem, parse_line
 from tokensieve.tasks.metric_table import METRICS
 
 SHORT = "{question}\nAnswer the question using a single word or phrase."
@@ -281,7 +281,7 @@ class VqaJsonl(Task):
             choices=line.choices,
             video=video,
         )
-        wrong = METRICS[self.metric].check(sample)
+        wrong = find_question_problem(sample.question) or METRICS[self.metric].check(sample)
         if wrong is not None:
             self._refuse(wrong, number)
         return sample
@@ -329,7 +329,10 @@ class VqaJsonl(Task):
 
 
 def _read(path: str) -> bytes:
+    file = Path(path)
+    if file.exists() and not file.is_file():
+        raise TaskError(f"{path} is a folder, a pipe or a device; name a file")
     try:
-        return Path(path).read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise TaskError(f"the file {path} cannot be read: {error.strerror or error}") from None

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokensieve.errors import TaskError, did_you_mean, listing
 
+LONGEST_QUESTION = 32_768
+"""The most characters of a question, with choices and OCR text."""
+_PLACEHOLDER = re.compile(
+    r"<\|?/?(?:image|video|img|vision)(?:_[a-z0-9_]*)?\|?>|\[IMG\]|<(?:start|end)_of_image>", re.IGNORECASE
+)
+
 
 class Line(BaseModel):
     """A line of a file: its keys, and the types of their values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     question: str
     image: str | None = None
@@ -45,7 +52,7 @@ def parse_line(text: bytes) -> Line:
         TaskError: if it is no JSON object, has a key twice or an unknown key, lacks one, or a value has the wrong type.
     """
     try:
-        data = json.loads(text.decode(), object_pairs_hook=_without_repeats)
+        data = json.loads(text.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_constant)
         if b"\\u" in text:
             # JSON can write half a surrogate pair, which cannot be encoded.
             json.dumps(data, ensure_ascii=False).encode()
@@ -66,6 +73,27 @@ def parse_line(text: bytes) -> Line:
         if detail["type"] == "missing":
             raise TaskError(f"a line needs '{key}', and this one has none") from None
         raise TaskError(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}") from None
+
+
+def find_question_problem(question: str) -> str | None:
+    """Return why a text cannot be asked: it is too long, or holds what stands for a picture; None if it can."""
+    if len(question) > LONGEST_QUESTION:
+        return (
+            f"a question has at most {LONGEST_QUESTION} characters, with all that the prompt adds; "
+            f"this one has {len(question)}"
+        )
+    found = _PLACEHOLDER.search(question)
+    if found is None:
+        return None
+    return (
+        f"the question holds '{found[0]}', which stands for a picture or video in the prompts of some models; "
+        "remove it: the picture of the line is shown without it"
+    )
+
+
+def _no_constant(name: str) -> Never:
+    """Refuse NaN and infinities, which Python reads and JSON does not have."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
