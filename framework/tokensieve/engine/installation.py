@@ -26,13 +26,9 @@ Gate = Callable[[], bool]
 lock = threading.RLock()
 """Held while anything is put into a model or taken out."""
 
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_BESIDE = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+"""What torch notes of a hook beside it."""
 _COPYING = ("__deepcopy__", "__reduce_ex__")
 
 
@@ -201,10 +197,13 @@ _installed: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
 def _remove_hooks(module: nn.Module, wanted: Callable[[Any], bool]) -> None:
-    for hooks in (vars(module).get(name, {}) for name in _HOOKS[::2]):
+    own = vars(module)
+    for hooks in (own.get(name, {}) for name in _HOOKS):
         for key in [key for key, hook in list(hooks.items()) if wanted(hook)]:
-            for name in _HOOKS:
-                vars(module).get(name, {}).pop(key, None)
+            # The hook itself last: by it the rest is found again after an interrupt.
+            for name in _BESIDE:
+                own.get(name, {}).pop(key, None)
+            hooks.pop(key, None)
 
 
 def _unwrap(module: nn.Module, name: str, entry: tuple[Gate, Callable[..., Any]]) -> None:

@@ -1,0 +1,103 @@
+"""An interrupt at any line of what puts hooks in and takes them out leaves the model as it was."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from effort import NIGHTLY
+
+import tokensieve as ts
+from tokensieve.engine import installation
+from tokensieve.testing.footprint import footprint
+
+from .models import ONE, batch, llava, prompts
+
+ENGINE = str(Path(installation.__file__).parent)
+RECIPES = {
+    "entrance": ts.Recipe.loads("stages:\n- {at: decoder.0, select: divprune, keep: 4}\n"),
+    "layers": ts.Recipe.loads("stages:\n- {at: decoder.1, select: fastv, keep: 4}\n"),
+    "tower": ts.Recipe.loads("stages:\n- {at: encoder.0, select: tome, keep: 9, rest: merge}\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return llava(layers=2)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th line that the engine runs, and counts lines."""
+
+    def __init__(self, number):
+        self.number, self.lines, self.where = number, 0, None
+
+    def __enter__(self):
+        sys.settrace(self.called)
+        return self
+
+    def __exit__(self, *error):
+        sys.settrace(None)
+
+    def called(self, frame, event, argument):
+        return self.line if frame.f_code.co_filename.startswith(ENGINE) else None
+
+    def line(self, frame, event, argument):
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.number:
+                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self.line
+
+
+def work(model, recipe, request):
+    with ts.prune(model, recipe), torch.no_grad():
+        model(**request)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_interrupt_anywhere_leaves_the_model_as_it_was(model, recipe):
+    request = batch(prompts(model, ONE))
+    work(model, RECIPES[recipe], request)
+    before, registry = footprint(model), ts.default_registry()
+    with Interrupt(0) as every, ts.prune(model, RECIPES[recipe], registry=registry), torch.no_grad():
+        model(**request)
+    assert every.lines > 100
+    step = 1 if NIGHTLY else max(1, every.lines // 40)
+    for number in range(1, every.lines + 1, step):
+        interrupt, pruned = Interrupt(number), ts.prune(model, RECIPES[recipe], registry=registry)
+        with pytest.raises(KeyboardInterrupt), interrupt, pruned, torch.no_grad():
+            model(**request)
+        assert footprint(model) == before, f"changed by an interrupt at {interrupt.where}"
+
+
+def test_what_raises_while_it_is_undone_does_not_keep_the_rest(model):
+    done = []
+
+    def fail():
+        raise ValueError("no")
+
+    one = installation.Installation()
+    one.later(lambda: done.append("first"))
+    one.later(fail)
+    one.later(lambda: done.append("last"))
+    with pytest.raises(ValueError, match="no"):
+        one.remove()
+    assert done == ["last", "first"]
+    one.remove()
+    assert done == ["last", "first"]
+
+
+def test_threads_that_are_interrupted_leave_nothing_either(model):
+    before = footprint(model)
+    threads = [
+        threading.Thread(target=lambda n=number: work(model, RECIPES["layers"], batch(prompts(model, ONE, n))))
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert footprint(model) == before
