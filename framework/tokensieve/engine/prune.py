@@ -42,8 +42,10 @@ def prune(
     """Prune a model's visual tokens inside a `with` block.
 
     The model is not changed but for hooks and instance attributes, all of which are gone
-    afterwards, also after an exception. A prune inside another one of the same model replaces it
-    until it exits.
+    afterwards, also after an exception or an interrupt. A prune inside another one of the same
+    model replaces it until it exits. Several threads or tasks may prune one model at once, each by
+    a prune of its own. A thread that entered none, such as one that streams an answer, is under the
+    one in force, and is refused if there are several. A deep copy made inside is a plain model.
 
     Args:
         model: a model that an adapter is registered for.
