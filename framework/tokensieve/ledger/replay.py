@@ -34,7 +34,7 @@ class _Sample(BaseModel):
         kept: by site, the sorted ids of the kept tokens.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     prefill: _Count
     row: _Count
@@ -74,7 +74,7 @@ class _Recording(BaseModel):
         samples: what was kept, of every sample of every call.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["tokensieve.kept/2"]
     family: str
