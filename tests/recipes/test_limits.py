@@ -8,8 +8,9 @@ import pytest
 
 import tokensieve as ts
 from tokensieve import Recipe
-from tokensieve.errors import FormulaError, RecipeError, ScoreError, TokensieveError
+from tokensieve.errors import FormulaError, RecipeError, ScoreError, StudyError, TokensieveError
 from tokensieve.evidence import Evidence
+from tokensieve.study.spec.study import Study
 from tokensieve.testing.samples import sample
 
 REGISTRY = ts.default_registry()
@@ -62,6 +63,8 @@ def test_a_recipe_is_a_file(tmp_path):
     for path in (tmp_path / "pipe.yaml", tmp_path, "/dev/zero", "/dev/null"):
         with pytest.raises(RecipeError, match="is a folder, a pipe or a device"):
             Recipe.load(path)
+        with pytest.raises(StudyError, match="it is a folder, a pipe or a device"):
+            Study.load(path)
 
 
 @pytest.mark.parametrize("number", HUGE)

@@ -80,6 +80,8 @@ class Study(BaseModel):
         Raises:
             TokensieveError: a `StudyError` or another kind, which names the mistake with file and line.
         """
+        if Path(path).exists() and not Path(path).is_file():
+            raise StudyError(f"{path} cannot be read: it is a folder, a pipe or a device, and a study is a file")
         try:
             with Path(path).open(encoding="utf-8") as opened:
                 # One character more than is allowed, so that an endless file is refused as too large.
