@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,8 +110,21 @@ class TowerEncoder(Encoder):
         return NUM_CLASS_TOKENS[config.model_type]
 
     def layout(self, n: int) -> Tensor:
-        """Return the layout of a square grid, row by row."""
-        return raster(side := math.isqrt(n), side)
+        """Return the layout of images of the tower's own size, row by row.
+
+        Raises:
+            RefusedError: if these are other images.
+        """
+        config: Any = self.tower.config
+        side = config.image_size // config.patch_size
+        if side * side != n:
+            raise RefusedError(f"where {n} patches are is not known: the tower's own grid is {side} x {side}")
+        return raster(side, side)
+
+    @property
+    def patch_embedding(self) -> nn.Module:
+        """The convolution that embeds patches; with interpolated positions images have any shape."""
+        return self.tower.get_submodule("embeddings.patch_embedding")
 
     def attention_input(self, block: int, x: Tensor) -> Tensor:
         """Return the output of the layer's first norm."""

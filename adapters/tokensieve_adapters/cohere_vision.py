@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import squares
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import MergedPatchesDecoder, TowerEncoder
 
@@ -19,7 +18,7 @@ class CohereVisionDecoder(MergedPatchesDecoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each tile."""
-        return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
+        return squares([tile.shape[-2] for tile in output.pooler_output], request.get("pixel_values"))
 
 
 class AyaVisionAdapter(Adapter):

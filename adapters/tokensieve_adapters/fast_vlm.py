@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import squares
 from tokensieve_adapters import _tiny
 
 
@@ -20,7 +19,7 @@ class FastVlmDecoder(Decoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each image."""
-        return [raster(side := math.isqrt(one.shape[-2]), side) for one in output.pooler_output]
+        return squares([one.shape[-2] for one in output.pooler_output], request.get("pixel_values"))
 
 
 class FastVlmAdapter(Adapter):

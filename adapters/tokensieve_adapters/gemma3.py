@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve.models.text_tower import TextTower
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._text_tower import load_contrastive_text_tower
@@ -27,6 +27,7 @@ class Gemma3Decoder(MergedPatchesDecoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each image."""
+        require_size(request.get("pixel_values"), self.config.vision_config.image_size)
         side = math.isqrt(self.config.mm_tokens_per_image)
         return [raster(side, side) for _ in output.pooler_output]
 

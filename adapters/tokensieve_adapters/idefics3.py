@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Modality
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import MergedPatchesDecoder
 
@@ -43,6 +43,7 @@ class Idefics3Decoder(MergedPatchesDecoder):
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each tile."""
         vision = self.config.vision_config
+        require_size(request.get("pixel_values"), vision.image_size)
         side = vision.image_size // vision.patch_size // self.config.scale_factor
         tokens = sum(len(sample) for sample in output.pooler_output)
         return [raster(side, side)] * (tokens // side**2)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import squares
 from tokensieve.sites import Site
 from tokensieve_adapters._example import save_example
 from tokensieve_adapters._tower import NUM_CLASS_TOKENS, PatchTokenEncoder, TowerDecoder
@@ -22,17 +20,7 @@ class LlavaDecoder(TowerDecoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a square grid for each image."""
-        counts = [image.shape[-2] for image in output.pooler_output]
-        grids = {}
-        for n in set(counts):
-            side = math.isqrt(n)
-            if side * side != n:
-                raise RefusedError(
-                    f"an image has {n} visual tokens, which is no square grid; with "
-                    "vision_feature_select_strategy='full' the class token is among them, so use 'default'"
-                )
-            grids[n] = raster(side, side)
-        return [grids[n] for n in counts]
+        return squares([image.shape[-2] for image in output.pooler_output], request.get("pixel_values"))
 
 
 class LlavaAdapter(Adapter):

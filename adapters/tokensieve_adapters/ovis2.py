@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import squares
 from tokensieve_adapters import _tiny
 
 
@@ -21,7 +20,7 @@ class Ovis2Decoder(Decoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each tile."""
-        return [raster(side := math.isqrt(tile.shape[-2]), side) for tile in output.pooler_output]
+        return squares([tile.shape[-2] for tile in output.pooler_output], request.get("pixel_values"))
 
 
 class Ovis2Adapter(Adapter):

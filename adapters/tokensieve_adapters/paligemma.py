@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import PatchTokenEncoder, TowerDecoder
 
@@ -20,6 +20,7 @@ class PaliGemmaDecoder(TowerDecoder):
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each image."""
         vision = self.config.vision_config
+        require_size(request.get("pixel_values"), vision.image_size)
         side = vision.image_size // vision.patch_size
         return [raster(side, side) for _ in range(output.pooler_output.flatten(0, 1).shape[0] // side**2)]
 

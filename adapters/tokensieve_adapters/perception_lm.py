@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder, Modality
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, squares
 from tokensieve_adapters import _tiny
 
 
@@ -44,11 +43,12 @@ class PerceptionLMDecoder(Decoder):
         [pixels] = [request.get(one.pixel_argument) for one in self.modalities if one.name == modality]
         if not isinstance(pixels, Tensor):
             raise RefusedError(f"where each token of an encoded {modality} is depends on its pixels; pass them instead")
-        parts, side = pixels.shape[1], math.isqrt(output.pooler_output.shape[-2])
+        parts, (tile,) = pixels.shape[1], squares([output.pooler_output.shape[-2]], pixels)
+        rows, columns = (int(size) + 1 for size in tile[-1, 2:])
         if modality == "video":
-            one = raster(side, side, frames=parts)
+            one = raster(rows, columns, frames=parts)
         else:
-            one = torch.cat([raster(side, side, tile=tile) for tile in range(parts)])
+            one = torch.cat([raster(rows, columns, tile=number) for number in range(parts)])
         return [one] * (len(output.pooler_output) // parts)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.encoder import Encoder
+from tokensieve.models.layouts import raster
 from tokensieve.stage import Stage
 
 _MODULE = "timm.models.vision_transformer"
@@ -98,16 +98,32 @@ class TimmVitEncoder(Encoder):
         return reasons
 
     def layout(self, n: int) -> Tensor:
-        """Return the layout, row by row; the grid is square if the image size is dynamic."""
+        """Return the layout of images of the model's own size, row by row.
+
+        Raises:
+            RefusedError: if images can be of other sizes, or the model has another number of patches.
+        """
         rows, columns = self.model.get_submodule("patch_embed").grid_size  # type: ignore[misc]
-        if rows * columns != n:
-            side = round(n**0.5)
-            if side * side != n:
-                raise RefusedError(f"{n} patches are not the model's {rows} x {columns} grid and not square")
-            columns = side
-        place = torch.arange(n)
-        zero = torch.zeros_like(place)
-        return torch.stack([zero, zero, place // columns, place % columns], dim=1)
+        if self._is_dynamic or rows * columns != n:
+            raise RefusedError(
+                f"where {n} patches are is not known: the model's own grid is {rows} x {columns}, and its patch "
+                "embedding was not called for images of another shape, or patches were dropped; call the model as a "
+                "whole, without patch_drop_rate"
+            )
+        return raster(rows, columns)
+
+    @property
+    def _is_dynamic(self) -> bool:
+        return bool(getattr(self.model, "dynamic_img_size", False))
+
+    @property
+    def patch_embedding(self) -> nn.Module | None:
+        """The patch embedding if the image size is dynamic; it then keeps rows and columns apart."""
+        return self.model.get_submodule("patch_embed") if self._is_dynamic else None
+
+    def patch_grid(self, embedded: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of `[batch, rows, columns, d]`."""
+        return embedded.shape[1], embedded.shape[2]
 
 
 class TimmVitAdapter(Adapter):

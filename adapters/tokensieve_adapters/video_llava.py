@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tokensieve.evidence import NEWLINE
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._tower import PatchTokenEncoder
 
@@ -34,6 +34,9 @@ class VideoLlavaDecoder(Decoder):
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each image, and for each frame of a video."""
         vision = self.config.vision_config
+        require_size(
+            request.get({"image": "pixel_values", "video": "pixel_values_videos"}[modality]), vision.image_size
+        )
         side = vision.image_size // vision.patch_size
         if modality == "image":
             return [raster(side, side) for _ in output.pooler_output]

@@ -29,6 +29,7 @@ from tokensieve.evidence import Evidence, Value
 from tokensieve.ledger.records import Prefill, SampleRecord, StageRecord
 from tokensieve.ledger.run import Run
 from tokensieve.models.encoder import Encoder
+from tokensieve.models.layouts import raster
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.stage import Stage
 
@@ -72,6 +73,7 @@ class EncoderPruner:
 
     batches: PerThread[list[EncoderBatch]] = PerThread(list)
     _now: PerThread[EncoderBatch | None] = PerThread(lambda: None)
+    _grid: PerThread[tuple[int, int] | None] = PerThread(lambda: None)
 
     def __init__(
         self,
@@ -102,11 +104,14 @@ class EncoderPruner:
         for number, block in enumerate(self._encoder.blocks):
             if number >= self._first:
                 installation.wrap(block, "forward", partial(self._forward, number))
+        if self._encoder.patch_embedding is not None:
+            installation.post_hook(self._encoder.patch_embedding, self._embedded, trace=False)
         installation.later(self.forget)
 
     def forget(self) -> None:
         """Forget all batches."""
         self._now = None
+        self._grid = None
         self.batches = []
 
     def whole(self, values: Tensor) -> Tensor:
@@ -188,6 +193,15 @@ class EncoderPruner:
         survivors = outcome.apply(vectors)[outcome.keep].reshape(x.shape[0], -1, x.shape[2])
         return torch.cat([x[:, :prefix], survivors], dim=1)
 
+    def _embedded(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Remember the rows and columns of the patches of this call."""
+        self._grid = self._encoder.patch_grid(output)
+
+    def _layout(self, n: int) -> Tensor:
+        """Return the places of the patches of this call's images."""
+        grid, self._grid = self._grid, None
+        return raster(*grid) if grid is not None and grid[0] * grid[1] == n else self._encoder.layout(n)
+
     def _start(self, hidden: Tensor) -> EncoderBatch:
         """Start a batch of images."""
         rows, n = hidden.shape[0], hidden.shape[1] - self._encoder.num_prefix_tokens
@@ -199,7 +213,7 @@ class EncoderPruner:
             )
         device = hidden.device
         grid = torch.zeros(rows, n, 5, dtype=torch.int64, device=device)
-        grid[..., 1:] = self._encoder.layout(n).to(device)
+        grid[..., 1:] = self._layout(n).to(device)
         alive = torch.ones(rows, n, dtype=torch.bool, device=device)
         owner = torch.arange(n, device=device).expand(rows, n)
         pool = TokenPool(alive, grid, alive.double(), torch.tensor(keys, device=device), {})

@@ -44,7 +44,20 @@ class Encoder(ABC):
 
     @abstractmethod
     def layout(self, n: int) -> Tensor:
-        """Return the places of the `n` patches of an image, int64 `[n, 4]`: tile, frame, row, column."""
+        """Return the places of the `n` patches of an image, int64 `[n, 4]`: tile, frame, row, column.
+
+        Raises:
+            RefusedError: if the number of patches does not say where they are.
+        """
+
+    @property
+    def patch_embedding(self) -> nn.Module | None:
+        """The module whose output has the rows and columns of this call's patches; None if `layout` knows them."""
+        return None
+
+    def patch_grid(self, embedded: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of patches, from the output of `patch_embedding`: `[batch, d, rows, columns]`."""
+        return embedded.shape[-2], embedded.shape[-1]
 
     @property
     def refused_methods(self) -> tuple[str, ...]:

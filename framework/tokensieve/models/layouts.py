@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from tokensieve.errors import RefusedError
 
 
 def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
@@ -19,3 +24,49 @@ def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
     """
     frame, row, column = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([torch.full_like(frame, tile), frame, row, column], dim=-1).reshape(-1, 4)
+
+
+def require_size(pixels: object, side: int) -> None:
+    """Raise unless images are squares of a size, for models whose tokens are laid out for that size.
+
+    Args:
+        pixels: the images as the caller gave them, `[..., height, width]` or a list of such; none if they came encoded.
+        side: in pixels.
+
+    Raises:
+        RefusedError: if an image has another size.
+    """
+    for image in pixels if isinstance(pixels, (list, tuple)) else [pixels]:
+        if isinstance(image, Tensor) and image.shape[-2:] != (side, side):
+            raise RefusedError(
+                f"an image has {image.shape[-2]} x {image.shape[-1]} pixels, and this model's tokens are laid out for "
+                f"{side} x {side}; pass images as the model's own processor makes them"
+            )
+
+
+def squares(counts: Sequence[int], pixels: object) -> list[Tensor]:
+    """Return the layouts of square images, for models that take every image as a square.
+
+    Args:
+        counts: how many tokens each image has.
+        pixels: the images as the caller gave them, `[..., height, width]` or a list of such; none if they came encoded.
+
+    Raises:
+        RefusedError: if an image is not square, or a number of tokens is not.
+    """
+    for image in pixels if isinstance(pixels, (list, tuple)) else [pixels]:
+        if isinstance(image, Tensor) and image.shape[-2] != image.shape[-1]:
+            raise RefusedError(
+                f"an image has {image.shape[-2]} x {image.shape[-1]} pixels, and this model's tokens are laid out for "
+                "squares; pass images as the model's own processor makes them"
+            )
+    grids = {}
+    for n in set(counts):
+        side = math.isqrt(n)
+        if side * side != n:
+            raise RefusedError(
+                f"an image has {n} visual tokens, which is no square grid; with "
+                "vision_feature_select_strategy='full' the class token is among them, so use 'default'"
+            )
+        grids[n] = raster(side, side)
+    return [grids[n] for n in counts]
