@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -158,9 +157,11 @@ def attach(cache: Any, state: CacheState) -> None:
         cache.__class__ = _pruned_class(kind)
 
 
-@lru_cache(maxsize=16)
+_pruned_classes: dict[type[Any], type[Any]] = {}
+
+
 def _pruned_class(kind: type[Any]) -> type[Any]:
-    return type(kind.__name__, (_PrunedCacheMixin, kind), {})
+    return _pruned_classes.setdefault(kind, type(kind.__name__, (_PrunedCacheMixin, kind), {}))
 
 
 def _empty_pruned(kind: type[Any]) -> Any:

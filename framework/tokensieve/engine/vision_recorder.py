@@ -98,9 +98,9 @@ class VisionRecorder:
         self._recorded[modality] = {}
         return {kind: torch.cat(values) for kind, values in recorded.items()}
 
-    def put(self, modality: str, recorded: Mapping[str, Tensor]) -> None:
+    def put(self, modality: str, evidence: Mapping[str, Tensor]) -> None:
         """Set the recorded evidence."""
-        self._recorded[modality] = {kind: [values] for kind, values in recorded.items()}
+        self._recorded[modality] = {kind: [values] for kind, values in evidence.items()}
 
     @property
     def selected(self) -> Tensor | None:
