@@ -26,7 +26,11 @@ def images():
 
 
 def at(*stages, select=None):
-    return ts.Recipe(stages=tuple(ts.Stage(at=f"encoder.{b}", select=Norm() if select is None else select, keep=k) for b, k in stages))
+    return ts.Recipe(
+        stages=tuple(
+            ts.Stage(at=f"encoder.{b}", select=Norm() if select is None else select, keep=k) for b, k in stages
+        )
+    )
 
 
 @torch.no_grad()

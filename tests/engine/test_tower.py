@@ -45,7 +45,7 @@ def merging(*blocks, r=3):
 
 
 def stage(at, keep, select=None, **rest):
-    return ts.Stage(at=at, select=select or Norm(), keep=keep, **rest)
+    return ts.Stage(at=at, select=Norm() if select is None else select, keep=keep, **rest)
 
 
 PLANS = {
