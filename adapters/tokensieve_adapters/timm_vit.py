@@ -103,7 +103,8 @@ class TimmVitEncoder(Encoder):
         Raises:
             RefusedError: if images can be of other sizes, or the model has another number of patches.
         """
-        rows, columns = self.model.get_submodule("patch_embed").grid_size  # type: ignore[misc]
+        embedding: Any = self.model.get_submodule("patch_embed")
+        rows, columns = embedding.grid_size
         if self._is_dynamic or rows * columns != n:
             raise RefusedError(
                 f"where {n} patches are is not known: the model's own grid is {rows} x {columns}, and its patch "

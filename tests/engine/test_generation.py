@@ -27,7 +27,10 @@ CALLS = []
 
 
 def at(*blocks, positions="original", select=None, keep=K):
-    stages = tuple(ts.Stage(at=f"decoder.{b}", select=select or Norm(), keep=keep - i) for i, b in enumerate(blocks))
+    stages = tuple(
+        ts.Stage(at=f"decoder.{b}", select=Norm() if select is None else select, keep=keep - i)
+        for i, b in enumerate(blocks)
+    )
     return ts.Recipe(stages=stages, positions=positions)
 
 

@@ -21,7 +21,7 @@ K = 4
 
 
 def at(*blocks, select=None, positions="original"):
-    stages = tuple(ts.Stage(at=f"decoder.{b}", select=select or Norm(), keep=K) for b in blocks)
+    stages = tuple(ts.Stage(at=f"decoder.{b}", select=Norm() if select is None else select, keep=K) for b in blocks)
     return ts.Recipe(stages=stages, positions=positions)
 
 

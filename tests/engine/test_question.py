@@ -202,17 +202,24 @@ def rows(processor, visual, talk, invites=True, **settings):
     return ids, words
 
 
+TURNS = ("one turn", "a second turn", "after a system", "without invitation", "answered")
+# In Gemma 3 and Pixtral the system has no turn of its own: see below.
+TALKS = [
+    (family, turns)
+    for family in FAMILIES
+    for turns in TURNS
+    if turns != "after a system" or family not in ("gemma3", "pixtral")
+]
+
+
 @pytest.mark.parametrize("content", CONTENTS)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("turns", ["one turn", "a second turn", "after a system", "without invitation", "answered"])
+@pytest.mark.parametrize(("family", "turns"), TALKS)
 def test_the_question_is_all_words_of_the_last_turn(family, content, turns):
     processor, visual = FAMILIES[family]()
     talk = [turn("user", *CONTENTS[content])]
     if turns == "a second turn":
         talk = [turn("user", I, "Who is there?"), answer(family, "A cat: nobody else.\n\nReally."), *talk]
     if turns == "after a system":
-        if family in ("gemma3", "pixtral"):
-            pytest.skip("the system has no turn of its own")
         talk = [turn("system", "Be short."), *talk]
     if turns == "answered":
         talk += [answer(family, "Red, I think.")]

@@ -14,7 +14,7 @@ from .models import CACHE, IMAGE, ONE, RAGGED, batch, checkpointing, generate, l
 
 
 def at(site, select=None, keep=4):
-    return ts.Recipe(stages=(ts.Stage(at=site, select=select or Norm(), keep=keep),))
+    return ts.Recipe(stages=(ts.Stage(at=site, select=Norm() if select is None else select, keep=keep),))
 
 
 class Untouched:
