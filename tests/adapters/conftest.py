@@ -1,12 +1,16 @@
 import pytest
 
+EVERY_DAY = ("gemma3", "idefics3", "internvl", "llava", "llava_next", "molmo2", "qwen2_vl", "qwen3_5", "qwen3_vl")
+"""Families whose kit runs in `make test`: one of each mechanism. All others are in `make nightly`, which CI runs too."""
 COMPILED = ("gemma3", "llava", "qwen2_vl")
-"""Families whose layers are compiled in `make test`; each takes ten seconds, and all others do in `make nightly`."""
+"""Those whose layers are compiled there; each takes ten seconds."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
         family = getattr(getattr(item, "cls", None), "adapter", None)
-        if item.name == "test_compiled_decoding" and family is not None and family.name not in COMPILED:
+        if family is None:
+            continue
+        if family.name not in EVERY_DAY or (item.name == "test_compiled_decoding" and family.name not in COMPILED):
             item.add_marker(pytest.mark.nightly)

@@ -65,7 +65,7 @@ def test_an_interrupt_anywhere_leaves_the_model_as_it_was(model, recipe):
     with Interrupt(0) as every, ts.prune(model, RECIPES[recipe], registry=registry), torch.no_grad():
         model(**request)
     assert every.lines > 100
-    step = 1 if NIGHTLY else max(1, every.lines // 40)
+    step = max(1, every.lines // (300 if NIGHTLY else 40))
     for number in range(1, every.lines + 1, step):
         interrupt, pruned = Interrupt(number), ts.prune(model, RECIPES[recipe], registry=registry)
         with pytest.raises(KeyboardInterrupt), interrupt, pruned, torch.no_grad():

@@ -13,7 +13,7 @@ from torch import Tensor
 _VISUAL = "\ufffc"
 """Stands for a run of visual tokens in a prompt's text."""
 _FIRST, _REPLY, _LAST, _SYSTEM = (f"\u241e{name}\u241e" for name in ("FIRST", "REPLY", "LAST", "SYSTEM"))
-# Words that processors of transformers put beside visual tokens: SmolVLM, InternVL, Qwen3-VL, GLM-4V and Gemma 3 and 4.
+# Words that processors of transformers put beside visual tokens, in several families.
 _LABELS = re.compile(
     r"You are provided the following series of \S+ frames from a \S+ \[H:MM:SS\] video\.\s*(?=Frame from)"
     rf"|(?:Frame from \d+:\d+:|Frame\d+:|<\d+\.\d+ seconds>|\b\d\d:\d\d|Here is the original image)\s*(?={_VISUAL})"
@@ -191,7 +191,7 @@ def _template(processor: Any, tokenizer: Any) -> _Template | str:
     after = _common_start([end, _compact(answered.split(_LAST)[1].split(_REPLY)[0])])
     if not before or not after:
         return "the processor's chat template puts nothing around the turns of users"
-    # Gemma 3's processor writes blank lines around images.
+    # Some processors write blank lines around images.
     image = str(getattr(processor, "full_image_sequence", ""))
     before_image = image[: len(image) - len(image.lstrip())]
     return _Template(before, after, end, silent_end, _after_system(processor, before), before_image)
