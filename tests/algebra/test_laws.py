@@ -151,8 +151,8 @@ def test_boolean(tokens, a, m, chosen):
 @given(small, st.lists(leaf, min_size=2, max_size=4))
 def test_at_least_one_is_the_union_and_all_the_intersection(tokens, operands):
     at_least = next(c for c in COMPOSERS if c.name == "at_least")
-    laws._equal(tokens, at_least.of(*operands, j=1), Union.of(*operands))
-    laws._equal(tokens, at_least.of(*operands, j=len(operands)), Intersection.of(*operands))
+    lattice._equal(tokens, at_least.of(*operands, j=1), Union.of(*operands))
+    lattice._equal(tokens, at_least.of(*operands, j=len(operands)), Intersection.of(*operands))
 
 
 # What does not matter
