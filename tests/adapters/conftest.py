@@ -1,7 +1,7 @@
 import pytest
 
 EVERY_DAY = ("gemma3", "idefics3", "internvl", "llava", "llava_next", "molmo2", "qwen2_vl", "qwen3_5", "qwen3_vl")
-"""Families whose kit runs in `make test`, one of each mechanism. `make nightly`, which CI runs, has the others."""
+"""Families whose kit runs in `make test`, one of each mechanism. `make nightly` has the others."""
 COMPILED = ("gemma3", "llava", "qwen2_vl")
 """Those whose layers are compiled there; each takes ten seconds."""
 

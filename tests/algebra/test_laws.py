@@ -31,6 +31,7 @@ from tokensieve.testing.generators import (
     rankings,
     universes,
 )
+from tokensieve.testing.laws import lattice
 
 small = batches(max_rows=3, max_n=10)
 leaf = expressions(max_leaves=2)
