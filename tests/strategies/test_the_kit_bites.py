@@ -349,7 +349,6 @@ CAUGHT = [
     ("deterministic", Moody, ""),
     ("dtype_free", InHalf, ""),
     ("ties_by_id", LastId, ""),
-    ("pure", InPlace, ""),
     ("pure", Shared, ""),
     ("pure", Remembers, ""),
     ("declared_evidence_suffices", Peeks, "ties_by_id"),
@@ -366,6 +365,11 @@ CAUGHT = [
 @pytest.mark.parametrize(("law", "mutant", "also"), CAUGHT, ids=[f"{law}-{mutant.name}" for law, mutant, _ in CAUGHT])
 def test_a_law_catches_what_breaks_it(law, mutant, also):
     assert broken(mutant) == {law, *also.split()}
+
+
+def test_writing_into_the_evidence_is_caught_wherever_it_happens():
+    """It raises at once, so it breaks every law that asks for a choice."""
+    assert {"pure", "exact_count", "deterministic"} <= broken(InPlace)
 
 
 def test_every_law_is_shown_to_bite():
