@@ -12,6 +12,7 @@ import timm
 import torch
 
 import tokensieve as ts
+from tokensieve.engine import sessions
 from tokensieve.errors import RefusedError
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import randomize_weights
@@ -256,3 +257,10 @@ def test_a_pruned_cache_can_be_stored_and_is_still_minded(model, requests):
                 assert torch.equal(model(**step, **{CACHE: other}).logits, expected)
     with pytest.raises(RefusedError, match="this cache holds a pruned prompt"), torch.no_grad():
         model(**step, **{CACHE: twin})
+
+
+def test_a_context_remembers_no_more_than_it_is_in(model):
+    """A server's thread prunes for days; every hook of every layer looks at what its context entered."""
+    for _ in range(20):
+        with ts.prune(model, "random", keep=3), ts.prune(model, "random", keep=2):
+            assert len([of for of, _ in sessions._entered.get() if of() is model]) <= 3

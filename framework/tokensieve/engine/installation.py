@@ -158,10 +158,8 @@ class Installation:
             dispatcher = own.get(name)
             if not isinstance(dispatcher, Dispatcher):
                 dispatcher = Dispatcher(module, name)
-                dispatcher.wrappers.append(entry)
-                own[name] = dispatcher
-            else:
-                dispatcher.wrappers.append(entry)
+            dispatcher.wrappers.append(entry)
+            own[name] = dispatcher
 
     def later(self, undo: Callable[[], object]) -> None:
         """Call `undo` at removal; it may be called twice."""

@@ -61,12 +61,16 @@ class Pruner(Protocol):
 
 
 class PruneSession:
-    """One `prune` of one model. It is entered twice, so that an interrupt inside one exit leaves nothing behind."""
+    """One `prune` of one model. It is entered twice, so that an interrupt inside one exit leaves nothing behind.
+
+    Attributes:
+        outer: the session inside which it was entered, if any.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._installation = Installation(self.is_in_force)
-        self._outer: PruneSession | None = None
+        self.outer: PruneSession | None = None
 
     def is_in_force(self) -> bool:
         """Return whether this is the `prune` that the caller is under."""
@@ -77,9 +81,12 @@ class PruneSession:
         installation, model = self._installation, self._model
         installation.later(self._forget)
         with lock:
-            self._outer = next(_own(model), None)
-            _sessions.setdefault(model, []).append(self)
-        _entered.set((*_entered.get(), (weakref.ref(model), weakref.ref(self))))
+            self.outer = next(_own(model), None)
+            live = _sessions.setdefault(model, [])
+            live.append(self)
+        # Of those that were left again, the latest says enough: that this context prunes the model itself.
+        known = [(of, one) for of, one in _entered.get() if of() is not None and (of() is not model or one() in live)]
+        _entered.set((*known, (weakref.ref(model), weakref.ref(self))))
         make_copies_plain(model, installation)
         for pruner in pruners:
             pruner.install(installation)
@@ -97,17 +104,12 @@ class PruneSession:
         """Take everything out of the model."""
         self._installation.remove()
 
-    @property
-    def outer(self) -> PruneSession | None:
-        """The session inside which it was entered, if any."""
-        return self._outer
-
 
 _sessions: weakref.WeakKeyDictionary[nn.Module, list[PruneSession]] = weakref.WeakKeyDictionary()
 """The sessions of each model, in the order in which they were entered."""
 _Entry = tuple[weakref.ref[nn.Module], weakref.ref[PruneSession]]
 _entered: ContextVar[tuple[_Entry, ...]] = ContextVar("tokensieve_sessions", default=())
-"""What was entered in this context, the latest last, also what was left again."""
+"""What was entered in this context, the latest last, with the one that was left last."""
 
 
 def is_pruned(model: nn.Module) -> bool:
