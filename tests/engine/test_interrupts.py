@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def model():
 class Interrupt:
     """Raises KeyboardInterrupt at the n-th line that the engine runs, and counts lines."""
 
-    def __init__(self, number):
-        self.number, self.lines, self.where = number, 0, None
+    def __init__(self, number, files=None):
+        self.number, self.lines, self.where, self.files = number, 0, None, files
 
     def __enter__(self):
         sys.settrace(self.called)
@@ -41,7 +42,9 @@ class Interrupt:
         sys.settrace(None)
 
     def called(self, frame, event, argument):
-        return self.line if frame.f_code.co_filename.startswith(ENGINE) else None
+        file = Path(frame.f_code.co_filename)
+        inside = str(file).startswith(ENGINE) and (self.files is None or file.name in self.files)
+        return self.line if inside else None
 
     def line(self, frame, event, argument):
         if event == "line":
@@ -71,6 +74,33 @@ def test_an_interrupt_anywhere_leaves_the_model_as_it_was(model, recipe):
         with pytest.raises(KeyboardInterrupt), interrupt, pruned, torch.no_grad():
             model(**request)
         assert footprint(model) == before, f"changed by an interrupt at {interrupt.where}"
+        assert free(), f"the lock is held after an interrupt at {interrupt.where}"
+
+
+def free():
+    """Whether another thread could put something into a model."""
+
+    def take():
+        taken = installation.lock.acquire(timeout=5)
+        if taken:
+            installation.lock.release()
+        return taken
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(take).result()
+
+
+def test_an_interrupt_where_a_lock_is_given_back_keeps_no_thread_waiting(model):
+    """Every second line of what puts things in and takes them out, in which the lock is held."""
+    recipe, registry = RECIPES["entrance"], ts.default_registry()
+    files = ("sessions.py", "installation.py")
+    with Interrupt(0, files) as every, ts.prune(model, recipe, registry=registry):
+        pass
+    for number in range(1, every.lines + 1, 2):
+        interrupt, pruned = Interrupt(number, files), ts.prune(model, recipe, registry=registry)
+        with pytest.raises(KeyboardInterrupt), interrupt, pruned:
+            pass
+        assert free(), f"the lock is held after an interrupt at {interrupt.where}"
 
 
 def test_what_raises_while_it_is_undone_does_not_keep_the_rest(model):
@@ -90,14 +120,17 @@ def test_what_raises_while_it_is_undone_does_not_keep_the_rest(model):
     assert done == ["last", "first"]
 
 
-def test_threads_that_are_interrupted_leave_nothing_either(model):
+def test_threads_after_interrupts_are_not_kept_waiting(model):
     before = footprint(model)
     threads = [
-        threading.Thread(target=lambda n=number: work(model, RECIPES["layers"], batch(prompts(model, ONE, n))))
+        threading.Thread(
+            target=lambda n=number: work(model, RECIPES["layers"], batch(prompts(model, ONE, n))), daemon=True
+        )
         for number in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive()
     assert footprint(model) == before

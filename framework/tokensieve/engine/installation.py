@@ -9,6 +9,7 @@ What is installed acts for one module instance. Copies of a model have nothing o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import sys
@@ -187,8 +188,16 @@ class Installation:
             # An interrupt: undone once more, which changes nothing where it was done.
             except BaseException as error:
                 errors.append(error)
+        _give_back()
         if errors:
             raise errors[0]
+
+
+def _give_back() -> None:
+    """Give the lock back where an interrupt fell between the last line that needs it and the end of its block."""
+    with contextlib.suppress(RuntimeError):
+        while True:
+            lock.release()
 
 
 _installed: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
