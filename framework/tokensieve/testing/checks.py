@@ -1,9 +1,90 @@
-"""The check that all laws are made of."""
+"""The check that all laws are made of, and how a kit treats laws that a class declares that it breaks."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Case = TypeVar("Case")
 
 
 def require(condition: object, message: str) -> None:
     """Raise `AssertionError` with a message unless a condition holds."""
     if not condition:
         raise AssertionError(message)
+
+
+@dataclass(frozen=True)
+class LawCheck(ABC, Generic[Case]):
+    """A law that cases of a class are tried on.
+
+    Attributes:
+        law: raises an error if a case breaks the law.
+    """
+
+    law: Callable[[Any], None]
+
+    @property
+    def name(self) -> str:
+        """The name of the law in `known_failures`."""
+        return self.law.__name__
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def owner(self, case: Case) -> type[Any]:
+        """Return the class that a case is of."""
+
+    @abstractmethod
+    def examples(self, case: Case) -> Iterable[Case]:
+        """Return every example of a case's class."""
+
+    def __call__(self, case: Case) -> str | None:
+        """Try a case.
+
+        Returns:
+            The declared reason if the law is broken as declared, else none.
+
+        Raises:
+            AssertionError: if the law is broken and that is not declared, or if it is declared, and this case and every
+                other example of its class keep the law.
+        """
+        owner = self.owner(case)
+        reason: str | None = owner.known_failures.get(self.name)
+        if reason is None:
+            self.law(case)
+            return None
+        if any(self._breaks(one) for one in (case, *self.examples(case))):
+            return reason
+        raise AssertionError(
+            f"{owner.__name__} declares that it breaks {self.name} ({reason}), but keeps it; "
+            "take that out of known_failures"
+        )
+
+    def _breaks(self, case: Case) -> bool:
+        try:
+            self.law(case)
+        # A law may be broken by any error that the class raises.
+        except Exception:
+            return True
+        return False
+
+
+def require_declarations(cls: type[Any], laws: Sequence[str], examples: Sequence[object], instead: str = "") -> None:
+    """Raise unless a class has examples, and declares failures of its laws only, each with a reason.
+
+    Raises:
+        ValueError: naming the class and what is wrong.
+    """
+    if not examples:
+        raise ValueError(f"{cls.__name__} declares no examples, so it would not be tried{instead}")
+    for name, reason in cls.known_failures.items():
+        if name not in laws:
+            raise ValueError(
+                f"{cls.__name__} declares that it breaks '{name}', which is none of its laws: {', '.join(laws)}"
+            )
+        if not reason.strip():
+            raise ValueError(f"{cls.__name__} declares that it breaks {name}, and not why")

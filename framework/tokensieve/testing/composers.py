@@ -36,7 +36,7 @@ from tokensieve.plugins.checks import problem
 from tokensieve.plugins.registry import Registry
 from tokensieve.strategy import Chooser, Ranker, Scorer
 from tokensieve.testing import laws
-from tokensieve.testing.checks import require
+from tokensieve.testing.checks import LawCheck, require, require_declarations
 from tokensieve.testing.samples import sample, scrambled
 
 if TYPE_CHECKING:
@@ -335,47 +335,16 @@ COMPOSER_LAWS: tuple[Law, ...] = (
 """What every composer keeps."""
 
 
-@dataclass(frozen=True)
-class ComposerCheck:
-    """A law that a composer is tried on.
+class ComposerCheck(LawCheck[ComposerCase]):
+    """A law that a composer is tried on."""
 
-    Attributes:
-        law: raises where a case breaks it.
-    """
+    def owner(self, case: ComposerCase) -> type[Composer]:
+        """Return the composer."""
+        return case.composer
 
-    law: Law
-
-    def __repr__(self) -> str:
-        return self.law.__name__
-
-    def __call__(self, case: ComposerCase) -> str | None:
-        """Try a case.
-
-        Returns:
-            The declared reason where the law is broken as declared, else nothing.
-
-        Raises:
-            AssertionError: if the law is broken and nothing was declared, or declared and kept.
-        """
-        reason = case.composer.known_failures.get(self.law.__name__)
-        if reason is None:
-            self.law(case)
-            return None
-        cases = [case, *(ComposerCase(case.composer, dict(one), case.join) for one in case.composer.examples)]
-        if any(self._breaks(one) for one in cases):
-            return reason
-        raise AssertionError(
-            f"{case.composer.__name__} declares that it breaks {self.law.__name__} ({reason}), but keeps it; take that "
-            "out of known_failures"
-        )
-
-    def _breaks(self, case: ComposerCase) -> bool:
-        try:
-            self.law(case)
-        # A law may be broken by any error that the composer raises.
-        except Exception:
-            return True
-        return False
+    def examples(self, case: ComposerCase) -> tuple[ComposerCase, ...]:
+        """Return a case for each of the composer's examples."""
+        return _cases(case.composer, case.join)
 
 
 def parametrize_composer_checks(
@@ -390,17 +359,13 @@ def parametrize_composer_checks(
     Raises:
         ValueError: if it declares no examples, or that it breaks what is none of the laws.
     """
-    known = [law.__name__ for law in COMPOSER_LAWS]
-    if not composer.examples:
-        raise ValueError(f"{composer.__name__} declares no examples, so it would not be tried")
-    for name, reason in composer.known_failures.items():
-        if name not in known or not reason.strip():
-            raise ValueError(
-                f"{composer.__name__} declares that it breaks '{name}' ({reason!r}); say one of its laws, and why: "
-                f"{', '.join(known)}"
-            )
-    cases = [ComposerCase(composer, dict(settings), join or composer.of) for settings in composer.examples]
-    return [(case, ComposerCheck(law)) for case in cases for law in COMPOSER_LAWS]
+    cases, checks = _cases(composer, join or composer.of), [ComposerCheck(law) for law in COMPOSER_LAWS]
+    require_declarations(composer, [check.name for check in checks], cases)
+    return [(case, check) for case in cases for check in checks]
+
+
+def _cases(composer: type[Composer], join: Callable[..., Expression]) -> tuple[ComposerCase, ...]:
+    return tuple(ComposerCase(composer, dict(settings), join) for settings in composer.examples)
 
 
 class ComposerConformance:

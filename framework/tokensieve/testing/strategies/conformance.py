@@ -18,10 +18,10 @@ The samples are drawn from fixed seeds, so a result does not change.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokensieve.strategy import Chooser, Merger, Strategy
+from tokensieve.testing.checks import LawCheck, require_declarations
 from tokensieve.testing.strategies.counts import (
     depth_free,
     exact_count,
@@ -48,52 +48,16 @@ if TYPE_CHECKING:
 Law = Callable[[Any], None]
 
 
-@dataclass(frozen=True)
-class Check:
-    """A law that a strategy is tried on.
+class Check(LawCheck[Strategy]):
+    """A law that a strategy is tried on."""
 
-    Attributes:
-        law: raises an error if an instance breaks the law.
-    """
+    def owner(self, case: Strategy) -> type[Strategy]:
+        """Return the strategy's class."""
+        return type(case)
 
-    law: Law
-
-    @property
-    def name(self) -> str:
-        """The name of the law in `known_failures`."""
-        return self.law.__name__
-
-    def __repr__(self) -> str:
-        return self.name
-
-    def __call__(self, strategy: Strategy) -> str | None:
-        """Try an instance.
-
-        Returns:
-            The declared reason if the law is broken as declared, else none.
-
-        Raises:
-            AssertionError: if the law is broken and that is not declared, or if it is declared, and this instance and
-                every other example of its class keep the law.
-        """
-        reason = type(strategy).known_failures.get(self.name)
-        if reason is None:
-            self.law(strategy)
-            return None
-        if any(self._breaks(one) for one in (strategy, *_examples(type(strategy)))):
-            return reason
-        raise AssertionError(
-            f"{type(strategy).__name__} declares that it breaks {self.name} ({reason}), but keeps it; "
-            "take that out of known_failures"
-        )
-
-    def _breaks(self, strategy: Strategy) -> bool:
-        try:
-            self.law(strategy)
-        # A law may be broken by any error that the strategy raises.
-        except Exception:
-            return True
-        return False
+    def examples(self, case: Strategy) -> tuple[Strategy, ...]:
+        """Return an instance for each of the class's examples."""
+        return _examples(type(case))
 
 
 def parametrize_strategy_checks(*strategies: type[Strategy] | Strategy) -> list[tuple[Strategy, Check]]:
@@ -109,17 +73,8 @@ def parametrize_strategy_checks(*strategies: type[Strategy] | Strategy) -> list[
     for given in strategies:
         cls = given if isinstance(given, type) else type(given)
         instances = _examples(cls) if isinstance(given, type) else (given,)
-        if not instances:
-            raise ValueError(f"{cls.__name__} declares no examples, so it would not be tried; give instances of it")
         checks = [Check(law) for law in laws_of(cls)]
-        known = [check.name for check in checks]
-        for name, reason in cls.known_failures.items():
-            if name not in known:
-                raise ValueError(
-                    f"{cls.__name__} declares that it breaks '{name}', which is none of its laws: {', '.join(known)}"
-                )
-            if not reason.strip():
-                raise ValueError(f"{cls.__name__} declares that it breaks {name}, and not why")
+        require_declarations(cls, [check.name for check in checks], instances, "; give instances of it")
         pairs += [(instance, check) for instance in instances for check in checks]
     return pairs
 
