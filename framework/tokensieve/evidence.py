@@ -57,6 +57,17 @@ class Evidence(StrEnum):
         return None
 
 
+ATTENTION = frozenset(
+    {
+        Evidence.VISION_ATTENTION,
+        Evidence.VISION_RECEIVED,
+        Evidence.VISION_MIDDLE,
+        Evidence.DECODER_ATTENTION,
+        Evidence.DECODER_CONTENT,
+    }
+)
+"""The kinds that are attention weights: each is in [0, 1]."""
+
 # Stands for "zero for every row" until the number of rows is known.
 _ZEROS = torch.zeros(0, dtype=torch.int64)
 

@@ -14,20 +14,10 @@ import torch
 from torch import Tensor
 
 from tokensieve.algebra.universe import Universe
-from tokensieve.evidence import Evidence, PromptText, Query, Text, Tokens, Value
+from tokensieve.evidence import ATTENTION, Evidence, PromptText, Query, Text, Tokens, Value
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
 """The kinds of vectors."""
-ATTENTION = frozenset(
-    {
-        Evidence.VISION_ATTENTION,
-        Evidence.VISION_RECEIVED,
-        Evidence.VISION_MIDDLE,
-        Evidence.DECODER_ATTENTION,
-        Evidence.DECODER_CONTENT,
-    }
-)
-"""The kinds of evidence that are attention weights, and so never huge."""
 HUGE = 1e18
 """Its square is just within the range of float32."""
 

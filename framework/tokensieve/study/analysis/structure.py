@@ -9,22 +9,11 @@ from typing import Any
 
 from tokensieve.composers.expression import Expression, Intersection
 from tokensieve.errors import TokensieveError
-from tokensieve.evidence import Evidence
+from tokensieve.evidence import ATTENTION
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Strategy
 from tokensieve.study.analysis.comparison import Comparison
-
-ATTENTION = frozenset(
-    {
-        Evidence.VISION_ATTENTION,
-        Evidence.VISION_RECEIVED,
-        Evidence.VISION_MIDDLE,
-        Evidence.DECODER_ATTENTION,
-        Evidence.DECODER_CONTENT,
-    }
-)
-"""Evidence that is made of attention weights."""
 
 
 @dataclass(frozen=True)
