@@ -37,6 +37,7 @@ from tokensieve.engine.vision_cache import VisionCache
 from tokensieve.engine.vision_recorder import SELECTED, VisionRecorder
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
+from tokensieve.ledger.places import Places
 from tokensieve.ledger.records import StageRecord
 from tokensieve.ledger.run import Run
 from tokensieve.models.decoder import Decoder, Modality
@@ -200,8 +201,10 @@ class DecoderPruner:
         call = self._layers.call
         self._layers.end_call()
         cache = caches.returned_cache(output)
-        if isinstance(call, PrefillState) and cache is not None:
-            caches.attach(cache, call.state.without(call.drafted))
+        if isinstance(call, PrefillState):
+            call.record_places()
+            if cache is not None:
+                caches.attach(cache, call.state.without(call.drafted))
 
     def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
         """Encode images, select at decoder.0, and return the shorter request."""
@@ -261,7 +264,9 @@ class DecoderPruner:
         still = torch.where(shortening.filler, -1, shortening.take(ids))
         places_of_text = text_axis(new["position_ids"])
         self._layers.begin_call(
-            PrefillState(selection, expand, still, shortening.mask, state, index, places_of_text, drafted)
+            PrefillState(
+                selection, expand, still, shortening.mask, state, index, places_of_text, shortening.index, drafted
+            )
         )
         return new
 
@@ -385,7 +390,10 @@ class DecoderPruner:
         rows, length = ids.shape
         mask = prompt_mask(request, rows, length, ids.device)[::expand]
         self._options.check(len(mask))
-        selection = self._selector.start_empty(mask[:, : length - self._drafted(length)])
+        mask = mask[:, : length - self._drafted(length)]
+        selection = self._selector.start_empty(mask)
+        every = torch.arange(mask.shape[1], device=mask.device)
+        selection.record.places = Places(mask.shape[1], torch.where(mask, every, -1).to("cpu", torch.int32))
         if generation is not None:
             generation.selection = selection
 

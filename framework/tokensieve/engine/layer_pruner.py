@@ -24,6 +24,7 @@ from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, PromptText, Value
+from tokensieve.ledger.places import Places
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.offers import DECODER_EVIDENCE
 from tokensieve.recipes.recipe import Positions
@@ -41,6 +42,7 @@ class PrefillState:
         state: what will be left on the cache.
         index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
         places: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
+        source: int64 `[rows, layer-0 length]`, places of the request as layer 0 holds them.
         drafted: how many words at the end are no prompt.
         rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
         positions: position ids of what stays, once a layer was pruned.
@@ -55,6 +57,7 @@ class PrefillState:
     state: caches.CacheState
     index: Tensor
     places: Tensor
+    source: Tensor
     drafted: int = 0
     rest: Tensor | None = None
     positions: Tensor | None = None
@@ -70,6 +73,12 @@ class PrefillState:
     def filler(self) -> Tensor:
         """Bool `[rows, n]`: which places stand on a token that left, where a row ran out of its own padding."""
         return self.state.mask.gather(1, self.index) & ~self.mask
+
+    def record_places(self) -> None:
+        """Write into the ledger where the places of the request stand in the outputs."""
+        stays = torch.zeros_like(self.state.mask).scatter(1, self.index, self.mask)
+        request = torch.where(stays, self.source, -1)[:: self.expand, : self.source.shape[1] - self.drafted]
+        self.selection.record.places = Places(self.state.unpruned - self.drafted, request.to("cpu", torch.int32))
 
 
 @dataclass(eq=False)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tokensieve.ledger.places import Places
+
 KEPT_FORMAT = "tokensieve.kept/2"
 """The format of the files that `run.save` writes and `replay` reads."""
 
@@ -70,6 +72,7 @@ class Prefill:
         stages: the record of each stage, in order.
         questions: the question of each sample, if a strategy read it.
         notes: remarks, for example on how relevance was measured.
+        places: where the places of the prompts stand in the outputs; None until the language model has answered.
     """
 
     keys: list[int]
@@ -81,6 +84,7 @@ class Prefill:
     stages: list[StageRecord] = field(default_factory=list)
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    places: Places | None = None
 
 
 def mask_to_ids(mask: Tensor) -> Tensor:

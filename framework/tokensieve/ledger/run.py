@@ -17,6 +17,7 @@ from torch import Tensor
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.cost.vision import TowerCost, kept_patches_by_block
 from tokensieve.errors import TokensieveError, listing
+from tokensieve.ledger.places import Places
 from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
@@ -76,6 +77,31 @@ class Run:
                 return [sample.kept for sample in stage.samples]
         known = listing(stage.site for stage in self.latest.stages)
         raise TokensieveError(f"no stage acted at {site} in the latest prefill; stages acted at: {known}")
+
+    @property
+    def places(self) -> Places:
+        """Where the places of the request stand in the outputs of the latest prefill of this thread, and back.
+
+        Raises:
+            TokensieveError: if nothing ran yet, the model has no language model, or the prefill raised an error.
+        """
+        places = self.latest.places
+        if places is None:
+            raise TokensieveError(
+                "the latest prefill has no places: it is of a model without a language model, or it ended in an error"
+            )
+        return places
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Return outputs of the latest prefill of this thread in the length of the request; see `Places.restore`.
+
+        `run.restore(model(**inputs).logits)` can be sliced by the places of the unpruned prompt. (In
+        `run.places.restore(model(...).logits)` Python looks up `run.places` first, which is of the call before.)
+
+        Raises:
+            TokensieveError: if nothing ran yet, or x is of another prefill.
+        """
+        return self.places.restore(x)
 
     def visual_per_layer(self, sample: int) -> list[int]:
         """Return the number of visual tokens in each decoder layer, for a sample of the latest prefill."""
