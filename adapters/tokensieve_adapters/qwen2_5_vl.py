@@ -22,11 +22,9 @@ class Qwen25VLDecoder(MropeDecoder):
 
     @property
     def middle_vision_layer(self) -> int:
-        """The layer with full attention that is nearest to the default one: 15 of 32."""
-        usual, whole = (
-            super().middle_vision_layer,
-            [int(layer) for layer in self.config.vision_config.fullatt_block_indexes],
-        )
+        """The layer with full attention that is nearest to the middle: 15 of 32, counted from 0: the sixteenth."""
+        usual = len(self.vision_layers) // 2 - 1
+        whole = [int(layer) for layer in self.config.vision_config.fullatt_block_indexes]
         return min(whole, key=lambda layer: abs(layer - usual))
 
     def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,7 +18,7 @@ class HiPrune(Ranker):
     With m_i and r_i, the attention received in a middle and in the selected layer of the vision
     encoder, averaged over heads, and a budget of k tokens:
 
-        anchors    the a = floor(share k / 5 + 1/2) tokens with the largest m_i;
+        anchors    the a = share k / 5 tokens with the largest m_i, rounded, halves to even;
         buffers    their neighbours on the grid: left, right, above and below;
         registers  the other tokens by falling r_i, until k tokens are in.
 
@@ -61,7 +58,7 @@ class HiPrune(Ranker):
     def _order(self, middle: Tensor, last: Tensor, grid: Tensor, k: int) -> Tensor:
         tier = torch.full_like(grid[:, 0], 2)
         by_middle, by_last = descending_order(middle), descending_order(last)
-        anchors = by_middle[: math.floor(simplest(self.share) * k / 5 + Fraction(1, 2))]
+        anchors = by_middle[: round(simplest(self.share) * k / 5)]
         around = neighbours(grid)[anchors].flatten()
         tier[around[around >= 0]] = 1
         tier[anchors] = 0

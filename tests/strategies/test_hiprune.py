@@ -1,4 +1,3 @@
-import math
 from fractions import Fraction
 from itertools import pairwise
 
@@ -38,7 +37,8 @@ def beside(grid, i):
 
 def hiprune(middle, last, grid, k, share):
     """The set, in the order in which it is filled."""
-    a = math.floor(Fraction(str(share)) * k / 5 + Fraction(1, 2))
+    # The nearest number, and of two that are as near the even one.
+    a = min(range(k + 1), key=lambda whole: (abs(whole - Fraction(str(share)) * k / 5), whole % 2))
     chosen = by(middle, range(len(middle)))[:a]
     around = {j for i in chosen for j in beside(grid, i)} - set(chosen)
     chosen += by(middle, around)
@@ -118,8 +118,8 @@ def test_another_tile_is_no_neighbour():
 
 
 def test_how_many_anchors():
-    # 64 tokens have one anchor and at most four buffers, 192 have four.
-    for k, anchors in ((64, 1), (192, 4), (20, 0), (25, 1)):
+    # 64 tokens have one anchor and at most four buffers, 192 have four. Halves go to the even number, as in the code.
+    for k, anchors in ((64, 1), (192, 4), (20, 0), (25, 0), (75, 2), (125, 2), (175, 4)):
         tokens = sample([200])
         middle, last = means(tokens.vision_middle[0].tolist()), means(tokens.vision_received[0].tolist())
         expected = hiprune(middle, last, tokens.grid[0].tolist(), k, 0.1)

@@ -125,6 +125,11 @@ class Decoder(ABC):
             return False
         return "position_embeddings" in inspect.signature(attention.forward).parameters
 
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of rows of the text model's embedding table."""
+        return len(self.model.get_input_embeddings().weight)  # type: ignore[operator]
+
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Return the text model's input embeddings `[..., d]` of token ids."""
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
@@ -264,8 +269,11 @@ class Decoder(ABC):
 
     @property
     def middle_vision_layer(self) -> int:
-        """The vision layer, counted from 0, of the evidence `vision_middle`: 9 of CLIP-L's 24, and in proportion."""
-        return round(len(self.vision_layers) * 3 / 8)
+        """The vision layer, counted from 0, of the evidence `vision_middle`: 8 of CLIP-L's 24, and in proportion.
+
+        That is the ninth layer, as HiPrune's authors count, who begin with 1.
+        """
+        return max(0, round(len(self.vision_layers) * 3 / 8) - 1)
 
     @property
     def num_vision_prefix_tokens(self) -> int:
