@@ -39,8 +39,8 @@ def quantile(values, q):
     return ordered[low] + float(at - low) * (ordered[high] - ordered[low])
 
 
-def gsp(x, tau=None, q=0.5, gamma=1.0):
-    """Degree and redundancy of every token."""
+def gsp(x, tau=None, q=0.5, gamma=1.0, few=1):
+    """Degree and redundancy of every token; with fewer than `few` edges it is half the mean over all pairs."""
     n = len(x)
     edges = {(i, j): cosine(x[i], x[j]) for i in range(0, n, 2) for j in range(1, n, 2)}
     if tau is None:
@@ -50,6 +50,9 @@ def gsp(x, tau=None, q=0.5, gamma=1.0):
         mine = [c for pair, c in edges.items() if token in pair and c >= tau - 1e-6]
         degree.append(len(mine))
         redundancy.append(len(mine) * math.exp(gamma * (sum(mine) / len(mine) - tau)) if mine else 0.0)
+        if len(mine) < few:
+            every = [c for pair, c in edges.items() if token in pair]
+            redundancy[-1] = 0.5 * redundancy[-1] + 0.5 * (sum(every) / len(every) if every else 0.0)
     return degree, redundancy
 
 

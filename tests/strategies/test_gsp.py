@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from samples import KINDS, sample, vectors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tokensieve import Keep, select
+from tokensieve import Keep, Tokens, select
 from tokensieve.errors import ScoreError
 from tokensieve_strategies import GSP, gsp
 from tokensieve_strategies._maths import streamed
@@ -33,6 +33,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def sample_of(x):
+    return Tokens.of(x.unsqueeze(0))
+
+
 @given(
     n=st.integers(0, 17),
     kind=st.sampled_from(KINDS),
@@ -40,17 +44,36 @@ def generator(seed=0):
     tau=st.sampled_from([None, -1.0, 0.0, 0.3, 0.8, 1.0]),
     q=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
     gamma=st.sampled_from([0.0, 1.0, 4.0]),
+    few=st.sampled_from([1, 2, 4]),
 )
 @settings(deadline=None, max_examples=examples(150))
-def test_it_is_the_formula(n, kind, seed, tau, q, gamma):
+def test_it_is_the_formula(n, kind, seed, tau, q, gamma, few):
     x = vectors(kind, (n, 5), generator(seed))
-    strategy = GSP(tau=tau, quantile=q, gamma=gamma)
-    _, expected = loops.gsp(x.tolist(), tau, q, gamma)
+    strategy = GSP(tau=tau, quantile=q, gamma=gamma, low_degree=few)
+    _, expected = loops.gsp(x.tolist(), tau, q, gamma, few)
     assert strategy.redundancy(x).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
     tokens = sample([n], kind, seed, d=5)
-    _, expected = loops.gsp(tokens.features[0].tolist(), tau, q, gamma)
+    _, expected = loops.gsp(tokens.features[0].tolist(), tau, q, gamma, few)
     order = strategy.judge(tokens, n).queue()[0].tolist()
     assert order == loops.falling([-value for value in expected])
+
+
+@pytest.mark.parametrize("setting", [{"tau": 0.999}, {"quantile": 0.99}, {"tau": 0.9, "gamma": 32.0}], ids=repr)
+def test_tokens_without_edges_go_by_their_mean_similarity(setting):
+    """They all had 0, and the first places won: of unlike features, all of them at a tau of 0.999."""
+    x = torch.randn(40, 6, generator=generator(3))
+    x[30:] = x[30] + 0.01 * x[30:]
+    degree, _ = loops.gsp(x.tolist(), setting.get("tau"), setting.get("quantile", 0.5))
+    alone = [token for token in range(40) if not degree[token]]
+    assert len(alone) >= 25
+    means = [
+        sum(loops.cosine(one, other) for other in x[1 - token % 2 :: 2].tolist()) / 20
+        for token, one in enumerate(x.tolist())
+    ]
+    order = GSP(**setting).judge(sample_of(x), 40).queue()[0].tolist()
+    # First those without edges, and of these first what resembles the other side the least.
+    assert order[: len(alone)] == sorted(alone, key=lambda token: means[token])
+    assert order[: len(alone)] != alone
 
 
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 300, 301])
@@ -158,6 +181,7 @@ def test_a_bad_vector_is_refused():
         {"quantile": 1.5},
         {"gamma": -1.0},
         {"gamma": 33.0},
+        {"low_degree": 0},
         {"k": 4},
     ],
 )

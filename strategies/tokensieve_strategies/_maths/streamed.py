@@ -53,6 +53,19 @@ def cosine_quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
     return torch.searchsorted(counted.cumsum(0), rank, right=True).double() * (2 / BINS) - 1
 
 
+def mean_cosines(left: Tensor, right: Tensor) -> Tensor:
+    """Return the mean cosine of each of `left` `[a, d]` to all of `right` `[b, d]`, float64 `[a]`; 0 without any.
+
+    That is the product with the mean direction, so it takes O((a + b) d).
+    """
+    block = max(1, _VALUES // max(1, left.shape[1]))
+    total = left.new_zeros(left.shape[1], dtype=torch.float64)
+    for part in right.split(block) if len(right) else ():
+        total += normalize(part).sum(dim=0)
+    mean = total / max(1, len(right))
+    return torch.cat([normalize(part) @ mean for part in left.split(block)] or [mean[:0]])
+
+
 def paired_cosines(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return the cosine of `x[left]` and `x[right]`, pair by pair, float64 `[p]`.
 
