@@ -20,6 +20,7 @@ from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import assign_grid, by_id, interleaved, of_id, places
 from tokensieve.engine.encoder_pruner import EncoderPruner, by_prompt
 from tokensieve.engine.installation import Installation
+from tokensieve.engine.labels import check_labels
 from tokensieve.engine.layer_pruner import DecodeStep, LayerPruner, PrefillState
 from tokensieve.engine.prompt_selector import EncoderOutcome, PromptOptions, PromptSelection, PromptSelector
 from tokensieve.engine.request import (
@@ -251,6 +252,7 @@ class DecoderPruner:
             features = outcome.apply(features)
         shortening = shorten(keep, mask, left)
         new, shift, end = shorten_request(request, self._decoder, self._images, shortening, ids, mask, self._policy)
+        check_labels(request, new, selection.record.notes)
         new["mm_encoder_outputs"] = {
             modality.name: self._decoder.replace_features(
                 outputs[modality.name],
@@ -265,7 +267,16 @@ class DecoderPruner:
         places_of_text = text_axis(new["position_ids"])
         self._layers.begin_call(
             PrefillState(
-                selection, expand, still, shortening.mask, state, index, places_of_text, shortening.index, drafted
+                selection,
+                expand,
+                still,
+                shortening.mask,
+                state,
+                index,
+                places_of_text,
+                shortening.index,
+                new.get("labels"),
+                drafted,
             )
         )
         return new

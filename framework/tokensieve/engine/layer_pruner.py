@@ -19,6 +19,7 @@ from tokensieve.engine import attention_tap as taps
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import compact_positions, from_sequence, mask_out, of_id, put_back
 from tokensieve.engine.installation import Installation
+from tokensieve.engine.labels import note_blind_labels
 from tokensieve.engine.prompt_selector import PromptSelection, PromptSelector
 from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
@@ -43,6 +44,7 @@ class PrefillState:
         index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
         places: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
         source: int64 `[rows, layer-0 length]`, places of the request as layer 0 holds them.
+        labels: int64 `[rows, layer-0 length]`, what a loss asks for, if it does.
         drafted: how many words at the end are no prompt.
         rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
         positions: position ids of what stays, once a layer was pruned.
@@ -58,6 +60,7 @@ class PrefillState:
     index: Tensor
     places: Tensor
     source: Tensor
+    labels: Tensor | None = None
     drafted: int = 0
     rest: Tensor | None = None
     positions: Tensor | None = None
@@ -75,8 +78,22 @@ class PrefillState:
         return self.state.mask.gather(1, self.index) & ~self.mask
 
     def record_places(self) -> None:
-        """Write into the ledger where the places of the request stand in the outputs."""
-        stays = torch.zeros_like(self.state.mask).scatter(1, self.index, self.mask)
+        """Write into the ledger where the places of the request stand in the outputs.
+
+        Raises:
+            RefusedError: if the last place of a prompt left inside the language model.
+        """
+        real = self.state.mask
+        stays = torch.zeros_like(real).scatter(1, self.index, self.mask)
+        if self.state.layers:
+            end = real.shape[1] - self.drafted - 1
+            if bool((real & ~stays)[:, end].any()):
+                raise RefusedError(
+                    "a prompt ends with an image whose last token left inside the language model, and the next word "
+                    "is read there; put text after the image, or prune at decoder.0"
+                )
+            if self.labels is not None:
+                note_blind_labels(self.labels, real, stays, self.selection.record.notes)
         request = torch.where(stays, self.source, -1)[:: self.expand, : self.source.shape[1] - self.drafted]
         self.selection.record.places = Places(self.state.unpruned - self.drafted, request.to("cpu", torch.int32))
 

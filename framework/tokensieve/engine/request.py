@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import compact_positions
+from tokensieve.engine.labels import IGNORED
 from tokensieve.engine.shortening import Shortening
 from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, Modality
@@ -99,7 +100,7 @@ def shorten_request(
         if isinstance(new.get(key), Tensor):
             new[key] = steady.take(new[key])
     if isinstance(new.get("labels"), Tensor):
-        new["labels"] = torch.where(shortening.filler, -100, shortening.take(new["labels"]))
+        new["labels"] = torch.where(shortening.filler, IGNORED, shortening.take(new["labels"]))
     new["attention_mask"] = shortening.mask.long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
