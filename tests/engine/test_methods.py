@@ -135,13 +135,38 @@ def test_pyramiddrop_keeps_half_of_half_of_half():
     assert run.visual_per_layer(1) == [576, 288, 144, 72]
 
 
+def released(x, words):
+    """What the released code of Script keeps: raw products, and no pick made orthogonal to the ones before."""
+    s = (x @ words.T).mean(axis=1)
+    r = np.float32((s - s.min() + 1e-6) / (s.max() - s.min() + 1e-6)).astype(float)
+    kernel = directions(x) @ directions(x).T * np.outer(r, r)
+    gain, picks = kernel.diagonal().copy(), []
+    while len(picks) < 64:
+        left = [i for i in range(len(x)) if i not in picks]
+        j = max(left, key=lambda i: gain[i])
+        if gain[j] > 1e-12:
+            gain = gain - kernel[j] ** 2 / gain[j]
+        picks.append(j)
+    return picks
+
+
 def test_the_released_script_is_its_query_module_alone():
     """Filled from one module's own choice, what both chose is that choice: the other has no effect."""
-    (query,), _ = kept(fitted("qcsp"))
-    (head,), _ = kept(fitted("script-head"))
-    same(head, query)
-    (script,), _ = kept(fitted("script"))
-    assert all(ours.tolist() != theirs.tolist() for ours, theirs in zip(script, head, strict=True))
+    (head,), run = kept(fitted("script-head"))
+    same(head, [released(x, words) for x, words in pictures()])
+    assert any("all gains are negative after" in note for stage in run.latest.stages for note in stage.notes)
+    for name in ("script", "qcsp"):
+        (found,), _ = kept(fitted(name))
+        assert all(ours.tolist() != theirs.tolist() for ours, theirs in zip(found, head, strict=True))
+
+
+def test_script_by_its_figure_joins_what_either_lists_first():
+    """Of 4 and 4 tokens of which one is in both lists, 7: every token of one list comes before all deeper ones."""
+    (found,), _ = kept(fitted("script-union"))
+    for graph, query, union in zip(
+        *(kept(fitted(name), keep=32)[0][0] for name in ("gsp", "qcsp")), found, strict=True
+    ):
+        assert set(graph.tolist()) | set(query.tolist()) <= set(union.tolist())
 
 
 def test_script_filled_by_relevance_is_mostly_relevance():

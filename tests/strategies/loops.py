@@ -56,10 +56,14 @@ def gsp(x, tau=None, q=0.5, gamma=1.0, few=1):
     return degree, redundancy
 
 
-def relevance(patch, texts, sign):
+def product(a, b):
+    return math.fsum(float(v) * float(w) for v, w in zip(a, b, strict=True))
+
+
+def relevance(patch, texts, sign, similar=cosine):
     if not len(texts):
         return [1.0] * len(patch)
-    s = [sign * sum(cosine(e, t) for t in texts) / len(texts) for e in patch]
+    s = [sign * sum(similar(e, t) for t in texts) / len(texts) for e in patch]
     return [(v - min(s) + 1e-6) / (max(s) - min(s) + 1e-6) for v in s]
 
 
@@ -86,6 +90,24 @@ def greedy_map(x, r, depth):
     rank = len(picks)
     rest = [i for i in falling(r) if i not in picks]
     return (picks + rest)[:depth], gains, rank
+
+
+def subtracting(x, r, depth):
+    """Picks, and how many of them changed the gains: every pick takes all that it shares, also what others took."""
+    n = len(x)
+    inner = np.array(x, dtype=float) @ np.array(x, dtype=float).T if n else np.zeros((0, 0))
+    length = np.sqrt(inner.diagonal()) + (inner.diagonal() == 0)
+    kernel = inner / np.outer(length, length) * np.outer(r, r)
+    kernel /= kernel.diagonal().max(initial=0.0) or 1.0
+    gain, picks, updates = kernel.diagonal().tolist(), [], 0
+    while len(picks) < min(depth, n):
+        left = [i for i in range(n) if i not in picks]
+        pick = max(left, key=lambda i: (round(gain[i], 12), -i))
+        picks.append(pick)
+        if round(gain[pick], 12) > 0:
+            gain = [gain[i] - kernel[i, pick] ** 2 / gain[pick] for i in range(n)]
+            updates += 1
+    return picks, updates
 
 
 def max_min(distance, depth, first=None):

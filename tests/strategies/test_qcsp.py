@@ -15,6 +15,7 @@ from tokensieve.errors import ScoreError
 from tokensieve_strategies import GSP, QCSP, Random
 from tokensieve_strategies._maths.dpp import greedy_map
 from tokensieve_strategies._maths.relevance import relevance
+from tokensieve_strategies._maths.subtracting import greedy_by_subtraction
 
 
 class Syncs(TorchDispatchMode):
@@ -56,6 +57,66 @@ def test_it_is_the_formula(counts, kind, seed, sign, d):
     for number in range(len(counts)):
         places, _, _ = expected(tokens, number)
         assert order(tokens, number) == places
+
+
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=3),
+    kind=st.sampled_from(["normal", "integers", "low rank"]),
+    seed=st.integers(0, 999),
+    sign=st.sampled_from([1, -1]),
+    orthogonal=st.booleans(),
+)
+@settings(deadline=None, max_examples=examples(120))
+def test_the_released_code_is_the_formula_of_its_own(counts, kind, seed, sign, orthogonal):
+    """Inner products and no cosines; and a loop that subtracts, but makes nothing orthogonal."""
+    tokens = sample(counts, kind, seed, d=6, text=(2, 0, 1), sign=sign)
+    strategy = QCSP(cosine=False, orthogonal=orthogonal)
+    for number in range(len(counts)):
+        one = row(tokens, number)
+        texts = one.query.text[0][one.query.mask[0]].tolist()
+        r = loops.relevance(one.query.patch[0].tolist(), texts, one.query.sign, loops.product)
+        r = [float(np.float32(value)) for value in r]
+        x = one.features[0].tolist()
+        places = loops.greedy_map(x, r, len(r))[0] if orthogonal else loops.subtracting(x, r, len(r))[0]
+        assert strategy.rank(tokens, tokens.universe.n).queue()[number].tolist()[: len(r)] == places
+
+
+def test_long_vectors_count_more_as_inner_products_only():
+    tokens = sample([9])
+    query = tokens.query
+    longer = replace(query, patch=query.patch * torch.arange(1, 10).reshape(1, 9, 1))
+    assert torch.allclose(relevance(query, tokens.valid), relevance(longer, tokens.valid))
+    assert not torch.allclose(relevance(query, tokens.valid, False), relevance(longer, tokens.valid, False))
+
+
+@pytest.mark.parametrize("clusters", [12, 576])
+def test_the_released_loop_looks_at_picks_and_stops_looking(clusters):
+    """It was said never to look. It avoids what it picked, takes too much, and all gains are soon negative."""
+    g = torch.Generator().manual_seed(clusters)
+    centres = torch.randn(clusters, 64, generator=g)
+    x = centres[torch.arange(576) % clusters] + 0.3 * torch.randn(576, 64, generator=g) + 0.6
+    q = torch.rand(576, generator=g)
+    valid = torch.ones(1, 576, dtype=torch.bool)
+    places, updates = greedy_by_subtraction(x.unsqueeze(0), q.unsqueeze(0), valid, 64)
+    found, changed = loops.subtracting(x.tolist(), q.double().tolist(), 64)
+    assert (places[0].tolist(), updates.item()) == (found, changed)
+    assert 5 <= changed <= 32
+    by_quality = q.argsort(descending=True).tolist()
+    assert found[:changed] != by_quality[:changed]
+    # What follows has the least in common with the picks: tokens of little relevance.
+    assert q[found[changed:]].mean() < 0.25 < q[found[:changed]].mean()
+    greedy = greedy_map(x.unsqueeze(0), q.unsqueeze(0), valid, 64).places[0].tolist()
+    assert len(set(greedy) & set(found)) < 32
+
+
+def test_where_gains_are_used_up_is_said():
+    tokens = sample([20, 3], "normal", 1, d=6, text=(1,))
+    strategy = QCSP(orthogonal=False)
+    _, updates = greedy_by_subtraction(tokens.features, relevance(tokens.query, tokens.valid), tokens.valid, 15)
+    assert 0 < updates[0] < 15
+    note = "qcsp: all gains are negative after {} picks in row {}; {} places filled by them"
+    said = [note.format(int(a), r, min(15, n) - int(a)) for r, (a, n) in enumerate(zip(updates, (20, 3), strict=True))]
+    assert list(strategy.rank(tokens, 15).notes) == [one for one in said if "; 0 places" not in one]
 
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 40), d=st.integers(1, 50), depth=st.integers(0, 40))

@@ -106,7 +106,7 @@ def test_every_recipe_is_registered(registry):
     assert set(registry.recipes) == {path.stem for path in RECIPES}
     controls, methods = {"norm", "random", "uniform"}, {"gsp", "qcsp", "script", "script-merge", "tome"}
     published = {"cdpruner", "dart", "divprune", "fastervlm", "fastv", "feather", "pyramiddrop", "sparsevlm", "trim"}
-    comparisons = {"script-fill", "script-head"}
+    comparisons = {"script-fill", "script-head", "script-union"}
     ours = {"divprune-fastv", "gsp-cls", "gsp-fastv", "two-of-three"}
     assert controls | methods | published | comparisons | ours <= set(registry.recipes)
     assert files("tokensieve_strategies").joinpath("recipes", "script.yaml").is_file()

@@ -12,25 +12,27 @@ _FLOOR = 1e-6
 """Makes the smallest relevance positive, and all relevances 1 if all similarities are equal."""
 
 
-def query_similarity(query: Query, valid: Tensor) -> Tensor:
+def query_similarity(query: Query, valid: Tensor, cosine: bool = True) -> Tensor:
     """Return `sign` * mean over texts m of cos(e_i, t_m), float64 `[rows, n]`; 0 in a row without a question.
 
-    Every text counts the same, however long its vector.
+    Every text counts the same, however long its vector. Without `cosine` it is the mean of inner products, by which
+    long vectors count more.
     """
-    texts = normalize(query.text.masked_fill(~query.mask.unsqueeze(-1), 0)).sum(dim=1, keepdim=True)
-    mean = texts / query.mask.sum(dim=1).clamp(min=1).reshape(-1, 1, 1)
-    cosine: Tensor = (normalize(query.patch) * mean).sum(dim=-1)
-    return (query.sign * cosine).where(valid, 0.0)
+    texts = query.text.masked_fill(~query.mask.unsqueeze(-1), 0)
+    texts, patches = (normalize(x) if cosine else x.double() for x in (texts, query.patch))
+    mean = texts.sum(dim=1, keepdim=True) / query.mask.sum(dim=1).clamp(min=1).reshape(-1, 1, 1)
+    similar: Tensor = (patches * mean).sum(dim=-1)
+    return (query.sign * similar).where(valid, 0.0)
 
 
-def relevance(query: Query, valid: Tensor) -> Tensor:
+def relevance(query: Query, valid: Tensor, cosine: bool = True) -> Tensor:
     """Return the similarities of each row's tokens scaled to (0, 1], float32 `[rows, n]`.
 
     A similarity s becomes (s - min + 1e-6) / (max - min + 1e-6), with min and max over the row; 1 without a question.
     """
     if not valid.shape[1]:
         return torch.ones(valid.shape, device=valid.device)
-    similar = query_similarity(query, valid)
+    similar = query_similarity(query, valid, cosine)
     low = similar.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
     high = similar.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True)
     scaled = (similar - low + _FLOOR) / (high - low + _FLOOR)
