@@ -1,11 +1,14 @@
 """Every way to generate gives what it gives on the sequence pruned by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import tokensieve as ts
 from tokensieve import Scorer
-from tokensieve_strategies import FastV, Norm, Random
+from tokensieve.errors import RefusedError
+from tokensieve_strategies import FastV, Norm, Random, ToMe
 
 from .models import CACHE, IMAGE, ONE, RAGGED, SEVERAL, TEXT, VARIANTS, batch, generate, llava, patches, prompts, shared
 from .reference import Cut, Plain, Written, attended, judged, norms
@@ -250,6 +253,79 @@ def test_a_generation_selects_once(blocks, settings):
         generate(model, rows, suppress_tokens=[IMAGE], **settings)
         assert CALLS == [3, 3]
         assert len(run.prefills) == 2
+
+
+BOUND = {
+    "before the block": lambda model: model.generate,
+    "in another block": lambda model: _bound_inside(model),
+    "of the class": lambda model: partial(type(model).generate, model),
+}
+
+
+def _bound_inside(model):
+    with ts.prune(model, at(0)):
+        return model.generate
+
+
+@pytest.mark.parametrize("layouts", [ONE, TEXT], ids=["image", "text"])
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 4}, {"use_cache": False}], ids=str)
+@pytest.mark.parametrize("bound", BOUND)
+def test_a_generate_from_outside_of_the_block_is_refused(bound, settings, layouts):
+    """Bound before, it goes past what the block installs: it counted beams as prompts, and selected at every step."""
+    model = shared("sdpa")
+    generate = BOUND[bound](model)
+    inputs = batch(prompts(model, layouts))
+    with ts.prune(model, at(2, select=FastV())) as run:
+        with pytest.raises(RefusedError, match=r"call model\.generate inside the block"):
+            generate(**inputs, max_new_tokens=2, **settings)
+        assert not run.prefills
+        inside = model.generate
+        inside(**inputs, max_new_tokens=2, **settings)
+        assert [len(prefill.keys) for prefill in run.prefills] == [1]
+    # Afterwards all of them are the plain model's.
+    plain = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    for one in (generate, inside):
+        assert torch.equal(one(**inputs, max_new_tokens=2, do_sample=False), plain)
+
+
+def test_generation_without_a_prompt_is_the_plain_one():
+    model = shared("sdpa")
+    plain = model.generate(max_new_tokens=2, do_sample=False)
+    with ts.prune(model, at(0)):
+        assert torch.equal(model.generate(max_new_tokens=2, do_sample=False), plain)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 4}, {"do_sample": True, "num_return_sequences": 3}], ids=str)
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("site", ["encoder.0", "decoder.0", "decoder.2"])
+def test_the_ledger_counts_prompts_and_not_beams(site, settings, use_cache):
+    model = shared("sdpa")
+    recipe = ts.Recipe.of(ToMe(metric="keys"), K, at=site, rest="merge" if site == "encoder.0" else "drop")
+    if site == "decoder.2":
+        recipe = ts.Recipe.of(FastV(), K, at=site)
+    if site == "decoder.0":
+        recipe = ts.Recipe.of(Norm(), K)
+    inputs = batch(prompts(model, ONE))
+    with ts.prune(model, recipe) as run:
+        model.generate(**inputs, max_new_tokens=3, use_cache=use_cache, suppress_tokens=[IMAGE], **settings)
+    [prefill] = run.prefills
+    assert (prefill.keys, prefill.visual, prefill.text) == ([0], [patches(model)], [8])
+    assert [len(stage.samples) for stage in prefill.stages] == [1]
+    assert len(run.to_dict()["samples"]) == len(run.kept(site)) == 1
+    if site == "encoder.0":
+        assert prefill.pictures == [1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}], ids=str)
+def test_fastv_without_a_cache_says_what_it_says_with_one(settings):
+    model = shared("sdpa")
+    rows = prompts(model, RAGGED)
+    with ts.prune(model, at(2, select=FastV())) as run:
+        cached = generate(model, rows, 6, suppress_tokens=[IMAGE], **settings)[0]
+        kept = run.kept("decoder.2")
+        assert torch.equal(generate(model, rows, 6, suppress_tokens=[IMAGE], use_cache=False, **settings)[0], cached)
+    assert len(run.prefills) == 2
+    assert all(torch.equal(a, b) for a, b in zip(kept, run.kept("decoder.2"), strict=True))
 
 
 @pytest.mark.parametrize("blocks", [(0,), (2,)], ids=str)

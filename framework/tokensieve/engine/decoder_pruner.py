@@ -72,6 +72,7 @@ class DecoderPruner:
     """Prunes the prompt of a language model: hooks on `forward` and `generate` of one `prune`."""
 
     _generation: PerThread[_GenerateCall | None] = PerThread(lambda: None)
+    _generating = PerThread(lambda: False)
 
     def __init__(
         self,
@@ -106,6 +107,9 @@ class DecoderPruner:
         """Put hooks and overrides into the model."""
         model = self._model
         installation.wrap(model, "generate", self._generate)
+        # Every `generate` calls this first, also one that was taken from the model before the block.
+        if hasattr(model, "_validate_model_kwargs"):
+            installation.wrap(model, "_validate_model_kwargs", self._refuse_bound)
         if hasattr(model, "generate_batch"):
             installation.wrap(model, "generate_batch", _refuse_batch)
         installation.pre_hook(model, self._before, with_kwargs=True, prepend=True)
@@ -123,15 +127,25 @@ class DecoderPruner:
         given = inspect.signature(real).bind_partial(*args, **kwargs).arguments
         given = given | given.get("kwargs", {})
         self._refuse_generation(given)
-        before = self._generation
+        before = self._generation, self._generating
         self._forget_pictures()
+        self._generating = True
         first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
         self._generation = _GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
         try:
             return real(*args, **kwargs)
         finally:
-            self._generation = before
+            self._generation, self._generating = before
             self._layers.end_call()
+
+    def _refuse_bound(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Refuse a `generate` that went past `_generate`: it would select at every step, and count beams as prompts."""
+        if not self._generating:
+            raise RefusedError(
+                "this generate was taken from the model before prune was entered, so it goes past it; call "
+                "model.generate inside the block"
+            )
+        return real(*args, **kwargs)
 
     def _refuse_inputs(self, given: Mapping[str, Any]) -> None:
         """Refuse arguments that the family cannot be pruned with; unseen, they would go through unpruned."""
