@@ -45,6 +45,9 @@ class Evidence(StrEnum):
     """Keys of the layer before, heads side by side, `[rows, n, d]`."""
     DECODER_TEXT = "decoder_text"
     """The prompt's text beside its visual tokens, in the layer before: `PromptText`."""
+    DECODER_TEXT_HEADS = "decoder_text_heads"
+    """The text's attention to visual tokens in that layer, head by head, and what positions alone make of it:
+    `PromptHeads`."""
     GRID = "grid"
     """Where a token was, int64 `[rows, n, 5]`: image, tile, frame, row, column."""
     SIZES = "sizes"
@@ -130,6 +133,7 @@ class PromptText:
         embeddings: `[rows, m, d]`, the text tokens as they entered the language model.
         patch: `[rows, n, d]`, the visual tokens as they entered the language model.
         mask: bool `[rows, m]`; a row may have no text at all.
+        after: bool `[rows, m]`, which of them stand after the prompt's last visual token.
     """
 
     attention: Tensor
@@ -138,6 +142,7 @@ class PromptText:
     embeddings: Tensor
     patch: Tensor
     mask: Tensor
+    after: Tensor
 
     def take(self, rows: Tensor, places: Tensor) -> PromptText:
         """Return the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' text."""
@@ -149,10 +154,35 @@ class PromptText:
             self.embeddings[rows],
             self.patch[at, places],
             self.mask[rows],
+            self.after[rows],
         )
 
 
-Value = Tensor | Query | Text | PromptText
+@dataclass(frozen=True, eq=False)
+class PromptHeads:
+    """The attention of a prompt's text tokens in each head of a decoder layer, the one before the cut.
+
+    Attributes:
+        attention: `[rows, n, m, heads]`, softmaxed attention of each text token to each visual one; its mean over heads
+            is that of `PromptText`.
+        bias: `[rows, n, m]`, the score that rotary positions alone give a text and a visual token: that of two vectors
+            of ones, turned to their positions.
+        mask: bool `[rows, m]`; a row may have no text at all.
+    """
+
+    attention: Tensor
+    bias: Tensor
+    mask: Tensor
+
+    def take(self, rows: Tensor, places: Tensor) -> PromptHeads:
+        """Return the tokens at `places` `[new rows, m]` of `rows` `[new rows]`, with their rows' text."""
+        at = rows.unsqueeze(1)
+        return PromptHeads(self.attention[at, places], self.bias[at, places], self.mask[rows])
+
+
+Value = Tensor | Query | Text | PromptText | PromptHeads
+PER_TOKEN = frozenset({"patch", "attention", "bias"})
+"""The fields of these records that have one entry for each visual token; the others have one for each text."""
 
 
 def take_rows(value: Value, rows: Tensor, places: Tensor) -> Value:
@@ -201,12 +231,12 @@ class Tokens:
         object.__setattr__(self, "keys", rows if self.keys is _ZEROS else self.keys)
         object.__setattr__(self, "samples", rows if self.samples is _ZEROS else self.samples)
         for kind, value in self.evidence.items():
-            per_token = value.patch if isinstance(value, (Query, PromptText)) else value
-            if isinstance(per_token, Tensor) and per_token.shape[:2] != self.universe.valid.shape:
-                raise AlgebraError(
-                    f"{kind} has the shape {list(per_token.shape)}, which does not begin with "
-                    f"[rows, n] = {list(self.universe.valid.shape)}"
-                )
+            for name, part in tensors_of(value).items():
+                if (not name or name in PER_TOKEN) and part.shape[:2] != self.universe.valid.shape:
+                    raise AlgebraError(
+                        f"{f'{kind} {name}'.rstrip()} has the shape {list(part.shape)}, which does not begin with "
+                        f"[rows, n] = {list(self.universe.valid.shape)}"
+                    )
 
     @classmethod
     def of(cls, features: Tensor, universe: Universe | None = None, **evidence: Value) -> Tokens:
@@ -310,6 +340,14 @@ class Tokens:
         return value
 
     @property
+    def decoder_text_heads(self) -> PromptHeads:
+        """The text's attention in each head."""
+        value = self._get(Evidence.DECODER_TEXT_HEADS)
+        if not isinstance(value, PromptHeads):
+            raise MissingEvidenceError(f"decoder_text_heads are given as a {type(value).__name__}, not PromptHeads")
+        return value
+
+    @property
     def grid(self) -> Tensor:
         """int64 `[rows, n, 5]`: image, tile, frame, row, column."""
         return self._tensor(Evidence.GRID)
@@ -331,8 +369,7 @@ class Tokens:
     def copied(self) -> Tokens:
         """Return the same tokens with tensors of their own."""
         evidence = {kind: copy_value(value) for kind, value in self.evidence.items()}
-        universe = Universe(self.valid.clone(), self.ids.clone())
-        return Tokens(universe, evidence, self.keys.clone(), self.samples.clone())
+        return Tokens(self.universe.copied(), evidence, self.keys.clone(), self.samples.clone())
 
     def only(self, kinds: Iterable[Evidence]) -> Tokens:
         """Return the same tokens with no other evidence than `kinds`."""
@@ -355,8 +392,10 @@ class Tokens:
 
     def canonical(self) -> tuple[Tokens, Tensor]:
         """Return the tokens by ascending id, invalid ones last, and the places they came from."""
+        if self.universe.canonical:
+            # What is known of them need not be moved.
+            return self, self.universe.order()
         order = self.universe.order()
-        if torch.equal(order, torch.arange(self.universe.n, device=order.device).expand_as(order)):
-            # They are that already, and what is known of them need not be moved.
-            return self, order
-        return self.take(order, torch.ones_like(order, dtype=torch.bool)), order
+        moved = self.take(order, torch.ones_like(order, dtype=torch.bool))
+        moved.universe.knowing(self.universe.sizes, canonical=True)
+        return moved, order

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from tokensieve.algebra.chain import Chain, check_chain
+from tokensieve.algebra.answers import check_chain
+from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.writes import unwritten
 from tokensieve.composers.expression import Expression, Reading
@@ -102,10 +104,15 @@ class Strategy(Expression, BaseModel):
         # Tensors of inference mode do not count writes, so a strategy gets some of its own.
         if any(tensor.is_inference() for _, tensor in tokens.tensors()):
             tokens = tokens.copied()
+        with self._unwritten(tokens):
+            yield tokens
+
+    @contextmanager
+    def _unwritten(self, tokens: Tokens) -> Iterator[None]:
         cure = "work on a copy, such as tokens.features.clone()"
         with unwritten(tokens.tensors(), f"'{self.name}'", ScoreError, cure):
             try:
-                yield tokens
+                yield
             except (OverflowError, RuntimeError) as error:
                 if not isinstance(error, OverflowError) and "overflow" not in str(error):
                     raise
@@ -135,8 +142,19 @@ class Scorer(Strategy):
         return Chain.from_scores(tokens.universe, self.score(tokens), self)
 
 
+class Order(ABC):
+    """An order of tokens that is found step by step, such as that of a greedy method."""
+
+    @abstractmethod
+    def to(self, depth: int) -> Chain:
+        """Go on to `depth` places, at most n, and return the chain. Places found before stay as they are."""
+
+
 class Ranker(Strategy):
     """A strategy that orders tokens, such as a greedy method by its order of picking.
+
+    Where an order is found step by step, `begin` hands it out, and reading deeper goes on where it stopped; `rank` is
+    then `self.begin(tokens).to(depth)`.
 
     If its set depends on the budget in another way, it says `nested = False`. Then it is asked for
     no depth but the budget itself, the same for all rows it sees, and its first `depth` places are
@@ -148,9 +166,35 @@ class Ranker(Strategy):
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the chain; only the first `depth` places must be right."""
 
+    def begin(self, tokens: Tokens) -> Order | None:
+        """Return the order of the tokens before its first step; by default none, and `rank` is asked for every depth.
+
+        The order may keep the tokens, which do not change while it is read.
+        """
+        return None
+
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Rank, and check the depth."""
-        chain = self._checked(self.rank(tokens, depth), tokens, "rank")
+        return self._deep(self._checked(self.rank(tokens, depth), tokens, "rank"), depth)
+
+    def read(self, reading: Reading, depth: int) -> Chain:
+        """Go on with the order where it was read before, or rank."""
+        if not self.nested:
+            return super().read(reading, depth)
+        if self not in reading.begun:
+            lent = reading.tokens.only(self.needs)
+            with self.lent(lent) as tokens:
+                order = self.begin(tokens)
+            reading.begun[self] = None if order is None else (order, tokens)
+        begun = reading.begun[self]
+        if begun is None:
+            return super().read(reading, depth)
+        order, tokens = cast("tuple[Order, Tokens]", begun)
+        with self._unwritten(tokens):
+            chain = order.to(depth)
+        return self._deep(self._checked(chain, reading.tokens, "rank"), depth)
+
+    def _deep(self, chain: Chain, depth: int) -> Chain:
         if chain.depth < depth and not chain.complete:
             raise ScoreError(f"{self.name} was asked for {depth} places and gave {chain.depth}")
         return chain
@@ -168,8 +212,10 @@ class Chooser(Strategy):
         chain = self._checked(self.choose(tokens), tokens, "choose")
         inside = chain.level == -1
         outside = chain.level == chain.universe.counts.unsqueeze(1)
-        if bool((tokens.valid & ~inside & ~outside).any()):
-            raise ScoreError(f"{self.name} is a Chooser but gave a ranking; use Chain.from_set")
+        refuse_if(
+            (tokens.valid & ~inside & ~outside).any(),
+            lambda: ScoreError(f"{self.name} is a Chooser but gave a ranking; use Chain.from_set"),
+        )
         return chain
 
 

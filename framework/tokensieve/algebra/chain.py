@@ -13,17 +13,20 @@ so a cut can tell whether what it takes is settled.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property, reduce
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
+from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.universe import Universe
-from tokensieve.algebra.writes import unwritten
-from tokensieve.errors import AlgebraError, ScoreError, TokensieveError
+from tokensieve.errors import AlgebraError, ScoreError
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,8 @@ class Chain:
         depth: levels below it are right; `universe.n` or more means all are.
         leaves: the operands' orders, which break ties of level in the cut.
         notes: what the ledger should say about how it came to be, such as a fallback.
+        ranking: whether it is one order, so that each level below the depth is one token's.
+        picked: the memory places of each row's tokens in the order of picking, where the host has them already.
     """
 
     universe: Universe
@@ -67,6 +72,8 @@ class Chain:
     depth: int
     leaves: tuple[Leaf, ...]
     notes: tuple[str, ...] = ()
+    ranking: bool = False
+    picked: Sequence[Sequence[int]] | None = None
 
     @classmethod
     def from_scores(cls, universe: Universe, scores: Tensor, key: object, notes: tuple[str, ...] = ()) -> Chain:
@@ -88,17 +95,32 @@ class Chain:
             )
         if scores.is_complex():
             raise ScoreError(f"{key!r} gave complex scores, which have no order; give their size, or their real part")
-        if bool((scores.isnan() & universe.valid).any()):
-            raise ScoreError(f"{key!r} gave NaN as a score; a score is a number or an infinity")
-        by_id = universe.order()
-        padded = ~universe.valid.gather(1, by_id)
-        by_score = scores.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices
-        # Invalid places go last whatever their score says.
-        last = padded.gather(1, by_score).to(torch.uint8).sort(dim=1, stable=True).indices
-        return cls.from_picks(universe, by_id.gather(1, by_score.gather(1, last)), key, notes)
+        refuse_if(
+            (scores.isnan() & universe.valid).any(),
+            lambda: ScoreError(f"{key!r} gave NaN as a score; a score is a number or an infinity"),
+        )
+        # Invalid places go last whatever their score says: they are the lowest, and stand last before they are sorted.
+        ranked = scores.byte() if scores.dtype == torch.bool else scores
+        lowest = -torch.inf if ranked.is_floating_point() else torch.iinfo(ranked.dtype).min
+        ranked = ranked.masked_fill(~universe.valid, lowest)
+        if universe.canonical:
+            order = ranked.sort(dim=1, descending=True, stable=True).indices
+        else:
+            by_id = universe.order()
+            order = by_id.gather(1, ranked.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices)
+        turn = torch.arange(universe.n, device=order.device).expand_as(order)
+        place = torch.empty_like(order).scatter_(1, order, turn)
+        return cls(universe, place, universe.n, (Leaf(key, place, universe.n),), notes, ranking=True)
 
     @classmethod
-    def from_picks(cls, universe: Universe, picks: Tensor, key: object, notes: tuple[str, ...] = ()) -> Chain:
+    def from_picks(
+        cls,
+        universe: Universe,
+        picks: Tensor,
+        key: object,
+        notes: tuple[str, ...] = (),
+        picked: Sequence[Sequence[int]] | None = None,
+    ) -> Chain:
         """Rank tokens by an order of picking, best first.
 
         Args:
@@ -107,6 +129,7 @@ class Chain:
                 and -1 or an invalid place once its tokens are used up.
             key: whose order it is.
             notes: what the ledger should say about it.
+            picked: the picks, where the host has them already.
 
         Raises:
             ScoreError: if a token is picked twice, or fewer than min(depth, tokens) are picked, or the picks are no
@@ -117,25 +140,29 @@ class Chain:
             raise ScoreError(
                 f"{key!r} gave picks as {picks.dtype} {list(picks.shape)}; expected int64 [{universe.rows}, depth]"
             )
-        if bool(((picks < -1) | (picks >= universe.n)).any()):
-            raise ScoreError(
+        # What is no place counts as none, so that nothing fails before the error is raised.
+        known = picks.clamp(-1, universe.n - 1)
+        refuse_if(
+            (known != picks).any(),
+            lambda: ScoreError(
                 f"{key!r} picked the places {int(picks.min())} to {int(picks.max())}; "
                 f"there are 0 to {universe.n - 1}, and -1 for none"
-            )
+            ),
+        )
         depth = picks.shape[1]
         turn = torch.arange(depth, device=picks.device).expand_as(picks)
-        real = picks >= 0
-        real &= universe.valid.gather(1, picks.clamp(min=0)) if universe.n else real
         spill = torch.full((universe.rows, universe.n + 1), depth, device=picks.device)
-        spill.scatter_(1, torch.where(real, picks, universe.n), turn)
+        spill.scatter_(1, torch.where(known < 0, universe.n, known), turn)
         place = torch.where(universe.valid, spill[:, : universe.n], universe.n)
-        picked = ((place < depth) & universe.valid).sum(dim=1)
-        if not torch.equal(picked, universe.counts.clamp(max=depth)):
-            raise ScoreError(
-                f"{key!r} picked {picked.tolist()} different tokens in its first {depth} picks of "
+        picked_of = ((place < depth) & universe.valid).sum(dim=1)
+        refuse_if(
+            (picked_of != universe.counts.clamp(max=depth)).any(),
+            lambda: ScoreError(
+                f"{key!r} picked {picked_of.tolist()} different tokens in its first {depth} picks of "
                 f"{universe.counts.tolist()}; each pick must name another token"
-            )
-        return cls(universe, place, depth, (Leaf(key, place, depth),), notes)
+            ),
+        )
+        return cls(universe, place, depth, (Leaf(key, place, depth),), notes, True, picked)
 
     @classmethod
     def from_set(cls, universe: Universe, members: Tensor, key: object) -> Chain:
@@ -169,7 +196,18 @@ class Chain:
     @property
     def complete(self) -> bool:
         """Whether every level and every leaf's place is right."""
-        return self.reach >= self._deepest()
+        return self.reach >= self.universe.n or self.reach >= self._deepest()
+
+    @cached_property
+    def level_on_host(self) -> NDArray[np.int64]:
+        """The levels in NumPy, fetched once, and not even that where the picks are there already."""
+        if self.picked is None:
+            return np.asarray(self.level.tolist(), dtype=np.int64).reshape(self.level.shape)
+        level = np.full(self.level.shape, self.depth, dtype=np.int64)
+        for row, picks in enumerate(self.picked):
+            own = [place for place in picks if place >= 0]
+            level[row, own] = np.arange(len(own))
+        return level
 
     def members(self, m: int | Tensor) -> Tensor:
         """Return bool `[rows, n]`: the set A_m. Right for m up to the depth."""
@@ -214,7 +252,7 @@ class Chain:
 
     def settled(self, k: int | Tensor) -> bool:
         """Return whether the depth read is enough to cut to k."""
-        if self.complete:
+        if self.complete or (self.ranking and isinstance(k, int) and k <= self.depth):
             return True
         _, known = self._order(None)
         turn = torch.arange(self.universe.n, device=known.device)
@@ -241,24 +279,32 @@ class Chain:
         """
         sizes = self._sizes(k)
         _common([self] if by is None else [self, by])
+        if self.ranking and self.depth >= self.universe.n and (by is None or by.complete):
+            # Levels are all different, so nothing is tied.
+            return self.members(sizes)
         order, known = self._order(by)
         turn = torch.arange(self.universe.n, device=order.device)
         taken = turn < sizes.unsqueeze(1)
-        if not (self.complete and (by is None or by.complete)) and bool((taken & ~known).any()):
-            raise AlgebraError(
-                f"this chain was read to depth {self.reach}, which does not settle a cut to "
-                f"{sizes.tolist()} tokens; read it deeper"
+        if not (self.complete and (by is None or by.complete)):
+            refuse_if(
+                (taken & ~known).any(),
+                lambda: AlgebraError(
+                    f"this chain was read to depth {self.reach}, which does not settle a cut to "
+                    f"{sizes.tolist()} tokens; read it deeper"
+                ),
             )
         return torch.zeros_like(self.universe.valid).scatter_(1, order, taken)
 
     def _sizes(self, k: int | Tensor) -> Tensor:
-        sizes = k if isinstance(k, Tensor) else torch.full_like(self.universe.counts, k)
-        if bool((sizes < 0).any()):
-            raise AlgebraError(f"a cut takes 0 or more tokens, not {sizes.min().item()}")
-        return torch.minimum(sizes, self.universe.counts)
+        if isinstance(k, Tensor):
+            refuse_if((k < 0).any(), lambda: AlgebraError(f"a cut takes 0 or more tokens, not {k.min().item()}"))
+            return torch.minimum(k, self.universe.counts)
+        if k < 0:
+            raise AlgebraError(f"a cut takes 0 or more tokens, not {k}")
+        return self.universe.counts.clamp(max=k)
 
     def _deepest(self) -> int:
-        return int(self.universe.counts.max()) if self.universe.rows else 0
+        return max(self.universe.sizes, default=0)
 
     def _ties(self, by: Chain | None) -> tuple[Tensor, Tensor]:
         """Return the tie-breaking key `[rows, n]`, a lower bound, and where it is right."""
@@ -283,8 +329,11 @@ class Chain:
         stride = (self.universe.n + 2) * (len(self.leaves) + 1)
         key = (self.level + 1) * stride + ties
         key = torch.where(self.universe.valid, key, torch.iinfo(torch.int64).max)
-        by_id = self.universe.order()
-        order = by_id.gather(1, key.gather(1, by_id).sort(dim=1, stable=True).indices)
+        if self.universe.canonical:
+            order = key.sort(dim=1, stable=True).indices
+        else:
+            by_id = self.universe.order()
+            order = by_id.gather(1, key.gather(1, by_id).sort(dim=1, stable=True).indices)
         return order, known.gather(1, order)
 
 
@@ -299,8 +348,11 @@ def at_least(j: int, chains: Sequence[Chain]) -> Chain:
     if not 1 <= j <= len(chains):
         raise AlgebraError(f"at_least takes 1 to {len(chains)} of {len(chains)} operands, not {j}")
     universe = _common(chains)
-    levels = torch.stack([chain.level for chain in chains])
-    level = levels.sort(dim=0).values[j - 1]
+    levels = [chain.level for chain in chains]
+    if j in (1, len(chains)):
+        level = reduce(torch.minimum if j == 1 and len(chains) > 1 else torch.maximum, levels)
+    else:
+        level = torch.stack(levels).sort(dim=0).values[j - 1]
     leaves = _distinct(leaf for chain in chains for leaf in chain.leaves)
     return Chain(universe, level, min(chain.depth for chain in chains), leaves, noted(chains))
 
@@ -348,33 +400,6 @@ def interleave(chains: Sequence[Chain], shares: Sequence[Fraction], key: object)
             taken.add(place)
             picks[row, turn] = place
     return Chain.from_picks(universe, picks.to(universe.device), key, noted(chains))
-
-
-def check_chain(chain: object, universe: Universe, who: str, method: str, error: type[TokensieveError]) -> Chain:
-    """Return what `who` answered to `method`, if it is a chain over the tokens that were given; else raise `error`."""
-    if not isinstance(chain, Chain):
-        raise error(f"{who} returned {type(chain).__name__}; {method} returns a Chain")
-    if chain.level.device != universe.device:
-        raise error(f"{who} returned a chain on {chain.level.device}; its tokens are on {universe.device}")
-    if not chain.universe.same_tokens(universe):
-        raise error(f"{who} returned a chain of other tokens than those that it was given")
-    return chain
-
-
-def combined(
-    combine: Callable[[Sequence[Chain]], Chain], chains: Sequence[Chain], universe: Universe, who: str
-) -> Chain:
-    """Return what a composer's `combine` makes of its operands' chains.
-
-    Raises:
-        AlgebraError: naming the composer `who`, if it is no chain over these tokens, or the operands were written into.
-    """
-    lent = [
-        ("a chain of an operand", x) for chain in chains for x in (chain.level, *(leaf.place for leaf in chain.leaves))
-    ]
-    with unwritten(lent, who, AlgebraError, "make a new tensor instead"):
-        chain = combine(chains)
-    return check_chain(chain, universe, who, "combine", AlgebraError)
 
 
 def noted(chains: Iterable[Chain]) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,6 +19,9 @@ class Universe:
 
     A row is a group (an image, a tile, a frame or a sample): selections are made within rows and
     never across them.
+
+    What the host has to know of it, `sizes` and `canonical`, is asked of the device once; `knowing` says it beforehand,
+    so that nothing waits.
 
     Attributes:
         valid: bool `[rows, n]`; false where a place holds no token.
@@ -41,7 +47,7 @@ class Universe:
     def full(cls, rows: int, n: int, device: torch.device | str | None = None) -> Universe:
         """Return `rows` groups of `n` tokens each, with ids 0..n-1."""
         ids = torch.arange(n, device=device).expand(rows, n).contiguous()
-        return cls(torch.ones(rows, n, dtype=torch.bool, device=device), ids)
+        return cls(torch.ones(rows, n, dtype=torch.bool, device=device), ids).knowing([n] * rows, canonical=True)
 
     @classmethod
     def of_counts(cls, counts: list[int], device: torch.device | str | None = None) -> Universe:
@@ -49,7 +55,24 @@ class Universe:
         n = max(counts, default=0)
         ids = torch.arange(n, device=device).expand(len(counts), n).contiguous()
         limit = torch.tensor(counts, dtype=torch.int64, device=device).reshape(-1, 1)
-        return cls(ids < limit, ids)
+        return cls(ids < limit, ids).knowing(counts, canonical=True)
+
+    def knowing(self, sizes: Sequence[int], *, canonical: bool) -> Self:
+        """Return this universe, which from now on knows what the caller has made so: it is not checked.
+
+        Args:
+            sizes: how many tokens each group has.
+            canonical: whether they stand by ascending id, before all places without a token.
+        """
+        vars(self).update(sizes=tuple(sizes), canonical=canonical)
+        return self
+
+    def copied(self) -> Universe:
+        """Return the same tokens in tensors of their own."""
+        twin = Universe(self.valid.clone(), self.ids.clone())
+        known = {name: value for name, value in vars(self).items() if name in ("sizes", "canonical")}
+        vars(twin).update(known, _same=self._same)
+        return twin
 
     @property
     def rows(self) -> int:
@@ -66,6 +89,17 @@ class Universe:
         """int64 `[rows]`: how many tokens each group has."""
         return self.valid.sum(dim=1)
 
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The counts, on the host."""
+        return tuple(self.counts.tolist())
+
+    @cached_property
+    def canonical(self) -> bool:
+        """Whether the tokens of every group stand by ascending id, before all places without a token."""
+        order = self.order()
+        return torch.equal(order, torch.arange(self.n, device=self.device).expand_as(order))
+
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
@@ -73,18 +107,29 @@ class Universe:
 
     def order(self) -> Tensor:
         """int64 `[rows, n]`: memory places by ascending id, invalid places last."""
+        if vars(self).get("canonical"):
+            return torch.arange(self.n, device=self.device).repeat(self.rows, 1)
         last = torch.iinfo(torch.int64).max
         return torch.where(self.valid, self.ids, last).sort(dim=1, stable=True).indices
+
+    @cached_property
+    def _same(self) -> object:
+        """What copies of one universe have in common."""
+        return object()
 
     def take(self, places: Tensor, valid: Tensor) -> Universe:
         """Return the universe of the tokens at memory `places` `[rows, m]` that are `valid` there."""
         return Universe(valid & self.valid.gather(1, places), self.ids.gather(1, places))
 
     def same_tokens(self, other: Universe) -> bool:
-        """Return whether both hold the same tokens at the same places."""
-        return self is other or (
-            torch.equal(self.valid, other.valid) and bool(((self.ids == other.ids) | ~self.valid).all())
-        )
+        """Return whether both hold the same tokens at the same places. Of copies it is known without a look."""
+        return self._same is other._same or not bool(self.differs(other))
+
+    def differs(self, other: Universe) -> Tensor:
+        """Return whether the tokens or their places are others, a bool scalar."""
+        if self.valid.shape != other.valid.shape:
+            return torch.ones((), dtype=torch.bool, device=self.device)
+        return ((self.valid != other.valid) | ((self.ids != other.ids) & self.valid)).any()
 
 
 # Stafford's "Mix13" constants for the splitmix64 finaliser, as signed 64-bit integers.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Never, Self
 
@@ -15,11 +14,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from torch import Tensor
 
+from tokensieve.algebra.answers import combined
 from tokensieve.algebra.budget import LONGEST, Keep, counts
-from tokensieve.algebra.chain import Chain, at_least, combined, noted
+from tokensieve.algebra.chain import Chain, at_least, noted
+from tokensieve.composers import meeting
 from tokensieve.composers import settings as checks
-from tokensieve.errors import AlgebraError, FormulaError
-from tokensieve.evidence import Evidence, Tokens
+from tokensieve.composers.reading import Reading as Reading
+from tokensieve.errors import FormulaError
+from tokensieve.evidence import Evidence
 
 
 class Expression(ABC):
@@ -50,6 +52,14 @@ class Expression(ABC):
         Only what is not nested is asked this way: another k may give another chain.
         """
         return reading.deepened(self, k)
+
+    def further(self, reading: Reading, chain: Chain, k: int, depth: int) -> int:
+        """Return how deep to read next, because `chain`, read to `depth`, does not settle a cut to k; 0 if it does.
+
+        The answer is more than `depth`. Reading goes on where it stopped if the strategies inside can, so what is read
+        too deep is the cost of a large step, and what is asked is that of a small one.
+        """
+        return 0 if chain.settled(k) else 2 * depth
 
     @abstractmethod
     def written(self, name: Callable[[Expression], str]) -> str:
@@ -89,86 +99,6 @@ class Expression(ABC):
 
     def __getitem__(self, m: int | float | Fraction | str | Keep) -> Expression:
         return Best.of(self, m=Keep.of(m))
-
-
-class Reading:
-    """Chains read from one batch of tokens; each strategy is asked once per depth.
-
-    Attributes:
-        tokens: the tokens, in canonical form.
-        depth: to how many places `settled` reads at least; a formula such as `a - b[m]` looks at more of b than m.
-    """
-
-    def __init__(
-        self, tokens: Tokens, source: Callable[[Expression, Reading, int], Chain] | None = None, depth: int = 0
-    ) -> None:
-        self.tokens = tokens
-        self.depth = depth
-        self._source = source
-        # Each chain with the depth to which it was asked for; and those of what is not nested, by sizes.
-        self._known: dict[Expression, tuple[Chain, int]] = {}
-        self._at: dict[tuple[Expression, tuple[int, ...]], tuple[Chain, int]] = {}
-
-    def of(self, expression: Expression, depth: int) -> Chain:
-        """Return the expression's chain, its strategies right to at least `depth`.
-
-        Raises:
-            AlgebraError: for a strategy that is not nested: it has a set for every size, but no chain.
-        """
-        if not expression.parts and not expression.is_nested:
-            raise AlgebraError(checks.no_order(expression))
-        asked = min(depth, self.tokens.universe.n)
-        chain, known = self._known.get(expression, (None, 0))
-        # What is not nested is another chain at another depth.
-        if chain is None or not expression.is_nested or (max(known, chain.reach) < asked and not chain.complete):
-            chain = self.ask(expression, asked)
-            self._known[expression] = chain, asked
-        return chain
-
-    def known(self, expression: Expression, k: Tensor) -> Chain | None:
-        """Return the chain read so far that holds for a cut to k, int64 `[rows]`, or none."""
-        found = self._known.get(expression) if expression.is_nested else self._at.get((expression, tuple(k.tolist())))
-        return None if found is None else found[0]
-
-    def settled(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
-        """Return a chain that can be cut to k: read deep enough, or, where it is not nested, asked at exactly k."""
-        n = self.tokens.universe.n
-        depth = min(max(depth, self.depth), n)
-        if expression.is_nested:
-            return self.deepened(expression, k, depth)
-        counts = self.tokens.universe.counts
-        sizes = counts.clamp(max=k) if isinstance(k, int) else torch.minimum(k, counts)
-        key = expression, tuple(sizes.tolist())
-        chain, known = self._at.get(key, (None, 0))
-        if chain is None or (known < depth and not chain.complete):
-            deeper = copy(self)
-            deeper.depth = depth
-            chain = expression.read_at(deeper, sizes)
-            if depth == n and not chain.complete:
-                # Its selection is right; what comes after it follows as it was read.
-                chain = Chain.from_picks(chain.universe, chain.queue(), expression, chain.notes)
-            self._at[key] = chain, depth
-        return chain
-
-    def ask(self, expression: Expression, depth: int) -> Chain:
-        """Read an expression anew; a strategy is asked, or what stands in for it."""
-        if self._source is not None and not expression.parts:
-            return self._source(expression, self, depth)
-        return expression.read(self, depth)
-
-    def deepened(self, expression: Expression, k: int | Tensor, depth: int = 0) -> Chain:
-        """Return the expression's chain, read deep enough to be cut to the largest k in any row: the depth doubles."""
-        largest = k if isinstance(k, int) else int(k.max()) if k.numel() else 0
-        depth = max(1, largest, depth)
-        while True:
-            chain = self.of(expression, depth)
-            if depth >= self.tokens.universe.n or chain.settled(largest):
-                return chain
-            depth = 2 * depth
-
-    def within(self, tokens: Tokens) -> Reading:
-        """Return a reading of other tokens from the same source, to the same depth."""
-        return Reading(tokens, self._source, self.depth)
 
 
 class Composer(Expression, BaseModel):
@@ -296,6 +226,13 @@ class Intersection(Composer):
     def combine(self, chains: Sequence[Chain]) -> Chain:
         """Return the largest level."""
         return at_least(len(chains), chains)
+
+    def further(self, reading: Reading, chain: Chain, k: int, depth: int) -> int:
+        """Return where k tokens are expected to be in all operands, from the orders known so far."""
+        known = [reading.of(operand, depth) for operand in self.operands]
+        if not all(one.ranking for one in known):
+            return super().further(reading, chain, k, depth)
+        return meeting.further(known, k, depth)
 
 
 class Union(Composer):
