@@ -1,5 +1,7 @@
 """Every way to generate gives what it gives on the sequence pruned by hand."""
 
+import copy
+
 from functools import partial
 
 import pytest
@@ -195,7 +197,9 @@ def test_a_conversation_goes_on_before_the_model(positions):
     model = shared("sdpa")
     row = prompts(model, SEVERAL)[0]
     kept = judged(model, row, norms, K, patches(model))
-    talk(model, row, at(0, positions=positions), lambda now, steps: Plain(model, positions).greedy(now, kept, steps)[0])
+    # The reference hands merged embeddings to the language model, which a model refuses while it is pruned.
+    plain = copy.deepcopy(model)
+    talk(model, row, at(0, positions=positions), lambda now, steps: Plain(plain, positions).greedy(now, kept, steps)[0])
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])

@@ -168,12 +168,7 @@ class PromptTap(AttentionTap):
         Raises:
             RefusedError: if it takes no rotary positions, or does not get as far as attention.
         """
-        if self.given is None or "position_embeddings" not in self.given[1]:
-            raise RefusedError(
-                f"{type(attention).__name__} is called without position_embeddings, so what it is without them "
-                "cannot be had; use decoder_attention instead of decoder_content"
-            )
-        args, kwargs = self.given
+        args, kwargs = self._given(attention, "decoder_attention instead of decoder_content")
         cos, sin = kwargs["position_embeddings"]
         still = {"position_embeddings": (torch.ones_like(cos), torch.zeros_like(sin))}
         seen, self.call, self.mute = self.call, None, True
@@ -184,6 +179,34 @@ class PromptTap(AttentionTap):
         finally:
             self.call, self.mute = seen, False
         return call
+
+    def position_scores(self, attention: nn.Module, step: int, length: int) -> Tensor:
+        """Return the scores that rotary positions alone give, float32 `[rows or 1, length, length]`.
+
+        That is the product of two vectors of ones, each turned to its position. A pair of dimensions turned by two
+        angles makes 2 cos(a - b), in which order the pairs may ever stand; what is not turned makes 1 a dimension.
+
+        Args:
+            attention: the tapped module.
+            step: every so many rows are taken.
+            length: how many places are taken.
+
+        Raises:
+            RefusedError: if the module takes no rotary positions.
+        """
+        _, kwargs = self._given(attention, "decoder_text instead of decoder_text_heads")
+        cos, sin = (x.detach()[:: step if len(x) > 1 else 1, :length].float() for x in kwargs["position_embeddings"])
+        call = self._called(attention)
+        still = call.query.shape[-1] - cos.shape[-1]
+        return (cos @ cos.mT + sin @ sin.mT + still) * call.scaling
+
+    def _given(self, attention: nn.Module, way_out: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.given is None or "position_embeddings" not in self.given[1]:
+            raise RefusedError(
+                f"{type(attention).__name__} is called without position_embeddings, so what it is without them "
+                f"cannot be had; use {way_out}"
+            )
+        return self.given
 
     def _called(self, attention: nn.Module) -> AttentionCall:
         if self.call is None:

@@ -102,6 +102,24 @@ def mask_out(mask: Tensor, gone: Tensor) -> Tensor:
     return mask.masked_fill(gone, torch.finfo(mask.dtype).min)
 
 
+def gather_mask(mask: Tensor, index: Tensor, filler: Tensor) -> Tensor:
+    """Return the mask `[rows, heads or 1, m, m]` of some places of a sequence.
+
+    Args:
+        mask: `[rows or 1, heads or 1, n, at least n]`, bool or added to scores.
+        index: int64 `[rows, m]`, the places.
+        filler: bool `[rows, m]`, which of them stand on a token that left. Nobody sees it, and it sees itself, so that
+            no row of attention is empty. Padding sees what it saw.
+    """
+    rows, length = index.shape
+    lines = index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
+    columns = index[:, None, None, :].expand(-1, mask.shape[1], length, -1)
+    gathered = mask.expand(rows, *mask.shape[1:]).gather(2, lines).gather(3, columns)
+    gathered = mask_out(gathered, filler[:, None, None, :])
+    own = torch.eye(length, dtype=torch.bool, device=mask.device) & filler[:, None, :, None]
+    return gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
+
+
 def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> tuple[Tensor, list[list[int]]]:
     """Assign pictures to prompts, in the order of both.
 

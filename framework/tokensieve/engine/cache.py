@@ -18,7 +18,7 @@ from torch import Tensor
 from tokensieve.errors import RefusedError
 
 _STATE = "tokensieve_state"
-_NAMES = ("cache", "past_key_values")
+NAMES = ("cache", "past_key_values")
 """What transformers calls a cache, from 5.24 on and before."""
 
 
@@ -121,12 +121,12 @@ class _PrunedCacheMixin:
 
 def cache_argument(arguments: Mapping[str, Any]) -> Any:
     """Return the cache among a call's arguments or a model's named outputs, or none."""
-    return next((arguments[name] for name in _NAMES if arguments.get(name) is not None), None)
+    return next((arguments[name] for name in NAMES if arguments.get(name) is not None), None)
 
 
 def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's arguments without its cache."""
-    return {name: None if name in _NAMES else value for name, value in arguments.items()}
+    return {name: None if name in NAMES else value for name, value in arguments.items()}
 
 
 def returned_cache(output: Any) -> Any:

@@ -11,18 +11,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import assign_grid, by_id, interleaved, of_id, places
+from tokensieve.engine.encoded_images import arguments_by_name
 from tokensieve.engine.encoder_pruner import EncoderPruner, by_prompt
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import check_labels
 from tokensieve.engine.layer_pruner import DecodeStep, LayerPruner, PrefillState
 from tokensieve.engine.prompt_selector import EncoderOutcome, PromptOptions, PromptSelection, PromptSelector
+from tokensieve.engine.refusals import (
+    PAD_LEFT,
+    refuse_batch,
+    refuse_generation,
+    refuse_inputs,
+    refuse_merged,
+    refuse_request,
+    refuse_unknown_places,
+)
 from tokensieve.engine.request import (
     continue_request,
     has_images,
@@ -45,11 +56,6 @@ from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.recipes.recipe import Positions, Recipe
 
-CACHES = (None, "dynamic", "dynamic_full", "static")
-"""Cache implementations that pruned generation is tested with."""
-
-_PAD_LEFT = "generation needs padding on the left; set padding_side='left' in the tokenizer"
-
 
 @dataclass(eq=False)
 class _GenerateCall:
@@ -66,13 +72,18 @@ class _GenerateCall:
     length: int
     given: Mapping[str, Any]
     selection: PromptSelection | None = None
+    _generating = PerThread(lambda: False)
 
 
 class DecoderPruner:
-    """Prunes the prompt of a language model: hooks on `forward` and `generate` of one `prune`."""
+    """Prunes the prompt of a language model: wraps `forward` and `generate` for one `prune`.
+
+    Attributes:
+        encoded: how often pictures were encoded in a call of their own.
+    """
 
     _generation: PerThread[_GenerateCall | None] = PerThread(lambda: None)
-    _generating = PerThread(lambda: False)
+    _inside = PerThread(lambda: False)
 
     def __init__(
         self,
@@ -93,7 +104,7 @@ class DecoderPruner:
         # PromptOptions at every step, and read off configs.
         self._modalities = decoder.modalities
         self._images = image_arguments(decoder)
-        self._forward = inspect.signature(type(self._model).forward)
+        self.encoded = 0
         self._selector = PromptSelector(decoder, recipe, run, options, on_stage, vision_cache)
         self._layers = LayerPruner(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
@@ -111,9 +122,16 @@ class DecoderPruner:
         if hasattr(model, "_validate_model_kwargs"):
             installation.wrap(model, "_validate_model_kwargs", self._refuse_bound)
         if hasattr(model, "generate_batch"):
-            installation.wrap(model, "generate_batch", _refuse_batch)
-        installation.pre_hook(model, self._before, with_kwargs=True, prepend=True)
-        installation.post_hook(model, self._after, with_kwargs=True)
+            installation.wrap(model, "generate_batch", refuse_batch)
+        # Not by hooks, which see calls of `model(...)` alone: wrappers of models call `model.forward(...)`.
+        base, language = self._decoder.base_model, self._decoder.language_model
+        for module in dict.fromkeys((model, base)):
+            installation.wrap(module, "forward", partial(self._forward, inspect.signature(type(module).forward)))
+        if language not in (model, base):
+            installation.wrap(language, "forward", self._refuse_merged)
+        for modality in self._modalities:
+            if hasattr(self._decoder.base_model, f"get_{modality.name}_features"):
+                installation.wrap(self._decoder.base_model, f"get_{modality.name}_features", self._encode)
         if self._vision_cache is not None:
             inside = None if self._tower is None else "the recipe has stages in the vision tower"
             self._vision_cache.watched(self._vision, inside, installation)
@@ -126,7 +144,7 @@ class DecoderPruner:
     def _generate(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(real).bind_partial(*args, **kwargs).arguments
         given = given | given.get("kwargs", {})
-        self._refuse_generation(given)
+        refuse_generation(given, self._decoder, self._deep)
         before = self._generation, self._generating
         self._forget_pictures()
         self._generating = True
@@ -147,51 +165,43 @@ class DecoderPruner:
             )
         return real(*args, **kwargs)
 
-    def _refuse_inputs(self, given: Mapping[str, Any]) -> None:
-        """Refuse arguments that the family cannot be pruned with; unseen, they would go through unpruned."""
-        for name, reason in self._decoder.refused_inputs.items():
-            if given.get(name) is not None:
-                raise RefusedError(f"{name} was given, but {reason}")
-
-    def _refuse_generation(self, given: Mapping[str, Any]) -> None:
-        """Refuse what cannot be right, before anything runs."""
-        self._refuse_inputs(given)
-        config = given.get("generation_config") or self._model.generation_config
-
-        def setting(name: str) -> Any:
-            value = given.get(name)
-            return getattr(config, name, None) if value is None else value
-
-        if setting("prefill_chunk_size") is not None:
-            raise RefusedError("prefill_chunk_size splits the prompt before it can be pruned; leave it out")
-        if setting("cache_implementation") not in CACHES:
-            raise RefusedError(
-                f"cache_implementation='{setting('cache_implementation')}' is not supported under prune; "
-                f"supported: {', '.join(c for c in CACHES if c)}"
-            )
-        if getattr(setting("compile_config"), "fullgraph", False):
-            raise RefusedError("compile_config with fullgraph=True cannot hold hooks; set fullgraph=False")
-        if given.get("assistant_model") is not None and self._deep:
-            raise RefusedError(
-                "an assistant_model is not supported while layers are pruned; prune at decoder.0, or leave it out"
-            )
-        if given.get("custom_generate") is not None:
-            raise RefusedError("custom_generate is not supported under prune")
-        mask = given.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, -1] == 0).any()):
-            raise RefusedError(_PAD_LEFT)
-
     # The top of the model
 
-    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _forward(self, signature: inspect.Signature, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Prune a call of the model, or of its base model."""
+        if self._inside:
+            return real(*args, **kwargs)
+        self._inside = True
+        try:
+            args, kwargs = self._before(signature, args, kwargs)
+            output = real(*args, **kwargs)
+            self._after(output)
+            return output
+        finally:
+            self._inside = False
+            self._layers.end_call()
+
+    def _refuse_merged(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Refuse a call of a part on embeddings with pictures in them."""
+        if not self._inside:
+            refuse_merged(arguments_by_name(inspect.signature(real), args, kwargs), self._decoder)
+        return real(*args, **kwargs)
+
+    def _encode(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Count the calls that encode pictures outside of a prompt."""
+        if not self._inside and self._generation is None:
+            self.encoded += 1
+        return real(*args, **kwargs)
+
+    def _before(
+        self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Rewrite a request before the model sees it."""
-        # What a call that failed left behind means nothing to this one.
-        self._layers.end_call()
         if self._generation is None:
             self._forget_pictures()
-        named = self._forward.bind_partial(model, *args).arguments if args else {}
+        named = signature.bind_partial(None, *args).arguments if args else {}
         request = {name: value for name, value in named.items() if name != "self"} | kwargs
-        self._refuse_inputs(request)
+        refuse_inputs(request, self._decoder)
         past = caches.cache_argument(request)
         state = caches.state_of(past)
         if has_images(request, self._modalities):
@@ -203,6 +213,7 @@ class DecoderPruner:
                 )
             caches.release(past)
             return (), self._prefill(request)
+        refuse_merged(request, self._decoder)
         if state is not None:
             self._layers.refuse_foreign(state)
             request, length = continue_request(request, self._decoder, past, state)
@@ -211,10 +222,9 @@ class DecoderPruner:
         self._text_only(request, past)
         return args, kwargs
 
-    def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _after(self, output: Any) -> None:
         """Leave on the cache what decoding needs."""
         call = self._layers.call
-        self._layers.end_call()
         cache = caches.returned_cache(output)
         if isinstance(call, PrefillState):
             call.record_places()
@@ -223,7 +233,8 @@ class DecoderPruner:
 
     def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
         """Encode images, select at decoder.0, and return the shorter request."""
-        self._refuse_request(request)
+        shorter = 0 in self._selector.stages or (self._tower is not None and self._tower.prunes_prompt)
+        refuse_request(request, self._decoder, shorter, self._deep, self._generation is not None)
         # Only kinds that come with pictures: a text may hold the other's placeholder as a word.
         present = [
             modality
@@ -234,6 +245,7 @@ class DecoderPruner:
         kinds = placeholder_kinds(request, [modality.placeholder_id for modality in present], self._decoder)
         visual = kinds >= 0
         rows, length = visual.shape
+        refuse_unknown_places(request, self._images, rows, length)
         mask = prompt_mask(request, rows, length, visual.device)
         if bool((visual & ~mask).any()):
             raise RefusedError("attention_mask hides image placeholders; give them ones")
@@ -241,7 +253,7 @@ class DecoderPruner:
         if not left and self._deep:
             raise RefusedError("inside the language model only left padding is supported; pad on the left")
         if not left and self._generation is not None:
-            raise RefusedError(_PAD_LEFT)
+            raise RefusedError(PAD_LEFT)
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
         self._options.check(rows // expand)
         outputs = self._decoder.encode_visual_inputs(request)
@@ -265,7 +277,9 @@ class DecoderPruner:
             keep = ~visual | of_id(outcome.keep, ids)
             features = outcome.apply(features)
         shortening = shorten(keep, mask, left)
-        new, shift, end = shorten_request(request, self._decoder, self._images, shortening, ids, mask, self._policy)
+        new, shift, end = shorten_request(
+            request, self._decoder, self._images, shortening, ids, mask, self._policy, self._generation is not None
+        )
         check_labels(request, new, selection.record.notes)
         new["mm_encoder_outputs"] = {
             modality.name: self._decoder.replace_features(
@@ -421,21 +435,3 @@ class DecoderPruner:
         selection.record.places = Places(mask.shape[1], torch.where(mask, every, -1).to("cpu", torch.int32))
         if generation is not None:
             generation.selection = selection
-
-    def _refuse_request(self, request: Mapping[str, Any]) -> None:
-        caches.refuse_unknown(caches.cache_argument(request))
-        shorter = 0 in self._selector.stages or (self._tower is not None and self._tower.prunes_prompt)
-        if shorter and isinstance(request.get("logits_to_keep"), Tensor):
-            raise RefusedError("a tensor logits_to_keep names places that pruning moves; pass a number")
-        mask = request.get("attention_mask")
-        # Generation code prepares a mask for each kind of layer, where there are several.
-        prepared = isinstance(mask, Mapping) and self._generation is not None
-        if mask is not None and not isinstance(mask, Tensor) and not prepared:
-            raise RefusedError(f"attention_mask is a {type(mask).__name__}; pass a 2-D mask")
-        checkpointing = getattr(self._decoder.language_model, "gradient_checkpointing", False)
-        if self._deep and checkpointing and self._model.training:
-            raise RefusedError("gradient checkpointing runs layers twice; disable it, or prune at decoder.0")
-
-
-def _refuse_batch(*args: Any, **kwargs: Any) -> Any:
-    raise RefusedError("continuous batching (generate_batch) is not supported under prune; use generate")

@@ -88,7 +88,7 @@ class Dispatcher:
         call = self.real
         for gate, wrapper in list(self.wrappers):
             if gate():
-                call = functools.partial(wrapper, call)
+                call = functools.update_wrapper(functools.partial(wrapper, call), self.real)
         return call(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

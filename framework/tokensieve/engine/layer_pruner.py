@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from tokensieve.engine import attention_tap as taps
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import compact_positions, from_sequence, mask_out, of_id, put_back
+from tokensieve.engine.batches import compact_positions, from_sequence, gather_mask, mask_out, of_id, put_back
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import note_blind_labels
 from tokensieve.engine.prompt_selector import PromptSelection, PromptSelector
 from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
 from tokensieve.errors import RefusedError
-from tokensieve.evidence import Evidence, PromptText, Value
+from tokensieve.evidence import Evidence, PromptHeads, PromptText, Value
 from tokensieve.ledger.places import Places
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.offers import DECODER_EVIDENCE
@@ -142,7 +142,7 @@ class LayerPruner:
                 attention, tap = self._decoder.attention(block - 1), taps.PromptTap()
                 self._taps[block] = tap
                 taps.install(installation, attention, tap)
-                if Evidence.DECODER_CONTENT in needs:
+                if needs & {Evidence.DECODER_CONTENT, Evidence.DECODER_TEXT_HEADS}:
                     installation.pre_hook(attention, tap.remember, with_kwargs=True)
         if any(Evidence.DECODER_TEXT in self._selector.needs(block) for block in self._blocks):
             language = self._decoder.language_model
@@ -262,6 +262,9 @@ class LayerPruner:
         entered, entering = prompt.entered, hidden[::step, :length].detach()
         if entered is not None:
             fresh[Evidence.DECODER_TEXT] = lambda: _prompt_text(prompt, seen, entered, entering, width)
+        fresh[Evidence.DECODER_TEXT_HEADS] = lambda: _prompt_heads(
+            prompt, seen, tap.position_scores(attention, step, length), width
+        )
         return fresh
 
     def _enter_step(self, block: int, step: DecodeStep, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -310,11 +313,9 @@ def _prompt_text(
         width: how many visual tokens there are at most.
     """
     step, length = prompt.expand, hidden.shape[1]
-    ids, text, index = (x[::step, :length] for x in (prompt.ids, prompt.text, prompt.index))
-    most = int(text.sum(dim=1).max())
-    # Stable, so that text stays in the prompt's order.
-    places = (~text).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
-    mask = text.gather(1, places)
+    ids, index = (x[::step, :length] for x in (prompt.ids, prompt.index))
+    places, mask = _text_places(prompt, length)
+    last = torch.where(ids >= 0, torch.arange(length, device=ids.device), -1).amax(dim=1, keepdim=True)
 
     def taken(x: Tensor) -> Tensor:
         at = places.to(x.device).unsqueeze(-1).expand(-1, -1, x.shape[-1])
@@ -332,28 +333,49 @@ def _prompt_text(
         taken(entered),
         from_sequence(entered, ids, width),
         mask,
+        mask & (places > last),
     )
+
+
+def _text_places(prompt: PrefillState, length: int) -> tuple[Tensor, Tensor]:
+    """Return where each prompt's text stands, int64 `[prompts, m]`, and which of these places it has, in its order."""
+    text = prompt.text[:: prompt.expand, :length]
+    most = int(text.sum(dim=1).max())
+    # Stable, so that text stays in the prompt's order.
+    places = (~text).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
+    return places, text.gather(1, places)
+
+
+def _prompt_heads(prompt: PrefillState, call: taps.AttentionCall, bias: Tensor, width: int) -> PromptHeads:
+    """Return the attention of text by head as evidence about `width` visual tokens.
+
+    Args:
+        prompt: whose rows may be expanded.
+        call: what the layer before handed to its attention, one row per prompt.
+        bias: `[prompts or 1, length, length]`, the scores that positions alone give.
+        width: how many visual tokens there are at most.
+    """
+    length = call.query.shape[2]
+    ids = prompt.ids[:: prompt.expand, :length]
+    places, mask = (x.to(bias.device) for x in _text_places(prompt, length))
+    # Where a row has less text than others, what stands there may look nowhere.
+    rows = call.rows(places).permute(0, 3, 2, 1).masked_fill(~mask[:, None, :, None], 0)
+    lines = bias.expand(len(places), -1, -1).gather(1, places.unsqueeze(-1).expand(-1, -1, length))
+    by_id = from_sequence(lines.masked_fill(~mask.unsqueeze(-1), 0).transpose(1, 2), ids, width)
+    attention = from_sequence(rows.flatten(2), ids, width).unflatten(2, rows.shape[2:])
+    return PromptHeads(attention, by_id, mask)
 
 
 def _prompt_mask(prompt: PrefillState, mask: Tensor | None, hidden: Tensor, width: int) -> Tensor | None:
     """Return a layer's mask of the prompt: rows and columns of what stays, `width` columns wide."""
     index = prompt.index.to(hidden.device)
     rows, length = index.shape
-    real = prompt.mask.to(hidden.device)
     if mask is None:
         if not prompt.state.layers[-1].padded:
             return None
-        causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
-        gathered = causal & real[:, None, None, :]
-    else:
-        lines = index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
-        columns = index[:, None, None, :].expand(-1, mask.shape[1], length, -1)
-        gathered = mask.expand(rows, *mask.shape[1:]).gather(2, lines).gather(3, columns)
-        gathered = mask_out(gathered, ~real[:, None, None, :])
-    # A filler looks at itself, so that no row of attention is empty; padding looks where it looked before.
-    own = torch.eye(length, dtype=torch.bool, device=hidden.device) & prompt.filler.to(hidden.device)[:, None, :, None]
-    gathered = gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
-    return caches.pad_mask(gathered, width)
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=hidden.device).tril()
+        index = torch.arange(length, device=hidden.device).expand(rows, -1)
+    return caches.pad_mask(gather_mask(mask, index, prompt.filler.to(hidden.device)), width)
 
 
 def _where(rows: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

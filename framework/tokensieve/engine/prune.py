@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-
-from torch import nn
 
 from tokensieve.composers.expression import Expression
 from tokensieve.cost.language_model import LayerCost
@@ -28,7 +27,7 @@ from tokensieve.recipes.review import find_errors
 
 @contextmanager
 def prune(
-    model: nn.Module,
+    model: Any,
     recipe: Recipe | Expression | str | Path,
     *,
     keep: object = None,
@@ -48,7 +47,8 @@ def prune(
     one in force, and is refused if there are several. A deep copy made inside is a plain model.
 
     Args:
-        model: a model that an adapter is registered for.
+        model: a model that an adapter is registered for; or what holds one: a pipeline, or a wrapper such as those of
+            PEFT and of data parallelism.
         recipe: a recipe, the name of a shipped one, a path to YAML, or a bare expression.
         keep: the budget; needed for a bare expression, and an override otherwise (one for each
             stage).
@@ -71,9 +71,8 @@ def prune(
     """
     registry = registry or default_registry()
     recipe = _recipe(recipe, keep, positions, registry)
-    if hasattr(model, "_orig_mod"):
-        raise RefusedError("this model is compiled as a whole; prune the original model and compile its parts")
     adapter = registry.adapter_for(model)
+    model = adapter.model
     for finding in find_errors(recipe, adapter):
         kind = MissingEvidenceError if finding.missing_evidence else RefusedError
         raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
@@ -109,6 +108,13 @@ def prune(
     with session, session:
         session.open(engines)
         yield run
+    encoded = sum(engine.encoded for engine in engines if isinstance(engine, DecoderPruner))
+    if encoded and not any(any(prefill.visual) for prefill in run.prefills):
+        warnings.warn(
+            f"{encoded} calls encoded pictures inside this prune, but no prompt with pictures came through the model: "
+            "nothing was pruned. Pass pixels, or what the calls gave as mm_encoder_outputs, to the model itself",
+            stacklevel=3,
+        )
 
 
 def _recipe(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import compact_positions
+from tokensieve.engine.batches import compact_positions, gather_mask
 from tokensieve.engine.labels import IGNORED
 from tokensieve.engine.shortening import Shortening
 from tokensieve.errors import RefusedError
@@ -40,6 +40,10 @@ def placeholder_kinds(request: Mapping[str, Any], placeholders: Sequence[int], d
     for number, places in enumerate(found):
         kinds[places] = number
     return kinds
+
+
+ALONG = frozenset({"input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids", "labels", "shift_labels"})
+"""Arguments that run along the sequence and are shortened with it, beside masks and positions."""
 
 
 def prompt_mask(request: Mapping[str, Any], rows: int, length: int, device: torch.device) -> Tensor:
@@ -76,6 +80,7 @@ def shorten_request(
     ids: Tensor,
     mask: Tensor,
     policy: Positions,
+    prepared: bool,
 ) -> tuple[dict[str, Any], Tensor | None, Tensor]:
     """Shorten everything in a request that runs along the sequence.
 
@@ -87,6 +92,8 @@ def shorten_request(
         ids: int64 `[rows, n]`, which visual token stood where, or -1.
         mask: bool `[rows, n]`, which places are real.
         policy: what becomes of positions.
+        prepared: whether a 4-D mask was made by `generate`, from the words that the model is now not given. The caller's
+            own is kept, at the places that stay.
 
     Returns:
         The request without its images; by how much positions were closed up, `[..., rows]` or none; and
@@ -96,12 +103,20 @@ def shorten_request(
     # A filler must not read as an image placeholder; any of the row's other tokens will do.
     text = (ids < 0).to(torch.uint8).argmax(dim=1, keepdim=True)
     steady = Shortening(torch.where(shortening.filler, text, shortening.index), shortening.mask, shortening.filler)
-    for key in ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids"):
+    for key in ALONG - {"labels", "shift_labels"}:
         if isinstance(new.get(key), Tensor):
             new[key] = steady.take(new[key])
     if isinstance(new.get("labels"), Tensor):
         new["labels"] = torch.where(shortening.filler, IGNORED, shortening.take(new["labels"]))
+    if isinstance(new.get("shift_labels"), Tensor):
+        new["shift_labels"] = _shorten_shifted(new["shift_labels"], shortening)
+    given = request.get("attention_mask")
     new["attention_mask"] = shortening.mask.long()
+    if isinstance(given, Tensor) and given.ndim == 4 and not prepared:
+        index, filler = shortening.index.to(given.device), shortening.filler.to(given.device)
+        # That of a static cache is as wide as the cache.
+        width = given.shape[-1] if given.shape[-1] > ids.shape[1] else index.shape[1]
+        new["attention_mask"] = caches.pad_mask(gather_mask(given, index, filler), width)
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
         positions = decoder.position_ids(request, mask, 0, ids.shape[1])
@@ -114,6 +129,13 @@ def shorten_request(
         whole = shortening.mask.sum(dim=1) == mask.sum(dim=1)
         new["position_ids"], shift = compact_positions(new["position_ids"], shortening.mask, whole)
     return new, shift, end
+
+
+def _shorten_shifted(labels: Tensor, shortening: Shortening) -> Tensor:
+    """Shorten labels `[rows, n]` that stand one place before their tokens: each stands before its token again."""
+    ahead = shortening.take(torch.nn.functional.pad(labels[:, :-1], (1, 0), value=-100))
+    ahead = torch.where(shortening.filler, -100, ahead)
+    return torch.cat([ahead[:, 1:], labels[:, -1:]], dim=1)
 
 
 def continue_request(

@@ -60,4 +60,8 @@ def shorten(keep: Tensor, valid: Tensor, left: bool) -> Shortening:
     order = rank.sort(dim=1, stable=True, descending=not left).indices
     index = order[:, n - width :] if left else order[:, :width]
     chosen = rank.gather(1, index)
+    # All in the sequence's own order, holes in a mask included; what stands on a dropped token goes to the side.
+    place = torch.where(chosen > 0, index, index - n if left else index + n)
+    turn = place.argsort(dim=1)
+    index, chosen = index.gather(1, turn), chosen.gather(1, turn)
     return Shortening(index, chosen == 2, chosen == 0)

@@ -297,7 +297,7 @@ def vision_cache_of(model: nn.Module) -> VisionCache | None:
 
 
 @contextmanager
-def share_vision(model: nn.Module, *, memory: int = MEMORY, registry: Registry | None = None) -> Iterator[VisionCache]:
+def share_vision(model: Any, *, memory: int = MEMORY, registry: Registry | None = None) -> Iterator[VisionCache]:
     """Encode every picture once, inside a `with` block around many calls of a model and many prunes of it.
 
     ```python
@@ -317,7 +317,7 @@ def share_vision(model: nn.Module, *, memory: int = MEMORY, registry: Registry |
     of the caller's on the tower see only the pictures that are encoded. Threads encode one after the other.
 
     Args:
-        model: a model that an adapter is registered for, with a language model.
+        model: a model that an adapter is registered for, with a language model; or a pipeline or wrapper that holds one.
         memory: how many bytes of encoded pictures may be held, on the device where they were encoded.
         registry: where the adapter is looked up; everything installed by default.
 
@@ -329,7 +329,8 @@ def share_vision(model: nn.Module, *, memory: int = MEMORY, registry: Registry |
     """
     if memory < 0:
         raise RefusedError(f"memory={memory} is no number of bytes; give 0 or more")
-    decoder = (registry or default_registry()).adapter_for(model).decoder
+    adapter = (registry or default_registry()).adapter_for(model)
+    model, decoder = adapter.model, adapter.decoder
     if decoder is None:
         raise RefusedError(
             f"{type(model).__name__} has no language model, so nothing is computed twice that could be shared"

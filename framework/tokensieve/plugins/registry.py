@@ -34,6 +34,7 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.plugins import hookspecs
 from tokensieve.plugins.checks import problem
 from tokensieve.plugins.plugin import BY_HAND, ENTRY_POINTS, OWN, Checkpoint, Plugin, _said, broken
+from tokensieve.plugins.wrapped import unwrap
 from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
 
@@ -153,23 +154,16 @@ class Registry:
             raise self._unknown(UnknownCheckpointError, "shipped checkpoint", name, self._checkpoints)
         return self._checkpoints[name]
 
-    def adapter_for(self, model: nn.Module) -> Adapter:
-        """Return the adapter of a model.
+    def adapter_for(self, model: object) -> Adapter:
+        """Return the adapter of a model, or of the one inside a wrapper: PEFT, data parallelism, a pipeline.
 
         Raises:
-            UnsupportedModelError: if none matches, or more than one.
-            RefusedError: if the one that matches is of a family that cannot be pruned.
+            UnsupportedModelError: if none matches, or more than one, or several models are inside.
+            RefusedError: if the one that matches is of a family that cannot be pruned, or the model is compiled as a
+                whole.
         """
-        matching = []
-        failed = ""
-        for cls in self._adapters.values():
-            try:
-                if cls.matches(model):
-                    matching.append(cls)
-            # A stranger's predicate can raise anything on a model that is not its own.
-            except Exception as error:
-                who = f"'{cls.name}' ({self.origin('adapter', cls.name)})"
-                failed += f" The adapter {who} could not tell ({_said(error)})."
+        model = unwrap(model, lambda module: self._matching(module)[0])
+        matching, failed = self._matching(model)
         kind = type(model).__name__
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         described = f"{kind} (model_type '{model_type}')" if model_type else kind
@@ -184,6 +178,19 @@ class Registry:
             )
         both = " and ".join(f"'{cls.name}' ({self.origin('adapter', cls.name)})" for cls in matching)
         raise UnsupportedModelError(f"{both} both match {described}; uninstall one of the plugins")
+
+    def _matching(self, model: nn.Module) -> tuple[list[type[Adapter]], str]:
+        """Return the adapters that match a module, and a sentence about each that could not tell."""
+        matching, failed = [], ""
+        for cls in self._adapters.values():
+            try:
+                if cls.matches(model):
+                    matching.append(cls)
+            # A stranger's predicate can raise anything on a model that is not its own.
+            except Exception as error:
+                who = f"'{cls.name}' ({self.origin('adapter', cls.name)})"
+                failed += f" The adapter {who} could not tell ({_said(error)})."
+        return matching, failed
 
     # Registering
 

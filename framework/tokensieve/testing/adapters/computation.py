@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import tokensieve as ts
@@ -52,6 +54,25 @@ class ComputationLaws(AdapterLaws):
                     alone = kit.generate([row])
                     assert kit.kept(run, recipe, 0) == kept[number]
                     assert_close(torch.stack(together.logits)[:, number], torch.stack(alone.logits)[:, 0])
+
+    @torch.no_grad()
+    def test_every_way_in_is_pruned(self, kit: Kit) -> None:
+        """Calls of `forward` and of the base model are pruned as calls of the model are."""
+        inputs, base = kit.prompts.batch(kit.ragged_rows()), kit.prompts.decoder.base_model
+        answers: list[Any] = []
+        for blocks in [(0,)] if kit.inside is None else [(0,), (kit.inside,)]:
+            with ts.prune(kit.model, kit.recipe(*blocks)) as run:
+                hook = base.register_forward_hook(lambda module, args, output: answers.append(output[0]))
+                try:
+                    logits = kit.model(**inputs).logits
+                finally:
+                    hook.remove()
+                assert_close(kit.model.forward(**inputs).logits, logits)
+                for call in (base, base.forward):
+                    assert_close(call(**inputs)[0], answers[-1])
+            assert len(run.prefills) == 4
+            kept = [[sample.kept.tolist() for sample in prefill.stages[0].samples] for prefill in run.prefills]
+            assert kept[1:] == kept[:1] * 3
 
     @torch.no_grad()
     def test_caches_hold_what_the_ledger_says(self, kit: Kit) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import tokensieve as ts
 from tokensieve.testing.adapters.base import AdapterLaws
-from tokensieve.testing.adapters.kit import Kit
-from tokensieve.testing.adapters.probes import (
-    Failing,
-)
+from tokensieve.testing.adapters.kit import Kit, assert_close
+from tokensieve.testing.adapters.probes import Failing
 from tokensieve.testing.footprint import footprint
 
 
@@ -31,6 +31,30 @@ class UnchangedLaws(AdapterLaws):
             assert torch.equal(plain.sequences, kept.sequences)
             assert torch.equal(torch.stack(plain.logits), torch.stack(kept.logits))
             assert [len(ids) for ids in run.kept(f"decoder.{block}")] == [len(kit.prompts.visual(row)) for row in rows]
+
+    @torch.no_grad()
+    def test_keeping_all_changes_no_form_of_a_call(self, kit: Kit) -> None:
+        """Without a mask, without a cache, with positions, and with a word that nobody sees: the plain logits."""
+        inputs = kit.prompts.batch([kit.row(("image", 1), 2, ("image", 2))])
+        mask = inputs.pop("attention_mask")
+        holes = mask.clone()
+        holes[:, -3] = 0
+        positions = kit.prompts.decoder.position_ids(inputs, mask.bool(), 0, mask.shape[1])
+        forms: list[dict[str, Any]] = [
+            {},
+            {"use_cache": False},
+            {"attention_mask": mask, "use_cache": False},
+            {"attention_mask": mask.bool(), "position_ids": positions},
+            {"attention_mask": holes},
+        ]
+        blocks = [0] if kit.inside is None else [0, kit.inside]
+        for form in forms:
+            plain = kit.model(**inputs, **form).logits
+            for block in blocks:
+                with ts.prune(kit.model, kit.recipe(block, keep=100_000)):
+                    found = kit.model(**inputs, **form).logits
+                seen = form.get("attention_mask", mask).bool()
+                assert_close(found[seen], plain[seen])
 
     @torch.no_grad()
     def test_positions_are_those_of_forward(self, kit: Kit) -> None:
