@@ -92,8 +92,8 @@ def shorten_request(
         ids: int64 `[rows, n]`, which visual token stood where, or -1.
         mask: bool `[rows, n]`, which places are real.
         policy: what becomes of positions.
-        prepared: whether a 4-D mask was made by `generate`, from the words that the model is now not given. The caller's
-            own is kept, at the places that stay.
+        prepared: whether a 4-D mask was made by `generate`, from the words that the model is now not given. One of the
+            caller's own is kept, at the places that stay.
 
     Returns:
         The request without its images; by how much positions were closed up, `[..., rows]` or none; and

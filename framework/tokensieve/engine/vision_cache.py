@@ -317,7 +317,7 @@ def share_vision(model: Any, *, memory: int = MEMORY, registry: Registry | None 
     of the caller's on the tower see only the pictures that are encoded. Threads encode one after the other.
 
     Args:
-        model: a model that an adapter is registered for, with a language model; or a pipeline or wrapper that holds one.
+        model: a model that an adapter is registered for, with a language model; or what holds one, as for `prune`.
         memory: how many bytes of encoded pictures may be held, on the device where they were encoded.
         registry: where the adapter is looked up; everything installed by default.
 
