@@ -11,7 +11,7 @@ from tokensieve.composers.expression import Composer, Expression
 from tokensieve.composers.selection import select
 from tokensieve.engine import VisionCache, prune, share_vision
 from tokensieve.errors import TokensieveError
-from tokensieve.evidence import Evidence, PromptText, Query, Text, Tokens
+from tokensieve.evidence import Evidence, PromptHeads, PromptText, Query, Text, Tokens
 from tokensieve.ledger.replay import Replay, replay
 from tokensieve.ledger.run import Run
 from tokensieve.models.adapter import Adapter
@@ -38,6 +38,7 @@ __all__ = [
     "Finding",
     "Keep",
     "Merger",
+    "PromptHeads",
     "PromptText",
     "Query",
     "Ranker",

@@ -23,6 +23,7 @@ from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.qcsp import QCSP as QCSP
 from tokensieve_strategies.random import Random as Random
 from tokensieve_strategies.sparsevlm import SparseVLM as SparseVLM
+from tokensieve_strategies.sparsevlm_v2 import SparseVLMv2 as SparseVLMv2
 from tokensieve_strategies.temporal import Temporal as Temporal
 from tokensieve_strategies.tome import ToMe as ToMe
 from tokensieve_strategies.trim import TRIM as TRIM

@@ -14,19 +14,20 @@ class DART(Ranker):
     """Keeps a few pivots, and the tokens that resemble one of them least.
 
     Pivots are the `visual` tokens and the `text` tokens with the largest keys, by |k|_1 = sum over c
-    of |k_c|. The visual ones come first, by falling norm. Then the pivots take turns, the visual
-    ones first and each kind by falling norm: pivot p takes j = argmin over i not taken of
-    cos(x_p, x_i), over and over. So after m rounds every pivot has m tokens of its own.
+    of |k_c|; text is that behind the last picture, not what the system says first. The visual ones
+    come first, by falling norm. Then the pivots take turns, the visual ones first and each kind by
+    falling norm: pivot p takes j = argmin over i not taken of cos(x_p, x_i), over and over. So after
+    m rounds every pivot has m tokens of its own.
 
-    Paper: Wen et al., DART, 2025. How ours differs from the released code, known from ports: there
+    Paper: Wen et al., DART, 2025. How ours differs from the released code: there
     each pivot takes all of its tokens at once, int(n keep / pivots) of them, so that the count
     misses the budget by up to the number of pivots, and who comes first is the order of a hash set;
     here every prefix of one declared order is the answer for its size. We compare the vectors as
-    they enter the site; ports bring them through the decoder's final norm first.
+    they enter the site; the code brings them through the decoder's final norm first.
 
     Attributes:
         visual: how many pivots are visual tokens; they stay.
-        text: how many pivots are text tokens; all of the prompt's text where it has fewer.
+        text: how many pivots are text tokens; all of the text behind the last picture where that is less.
     """
 
     name = "dart"
@@ -49,13 +50,14 @@ class DART(Ranker):
         require_finite(words.features, words.mask, "dart: the text's features")
         require_finite(words.keys, words.mask, "dart: the text's keys")
         visual_pivots = largest_by_l1_norm(tokens.decoder_keys, tokens.valid, self.visual)
-        text_pivots = largest_by_l1_norm(words.keys, words.mask, self.text)
+        asked = words.mask & words.after
+        text_pivots = largest_by_l1_norm(words.keys, asked, self.text)
         each = torch.arange(universe.rows, device=universe.device).unsqueeze(1)
         pivots = torch.cat([tokens.features[each, visual_pivots], words.features[each, text_pivots]], dim=1)
         x = normalize(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
         similar = round_for_ties(normalize(pivots) @ x.mT)
         # Where there are fewer visual tokens than pivots of them, all are taken before the first turn.
-        active = visual_pivots.shape[1] + words.mask.sum(dim=1).clamp(max=self.text)
+        active = visual_pivots.shape[1] + asked.sum(dim=1).clamp(max=self.text)
         left = tokens.valid.clone()
         picks = torch.full((universe.rows, min(depth, universe.n)), -1, device=universe.device)
         for turn in range(picks.shape[1]):

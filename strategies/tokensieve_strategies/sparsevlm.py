@@ -1,15 +1,12 @@
-"""SparseVLM: the attention of the text tokens that match the image."""
+"""SparseVLM, version 1.0: the attention of the text tokens that match the image."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from tokensieve import Chain, Evidence, PromptText, Scorer, Tokens
+from tokensieve import Chain, Evidence, Scorer, Tokens
+from tokensieve_strategies._maths.raters import no_text_notes, raters
 from tokensieve_strategies._maths.vectors import require_finite
-
-_SLACK = 2.0**-30
-"""Tolerance for rounding: a text token is above the mean if it is by more than this."""
 
 
 class SparseVLM(Scorer):
@@ -22,8 +19,9 @@ class SparseVLM(Scorer):
     with all vectors as they entered the language model. Then score_i = mean over raters t of
     A[t, i], where A is the softmaxed attention of the layer before the cut, averaged over heads.
 
-    Paper: Zhang et al., SparseVLM, ICML 2025. How ours differs from the released code: batches and
-    several images work; where no word is above the mean, as for a single word, all of them rate;
+    Paper: Zhang et al., SparseVLM, ICML 2025; version 1.0 of its code, which is the one that runs
+    unless another is asked for. Version 2.0 is `sparsevlm_v2`. How ours differs from the released
+    code: batches and several images work; where no word is above the mean, as for a single word, all of them rate;
     the budgets are set by the recipe; and the tokens that go are not clustered into new
     ones, which the code appends beyond its budget, with random numbers in their densities. Without
     text all scores are 0, and a note says so.
@@ -52,23 +50,5 @@ class SparseVLM(Scorer):
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Return the order of scores, with a note for each row without text."""
-        silent = tokens.valid.any(dim=1) & ~tokens.decoder_text.mask.any(dim=1)
-        notes = tuple(
-            f"sparsevlm: no text in row {row}; tokens rank by their place"
-            for row, alone in enumerate(silent.tolist())
-            if alone
-        )
+        notes = no_text_notes(tokens.decoder_text, tokens.valid, "sparsevlm")
         return Chain.from_scores(tokens.universe, self.score(tokens), self, notes)
-
-
-def raters(words: PromptText, valid: Tensor, among: Tensor) -> Tensor:
-    """Return bool `[rows, m]`: which of the text tokens `among` `[rows, m]` match the picture more than the mean."""
-    patch = words.patch.double().masked_fill(~valid.unsqueeze(-1), 0)
-    text = words.embeddings.double().masked_fill(~among.unsqueeze(-1), 0)
-    match = (patch @ text.mT).masked_fill(~among.unsqueeze(1), -torch.inf).softmax(dim=2)
-    # A row without text tokens is NaN here.
-    count = valid.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = match.masked_fill(~(among.unsqueeze(1) & valid.unsqueeze(2)), 0).sum(dim=1) / count
-    # Each token's matches sum to one, so their mean over words is one in so many.
-    above = among & (mean > 1 / among.sum(dim=1, keepdim=True).clamp(min=1).double() + _SLACK)
-    return torch.where(above.any(dim=1, keepdim=True), above, among)

@@ -183,6 +183,11 @@ class Written:
         a, b = x[:, :half], x[:, half:]
         return torch.cat([a * turn.cos() - b * turn.sin(), b * turn.cos() + a * turn.sin()], dim=1)
 
+    def ones(self, positions):
+        """The scores `[n, n]` of vectors of ones that are turned to their positions."""
+        turned = self.rotated(torch.ones(len(positions), self.width, dtype=torch.float64), positions)
+        return turned @ turned.T / math.sqrt(self.width)
+
     def layer(self, number, x, positions):
         """Give the layer's output `[n, d]`, its attention `[heads, n, n]`, its keys `[n, kv_heads * width]`, and what
         attention would be without positions."""
@@ -238,6 +243,9 @@ class Written:
                         "features": x[words],
                         "embeddings": torch.stack([entered[places[at]] for at in words]),
                         "patch": {i: entered[places[at]] for i, at in by_id.items()},
+                        "after": [at > max(by_id.values(), default=-1) for at in words],
+                        "heads": {i: attention[:, words, at].T for i, at in by_id.items()},
+                        "bias": {i: self.ones(positions)[words, at] for i, at in by_id.items()},
                     }
                 kept = set(by_id) & cut.kept if cut.kept is not None else best(cut.judge(evidence), cut.k, self.size)
                 trace.kept[number] = sorted(kept)

@@ -209,20 +209,31 @@ def by_raters(ids, evidence):
     return {i: float(words["attention"][i][raters].mean()) for i in ids}
 
 
+def by_raters_without_positions(ids, evidence):
+    """SparseVLM 2.0: attention over what positions make of it, in heads with most of it: here in all four."""
+    words = evidence["words"]
+    after = [t for t in range(len(words["keys"])) if any(words["attention"][i][t] > 0 for i in ids)]
+    match = torch.zeros(len(after), dtype=torch.float64)
+    for i in ids:
+        match += (words["embeddings"][after] @ words["patch"][i]).softmax(dim=0) / len(ids)
+    raters = [t for t, m in zip(after, match, strict=True) if m > match.mean()]
+    return {i: float((words["heads"][i][raters] / words["bias"][i][raters].unsqueeze(1)).mean()) for i in ids}
+
+
 def by_pivots(ids, evidence):
-    """DART: pivots with the largest keys, then in turns what is the least like each."""
+    """DART: pivots with the largest keys, also of text behind the last picture; in turns what is least like each."""
     words = evidence["words"]
 
     def largest(keys):
         return sorted(keys, key=lambda i: -float(keys[i].abs().sum()))[:4]
 
     picks = largest({i: evidence["keys"][i] for i in ids})
-    texts = largest(dict(enumerate(words["keys"])))
+    texts = largest({t: key for t, (key, after) in enumerate(zip(words["keys"], words["after"], strict=True)) if after})
     pivots = [evidence["features"][i] for i in picks] + [words["features"][t] for t in texts]
     turn = 0
     while len(picks) < len(ids):
         similar = {
-            i: float(torch.cosine_similarity(pivots[turn % 8], evidence["features"][i], dim=0))
+            i: float(torch.cosine_similarity(pivots[turn % len(pivots)], evidence["features"][i], dim=0))
             for i in ids
             if i not in picks
         }
@@ -238,9 +249,10 @@ def by_pivots(ids, evidence):
         ("fastv", attended),
         ("feather", by_image(by_content)),
         ("sparsevlm", by_image(by_raters)),
+        ("sparsevlm_v2", by_image(by_raters_without_positions)),
         ("dart", by_image(by_pivots)),
     ],
-    ids=["fastv", "feather", "sparsevlm", "dart"],
+    ids=["fastv", "feather", "sparsevlm", "sparsevlm_v2", "dart"],
 )
 def test_inside_the_language_model_it_is_the_formula_on_a_written_decoder(name, judge, sites):
     small = shared("sdpa")

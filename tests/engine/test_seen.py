@@ -25,7 +25,8 @@ from tokensieve_strategies import Norm
 from .models import ONE, RAGGED, SEVERAL, batch, generate, llava, prompts, shared
 from .reference import Cut, Written, norms
 
-ALL = {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT}
+TEXTS = {Evidence.DECODER_TEXT, Evidence.DECODER_TEXT_HEADS}
+ALL = {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, *TEXTS}
 
 
 class Seeing(ts.Scorer):
@@ -94,6 +95,15 @@ def check(model, rows, cuts, given, tokens):
         for place, i in enumerate(ids):
             near(seen.attention[line, place][text], words["attention"][i])
             near(seen.patch[line, place], words["patch"][i])
+        assert seen.after[line][text].tolist() == words["after"]
+        assert not seen.after[line][~text].any()
+        heads = tokens.decoder_text_heads
+        assert torch.equal(heads.mask, seen.mask)
+        for place, i in enumerate(ids):
+            near(heads.attention[line, place][text], words["heads"][i])
+            near(heads.bias[line, place][text], words["bias"][i])
+            assert not heads.attention[line, place][~text].any()
+            assert not heads.bias[line, place][~text].any()
 
 
 PLANS = {
@@ -197,12 +207,12 @@ def test_in_half_precision(variant):
     with ts.prune(model, ts.Recipe(stages=(stage,))):
         generate(model, rows, 1)
     [tokens] = Seeing.seen
-    for kind in kinds - {Evidence.DECODER_TEXT}:
+    for kind in kinds - TEXTS:
         values = tokens.evidence[kind]
         assert values.isfinite().all()
         weights = "key" not in kind and "features" not in kind
         assert values.dtype == (torch.float32 if weights else model.dtype)
-    for value in vars(tokens.decoder_text).values():
+    for value in (*vars(tokens.decoder_text).values(), *vars(tokens.decoder_text_heads).values()):
         assert value.isfinite().all()
 
 
@@ -255,7 +265,7 @@ def test_only_what_is_asked_for(kind, monkeypatch):
         model(**batch(rows))
     assert len(calls) == 1 + (kind is Evidence.DECODER_CONTENT)
     text = len(rows[0].words) - 16
-    assert asked == {Evidence.DECODER_KEYS: [], Evidence.DECODER_TEXT: [text]}.get(kind, [1])
+    assert asked == ({Evidence.DECODER_KEYS: []} | {one: [text] for one in TEXTS}).get(kind, [1])
     monkeypatch.undo()
 
 

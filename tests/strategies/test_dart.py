@@ -44,7 +44,7 @@ def test_it_is_the_formula(counts, kind, seed, visual, text):
     tokens = sample(counts, kind, seed, text=(3, 0, 1))
     for number in range(len(counts)):
         one = row(tokens, number)
-        words, read = one.decoder_text, one.decoder_text.mask[0]
+        words, read = one.decoder_text, one.decoder_text.mask[0] & one.decoder_text.after[0]
         wanted = turns(
             one.features[0].tolist(),
             one.decoder_keys[0].tolist(),
@@ -65,6 +65,7 @@ def whole(n=576, m=40, d=32, seed=0):
         torch.randn(1, m, d, generator=g),
         torch.randn(1, m, d, generator=g),
         torch.randn(1, n, d, generator=g),
+        torch.ones(1, m, dtype=torch.bool),
         torch.ones(1, m, dtype=torch.bool),
     )
     evidence = {
@@ -97,6 +98,25 @@ def test_every_pivot_has_as_many_as_the_others():
         taken.add(pick)
 
 
+def test_pivots_are_of_the_text_behind_the_picture():
+    """In LLaVA-1.5's prompt 35 tokens of the system come first, and their keys are among the largest."""
+    tokens = whole(n=20, m=9)
+    words = tokens.decoder_text
+    words.after[0, :5] = False
+    alone = order(DART(), tokens)
+    words.keys[0, :5] *= 100
+    words.features[0, :5] *= -3
+    assert order(DART(), tokens) == alone
+    words.keys[0, 5:] *= torch.tensor([[1.0], [9.0], [3.0], [27.0]])
+    # Turns are the visual pivots' first, then those of the text by falling norm.
+    pivot = words.features[0, 8].tolist()
+    taken = order(DART(visual=1), tokens)[:2]
+    rest = [i for i in range(20) if i not in taken]
+    assert order(DART(visual=1), tokens)[2] == min(
+        rest, key=lambda i: loops.cosine(pivot, tokens.features[0, i].tolist())
+    )
+
+
 def test_pivots_go_by_the_size_of_keys_and_not_of_vectors():
     tokens = whole(n=20)
     tokens.features[0, 7] *= 100
@@ -105,8 +125,8 @@ def test_pivots_go_by_the_size_of_keys_and_not_of_vectors():
 
 
 def test_fewer_texts_than_pivots():
-    # Row 1 has no text: its visual pivots alone take turns.
-    tokens = sample([9, 9], text=(1, 0))
+    # Row 1 has no text behind the picture: its visual pivots alone take turns.
+    tokens = sample([9, 9], text=(2, 1))
     assert order(DART(visual=2, text=4), tokens, 1) == order(DART(visual=2, text=0), tokens, 1)
     assert order(DART(visual=2, text=4), tokens, 0) == order(DART(visual=2, text=1), tokens, 0)
 

@@ -1,11 +1,13 @@
 """What was found wrong in code that others published, each as a test that such code would fail."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from samples import sample
 
 import tokensieve as ts
-from tokensieve import Evidence, PromptText, Query, Tokens, select
+from tokensieve import Evidence, Query, Tokens, select
 from tokensieve_strategies import CDPP, CLS, QCSP, STRATEGIES, TRIM, FastV, Feather, SparseVLM
 
 INSTANCES = [
@@ -29,7 +31,7 @@ def attended(token, n=12):
     one[0, token] = 0.9
     words = tokens.decoder_text
     # Both words look at the picture, the first more than the second; so both or one of them rate.
-    words = PromptText(one.clone(), words.keys, words.features, words.embeddings, words.patch, words.mask)
+    words = replace(words, attention=one.clone())
     kinds = (Evidence.VISION_ATTENTION, Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT)
     evidence = {**tokens.evidence, **dict.fromkeys(kinds, one), Evidence.DECODER_TEXT: words}
     return Tokens(tokens.universe, evidence)

@@ -12,7 +12,7 @@ from samples import KINDS, row, sample
 from tokensieve import Evidence, Keep, select
 from tokensieve.errors import ScoreError
 from tokensieve_strategies import GSP, SparseVLM
-from tokensieve_strategies.sparsevlm import raters
+from tokensieve_strategies._maths.raters import raters
 
 
 def order(tokens, number=0):
@@ -86,7 +86,7 @@ def test_words_before_the_picture_neither_rate_nor_move_the_mean():
     words = tokens.decoder_text
     words.attention[..., :2] = 0
     words.embeddings[0, :2] *= 50
-    cut = {name: getattr(words, name)[:, 2:] for name in ("keys", "features", "embeddings", "mask")}
+    cut = {name: getattr(words, name)[:, 2:] for name in ("keys", "features", "embeddings", "mask", "after")}
     behind = replace(words, attention=words.attention[..., 2:], **cut)
     without = replace(tokens, evidence={Evidence.DECODER_TEXT: behind})
     assert torch.equal(SparseVLM().score(tokens), SparseVLM().score(without))

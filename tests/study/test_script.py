@@ -143,7 +143,7 @@ def checkpoints(tmp_path_factory):
     return {name: make(folder / name) for name, make in zip(VISUAL, made, strict=True)}
 
 
-SITES = {"fastv": [2], "dart": [5], "sparsevlm": [3, 7, 16], "sparsevlm-next": [3, 7, 16]}
+SITES = {"fastv": [2], "dart": [2], "sparsevlm": [3, 7, 16], "sparsevlm-next": [3, 7, 16]}
 """Where a method cuts that does not cut in front of the language model."""
 LISTS = {"192": [300, 200, 110], "128": [303, 110, 36], "64": [66, 30, 17]}
 """What the authors of SparseVLM mean by a budget."""

@@ -18,7 +18,13 @@ VISION_EVIDENCE = frozenset(
 )
 """Evidence from the layers of the vision encoder, at decoder sites of families that declare these layers."""
 DECODER_EVIDENCE = frozenset(
-    {Evidence.DECODER_ATTENTION, Evidence.DECODER_CONTENT, Evidence.DECODER_KEYS, Evidence.DECODER_TEXT}
+    {
+        Evidence.DECODER_ATTENTION,
+        Evidence.DECODER_CONTENT,
+        Evidence.DECODER_KEYS,
+        Evidence.DECODER_TEXT,
+        Evidence.DECODER_TEXT_HEADS,
+    }
 )
 """Evidence from the layer before the site, at `decoder.1` and deeper."""
 ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES, Evidence.VISION_KEYS})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.algebra.universe import Universe
-from tokensieve.evidence import ATTENTION, Evidence, PromptText, Query, Text, Tokens, Value
+from tokensieve.evidence import ATTENTION, PER_TOKEN, Evidence, PromptHeads, PromptText, Query, Text, Tokens, Value
 
 KINDS = ("normal", "integers", "duplicates", "low rank", "equal", "zeros")
 """The kinds of vectors."""
@@ -107,10 +107,17 @@ def sample(
             vectors(kind, (rows, m, d), g),
             vectors(kind, (rows, n, d), g),
             mask,
+            # The first text token stands before the last visual one.
+            mask & (torch.arange(m) > 0),
         ),
         Evidence.GRID: torch.stack([flat, flat, flat, place // width, place % width], dim=-1),
         Evidence.SIZES: torch.randint(1, 4, (rows, n), generator=g).float(),
     }
+    evidence[Evidence.DECODER_TEXT_HEADS] = PromptHeads(
+        torch.randint(0, 4, (rows, n, m, 3), generator=g).float(),
+        torch.randint(1, 5, (rows, n, m), generator=g).float(),
+        mask,
+    )
     keys = torch.arange(rows) * 11 + 5
     return Tokens(Universe(universe.valid, ids), evidence, keys, torch.arange(rows))
 
@@ -181,13 +188,8 @@ def scrambled(tokens: Tokens, extra: int, seed: int) -> tuple[Tokens, Tensor]:
 
     evidence: dict[Evidence, Value] = {}
     for kind, value in moved.evidence.items():
-        if isinstance(value, Query):
-            evidence[kind] = replace(value, patch=poisoned(value.patch))
-        elif isinstance(value, PromptText):
-            evidence[kind] = replace(value, patch=poisoned(value.patch), attention=poisoned(value.attention))
-        else:
-            known = isinstance(value, Tensor) and value.is_floating_point()
-            evidence[kind] = poisoned(value) if isinstance(value, Tensor) and known else value
+        own = ((name, part) for name, part in parts(value) if not name or name in PER_TOKEN)
+        evidence[kind] = with_parts(value, {name: poisoned(part) for name, part in own})
     went = torch.empty_like(order).scatter_(1, order, torch.arange(n + extra).expand_as(order))
     return replace(moved, evidence=evidence), went[:, :n]
 
@@ -206,7 +208,7 @@ def scaled(tokens: Tokens, factor: float) -> Tokens:
     evidence = {
         kind: value
         if kind in ATTENTION or kind is Evidence.SIZES
-        else with_parts(value, {n: t * factor for n, t in parts(value) if n != "attention"})
+        else with_parts(value, {n: t * factor for n, t in parts(value) if n not in ("attention", "bias")})
         for kind, value in tokens.evidence.items()
     }
     return replace(tokens, evidence=evidence)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import tokensieve as ts
+from tokensieve.evidence import PER_TOKEN
 
 
 class LargestFeatures(ts.Scorer):
@@ -82,8 +83,9 @@ def evidence_by_field(tokens: ts.Tokens, row: int) -> dict[str, Tensor]:
             if not isinstance(part, Tensor) or field == "mask":
                 continue
             own = part[row]
-            if field == "attention":
-                found[f"{kind}.{field}"] = own[real][:, text]
+            if field in PER_TOKEN:
+                # What is known of each pair has the text in its third dimension.
+                found[f"{kind}.{field}"] = own[real] if field == "patch" else own[real][:, text]
             else:
-                found[f"{kind}.{field}"] = own[real if field == "patch" else text]
+                found[f"{kind}.{field}"] = own[text]
     return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression, Reading
-from tokensieve.evidence import PromptText, Query, Text, Tokens, Value
+from tokensieve.evidence import PER_TOKEN, Tokens, Value, tensors_of
 from tokensieve.testing.checks import require
 from tokensieve.testing.laws.choices import chosen, same_choice
 
@@ -90,11 +91,10 @@ def _padded(tokens: Tokens, extra: int, filler: int) -> Tokens:
         return torch.cat([x, x.new_full((x.shape[0], extra, *x.shape[2:]), value)], dim=1)
 
     def padded(value: Value) -> Value:
-        if isinstance(value, Query):
-            return replace(value, patch=wider(value.patch, filler))
-        if isinstance(value, PromptText):
-            return replace(value, patch=wider(value.patch, filler), attention=wider(value.attention, filler))
-        return value if isinstance(value, Text) else wider(value, filler)
+        if isinstance(value, Tensor):
+            return wider(value, filler)
+        parts: dict[str, Any] = {n: wider(part, filler) for n, part in tensors_of(value).items() if n in PER_TOKEN}
+        return replace(value, **parts)
 
     universe = Universe(wider(tokens.valid, 0), wider(tokens.ids, filler))
     return replace(tokens, universe=universe, evidence={k: padded(v) for k, v in tokens.evidence.items()})

@@ -12,7 +12,7 @@ from tokensieve.algebra.chain import Chain
 from tokensieve.composers.expression import Expression, Reading
 from tokensieve.composers.selection import select
 from tokensieve.errors import MissingEvidenceError
-from tokensieve.evidence import Evidence, Tokens
+from tokensieve.evidence import PER_TOKEN, Evidence, Tokens
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Merger, Strategy
@@ -108,7 +108,7 @@ def _with_nan(tokens: Tokens, kinds: Iterable[Evidence]) -> Iterator[tuple[str, 
     for kind in sorted(kinds):
         value = tokens.evidence[kind]
         for name, part in parts(value):
-            there = tokens.valid if isinstance(value, Tensor) or name in ("patch", "attention") else value.mask
+            there = tokens.valid if isinstance(value, Tensor) or name in PER_TOKEN else value.mask
             for row, place in there.nonzero().tolist():
                 for where in [(row, place)] + ([(row, place, 0)] if part.ndim > 2 else []):
                     bad = part.clone()
