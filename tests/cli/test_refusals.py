@@ -1,16 +1,23 @@
 """Whatever is refused is said in one paragraph on stderr, with the exit code that was promised."""
 
+import copy
+import inspect
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers
 from tests.cli.conftest import PHOTO
 
 import tokensieve as ts
+from tokensieve.checkpoints.loading import load_processor
 from tokensieve.cli import app, console
 from tokensieve.cli.show import require_drawable
 from tokensieve.errors import RecipeError, RefusedError
+from tokensieve.models import pretrained
 from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_adapters.llava_next import LlavaNextAdapter
 
@@ -131,6 +138,55 @@ def test_a_checkpoint_that_lacks_a_part(cli, checkpoint, lacks):
         if file.name != lacks:
             Path("m", file.name).symlink_to(file)
     assert said(cli("run", "script", "--model", "m", *ASK)).startswith("RefusedError: the checkpoint m ")
+
+
+@pytest.mark.parametrize("field", ["patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"])
+def test_a_processor_that_cannot_count_tokens(cli, checkpoint, field):
+    """As old files of LLaVA have it: the field is named, before weights are read, not the NoneType of a sum."""
+    Path("m").mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != "processor_config.json":
+            Path("m", file.name).symlink_to(file)
+    settings = json.loads((checkpoint / "processor_config.json").read_text())
+    Path("m", "processor_config.json").write_text(json.dumps(settings | {field: None}))
+    text = said(cli("run", "script", "--model", "m", *ASK))
+    assert text.startswith(f"RefusedError: the checkpoint m has a LlavaProcessor without {field}, by which")
+    assert f"processor.{field} = ..." in text
+
+
+def test_a_processor_that_needs_no_strategy(cli, checkpoint):
+    """Where the config keeps every patch there is no class token to leave out, and None counts right."""
+    Path("m").mkdir()
+    for file in checkpoint.iterdir():
+        content = file.read_bytes()
+        if file.name in ("processor_config.json", "config.json"):
+            value = None if file.name.startswith("processor") else "full"
+            content = json.dumps(json.loads(content) | {"vision_feature_select_strategy": value}).encode()
+        Path("m", file.name).write_bytes(content)
+    assert load_processor(Path("m")).vision_feature_select_strategy is None
+
+
+def test_a_processor_that_lost_its_field_later(ready, photo):
+    processor = copy.copy(ready.processor)
+    processor.patch_size = None
+    with pytest.raises(RefusedError, match=r"'int' and 'NoneType'; it has no patch_size, by which it counts"):
+        replace(ready, processor=processor).inputs(photo, "what is it?")
+
+
+def test_processors_of_every_class_can_count():
+    """What a class of the library cannot do without, as a text of its own init: a new one is seen here."""
+    from transformers import processing_utils
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    registry = ts.default_registry()
+    known = {name for kind in registry.adapters.values() for name in kind.model_types}
+    parts = ("chat_template", "tokenizer", "processor", "feature_extractor", "_token", "use_single_crop")
+    for name in sorted(known & PROCESSOR_MAPPING_NAMES.keys()):
+        kind = getattr(transformers, PROCESSOR_MAPPING_NAMES[name])
+        assert issubclass(kind, processing_utils.ProcessorMixin)
+        for parameter in inspect.signature(kind.__init__).parameters.values():
+            if parameter.default is None and not any(part in parameter.name for part in parts):
+                assert parameter.name in pretrained._COUNTING, f"{kind.__name__} takes {parameter.name}=None"
 
 
 def test_a_checkpoint_that_lacks_weights(cli, checkpoint):

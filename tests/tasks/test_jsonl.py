@@ -104,6 +104,10 @@ LINES = [
     ({**RED, "source": "web"}, {}, "a line has no 'source'; it has answer, answers, choices, id, image, kind, meta, "
      "ocr, question, video. What is only yours can stand under 'meta'."),
     ({**RED, "answer": True}, {}, "'answer' cannot be True: "),
+    ({**RED, "answer": {"answer": "red"}}, {}, "'answer' cannot be {'answer': 'red'}: "),
+    ({**RED, "answer": None, "answers": [{"text": "red"}]}, {}, "'answers' cannot be {'text': 'red'}: "),
+    ({**RED, "answer": None, "answers": [{"answer": ["red"]}]}, {}, "'answers' cannot be ['red']: "),
+    ({**RED, "answer": None, "answers": "red"}, {}, "'answers' cannot be 'red': "),
     ({**RED, "choices": ["a", 1]}, {}, "'choices' cannot be 1: "),
     ({**RED, "answers": ["red"]}, {}, "a line has answer or answers, not both"),
     ({**RED, "answer": None}, {}, "a line has answer, or answers, at least one"),
@@ -138,6 +142,34 @@ def test_what_is_wrong_is_said_with_its_line(write, line, given, said):
         VqaJsonl(path=path, **given).samples()
     assert str(raised.value).startswith(said)
     assert str(raised.value).endswith(f"  ({path}:3)")
+
+
+@pytest.mark.parametrize("key", ["answer", "answers"])
+def test_the_right_form_of_an_answer_is_said(write, key):
+    path = write({**RED, "answer": None, key: [{"text": "red"}]})
+    with pytest.raises(TaskError, match=r"; a right answer is a text or a number.*VQAv2.*\(.*:1\)"):
+        VqaJsonl(path=path).samples()
+
+
+PEOPLE = ["red"] * 3 + ["dark red"] * 6 + ["blue"]
+CONFIDENT = ["yes", "no", "maybe", *["yes"] * 7]
+OBJECTS = {
+    "VQAv2": [{"answer": text, "answer_confidence": CONFIDENT[i], "answer_id": i + 1} for i, text in enumerate(PEOPLE)],
+    "answers alone": [{"answer": text} for text in PEOPLE],
+    "key by key": {"answer": PEOPLE, "answer_confidence": CONFIDENT, "answer_id": list(range(1, 11))},
+    "mixed": [*PEOPLE[:4], *({"answer": text} for text in PEOPLE[4:])],
+}
+
+
+@pytest.mark.parametrize("form", OBJECTS)
+def test_answer_objects_are_read_as_their_answers(write, form):
+    line = {key: value for key, value in RED.items() if key != "answer"}
+    read = VqaJsonl(path=write({**line, "answers": OBJECTS[form]}), metric="vqa")
+    [sample] = read.samples()
+    plain = VqaJsonl(path=write({**line, "answers": PEOPLE}), metric="vqa")
+    assert list(sample.answers) == PEOPLE
+    for said in ("red", "dark red", "blue", "green"):
+        assert read.grade(sample, Answer(said), None) == plain.grade(plain.samples()[0], Answer(said), None)
 
 
 def test_what_is_no_text(folder):

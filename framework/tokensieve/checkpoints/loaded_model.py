@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from tokensieve.errors import RefusedError, short_message
+from tokensieve.errors import RefusedError, listing, short_message
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.models.pretrained import unset_fields
 
 VisualKind = Literal["image", "video"] | None
 """What a question is about; None for a question without an image or video."""
@@ -87,6 +88,8 @@ class LoadedModel:
         # Each processor has checks of its own, with errors of several types.
         except Exception as error:
             said = short_message(error)
+            if missing := unset_fields(self.processor):
+                said += f"; it has no {listing(missing)}, by which it counts the tokens of a picture"
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
 
     def render_prompt(self, prompt: str, kind: VisualKind = "image") -> str:

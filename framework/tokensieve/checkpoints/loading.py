@@ -16,7 +16,13 @@ import torch
 from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.errors import MissingEvidenceError, RefusedError, TokensieveError, listing, short_message
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.pretrained import LOCAL, from_pretrained, model_from_pretrained, require_vocabulary
+from tokensieve.models.pretrained import (
+    LOCAL,
+    from_pretrained,
+    model_from_pretrained,
+    require_counting_fields,
+    require_vocabulary,
+)
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import review
@@ -50,7 +56,8 @@ def load_processor(directory: Path) -> Any:
     """Return the processor of a checkpoint.
 
     Raises:
-        RefusedError: if the folder has none that takes images, or its tokenizer has no vocabulary.
+        RefusedError: if the folder has none that takes images, its tokenizer has no vocabulary, or a setting is missing
+            by which it counts the tokens of a picture.
     """
     from transformers import AutoProcessor
 
@@ -61,6 +68,7 @@ def load_processor(directory: Path) -> Any:
             f"the checkpoint {directory} has no processor for pictures; save it there with save_pretrained"
         )
     require_vocabulary(processor.tokenizer, directory)
+    require_counting_fields(processor, directory)
     return processor
 
 

@@ -37,8 +37,9 @@ class _Commands(TyperGroup):
         except typer.Abort:
             raise
         except Exception as error:
-            # Errors in the command line itself bring their exit code, as typer.Exit does.
-            if hasattr(error, "exit_code"):
+            # Errors in the command line itself bring their exit code, as typer.Exit does; a reader that closed the
+            # pipe (`| head`) has all it wants, and typer ends quietly.
+            if hasattr(error, "exit_code") or (isinstance(error, BrokenPipeError) and console.reader_is_gone()):
                 raise
             console.print_error(error, debug, expected=False)
         raise typer.Exit(1)

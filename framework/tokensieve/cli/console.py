@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import select
 import sys
 import traceback
 import unicodedata
@@ -34,6 +36,18 @@ def echo(text: str = "") -> None:
 def warn(text: str) -> None:
     """Print text to stderr as it is."""
     typer.echo(plain(text), err=True)
+
+
+def reader_is_gone() -> bool:
+    """Return whether nobody reads stdout or stderr any more."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        # Where the output is caught, as in tests, there is no file.
+        with contextlib.suppress(OSError, ValueError):
+            poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,47 @@ def require_vocabulary(tokenizer: Any, folder: Path) -> None:
         raise RefusedError(
             f"the checkpoint {folder} has no tokenizer: there is none of the files {names}; save it there with "
             "save_pretrained"
+        )
+
+
+_COUNTING = (
+    "patch_size",
+    "vision_feature_select_strategy",
+    "num_additional_image_tokens",
+    "num_image_tokens",
+    "image_seq_length",
+    "image_seq_len",
+    "spatial_merge_size",
+    "downsample_factor",
+    "pooling_ratio",
+)
+"""Settings of processors by which they count the tokens of a picture; some classes take them as None."""
+
+
+def unset_fields(processor: Any) -> list[str]:
+    """Return the settings that a processor counts the tokens of a picture by, and that are None."""
+    taken = inspect.signature(type(processor).__init__).parameters
+    return [name for name in _COUNTING if name in taken and getattr(processor, name, None) is None]
+
+
+def require_counting_fields(processor: Any, folder: Path) -> None:
+    """Raise if a processor cannot count the tokens of a picture, which is so for old files of LLaVA's family.
+
+    Raises:
+        RefusedError: naming the settings that are missing.
+    """
+    missing = unset_fields(processor)
+    if missing == ["vision_feature_select_strategy"]:
+        from transformers import AutoConfig
+
+        # Without a class token to leave out, a processor counts right without it.
+        config = from_pretrained(AutoConfig, folder)
+        missing = [] if getattr(config, missing[0], None) == "full" else missing
+    if missing:
+        raise RefusedError(
+            f"the checkpoint {folder} has a {type(processor).__name__} without {listing(missing)}, by which it counts "
+            f"the tokens of a picture; set it as the model's config has it (processor.{missing[0]} = ...) and save the "
+            "processor there again with save_pretrained"
         )
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Any, Never
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tokensieve.errors import TaskError, did_you_mean, listing
 
@@ -15,6 +15,10 @@ LONGEST_QUESTION = 32_768
 _PLACEHOLDER = re.compile(
     r"<\|?/?(?:image|video|img|vision)(?:_[a-z0-9_]*)?\|?>|\[IMG\]|<(?:start|end)_of_image>", re.IGNORECASE
 )
+
+_ANSWER_OBJECT = frozenset({"answer", "answer_confidence", "answer_id", "raw_answer"})
+"""The keys of an answer as the annotations of VQAv2 and its kin have it; accuracy reads the answer alone."""
+_ANSWER_FORM = 'a right answer is a text or a number, or an object such as VQAv2 has, {"answer": "red"}'
 
 
 class Line(BaseModel):
@@ -32,6 +36,17 @@ class Line(BaseModel):
     kind: str = ""
     ocr: str | list[str] | None = None
     meta: Any = None
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _from_objects(cls, given: object) -> object:
+        """Take the answers out of VQAv2's objects, listed one by one, or key by key as `datasets` exports them."""
+        if isinstance(given, dict) and "answer" in given and given.keys() <= _ANSWER_OBJECT:
+            return given["answer"]
+        if not isinstance(given, list):
+            return given
+        objects = (isinstance(one, dict) and "answer" in one and one.keys() <= _ANSWER_OBJECT for one in given)
+        return [one["answer"] if known else one for one, known in zip(given, objects, strict=True)]
 
     @property
     def right_answers(self) -> tuple[str, ...]:
@@ -72,7 +87,8 @@ def parse_line(text: bytes) -> Line:
             raise TaskError(f"a line has no '{key}'; it has {listing(fields)}.{hint}") from None
         if detail["type"] == "missing":
             raise TaskError(f"a line needs '{key}', and this one has none") from None
-        raise TaskError(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}") from None
+        form = f"; {_ANSWER_FORM}" if key in ("answer", "answers") else ""
+        raise TaskError(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}{form}") from None
 
 
 def find_question_problem(question: str) -> str | None:
