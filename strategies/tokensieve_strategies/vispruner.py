@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,24 +26,28 @@ class VisPruner(Ranker):
     list, so the sets are not nested, and the method knows its budget.
 
     Paper: Zhang et al., VisPruner, ICCV 2025. How ours differs from the released code: any number of
-    remaining tokens works, where the code fails on odd ones; the rest of a keeps its order; budgets
-    are per group, not per tile. Memory is O(n²) a group, its similarities, computed once.
+    remaining tokens works, where the code fails on odd ones; budgets are per group, not per tile; and
+    the rest of a keeps its order, where the code orders it anew by falling s_i. That changes the two
+    sides of all later rounds, and with it most of the tokens that are kept for their difference;
+    `order: similarity` is the code's. Memory is O(n²) a group, its similarities, computed once.
 
     Attributes:
         rho: which part of the places goes to important tokens.
         step: how many tokens a round drops at most.
+        order: in which order the rest of a is listed: by `attention`, as at first, or by `similarity`.
     """
 
     name = "vispruner"
     nested = False
     paper = "https://arxiv.org/abs/2412.01818"
-    examples = ({}, {"rho": 0.75, "step": 3}, {"rho": 0.0, "step": 1})
+    examples = ({}, {"rho": 0.75, "step": 3}, {"rho": 0.0, "step": 1}, {"order": "similarity"})
     known_failures: ClassVar = {
         "ties_by_id": "which side a token is on, and so what it is compared with, goes by its place"
     }
 
     rho: float = Field(default=0.5, ge=0, le=1)
     step: int = Field(default=8, ge=1)
+    order: Literal["attention", "similarity"] = "attention"
 
     @property
     def needs(self) -> frozenset[Evidence]:
@@ -72,7 +76,6 @@ class VisPruner(Ranker):
             a, b = left[0::2], left[1::2]
             # A single token is similar to no other, and is dropped if the budget requires it.
             best = similar[a.unsqueeze(1), b].amax(dim=1) if len(b) else similar.new_zeros(1)
-            gone = descending_order(best)[: min(self.step, len(left) - (k - important))]
-            stays = torch.ones_like(a, dtype=torch.bool).index_fill(0, gone, False)
-            left = torch.cat([a[stays], b])
+            stays = descending_order(best)[min(self.step, len(left) - (k - important)) :]
+            left = torch.cat([a[stays if self.order == "similarity" else stays.sort().values], b])
         return torch.cat([by_attention[:important], rest[left.sort().values]])

@@ -17,7 +17,7 @@ from tokensieve.errors import FormulaError, ScoreError
 from tokensieve_strategies import GSP, VisPruner
 
 
-def vispruner(x, attention, k, rho, step):
+def vispruner(x, attention, k, rho, step, by_similarity=False):
     a = [float(np.float32(sum(heads) / len(heads))) for heads in attention]
     n = len(a)
     k = min(k, n)
@@ -28,8 +28,9 @@ def vispruner(x, attention, k, rho, step):
         a_side, b_side = rest[0::2], rest[1::2]
         # Cosines that differ by less than rounding are one.
         best = [max((round(loops.cosine(x[i], x[j]) * 2**30) for j in b_side), default=0) for i in a_side]
-        worst = sorted(range(len(a_side)), key=lambda i: (-best[i], i))[: min(step, len(rest) - (k - first))]
-        rest = [token for i, token in enumerate(a_side) if i not in worst] + b_side
+        ranked = sorted(range(len(a_side)), key=lambda i: (-best[i], i))
+        stay = ranked[min(step, len(rest) - (k - first)) :]
+        rest = [a_side[i] for i in (stay if by_similarity else sorted(stay))] + b_side
     return sorted(kept + rest)
 
 
@@ -43,15 +44,25 @@ def kept(strategy, tokens, k, number=0):
     seed=st.integers(0, 999),
     rho=st.sampled_from([0.0, 0.5, 0.75, 1.0]),
     step=st.sampled_from([1, 3, 8]),
+    by=st.sampled_from(["attention", "similarity"]),
 )
 @settings(deadline=None, max_examples=examples(120))
-def test_it_is_the_formula(counts, kind, seed, rho, step):
+def test_it_is_the_formula(counts, kind, seed, rho, step, by):
     tokens = sample(counts, kind, seed)
     for k in (1, 2, 5, 9, 20):
         for number in range(len(counts)):
             one = row(tokens, number)
-            expected = vispruner(one.vision_features[0].tolist(), one.vision_attention[0].tolist(), k, rho, step)
-            assert kept(VisPruner(rho=rho, step=step), tokens, k, number) == expected
+            x, attention = one.vision_features[0].tolist(), one.vision_attention[0].tolist()
+            expected = vispruner(x, attention, k, rho, step, by == "similarity")
+            assert kept(VisPruner(rho=rho, step=step, order=by), tokens, k, number) == expected
+
+
+def test_the_order_of_the_rest_changes_the_diverse_half():
+    tokens = sample([576], seed=3)
+    ours, theirs = (set(kept(VisPruner(order=by), tokens, 64)) for by in ("attention", "similarity"))
+    important = tokens.vision_attention[0].double().mean(dim=1).float().argsort(descending=True, stable=True)[:32]
+    assert set(important.tolist()) <= ours & theirs
+    assert len(ours & theirs) < 32 + 16
 
 
 @pytest.mark.parametrize("k", [50, 58, 64, 66, 128])
@@ -96,7 +107,7 @@ def test_hard_batches_and_settings():
     for example in VisPruner.examples:
         hard.check(VisPruner(**example))
     assert VisPruner().needs == {Evidence.VISION_ATTENTION, Evidence.VISION_FEATURES}
-    for bad in ({"rho": 1.1}, {"rho": -0.1}, {"step": 0}):
+    for bad in ({"rho": 1.1}, {"rho": -0.1}, {"step": 0}, {"order": "id"}):
         with pytest.raises(ValidationError):
             VisPruner(**bad)
     tokens = sample([4])
