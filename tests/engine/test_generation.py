@@ -1,7 +1,6 @@
 """Every way to generate gives what it gives on the sequence pruned by hand."""
 
 import copy
-
 from functools import partial
 
 import pytest
