@@ -144,7 +144,16 @@ def listing(names: Iterable[str], limit: int = 40) -> str:
     return ", ".join(ordered[:limit]) + more
 
 
-def short_message(error: Exception) -> str:
+def text_of(error: BaseException) -> str:
+    """Return the text of an error; a stranger's error may raise another one instead."""
+    try:
+        return str(error)
+    # Whatever the other one is, also SystemExit: the first one is to be told.
+    except BaseException as other:
+        return f"its text cannot be read, because of a {type(other).__name__}"
+
+
+def short_message(error: BaseException) -> str:
     """Return the message of another library's error in one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(text_of(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

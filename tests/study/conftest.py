@@ -8,7 +8,7 @@ import torch
 import tokensieve as ts
 from tokensieve.checkpoints.loaded_model import quiet
 from tokensieve.study.planning.plan import plan_study
-from tokensieve.study.running.local_engine import PRELOAD
+from tokensieve.study.running.worker_pool import PRELOAD
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 from tokensieve.testing.prompts import randomize_weights

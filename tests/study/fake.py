@@ -1,5 +1,7 @@
 """A small task as a plugin module, and what goes wrong in it on request."""
 
+import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -27,8 +29,12 @@ class Colours(Task):
     slow: float = 0.0
     """Seconds that the first sample's picture takes."""
     side: int = 24
+    leave: bool = False
+    """Whether asking for the samples ends the process."""
 
     def samples(self):
+        if self.leave:
+            sys.exit(0)
         return [
             Sample(f"s{i}", f"What is {'it' * (i % 3)} {i}?", f"p{i % self.pictures}", ("a",), kind=f"k{i % 2}")
             for i in range(self.questions)
@@ -81,7 +87,7 @@ class NoTextError(Exception):
     """An error that has no text."""
 
     def __str__(self):
-        raise RuntimeError("no text")
+        raise SystemExit
 
 
 class Faulty(Scorer):
@@ -90,7 +96,7 @@ class Faulty(Scorer):
     name = "faulty"
     how: str = "raise"
     marks: str = ""
-    """A folder for the marks of processes that died `once`: each is named by its process."""
+    """A folder for the marks of processes that died `once`, or that `hang`: each is named by its process."""
 
     @property
     def needs(self):
@@ -116,6 +122,26 @@ class Faulty(Scorer):
                     os.kill(os.getpid(), signal.SIGKILL)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "quiet exit":
+                os._exit(0)
+            case "crash":
+                ctypes.string_at(0)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "cancel":
+                raise asyncio.CancelledError
+            case "hang":
+                if self.marks:
+                    Path(self.marks, str(os.getpid())).touch()
+                time.sleep(600)
+            case "bomb":
+                # The cell itself is fine; its process ends in the next one, which has done nothing.
+                Colours.picture = lambda *_: os._exit(3)
+            case "fork":
+                if os.fork() == 0:
+                    sys.exit(0)
+            case "deaf":
+                os.closerange(3, 200)
         return torch.zeros(tokens.valid.shape)
 
 

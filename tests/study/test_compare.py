@@ -1,6 +1,5 @@
 """`compare` at the command line."""
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ from typer.testing import CliRunner
 
 from tokensieve.cli import app
 from tokensieve.cli.compare import duration
-from tokensieve.study.running.local_engine import run_local
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
@@ -117,7 +115,7 @@ def test_the_exit_code_tells_of_planned_cells_that_did_not_run(cli, study, monke
     """Whatever an engine says: what counts is what is in the folder."""
     from tokensieve.cli import studies
 
-    monkeypatch.setattr(studies, "run_local", lambda *_: studies.Summary())
+    monkeypatch.setattr(studies, "run_local", lambda *_, **__: studies.Summary())
     result = cli(study(recipes="[]"), "--out", "runs/x")
     assert result.exit_code == 1
     assert "planned cells have no result" in result.stdout
@@ -132,6 +130,34 @@ def test_failures_are_said_and_exit_with_one(cli, study):
     assert "a plugin's own mistake" in " ".join(result.stderr.split())
 
 
+def test_a_cell_that_ends_its_process_is_named_and_the_rest_is_there_the_next_time(cli, study):
+    deadly = "{name: deadly, strategies: {f: {use: faulty, how: quiet exit}}, select: f}"
+    file = study(recipes=f"[{deadly}, gsp]", controls="{inverted: []}")
+    first = cli(file, "--out", "runs/x", "--cell-timeout", "500")
+    assert first.exit_code == 1
+    assert "8 cells run, 0 were there, 1 n/a, 1 failed" in first.stdout
+    said = " ".join(first.stderr.split())
+    assert "colours deadly keep 9: its process ended with exit code 0 in the middle of the cell" in said
+    assert Study.loads(Store("runs/x").study()).cell_timeout == 500
+    again = cli(file, "--out", "runs/x")
+    assert again.exit_code == 1
+    assert "0 cells run, 8 were there, 1 n/a, 1 failed" in again.stdout
+    cured = cli(study(recipes="[gsp]", controls="{inverted: []}"), "--out", "runs/x")
+    assert (cured.exit_code, "0 cells run, 8 were there" in cured.stdout) == (0, True)
+
+
+def test_a_plugin_that_exits_while_the_study_is_checked_is_no_finished_study(cli, study):
+    for options in ((), ("--dry-run",)):
+        result = cli(study(tasks="[{use: colours, leave: true}]"), "--out", "runs/x", *options)
+        assert result.exit_code == 1
+        assert "ended the command:\nSystemExit: 0" in result.stderr
+    Path("leaving.py").write_text("raise SystemExit(0)\n", encoding="utf-8")
+    result = cli(study(plugins=f"[{PLUGIN}, leaving]"), "--out", "runs/x")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("PluginError: the plugin 'leaving' cannot be imported: SystemExit: 0")
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "said"),
     [
@@ -140,6 +166,9 @@ def test_failures_are_said_and_exit_with_one(cli, study):
         ({}, ("--set", "keep"), "StudyError: 'keep' is no setting"),
         ({"models": "[nowhere]"}, (), "StudyError: model 'nowhere': 'nowhere' is no shipped checkpoint"),
         ({"tasks": "[colors]"}, (), "UnknownTaskError: "),
+        ({"cell_timeout": "0"}, (), "StudyError: cell_timeout is 0: Input should be greater than 0"),
+        ({"cell_timeout": "soon"}, (), "StudyError: cell_timeout is 'soon': Input should be a valid number"),
+        ({}, ("--set", "cell_timeout=true"), "StudyError: cell_timeout is True"),
     ],
 )
 def test_what_cannot_run_is_refused_in_a_line(cli, study, changes, options, said):
@@ -154,6 +183,13 @@ def test_a_wrong_command_line(cli, study):
     assert cli(study()).exit_code == 2
     assert cli(study(), "--out", "x", "--engine", "slurm").exit_code == 2
     assert cli(study(), "--out", "x", "--workers", "0").exit_code == 2
+    for seconds in ("0", "-1", "nan", "soon"):
+        assert cli(study(), "--out", "x", "--cell-timeout", seconds).exit_code == 2
+    for options in (("--workers", "2"), ("--engine", "ray"), ("--cell-timeout", "9")):
+        result = cli(study(), "--out", "x", "--in-process", *options)
+        assert result.exit_code == 2
+        assert "do not go with it" in " ".join(result.stderr.replace("│", " ").split())
+    assert not Path("x").exists()
 
 
 def test_a_place_that_cannot_be_written(cli, study):
@@ -173,29 +209,13 @@ def test_an_interrupt_leaves_what_is_finished(cli, study, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(fake.Colours, "grade", grade)
-    result = cli(study(), "--out", "runs/x")
-    assert result.exit_code == 1
+    result = cli(study(), "--out", "runs/x", "--in-process")
+    assert result.exit_code == 130
     assert "stopped; what is finished is in runs/x. The same command goes on from there" in result.stderr
     assert len(Store("runs/x").keys()) == 2
     monkeypatch.undo()
     monkeypatch.chdir(Path(study()).parent)
-    assert "7 cells run, 2 were there" in cli(study(), "--out", "runs/x").stdout
-
-
-def test_an_interrupt_ends_the_workers(planned, store, registry):
-    jobs = planned("[gsp]", tasks="[{use: colours, questions: 3}]", more="seeds: [0]").jobs
-
-    def told(_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_local(jobs, store, registry, told, workers=2)
-    assert multiprocessing.active_children() == []
-    assert 1 <= len(store.finished()) < len(jobs)
-    # Their claims went with them.
-    for job in jobs:
-        with store.claim(job.cell.key) as ours:
-            assert ours
+    assert "7 cells run, 2 were there" in cli(study(), "--out", "runs/x", "--in-process").stdout
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(None, "unknown"), (3.4, "3 s"), (600, "10 min"), (9000, "2.5 h")])

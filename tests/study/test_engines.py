@@ -26,9 +26,10 @@ def begin(store, jobs):
     store.begin("name: x\n", {"keys": [job.cell.key for job in jobs], "skipped": []})
 
 
-def run(jobs, store, registry, workers=1):
+def run(jobs, store, registry):
+    """Run cells in this process, where tests can change things; `test_workers.py` runs them as users do."""
     seen = []
-    summary = run_local(jobs, store, registry, seen.append, workers)
+    summary = run_local(jobs, store, registry, seen.append, in_process=True)
     return summary, seen
 
 
@@ -68,7 +69,8 @@ def test_what_is_finished_is_not_run_again(jobs, store, registry):
         ("memory of the machine", "MemoryError"),
         ("exit", "SystemExit: 0"),
         ("generator exit", "GeneratorExit"),
-        ("unreadable", "NoTextError: its text cannot be read, because of a RuntimeError"),
+        ("cancel", "CancelledError"),
+        ("unreadable", "NoTextError: its text cannot be read, because of a SystemExit"),
     ],
 )
 def test_a_failure_costs_its_cell(planned, store, registry, how, reason):
@@ -159,7 +161,7 @@ def test_a_cell_whose_process_died_is_taken_over(jobs, store, registry, monkeypa
 def work(path, jobs, sums=None):
     registry = ts.default_registry()
     registry.register(fake, fake.__name__)
-    summary = run_local(jobs, Store(path), registry, lambda _: None)
+    summary = run_local(jobs, Store(path), registry, lambda _: None, in_process=True)
     if sums is not None:
         sums.put((summary.done, summary.cached, len(summary.failed)))
 
@@ -198,23 +200,6 @@ def test_killed_at_any_moment_and_run_twice_at_once(many, store, registry, proce
     assert sorted(path.name for path in Path(store.path, "cells").glob("*.parquet")) == sorted(
         f"{job.cell.key}.parquet" for job in jobs
     )
-
-
-def test_workers_give_the_same_and_one_that_dies_costs_its_cell(planned, store, registry, tmp_path):
-    recipes = f"[gsp, {FAULTY.format(name='deadly', how='die')}]"
-    jobs = planned(recipes, tasks="[{use: colours, questions: 3}]", more="seeds: [0]").jobs
-    jobs = [job for job in jobs if job.cell.role in ("unpruned", "random", "method")]
-    begin(store, jobs)
-    summary, _ = run(jobs, store, registry, workers=2)
-    (failed,) = summary.failed
-    assert (summary.done, failed.cell.method) == (len(jobs) - 1, "deadly")
-    assert "died (exit code -9)" in failed.reason
-    assert store.failures()[0].reason == failed.reason
-    reference = Store(tmp_path / "reference")
-    safe = [job for job in jobs if job.cell.method != "deadly"]
-    begin(reference, safe)
-    run(safe, reference, registry)
-    assert contents(store) == contents(reference)
 
 
 def test_summaries_count():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -139,6 +140,29 @@ def test_lost_cells_are_tried_again_and_given_up_in_the_end(planned, store, regi
     summary = run_ray(jobs, store, lambda _: None)
     assert (summary.done, summary.failed) == (2, [])
     assert set(shaky.runs.values()) == {3}
+
+
+def test_a_cell_that_takes_too_long_ends_its_process_and_fails(planned, store, registry, monkeypatch):
+    jobs = planned().jobs[:1]
+    monkeypatch.setattr(ray_engine, "default_registry", lambda: registry)
+    monkeypatch.setattr(ray_engine, "_runners", {})
+    ended = threading.Event()
+
+    def end(code):
+        """Stands for the end of the process, after which Ray says that it is lost."""
+        ended.set()
+
+    def hang(*_, **__):
+        assert ended.wait(60)
+        raise LostError("the process died")
+
+    monkeypatch.setattr(ray_engine.os, "_exit", end)
+    monkeypatch.setattr(ray_engine, "run_cell", hang)
+    with pytest.raises(LostError):
+        ray_engine.run_one(jobs[0], store.path, 0.0, 0.2)
+    [failure] = store.failures()
+    assert "it had not ended after 0.2 seconds" in failure.reason
+    assert store.failed_since(jobs[0].cell.key, 0.0)
 
 
 def test_without_ray(monkeypatch, planned, store):

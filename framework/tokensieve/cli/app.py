@@ -5,6 +5,8 @@ No command imports a model library before it runs, so that `--help`, `plugins`, 
 
 from __future__ import annotations
 
+import functools
+import sys
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -22,6 +24,7 @@ from tokensieve.cli.report import report
 from tokensieve.cli.run import run
 from tokensieve.cli.schema import schema
 from tokensieve.cli.show import show
+from tokensieve.cli.supervision import supervised
 from tokensieve.errors import TokensieveError
 
 
@@ -36,6 +39,10 @@ class _Commands(TyperGroup):
             console.print_error(error, debug, expected=True)
         except typer.Abort:
             raise
+        # Code of a plugin may end the process, with any exit code; the command did not do what it was asked for.
+        except (SystemExit, GeneratorExit) as error:
+            console.warn("code of a plugin, a model or a task ended the command:")
+            console.print_error(error, debug, expected=False)
         except Exception as error:
             # Errors in the command line itself bring their exit code, as typer.Exit does; a reader that closed the
             # pipe (`| head`) has all it wants, and typer ends quietly.
@@ -53,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Drop or merge the visual tokens of multimodal models, and know what it costs in quality.",
     epilog="Exit codes: 0 fine, or notes only; 1 warnings, errors, or a refused recipe, model or file; "
-    "2 a wrong command line.",
+    "2 a wrong command line; 130 interrupted.",
 )
 
 
@@ -73,6 +80,9 @@ def common_options(
     """Take the options that stand before a command."""
 
 
+_STUDIES = {"compare", "demo"}
+"""The commands that run studies; see `supervised`."""
+
 # Help lists them in this order.
 for _command in (plugins, adapters, check, cost, run, show, compare, report, schema, demo):
     app.command()(_command)
@@ -80,4 +90,8 @@ for _command in (plugins, adapters, check, cost, run, show, compare, report, sch
 
 def main() -> None:
     """Run the command line, and exit with its code."""
-    app(prog_name="tokensieve")
+    command = functools.partial(app, prog_name="tokensieve")
+    # Options may stand before the command.
+    if _STUDIES.intersection(sys.argv[1:3]):
+        supervised(command)
+    command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.table import Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokensieve.study.store import Store
 
 
-class Engine(StrEnum):
+class EngineName(StrEnum):
     """Where the cells of a study run."""
 
     local = "local"
@@ -43,27 +43,47 @@ def compare(
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, and list cells and costs.")] = False,
     probe: Annotated[bool, typer.Option("--probe", help="With --dry-run: time a batch of every model.")] = False,
-    engine: Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")] = Engine.local,
+    engine: Annotated[EngineName, typer.Option("--engine", help="This machine, or a Ray cluster.")] = EngineName.local,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine.")] = 1,
     gpus: Annotated[
         float, typer.Option("--gpus", min=0, help="With --engine ray: what a cell takes of the GPUs, such as 0.25.")
     ] = 0.0,
+    cell_timeout: Annotated[
+        Optional[float],  # noqa: UP045 - typer reads the annotation
+        typer.Option(
+            "--cell-timeout", metavar="SECONDS", help="What a cell may take before it is ended; inf for no limit."
+        ),
+    ] = None,
+    in_process: Annotated[
+        bool,
+        typer.Option("--in-process", help="For debugging: run cells in this process, which they can end or hang."),
+    ] = False,
 ) -> None:
     """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
-    from tokensieve.cli.studies import run_study
+    from tokensieve.cli.studies import Engine, run_study
     from tokensieve.study.planning.plan import plan_study
     from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 
+    if in_process and (workers > 1 or engine is EngineName.ray or cell_timeout is not None):
+        raise typer.BadParameter(
+            "it runs one cell after the other and cannot end one, so --workers, --engine ray and --cell-timeout do not "
+            "go with it",
+            param_hint="--in-process",
+        )
+    if cell_timeout is not None and not cell_timeout > 0:
+        raise typer.BadParameter("name more than 0 seconds, or inf", param_hint="--cell-timeout")
     registry = default_registry()
     loaded = Study.load(study, registry, settings or [])
+    if cell_timeout is not None:
+        loaded = loaded.model_copy(update={"cell_timeout": cell_timeout})
     store = Store(out)
     if dry_run:
         with console.working("checking the study"):
             plan = plan_study(loaded, registry)
         print_plan(plan, store, registry, probe)
         raise typer.Exit(0)
-    complete = run_study(loaded, store, registry, engine.value, workers, gpus)
+    complete = run_study(loaded, store, registry, Engine(engine.value, workers, gpus, in_process))
     raise typer.Exit(0 if complete else 1)
 
 

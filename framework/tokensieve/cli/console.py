@@ -14,6 +14,8 @@ from rich.console import Console, RenderableType
 from rich.status import Status
 from rich.text import Text
 
+from tokensieve.errors import text_of
+
 MAX_CHARACTERS = 2_000
 _TAIL = 500
 
@@ -62,9 +64,9 @@ def cell(text: str, style: str = "") -> Text:
     return Text(plain(text), style=style)
 
 
-def paragraph(error: Exception) -> str:
+def paragraph(error: BaseException) -> str:
     """Return an error as one paragraph of less than 2,000 characters, with its end unbroken."""
-    message = f"{type(error).__name__}: {error}".rstrip(": ")
+    message = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
     text = re.sub(r"\s*[\r\n]+\s*", " ", message)
     if len(text) >= MAX_CHARACTERS:
         # The end names the file and line.
@@ -72,7 +74,7 @@ def paragraph(error: Exception) -> str:
     return text
 
 
-def print_error(error: Exception, debug: bool, expected: bool) -> None:
+def print_error(error: BaseException, debug: bool, expected: bool) -> None:
     """Print an error to stderr, or its traceback if `debug`."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)

@@ -36,14 +36,14 @@ def demo(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 2,
 ) -> None:
     """Compare methods on the models that are shipped, and write the report; it goes on where it stopped."""
-    from tokensieve.cli.studies import report_study, run_study
+    from tokensieve.cli.studies import Engine, report_study, run_study
     from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 
     registry = default_registry()
     loaded = Study.load(shipped_study(), registry, [*(QUICK if quick else ()), *(settings or [])])
     make_folder(out)
-    complete = run_study(loaded, Store(str(out)), registry, "local", workers, gpus=0.0)
+    complete = run_study(loaded, Store(str(out)), registry, Engine(workers=workers))
     print_answers(report_study(str(out), None, VIEWER_SAMPLES, registry))
     raise typer.Exit(0 if complete else 1)
 

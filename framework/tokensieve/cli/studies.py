@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
@@ -19,7 +19,7 @@ from tokensieve.recipes import yaml_lines
 from tokensieve.study.planning.jobs import Plan, SkippedControl
 from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.report import WrittenReport, write_report
-from tokensieve.study.running.attempt import Result, Summary
+from tokensieve.study.running.attempt import Result, Summary, cell_name
 from tokensieve.study.running.local_engine import run_local
 from tokensieve.study.spec.plugins import register_plugins
 from tokensieve.study.spec.study import Study
@@ -29,20 +29,44 @@ CELL_NAMES = ("key", "model", "task", "method", "keep", "seed")
 """What a plan says about each of its cells."""
 
 
-def run_study(study: Study, store: Store, registry: Registry, engine: str, workers: int, gpus: float) -> bool:
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of shells: 128 and the number of the signal."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where cells run.
+
+    Attributes:
+        name: `local` or `ray`.
+        workers: the processes of the local engine.
+        gpus: what a cell takes of the GPUs of a Ray cluster.
+        in_process: whether the local engine runs cells in this process.
+    """
+
+    name: str = "local"
+    workers: int = 1
+    gpus: float = 0.0
+    in_process: bool = False
+
+
+def run_study(study: Study, store: Store, registry: Registry, engine: Engine) -> bool:
     """Check a study, run it, and print how many cells ran.
 
     Returns:
         Whether every cell is finished.
+
+    Raises:
+        typer.Exit: with 130 after Ctrl-C.
     """
     with console.working("checking the study"):
         plan = plan_study(study, registry, download=True)
     print_notes(plan)
     try:
-        summary = _run_plan(study, plan, store, registry, engine, workers, gpus)
+        summary = _run_plan(study, plan, store, registry, engine)
     except KeyboardInterrupt:
         console.warn(f"stopped; what is finished is in {store.path}. The same command goes on from there")
-        raise typer.Exit(1) from None
+        raise typer.Exit(INTERRUPTED) from None
     left = {job.cell.key for job in plan.jobs} - store.finished()
     console.echo(_summary_line(summary, store, plan.skipped, max(0, len(left) - len(summary.failed))))
     return not summary.failed and not left
@@ -61,9 +85,7 @@ def print_notes(plan: Plan) -> None:
         console.echo(f"n/a: {models}: {role}{f' of {of}' if of else ''} at keep {at}: {reason}")
 
 
-def _run_plan(
-    study: Study, plan: Plan, store: Store, registry: Registry, engine: str, workers: int, gpus: float
-) -> Summary:
+def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine: Engine) -> Summary:
     """Run the cells of a plan that are not finished, with progress on stderr."""
     keys = [job.cell.key for job in plan.jobs]
     cells = [{name: getattr(job.cell, name) for name in CELL_NAMES} for job in plan.jobs]
@@ -77,18 +99,26 @@ def _run_plan(
         task = progress.add_task("", total=len(left))
 
         def on_result(result: Result) -> None:
-            cell = result.cell
-            name = " ".join(filter(None, (cell.model, cell.task, cell.method, cell.keep and f"keep {cell.keep}")))
+            name = cell_name(result.cell)
             progress.update(task, advance=1, description=console.plain(name))
             if result.status == "failed":
-                progress.console.print(console.cell(f"failed: {name}: {result.reason}"))
+                reason = result.reason.removeprefix(f"{name}: ")
+                progress.console.print(console.cell(f"failed: {name}: {reason}"))
 
-        if engine == "ray":
+        if engine.name == "ray":
             from tokensieve.study.running.ray_engine import run_ray
 
-            summary = run_ray(left, store, on_result, gpus=gpus)
+            summary = run_ray(left, store, on_result, gpus=engine.gpus, timeout=study.cell_timeout)
         else:
-            summary = run_local(left, store, registry, on_result, workers)
+            summary = run_local(
+                left,
+                store,
+                registry,
+                on_result,
+                engine.workers,
+                timeout=study.cell_timeout,
+                in_process=engine.in_process,
+            )
     summary.cached += len(keys) - len(left)
     return summary
 

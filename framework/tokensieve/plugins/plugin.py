@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokensieve.errors import text_of
+
 ENTRY_POINTS = "tokensieve"
 BY_HAND = "registered by hand"
 OWN = "tokensieve"
@@ -55,5 +57,5 @@ def broken(plugins: Iterable[Plugin]) -> str:
 
 def _said(error: BaseException) -> str:
     """Return an error in a line: a stranger's message can be of any length."""
-    line = " ".join(str(error).split())
+    line = " ".join(text_of(error).split())
     return f"{type(error).__name__}: {line if len(line) <= 300 else line[:297] + '...'}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokensieve.errors import text_of
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Cell, Failure
 from tokensieve.study.running.runner import Runner
@@ -63,16 +64,30 @@ class Summary:
 OnResult = Callable[[Result], None]
 
 
-def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
+def cell_name(cell: Cell) -> str:
+    """Return the words by which messages name a cell: model, task, method and budget."""
+    return " ".join(filter(None, (cell.model, cell.task, cell.method, cell.keep and f"keep {cell.keep}")))
+
+
+def too_long(timeout: float) -> str:
+    """Return what is said of a cell that took more seconds than it may."""
+    return (
+        f"it had not ended after {timeout:g} seconds, so its process was ended; if it needs more, raise `cell_timeout` "
+        "of the study, or --cell-timeout"
+    )
+
+
+def run_cell(job: Job, store: Store, runner: Runner, since: float, *, interrupts: bool = False) -> Result:
     """Run a cell unless it is finished, and write its rows, or why it failed.
 
-    An error fails this cell only.
+    An error fails this cell only, whatever its type.
 
     Args:
         job: the job of the cell.
         store: where the cell is written.
         runner: what runs the cell.
         since: when the run began. A cell that failed after that in another process is not tried again.
+        interrupts: whether a KeyboardInterrupt is an error of the cell, as in a process that no Ctrl-C reaches.
     """
     key = job.cell.key
     with store.claim(key) as ours:
@@ -86,7 +101,9 @@ def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
         try:
             store.write(*runner.run(job))
         # A model, a task or a plugin can raise anything, also what would end this process; and so can a full disk.
-        except (Exception, SystemExit, GeneratorExit) as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and not interrupts:
+                raise
             reason = _reason(error)
             failure = Failure(job.cell, reason, traceback.format_exc())
             if _out_of_memory(error):
@@ -99,7 +116,7 @@ def run_cell(job: Job, store: Store, runner: Runner, since: float) -> Result:
 
 def _out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out. Errors of accelerators are recognised by their text."""
-    return isinstance(error, MemoryError) or "out of memory" in _text_of(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text_of(error).lower()
 
 
 def record_failure(store: Store, failure: Failure, seconds: float) -> Result:
@@ -112,16 +129,8 @@ def record_failure(store: Store, failure: Failure, seconds: float) -> Result:
     return Result(failure.cell, "failed", seconds, reason)
 
 
-def _text_of(error: BaseException) -> str:
-    """Return the text of an error; an error of a plugin may have none."""
-    try:
-        return str(error)
-    except Exception as other:
-        return f"its text cannot be read, because of a {type(other).__name__}"
-
-
 def _reason(error: BaseException) -> str:
-    text = " ".join(_text_of(error).split())
+    text = " ".join(text_of(error).split())
     kind = type(error).__name__
     return f"{kind}: {text if len(text) <= 1000 else text[:997] + '...'}" if text else kind
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +12,18 @@ from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Failure
-from tokensieve.study.running.attempt import OnResult, Result, Summary, record_failure, run_cell, wait_for_others
+from tokensieve.study.running.attempt import (
+    OnResult,
+    Result,
+    Summary,
+    cell_name,
+    record_failure,
+    run_cell,
+    too_long,
+    wait_for_others,
+)
 from tokensieve.study.running.runner import Runner
+from tokensieve.study.spec.study import CELL_TIMEOUT
 from tokensieve.study.store import Store
 
 RETRIES = 3
@@ -31,6 +43,7 @@ def run_ray(
     cpus: float = 1.0,
     gpus: float = 0.0,
     address: str | None = None,
+    timeout: float = CELL_TIMEOUT,
 ) -> Summary:
     """Run cells on a Ray cluster: the current one, the one at `address`, or a new one on this machine.
 
@@ -43,6 +56,7 @@ def run_ray(
         cpus: the CPUs for a cell.
         gpus: the GPUs for a cell; below one, several cells share a GPU.
         address: the address of the cluster.
+        timeout: the seconds that a cell may take, with loading its model; then its process ends, and the cell fails.
 
     Raises:
         StudyError: if Ray is not installed, or there is no such cluster.
@@ -56,7 +70,7 @@ def run_ray(
         except Exception as error:
             raise StudyError(f"no Ray cluster can be joined or started: {error}") from None
     try:
-        return _Driver(ray, jobs, store, on_result, cpus, gpus).run()
+        return _Driver(ray, jobs, store, on_result, cpus, gpus, timeout).run()
     finally:
         if started:
             ray.shutdown()
@@ -70,19 +84,40 @@ def _import_ray() -> Any:
     return ray
 
 
-def run_one(job: Job, path: str, since: float) -> Result:
-    """Run a cell in a process of the cluster."""
+def run_one(job: Job, path: str, since: float, timeout: float) -> Result:
+    """Run a cell in a process of the cluster, which ends if the cell takes longer than `timeout` seconds."""
     runner = _runners.get(0)
     if runner is None:
         runner = _runners[0] = Runner(default_registry())
-    return run_cell(job, Store(path), runner, since)
+    store = Store(path)
+    alarm = threading.Timer(min(timeout, threading.TIMEOUT_MAX), _give_up, (job, store, timeout))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        # No Ctrl-C comes here, so a KeyboardInterrupt is one of the cell's own.
+        return run_cell(job, store, runner, since, interrupts=True)
+    finally:
+        alarm.cancel()
+
+
+def _give_up(job: Job, store: Store, timeout: float) -> None:
+    """Write that a cell took too long, and end its process. It fails where it is tried again; see `run_cell`."""
+    record_failure(store, Failure(job.cell, f"{cell_name(job.cell)}: {too_long(timeout)}", ""), timeout)
+    os._exit(1)
 
 
 class _Driver:
     """Keeps Ray's queue filled, and collects the results."""
 
     def __init__(
-        self, ray: Any, jobs: Sequence[Job], store: Store, on_result: OnResult, cpus: float, gpus: float
+        self,
+        ray: Any,
+        jobs: Sequence[Job],
+        store: Store,
+        on_result: OnResult,
+        cpus: float,
+        gpus: float,
+        timeout: float,
     ) -> None:
         self._ray = ray
         self._store = store
@@ -95,6 +130,7 @@ class _Driver:
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
         self._submit: Callable[..., Any] = ray.remote(**options)(run_one).remote
         self._cpus = cpus
+        self._timeout = timeout
 
     def run(self) -> Summary:
         """Run everything."""
@@ -113,7 +149,7 @@ class _Driver:
         while self._left or running:
             while self._left and len(running) < self._queue_length():
                 job = self._left.pop(0)
-                running[self._submit(job, self._store.address, self._since)] = job
+                running[self._submit(job, self._store.address, self._since, self._timeout)] = job
             ready, _ = self._ray.wait(list(running), num_returns=1)
             for reference in ready:
                 self._collect(reference, running.pop(reference), elsewhere)

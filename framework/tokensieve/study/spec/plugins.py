@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokensieve.errors import (
     PluginError,
+    text_of,
 )
 from tokensieve.plugins.registry import Registry
 
@@ -27,9 +28,10 @@ def register_plugins(names: Iterable[str], registry: Registry) -> None:
         try:
             with _working_folder_on_path():
                 module = importlib.import_module(name)
-        # A plugin's module can raise anything.
-        except Exception as error:
-            raise PluginError(f"the plugin '{name}' cannot be imported: {type(error).__name__}: {error}") from None
+        # A plugin's module can raise anything, and even exit.
+        except (Exception, SystemExit, GeneratorExit) as error:
+            reason = f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
+            raise PluginError(f"the plugin '{name}' cannot be imported: {reason}") from None
         registry.register(module, name, f"module {name}")
 
 

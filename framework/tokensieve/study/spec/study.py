@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from tokensieve.errors import (
     RecipeError,
@@ -18,6 +18,13 @@ from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.entries import NAME, ControlSettings, MethodEntry, ModelEntry, TaskEntry
 from tokensieve.study.spec.overrides import apply_override
 from tokensieve.study.spec.reader import StudyReader
+
+CELL_TIMEOUT = 86_400.0
+"""The seconds that a cell may take where a study says nothing: a day.
+
+A cell of 10,000 samples of a large model without an accelerator takes hours, and must not be killed. One that hangs
+must not keep the others waiting for ever.
+"""
 
 
 class Study(BaseModel):
@@ -35,6 +42,7 @@ class Study(BaseModel):
         limit: the number of samples of each task, evenly spaced within each type of question; all by default.
         share: whether an image is encoded once for all cells that ask about it. The encoder's time is then measured
             separately, and added to the time of every cell.
+        cell_timeout: the seconds that a cell may take, with loading its model; infinity for no limit.
         controls: which controls are left out.
         plugins: the names of modules with plugins that are not installed.
     """
@@ -50,6 +58,7 @@ class Study(BaseModel):
     batch: int = Field(default=16, ge=1)
     limit: int | None = Field(default=None, ge=1)
     share: bool = True
+    cell_timeout: Annotated[float, Field(gt=0, strict=True), AfterValidator(float)] = CELL_TIMEOUT
     controls: ControlSettings = ControlSettings()
     plugins: tuple[str, ...] = ()
 
@@ -135,6 +144,8 @@ class Study(BaseModel):
             data["limit"] = self.limit
         if not self.share:
             data["share"] = False
+        if self.cell_timeout != CELL_TIMEOUT:
+            data["cell_timeout"] = self.cell_timeout
         controls: dict[str, Any] = {"at_every_site": self.controls.at_every_site}
         if self.controls.inverted is not None:
             controls["inverted"] = [budget.to_data() for budget in self.controls.inverted]
