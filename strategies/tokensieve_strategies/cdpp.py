@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve_strategies._maths.dpp import greedy_map
-from tokensieve_strategies._maths.relevance import missing_question_notes, relevance, require_query
+from tokensieve.strategy import Order
+from tokensieve_strategies._maths.conditioned import ConditionedOrder
+from tokensieve_strategies._maths.relevance import relevance, require_query
 from tokensieve_strategies._maths.vectors import require_finite
 
 
@@ -47,13 +48,14 @@ class CDPP(Ranker):
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the tokens in the order of greedy picks."""
-        universe, query = tokens.universe, tokens.query
+        return self.begin(tokens).to(depth)
+
+    def begin(self, tokens: Tokens) -> Order:
+        """Return the order of greedy picks before the first one."""
         require_finite(tokens.features, tokens.valid, "cdpp: the features")
-        require_query(query, tokens.valid, "cdpp")
-        quality = relevance(query, tokens.valid)
+        require_query(tokens.query, tokens.valid, "cdpp")
+        quality = relevance(tokens.query, tokens.valid)
         if self.theta is not None:
             # A common factor changes no pick; this one makes the largest value 1.
             quality = (self.theta / (2 * (1 - self.theta)) * (quality.double() - 1)).exp()
-        picks = greedy_map(tokens.features, quality, tokens.valid, min(depth, universe.n))
-        notes = missing_question_notes(query, tokens.valid, "cdpp") + picks.notes(universe.counts, "cdpp")
-        return Chain.from_picks(universe, picks.places, self, notes)
+        return ConditionedOrder(self, tokens, quality)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from tokensieve import Chain, Ranker, Tokens
-from tokensieve_strategies._maths.maxmin import max_min, most_isolated
-from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
+from tokensieve.strategy import Order
+from tokensieve_strategies._maths.maxmin import CosineMaxMin
+from tokensieve_strategies._maths.vectors import require_finite
 
 
 class DivPrune(Ranker):
@@ -27,18 +26,23 @@ class DivPrune(Ranker):
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the tokens in the order of greedy picks."""
+        return self.begin(tokens).to(depth)
+
+    def begin(self, tokens: Tokens) -> Order:
+        """Return the order of greedy picks before the first one."""
         require_finite(tokens.features, tokens.valid, "divprune: the features")
-        universe = tokens.universe
-        if not universe.n:
-            return Chain.from_picks(universe, universe.ids, self)
-        x = normalize(tokens.features.masked_fill(~tokens.valid.unsqueeze(-1), 0))
-        # The whole distance matrix if it is no larger than the features, else single rows on demand.
-        whole = round_for_ties(1 - x @ x.mT) if universe.n <= x.shape[2] else None
+        return _Picking(self, tokens)
 
-        def distance(places: Tensor) -> Tensor:
-            source = x if whole is None else whole
-            rows = source.gather(1, places.unsqueeze(-1).expand(-1, -1, source.shape[2]))
-            return round_for_ties(1 - rows @ x.mT) if whole is None else rows
 
-        picks = max_min(distance, tokens.valid, most_isolated(distance, tokens.valid), min(depth, universe.n))
-        return Chain.from_picks(universe, picks, self)
+class _Picking(Order):
+    def __init__(self, strategy: DivPrune, tokens: Tokens) -> None:
+        self._strategy, self._universe = strategy, tokens.universe
+        full = all(size == tokens.universe.n for size in tokens.universe.sizes)
+        self._picks = CosineMaxMin(tokens.features, tokens.valid, full=full) if tokens.universe.n else None
+
+    def to(self, depth: int) -> Chain:
+        universe = self._universe
+        if self._picks is None:
+            return Chain.from_picks(universe, universe.ids, self._strategy)
+        places, picked = self._picks.to(min(depth, universe.n))
+        return Chain.from_picks(universe, places, self._strategy, picked=picked)

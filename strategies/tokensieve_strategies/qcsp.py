@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve_strategies._maths.dpp import greedy_map
+from tokensieve.strategy import Order
+from tokensieve_strategies._maths.conditioned import ConditionedOrder
 from tokensieve_strategies._maths.relevance import missing_question_notes, relevance, require_query
 from tokensieve_strategies._maths.subtracting import greedy_by_subtraction
 from tokensieve_strategies._maths.vectors import require_finite
@@ -50,14 +52,10 @@ class QCSP(Ranker):
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the tokens in the order of greedy picks."""
-        universe, query = tokens.universe, tokens.query
-        require_finite(tokens.features, tokens.valid, "qcsp: the features")
-        require_query(query, tokens.valid, "qcsp")
-        quality = relevance(query, tokens.valid, self.cosine)
-        depth, notes = min(depth, universe.n), missing_question_notes(query, tokens.valid, "qcsp")
         if self.orthogonal:
-            picks = greedy_map(tokens.features, quality, tokens.valid, depth)
-            return Chain.from_picks(universe, picks.places, self, notes + picks.notes(universe.counts, "qcsp"))
+            return ConditionedOrder(self, tokens, self._quality(tokens)).to(depth)
+        universe, depth = tokens.universe, min(depth, tokens.universe.n)
+        quality, notes = self._quality(tokens), missing_question_notes(tokens.query, tokens.valid, "qcsp")
         places, updates = greedy_by_subtraction(tokens.features, quality, tokens.valid, depth)
         facts = torch.stack([updates, universe.counts.clamp(max=depth)], dim=1).tolist()
         notes += tuple(
@@ -66,3 +64,12 @@ class QCSP(Ranker):
             if picked < asked
         )
         return Chain.from_picks(universe, places, self, notes)
+
+    def begin(self, tokens: Tokens) -> Order | None:
+        """Return the order of greedy picks before the first one."""
+        return ConditionedOrder(self, tokens, self._quality(tokens)) if self.orthogonal else None
+
+    def _quality(self, tokens: Tokens) -> Tensor:
+        require_finite(tokens.features, tokens.valid, "qcsp: the features")
+        require_query(tokens.query, tokens.valid, "qcsp")
+        return relevance(tokens.query, tokens.valid, self.cosine)

@@ -279,8 +279,10 @@ class Chain:
         """
         sizes = self._sizes(k)
         _common([self] if by is None else [self, by])
-        if self.ranking and self.depth >= self.universe.n and (by is None or by.complete):
-            # Levels are all different, so nothing is tied.
+        if self.ranking and (by is None or by.complete):
+            # Levels below the depth are all different, so nothing is tied.
+            if not self.complete:
+                refuse_if((sizes > self.depth).any(), lambda: self._too_shallow(sizes))
             return self.members(sizes)
         order, known = self._order(by)
         turn = torch.arange(self.universe.n, device=order.device)
@@ -288,12 +290,15 @@ class Chain:
         if not (self.complete and (by is None or by.complete)):
             refuse_if(
                 (taken & ~known).any(),
-                lambda: AlgebraError(
-                    f"this chain was read to depth {self.reach}, which does not settle a cut to "
-                    f"{sizes.tolist()} tokens; read it deeper"
-                ),
+                lambda: self._too_shallow(sizes),
             )
         return torch.zeros_like(self.universe.valid).scatter_(1, order, taken)
+
+    def _too_shallow(self, sizes: Tensor) -> AlgebraError:
+        return AlgebraError(
+            f"this chain was read to depth {self.reach}, which does not settle a cut to {sizes.tolist()} tokens; "
+            "read it deeper"
+        )
 
     def _sizes(self, k: int | Tensor) -> Tensor:
         if isinstance(k, Tensor):

@@ -16,13 +16,13 @@ factor's rows and nothing else, so a small quality costs no precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.dpp_float32 import STOP, WHOLE, Quick
-from tokensieve_strategies._maths.vectors import in_float32, normalize
+from tokensieve_strategies._maths.dpp_float32 import STOP, Quick
+from tokensieve_strategies._maths.vectors import WHOLE, in_float32, normalize
 
 _STEPS = 13
 """How many times faster a matrix-matrix product is than matrix-vector products of the same FLOPs, about."""
@@ -40,30 +40,15 @@ class Picks:
         places: int64 `[rows, depth]`, in the order of picking, -1 once a row's tokens are used up.
         gains: float64 `[rows, depth]`, the gain of each pick, 0 from the exhausted rank on.
         rank: int64 `[rows]`, how many places were filled by gain; the others by quality.
-        picked: the places on the host, if they were fetched, which also says that all were filled by gain.
+        facts: of each row on the host: the rank, how many places were asked for, and what `along` said.
+        picked: the places on the host, if they were fetched.
     """
 
     places: Tensor
     gains: Tensor
     rank: Tensor
+    facts: Sequence[tuple[int, int, bool]] = ()
     picked: Sequence[Sequence[int]] | None = None
-
-    def notes(self, counts: Tensor, who: str) -> tuple[str, ...]:
-        """Return a note for each row in which places were filled by quality.
-
-        Args:
-            counts: `[rows]`, the number of tokens of each row.
-            who: the name of the strategy.
-        """
-        if self.picked is not None:
-            return ()
-        asked = counts.clamp(max=self.places.shape[1])
-        facts = torch.stack([self.rank, asked], dim=1).tolist()
-        return tuple(
-            f"{who}: rank {rank} reached in row {row}; {places - rank} places filled by relevance"
-            for row, (rank, places) in enumerate(facts)
-            if rank < places
-        )
 
 
 class GreedyMap:
@@ -71,18 +56,22 @@ class GreedyMap:
 
     Where the rank is exhausted, the rest follows by falling quality. The lowest place wins ties. Memory
     is O(n depth) a row beside the similarities, which are stored where they fit (see `dpp_float32.py`).
-    The host waits for the device once a call of `to` if the group is large, else never.
+    The host waits for the device once a call of `to`, at its end.
 
     Args:
         features: `[rows, n, d]`.
         quality: `[rows, n]`, not negative.
         valid: bool `[rows, n]`, which places hold a token.
         full: whether all do, where that is known.
+        along: bool `[rows]`, to be fetched along with the picks; false by default.
     """
 
-    def __init__(self, features: Tensor, quality: Tensor, valid: Tensor, *, full: bool = False) -> None:
+    def __init__(
+        self, features: Tensor, quality: Tensor, valid: Tensor, *, full: bool = False, along: Tensor | None = None
+    ) -> None:
+        self._along = torch.zeros(len(valid), dtype=torch.bool, device=valid.device) if along is None else along
         self._features, self._quality, self._valid = features.detach(), quality.detach(), valid
-        rows, n, d = features.shape
+        n, d = features.shape[1:]
         self._whole = None if in_float32(n, d, valid.device) else _Exact(self._features, self._quality, valid)
         self._quick: list[tuple[int, Quick]] = []
         self._exact: list[tuple[Tensor, _Exact]] = []
@@ -96,30 +85,46 @@ class GreedyMap:
     def to(self, depth: int) -> Picks:
         """Return the first `depth` picks of every row, at most n; never fewer than before."""
         if self._whole is not None:
-            return self._whole.to(depth)
+            return self._told(self._whole.to(depth))
         picked: list[list[int]] = []
         sound: list[int] = []
-        for _, quick in self._quick:
-            places, right = quick.to(depth)
+        along: list[bool] = []
+        for first, quick in self._quick:
+            some, right, flags = quick.to(depth, self._along[first : first + quick.rows])
+            along += flags
             if len(self._quick) > 1:
                 quick.release()
-            picked += places
+            picked += some
             sound += right
         failed = {row for row, (own, right) in enumerate(zip(picked, sound, strict=True)) if right < len(own)}
         if new := sorted(failed - self._slow):
             self._leave(new, min(sound[row] for row in new))
-        found = [torch.cat(parts) for parts in zip(*(quick.found(depth) for _, quick in self._quick), strict=True)]
+        places, gains, rank = self._found(depth)
         for rows, exact in self._exact:
             part = exact.to(depth)
-            for whole, some in zip(found, (part.places, part.gains, part.rank), strict=True):
+            for whole, some in ((places, part.places), (gains, part.gains), (rank, part.rank)):
                 whole.index_copy_(0, rows, some)
-        return Picks(*found, None if self._slow else picked)
+        if self._slow:
+            return self._told(Picks(places, gains, rank))
+        facts = [(len(own), len(own), flag) for own, flag in zip(picked, along, strict=True)]
+        return Picks(places, gains, rank, facts, picked)
+
+    def _found(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+        parts = [quick.found(depth) for _, quick in self._quick]
+        places, gains, rank = (torch.cat([part[number] for part in parts]) for number in range(3))
+        return places, gains, rank
+
+    def _told(self, picks: Picks) -> Picks:
+        """Return the picks with what the host wants to know of them."""
+        asked = self._valid.sum(dim=1).clamp(max=picks.places.shape[1])
+        facts = torch.stack([picks.rank, asked, self._along], dim=1).tolist()
+        return replace(picks, facts=[(rank, places, bool(flag)) for rank, places, flag in facts])
 
     def _leave(self, rows: Sequence[int], right: int) -> None:
         """Go on with some rows in float64, after the picks that are right."""
         self._slow.update(rows)
         at = torch.tensor(rows, device=self._valid.device)
-        prefix = torch.cat([quick.found(right)[0] for _, quick in self._quick]).index_select(0, at)
+        prefix = self._found(right)[0].index_select(0, at)
         features, quality, valid = (x.index_select(0, at) for x in (self._features, self._quality, self._valid))
         self._exact.append((at, _Exact(features, quality, valid, prefix)))
 

@@ -15,12 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.vectors import CLEAR, CLOSE, no_autocast, norms_float32
+from tokensieve_strategies._maths.vectors import CLEAR, CLOSE, WHOLE, no_autocast, norms_float32
 
 STOP = 1e-10
 """A gain up to this fraction of the largest diagonal entry counts as zero: the rank is exhausted."""
-WHOLE = 2**28
-"""The largest number of similarities that is stored: 1 GiB."""
 _STEPS = 13
 """How many times faster a matrix-matrix product is than matrix-vector products of the same FLOPs, about."""
 _BLOCK = 32
@@ -41,7 +39,7 @@ class Quick:
 
     def __init__(self, features: Tensor, quality: Tensor, valid: Tensor, *, full: bool) -> None:
         rows, n, _ = features.shape
-        self._rows, self._n = rows, n
+        self.rows = rows
         x = (features if full else features.masked_fill(~valid.unsqueeze(-1), 0)).float()
         norm, fine = norms_float32(x)
         self._counts = valid.sum(dim=1)
@@ -60,8 +58,8 @@ class Quick:
         self._rest = self._gain.new_zeros(rows, 0, n)
         self._part = self._gain.new_zeros(rows, 0, n)
 
-    def to(self, depth: int) -> tuple[list[list[int]], list[int]]:
-        """Go on to `depth` picks, and return them and how many of the first ones are right, by row.
+    def to(self, depth: int, along: Tensor) -> tuple[list[list[int]], list[int], list[bool]]:
+        """Go on to `depth` picks, and return them, how many of the first ones are right, and `along` `[rows]`, by row.
 
         Rows with fewer tokens have fewer picks.
         """
@@ -76,8 +74,9 @@ class Quick:
         gain = self._pivots[:depth, :, 0]
         least = torch.maximum(diagonal * CLEAR, 2 * STOP * self._diagonal.amax(dim=1))
         right = ((gain > least) & self._fine).cumprod(dim=0).sum(dim=0)
-        facts = torch.cat([self._counts.clamp(max=depth).unsqueeze(0), right.unsqueeze(0), own]).T.tolist()
-        return [row[2 : 2 + row[0]] for row in facts], [row[1] for row in facts]
+        told = torch.stack([self._counts.clamp(max=depth), right, along])
+        facts = torch.cat([told, own]).T.tolist()
+        return [row[3 : 3 + row[0]] for row in facts], [row[1] for row in facts], [bool(row[2]) for row in facts]
 
     def found(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the picks int64 `[rows, depth]`, -1 where there is none, their gains float64, and how many there are.
@@ -116,7 +115,7 @@ class Quick:
         for start in range(self._done - self._done % _BLOCK, depth, _BLOCK):
             height = start + _BLOCK
             turns = range(max(start, self._done), min(height, depth))
-            (self._pick_one if self._rows == 1 else self._pick_all)(turns, height)
+            (self._pick_one if self.rows == 1 else self._pick_all)(turns, height)
 
     def _pick_one(self, turns: range, height: int) -> None:
         """Pick in a batch of one row."""
@@ -126,15 +125,13 @@ class Quick:
         rest, part = self._rest[0, :height], self._part[0, :height]
         columns, across = rest.T, x.T
         slots = zip(
-            self._places[turns.start : turns.stop].split(1),
-            self._pivots[turns.start : turns.stop].split(1),
+            self._places[turns.start : turns.stop].unbind(),
+            self._pivots[turns.start : turns.stop].unbind(),
             rest[turns.start : turns.stop].split(1),
             part[turns.start : turns.stop].split(1),
             strict=True,
         )
         for place, pivot, own, share in slots:
-            # Views of one row have one dimension less.
-            place, pivot = place[0], pivot[0]
             torch.amax(gain, 1, True, out=pivot)
             torch.mul(pivot, _NEAR, out=bound)
             torch.ge(gain, bound, out=tied)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,9 +21,14 @@ def query_similarity(query: Query, valid: Tensor, cosine: bool = True) -> Tensor
     long vectors count more.
     """
     texts = query.text.masked_fill(~query.mask.unsqueeze(-1), 0)
-    texts, patches = (normalize(x) if cosine else x.double() for x in (texts, query.patch))
+    texts = normalize(texts) if cosine else texts.double()
     mean = texts.sum(dim=1, keepdim=True) / query.mask.sum(dim=1).clamp(min=1).reshape(-1, 1, 1)
-    similar: Tensor = (patches * mean).sum(dim=-1)
+    # Lengths are divided by at the end, so that of the patches there is no second copy.
+    patches = query.patch.double()
+    similar: Tensor = (patches @ mean.mT).squeeze(-1)
+    if cosine:
+        length: Tensor = torch.linalg.vector_norm(patches, dim=-1)
+        similar = similar / length.where(length > 0, 1.0)
     return (query.sign * similar).where(valid, 0.0)
 
 
@@ -48,9 +55,11 @@ def require_query(query: Query, valid: Tensor, who: str) -> None:
 
 def missing_question_notes(query: Query, valid: Tensor, who: str) -> tuple[str, ...]:
     """Return a note for each row that has tokens and no question."""
-    silent = valid.any(dim=1) & ~query.mask.any(dim=1)
+    return silent_notes((valid.any(dim=1) & ~query.mask.any(dim=1)).tolist(), who)
+
+
+def silent_notes(silent: Sequence[bool], who: str) -> tuple[str, ...]:
+    """Return a note for each row that is silent: that has tokens and no question."""
     return tuple(
-        f"{who}: no question in row {row}; every token is equally relevant"
-        for row, alone in enumerate(silent.tolist())
-        if alone
+        f"{who}: no question in row {row}; every token is equally relevant" for row, alone in enumerate(silent) if alone
     )

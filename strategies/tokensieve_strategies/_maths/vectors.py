@@ -23,6 +23,8 @@ CLOSE = 2.0**-20
 """Cosines in float32 with a smaller difference are one: twice the largest error that was measured at d = 4,096."""
 CLEAR = 2.0**-6
 """What remains of a token after other tokens, as a part of its diagonal entry, is computed in float32 down to here."""
+WHOLE = 2**28
+"""The largest number of similarities in float32 that is stored: 1 GiB."""
 _LENGTHS = (2.0**-50, 2.0**50)
 """Norms between these have squares in float32."""
 
@@ -72,9 +74,10 @@ def require_finite(x: Tensor, valid: Tensor, what: str) -> None:
     """Raise `ScoreError` if a valid token's vector, `[rows, n, d]`, holds NaN or an infinity."""
     if not x.shape[-1]:
         return
-    # Two passes that only read, where `isfinite` would make a copy.
-    finite = x.detach().amax(dim=-1).isfinite() & x.detach().amin(dim=-1).isfinite()
+    # Two passes that only read, where `isfinite` would make a copy. NaN passes through both, and is less than nothing.
+    x = x.detach()
+    finite = torch.maximum(x.amax(dim=-1), x.amin(dim=-1).neg()) < torch.inf
     refuse_if(
-        (~finite & valid).any(),
+        (valid > finite).any(),
         lambda: ScoreError(f"{what} hold NaN or an infinity, so tokens cannot be compared by them"),
     )
