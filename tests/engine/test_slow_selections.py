@@ -1,31 +1,38 @@
-"""A selection that large groups make slow, such as `script` on a long video, says so in the ledger."""
+"""A selection that many tokens make slow, such as `script` on a long video, says so in the ledger."""
 
-import pytest
 import torch
 
 import tokensieve as ts
-from tokensieve.engine import stage_selection
+from tokensieve.ledger import run as ledger
+from tokensieve.ledger.records import SampleRecord, StageRecord
 
 from .models import ONE, batch, prompts, shared
 
 
-def asked(recipe):
+def test_a_slow_selection_of_many_tokens_is_noted(monkeypatch):
     model = shared("sdpa")
-    with torch.no_grad(), ts.prune(model, recipe) as run:
+    with torch.no_grad(), ts.prune(model, "script", keep=4) as run:
         model(**batch(prompts(model, ONE)))
-    return run.latest.stages[0].notes
+    [stage] = run.to_dict()["stages"]
+    assert not [note for note in stage["notes"] if "took" in note]
+    monkeypatch.setattr(ledger, "LARGE", 16)
+    monkeypatch.setattr(ledger, "SLOW", 0)
+    [stage] = run.to_dict()["stages"]
+    [said] = [note for note in stage["notes"] if "took" in note]
+    assert said.startswith("selection at decoder.0 took 0.")
+    assert f"up to 16 tokens a sample, read to place {run.latest.stages[0].samples[0].depth};" in said
+    assert "selection at decoder.0 took" in str(run.table().caption)
 
 
-@pytest.mark.parametrize("per", ["image", "frame"])
-def test_a_slow_selection_of_a_large_group_is_noted(monkeypatch, per):
-    recipe = ts.Recipe.load("script").replace(keep=4)
-    recipe = recipe.replace(stages=(recipe.stages[0].model_copy(update={"per": per}),))
-    clock = iter(range(0, 100, 3))
-    monkeypatch.setattr(stage_selection, "_now", lambda pool: next(clock))
-    assert not [note for note in asked(recipe) if "took" in note]
-    monkeypatch.setattr(stage_selection, "LARGE_GROUP", 16)
-    [said] = [note for note in asked(recipe) if "took" in note]
-    assert said.startswith("selection took 3.0 s: groups of up to 16 tokens, read to place ")
-    assert ("per: frame" in said) == (per == "image")
-    monkeypatch.setattr(stage_selection, "_now", lambda pool: 5.0)
-    assert not [note for note in asked(recipe) if "took" in note]
+def test_what_is_slow():
+    """2,048 tokens and a second, both."""
+
+    def notes(entered, ms):
+        sample = SampleRecord(entered, torch.arange(4), {}, 9)
+        return ledger._stage_notes(StageRecord("decoder.0", "a", "4", (sample,), ms, ("said",)))
+
+    assert notes(2048, 999.0) == notes(2047, 60_000.0) == ["said"]
+    assert notes(2048, 1000.0)[1:] == [
+        "selection at decoder.0 took 1.0 s: up to 2048 tokens a sample, read to place 9; smaller groups (per: frame "
+        "for a video), a smaller keep, or a cheaper strategy of the catalogue take less"
+    ]

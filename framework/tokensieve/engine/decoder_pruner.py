@@ -72,7 +72,6 @@ class _GenerateCall:
     length: int
     given: Mapping[str, Any]
     selection: PromptSelection | None = None
-    _generating = PerThread(lambda: False)
 
 
 class DecoderPruner:
@@ -84,6 +83,7 @@ class DecoderPruner:
 
     _generation: PerThread[_GenerateCall | None] = PerThread(lambda: None)
     _inside = PerThread(lambda: False)
+    _generating = PerThread(lambda: False)
 
     def __init__(
         self,
@@ -432,6 +432,6 @@ class DecoderPruner:
         mask = mask[:, : length - self._drafted(length)]
         selection = self._selector.start_empty(mask)
         every = torch.arange(mask.shape[1], device=mask.device)
-        selection.record.places = Places(mask.shape[1], torch.where(mask, every, -1).to("cpu", torch.int32))
+        selection.record.places = Places(mask.shape[1], torch.where(mask, every, -1))
         if generation is not None:
             generation.selection = selection

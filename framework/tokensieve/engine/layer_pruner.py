@@ -95,7 +95,7 @@ class PrefillState:
             if self.labels is not None:
                 note_blind_labels(self.labels, real, stays, self.selection.record.notes)
         request = torch.where(stays, self.source, -1)[:: self.expand, : self.source.shape[1] - self.drafted]
-        self.selection.record.places = Places(self.state.unpruned - self.drafted, request.to("cpu", torch.int32))
+        self.selection.record.places = Places(self.state.unpruned - self.drafted, request)
 
 
 @dataclass(eq=False)

@@ -22,10 +22,6 @@ from tokensieve.recipes.recipe import Recipe
 from tokensieve.stage import Stage
 from tokensieve.strategy import Merger, Strategy
 
-LARGE_GROUP = 2048
-"""The tokens of a group from which on the ledger says that a selection was slow."""
-SLOW_SECONDS = 1.0
-
 
 @dataclass(frozen=True, eq=False)
 class StageOutcome:
@@ -307,20 +303,8 @@ def _record(
         )
         for b in range(batch)
     )
-    notes = chosen.notes + _cost_notes(stage, tokens, chosen, seconds)
     return StageRecord(
-        str(stage.at), format_formula(stage.select, names), str(stage.keep), records, 1000 * seconds, notes
-    )
-
-
-def _cost_notes(stage: Stage, tokens: Tokens, chosen: Selection, seconds: float) -> tuple[str, ...]:
-    """Return a note where large groups, such as long videos, made the selection slow."""
-    if seconds < SLOW_SECONDS or tokens.universe.n < LARGE_GROUP or not len(chosen.depth):
-        return ()
-    smaller = "a smaller keep" if stage.per == "frame" else "per: frame, a smaller keep"
-    return (
-        f"selection took {seconds:.1f} s: groups of up to {tokens.universe.n} tokens, read to place "
-        f"{int(chosen.depth.max())}; {smaller} or a strategy that the catalogue lists as cheaper takes less",
+        str(stage.at), format_formula(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
     )
 
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from tokensieve.errors import TokensieveError
 
 
-@dataclass(frozen=True, eq=False)
 class Places:
     """Where the places of prompts stand in logits and hidden states, and back.
 
     A cut before the language model (`decoder.0`, or inside the vision encoder where it shortens the prompt) makes the
     outputs shorter than the request; a cut inside (`decoder.K`) leaves their length, and what stands at a place that
-    left is no result. Rows are prompts, before beams are expanded, and tensors are on the CPU.
+    left is no result. Rows are prompts, before beams are expanded. Tensors are on the CPU; they are fetched from the
+    device when they are first read, so that no prefill waits.
 
     Attributes:
         length: the length of the request.
-        request: int32 `[rows, length of the outputs]`, the place of the request that stands at each place of the
-            outputs; -1 at padding, and at places that left inside the language model.
     """
 
-    length: int
-    request: Tensor
+    def __init__(self, length: int, request: Tensor) -> None:
+        self.length = length
+        self._request = request.to(torch.int32)
+
+    @property
+    def request(self) -> Tensor:
+        """The place of the request that stands at each place of the outputs, int32 `[rows, length of the outputs]`.
+
+        It is -1 at padding, and at places that left inside the language model.
+        """
+        self._request = self._request.cpu()
+        return self._request
 
     @property
     def output(self) -> Tensor:

@@ -18,10 +18,13 @@ from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.cost.vision import TowerCost, kept_patches_by_block
 from tokensieve.errors import TokensieveError, listing
 from tokensieve.ledger.places import Places
-from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord
+from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord, StageRecord
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
+
+LARGE, SLOW = 2048, 1000
+"""The visual tokens of a sample, and the milliseconds of a selection, from which on the ledger says that it is slow."""
 
 
 class Run:
@@ -172,7 +175,7 @@ class Run:
                 "select": stage.formula,
                 "keep": stage.keep,
                 "selection_ms": stage.ms,
-                "notes": list(stage.notes),
+                "notes": _stage_notes(stage),
                 "samples": [
                     {
                         "entered": sample.entered,
@@ -238,7 +241,7 @@ class Run:
                     row += [f"{self.mean_visual(i):.1f}", f"{before / 1e9:.3f}\n-> {after / 1e9:.3f}"]
                 # Names come from plugins and may hold brackets, which are not markup.
                 table.add_row(*(Text(content) for content in row))
-        said = [*prefill.notes, *(note for stage in prefill.stages for note in stage.notes)]
+        said = [*prefill.notes, *(note for stage in prefill.stages for note in _stage_notes(stage))]
         if prefill.questions:
             said += [f"question {i}: {text!r}" for i, text in enumerate(prefill.questions)]
         towers = [self.tower_flops(i) for i in range(len(prefill.keys))]
@@ -266,6 +269,19 @@ class Run:
                 samples.append({**entry, "tokens": tokens, "kept": kept})
         content = {"format": KEPT_FORMAT, "family": self.adapter, "recipe": self.recipe.hash(), "samples": samples}
         Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _stage_notes(stage: StageRecord) -> list[str]:
+    """Return the notes of a stage, and one where many tokens, such as those of a long video, made it slow."""
+    most = max((sample.entered for sample in stage.samples), default=0)
+    if most < LARGE or stage.ms < SLOW:
+        return list(stage.notes)
+    depth = max(sample.depth for sample in stage.samples)
+    return [
+        *stage.notes,
+        f"selection at {stage.site} took {stage.ms / 1000:.1f} s: up to {most} tokens a sample, read to place {depth}; "
+        "smaller groups (per: frame for a video), a smaller keep, or a cheaper strategy of the catalogue take less",
+    ]
 
 
 def _numbers_of_tokens(sample: SampleRecord) -> list[int]:
