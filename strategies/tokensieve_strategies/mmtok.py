@@ -11,6 +11,9 @@ from tokensieve_strategies._maths.coverage import greedy_cover
 from tokensieve_strategies._maths.order import stack_orders
 from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
+_NOTHING = 1e-9
+"""A gain that is a smaller part of what is covered counts as none."""
+
 
 class MMTok(Ranker):
     """Keeps tokens that together cover the words of the question and all tokens of the picture.
@@ -23,7 +26,8 @@ class MMTok(Ranker):
 
     The order is that of greedy maximisation of F, which covers rows by their best token so far
     (facility location); the first place is where the largest column sum is. Gains within 1e-9 of the
-    best, relatively, are one, and the lowest id wins. A row without a question has no P.
+    best, relatively, are one, and the lowest id wins; where all that is left covers nothing more, as
+    copies do, a note says that the rest is in their order. A row without a question has no P.
 
     Paper: Dong et al., MMTok, ICLR 2026. How ours differs from the released code: batches work, and
     all words of the question count, where the code takes its keywords. Memory is O((m + n) n) a group.
@@ -53,15 +57,24 @@ class MMTok(Ranker):
         require_finite(tokens.features, tokens.valid, "mmtok: the features")
         require_finite(tokens.vision_features, tokens.valid, "mmtok: the vision features")
         require_finite(text.features, text.mask, "mmtok: the text's features")
-        orders = []
+        orders, notes = [], []
         for row, n in enumerate(tokens.universe.counts.tolist()):
             words = text.features[row][text.mask[row]]
             picture = tokens.vision_features[row, :n]
             parts = [self._matched(picture, picture, self.vision_temperature) * (self.alpha / max(1, n))]
             if len(words):
                 parts.append(self._matched(words, tokens.features[row, :n], self.text_temperature) / len(words))
-            orders.append(greedy_cover(torch.cat(parts), min(depth, n)))
-        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
+            cover = torch.cat(parts)
+            orders.append(greedy_cover(cover, min(depth, n)))
+            reached = cover[:, orders[-1]].cummax(dim=1).values.sum(dim=0)
+            # Gains never grow, so what is short of the whole by rounding alone is the beginning.
+            growing = int((reached < reached[-1:] * (1 - _NOTHING)).sum()) + 1
+            if growing < len(orders[-1]):
+                notes.append(
+                    f"mmtok: {growing} picks cover all that there is in row {row}; "
+                    f"{len(orders[-1]) - growing} places filled by place"
+                )
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self, tuple(notes))
 
     def _matched(self, rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
         """Return the softmax over columns of the cosines, float64 `[rows, columns]`."""

@@ -152,6 +152,20 @@ def test_the_loop_never_waits_for_the_device():
     assert syncs.count == 0
 
 
+def test_where_nothing_more_can_be_covered_is_said():
+    """Of three vectors, three tokens cover everything; the others are copies, and the first ones won in silence."""
+    tokens = sample([12, 4, 12], "duplicates", 1, text=(0,))
+    distinct = [len({tuple(x) for x in row(tokens, number).vision_features[0].tolist()}) for number in range(3)]
+    said = MMTok().rank(tokens, 6).notes
+    note = "mmtok: {} picks cover all that there is in row {}; {} places filled by place"
+    assert list(said) == [
+        note.format(d, number, min(6, n) - d)
+        for number, (d, n) in enumerate(zip(distinct, (12, 4, 12), strict=True))
+        if d < min(6, n)
+    ]
+    assert MMTok().rank(sample([12]), 12).notes == ()
+
+
 def test_hard_batches_and_settings():
     for example in MMTok.examples:
         hard.check(MMTok(**example))
