@@ -1,8 +1,10 @@
 """Every registered strategy is in the catalogue, with where it comes from."""
 
 import importlib.util
+import re
 
 import pytest
+from benchmarks.parity import NOT_CALLED, ORIGINALS
 
 import tokensieve as ts
 from tokensieve_strategies import STRATEGIES
@@ -48,6 +50,24 @@ def test_the_recipe_that_reproduces_a_publication_is_made_of_its_strategies(name
     assert used & of_it
     assert used <= of_it | controls
     assert recipe.paper == KNOWN.publications[name].paper
+
+
+def test_every_publication_stands_on_the_page_of_parity():
+    page = (DOCS / "parity.md").read_text(encoding="utf-8")
+    compared = page.split("## What was compared")[1].split("## ")[0]
+    rows = {line.split("|")[1].split(",")[0].strip(): line for line in compared.splitlines() if line.startswith("| ")}
+    assert {work.title for work in KNOWN.publications.values()} <= set(rows)
+    for work in KNOWN.publications.values():
+        repository, commit = re.split("[,;]", work.code)[0], re.search(r"commit (\w+)", work.code)
+        # A second version stands in the line below the first.
+        line = rows[work.title].replace("the same, version 2.0", rows["SparseVLM"])
+        assert repository in line
+        assert commit is None or commit[1] in line
+        assert work.licence.split(";")[0] in line
+    for original in ORIGINALS.values():
+        assert f"`{original.file}`" in page
+        assert not original.name or f"`{original.name.rsplit('.', 1)[-1]}`" in page or f"`{original.name}" in page
+    assert set(ORIGINALS) | set(NOT_CALLED) >= set(KNOWN.publications) - {"script"}
 
 
 def test_tables_are_whole():
