@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Scorer, Tokens
-from tokensieve_strategies._maths.streamed import cosine_quantile, cosine_tiles, mean_cosines
+from tokensieve_strategies._maths.bipartite import bipartite_edges
 from tokensieve_strategies._maths.vectors import require_finite
 
 _TIE = 1e-6
@@ -55,26 +55,12 @@ class GSP(Scorer):
         require_finite(tokens.features, tokens.valid, "gsp: the features")
         # In float32, values that differ by rounding alone are ties.
         scores = torch.zeros(tokens.valid.shape, dtype=torch.float32, device=tokens.valid.device)
-        for row, n in enumerate(tokens.universe.counts.tolist()):
+        for row, n in enumerate(tokens.universe.sizes):
             scores[row, :n] = -self.redundancy(tokens.features[row, :n])
         return scores
 
     def redundancy(self, x: Tensor) -> Tensor:
         """Return the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`."""
-        sides = even, odd = x[0::2], x[1::2]
-        tau = cosine_quantile(even, odd, self.quantile) if self.tau is None else self.tau
-        degrees = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]
-        totals = [x.new_zeros(len(side), dtype=torch.float64) for side in sides]
-        for rows, columns, similarity in cosine_tiles(even, odd):
-            edge = similarity >= tau - _TIE
-            similarity = similarity.where(edge, 0.0)
-            for side, places, across in ((0, rows, 1), (1, columns, 0)):
-                degrees[side][places] += edge.sum(dim=across)
-                totals[side][places] += similarity.sum(dim=across)
-        redundancy = x.new_empty(len(x), dtype=torch.float64)
-        for side, other in ((0, 1), (1, 0)):
-            mean = totals[side] / degrees[side].clamp(min=1)
-            strength = degrees[side] * (self.gamma * (mean - tau)).exp()
-            mixed = (strength + mean_cosines(sides[side], sides[other])) / 2
-            redundancy[side::2] = strength.where(degrees[side] >= self.low_degree, mixed)
-        return redundancy
+        edges = bipartite_edges(x, self.tau, self.quantile, _TIE)
+        strength = edges.degree * (self.gamma * edges.excess).exp()
+        return strength.where(edges.degree >= self.low_degree, (strength + edges.mean) / 2)

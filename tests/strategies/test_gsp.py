@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokensieve import Keep, Tokens, select
 from tokensieve.errors import ScoreError
-from tokensieve_strategies import GSP, gsp
-from tokensieve_strategies._maths import streamed
+from tokensieve_strategies import GSP
+from tokensieve_strategies._maths import bipartite, streamed
 
 
 class LargestOutput(TorchDispatchMode):
@@ -104,7 +104,9 @@ def test_a_long_video_is_streamed():
         found = GSP(tau=0.1).redundancy(x)
         automatic = streamed.cosine_quantile(x[0::2], x[1::2], 0.5)
         GSP().redundancy(x)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    # In float32 an edge whose cosine is the threshold up to rounding may be missed: a token here has 300 to 1,300.
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+    assert ((found - expected).abs() > 1e-6 * expected).double().mean() < 0.01
     # n x n in float32 is 157 MB, n/2 x n/2 is 39 MB.
     assert largest.bytes <= 8 * 2**20
     exact = similarity.flatten().sort().values[(similarity.numel() - 1) // 2]
@@ -150,7 +152,7 @@ def test_another_device_s_rounding_changes_nothing(monkeypatch):
         for rows, columns, tile in streamed.cosine_tiles(left, right):
             yield rows, columns, tile * (1 + 1e-15 * torch.randn(tile.shape, generator=generator(1)))
 
-    monkeypatch.setattr(gsp, "cosine_tiles", rounded)
+    monkeypatch.setattr(bipartite, "cosine_tiles", rounded)
     assert torch.equal(GSP().score(tokens), plain)
 
 

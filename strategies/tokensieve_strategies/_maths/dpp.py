@@ -102,11 +102,11 @@ class GreedyMap:
         places, gains, rank = self._found(depth)
         for rows, exact in self._exact:
             part = exact.to(depth)
-            for whole, some in ((places, part.places), (gains, part.gains), (rank, part.rank)):
-                whole.index_copy_(0, rows, some)
+            for whole, own in ((places, part.places), (gains, part.gains), (rank, part.rank)):
+                whole.index_copy_(0, rows, own)
         if self._slow:
             return self._told(Picks(places, gains, rank))
-        facts = [(len(own), len(own), flag) for own, flag in zip(picked, along, strict=True)]
+        facts = [(len(known), len(known), flag) for known, flag in zip(picked, along, strict=True)]
         return Picks(places, gains, rank, facts, picked)
 
     def _found(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:

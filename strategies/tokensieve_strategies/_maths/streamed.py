@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.vectors import normalize
+from tokensieve_strategies._maths.vectors import in_float32, no_autocast, normalize, unit_float32
 
 SIDE = 1024
 """The longest side of a tile: 8 MB in float64."""
@@ -22,15 +22,18 @@ def cosine_tiles(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Te
     """Yield the cosines between `left` `[a, d]` and `right` `[b, d]`, tile by tile.
 
     Yields:
-        Rows, columns, and float64 `[rows, columns]`.
+        Rows, columns, and `[rows, columns]`: in float32 where `in_float32` says so of both, else in float64.
     """
     side = min(SIDE, max(64, _VALUES // max(1, left.shape[1])))
-    for top in range(0, left.shape[0], side):
-        rows = slice(top, min(top + side, left.shape[0]))
-        across = normalize(left[rows])
-        for start in range(0, right.shape[0], side):
-            columns = slice(start, min(start + side, right.shape[0]))
-            yield rows, columns, across @ normalize(right[columns]).T
+    quick = in_float32(len(left) + len(right), left.shape[1], left.device)
+    unit = unit_float32 if quick else normalize
+    with no_autocast(left.device):
+        for top in range(0, left.shape[0], side):
+            rows = slice(top, min(top + side, left.shape[0]))
+            across = unit(left[rows])
+            for start in range(0, right.shape[0], side):
+                columns = slice(start, min(start + side, right.shape[0]))
+                yield rows, columns, across @ unit(right[columns]).T
 
 
 def cosine_quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
@@ -44,7 +47,7 @@ def cosine_quantile(left: Tensor, right: Tensor, q: float) -> Tensor:
     if total == 0:
         return torch.zeros((), dtype=torch.float64, device=left.device)
     if total <= EXACT:
-        return torch.cat([tile.flatten() for *_, tile in cosine_tiles(left, right)]).quantile(q)
+        return torch.cat([tile.flatten().double() for *_, tile in cosine_tiles(left, right)]).quantile(q)
     counted = torch.zeros(BINS, dtype=torch.int64, device=left.device)
     for *_, tile in cosine_tiles(left, right):
         place = ((tile + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)

@@ -65,6 +65,21 @@ def normalize(x: Tensor) -> Tensor:
     return wide / length if wide is x else wide.div_(length)
 
 
+def unit_float32(x: Tensor) -> Tensor:
+    """Return the vectors scaled to norm 1, float32 `[..., d]`; a zero vector stays zero, and huge ones do not overflow.
+
+    The largest number of each is brought near 1 by a power of two first, which rounds nothing.
+    """
+    wide = x.detach().float()
+    if not wide.shape[-1]:
+        return wide
+    largest = torch.maximum(wide.amax(dim=-1, keepdim=True), wide.amin(dim=-1, keepdim=True).neg())
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    scaled = wide * torch.ldexp(torch.ones_like(largest), -exponent)
+    norm: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled.mul_(norm.clamp(min=2.0**-30).reciprocal())
+
+
 def round_for_ties(x: Tensor) -> Tensor:
     """Return the values rounded to multiples of 2^-30, float64, so that cosines that differ by less are equal."""
     return (x * 2.0**30).round() / 2.0**30
