@@ -77,13 +77,13 @@ def test_an_interrupt_anywhere_leaves_the_model_as_it_was(model, recipe):
         assert free(), f"the lock is held after an interrupt at {interrupt.where}"
 
 
-def free():
-    """Whether another thread could put something into a model."""
+def free(lock=installation.lock):
+    """Whether another thread could take a lock, such as the one for putting something into a model."""
 
     def take():
-        taken = installation.lock.acquire(timeout=5)
+        taken = lock.acquire(timeout=5)
         if taken:
-            installation.lock.release()
+            lock.release()
         return taken
 
     with ThreadPoolExecutor(1) as pool:
@@ -101,6 +101,31 @@ def test_an_interrupt_where_a_lock_is_given_back_keeps_no_thread_waiting(model):
         with pytest.raises(KeyboardInterrupt), interrupt, pruned:
             pass
         assert free(), f"the lock is held after an interrupt at {interrupt.where}"
+
+
+def test_an_interrupt_while_a_picture_is_encoded_keeps_no_thread_waiting(model):
+    """At every line that takes a lock, holds it or gives it back; and the next call is answered by the cache, too."""
+    request = batch(prompts(model, ONE))
+
+    class InTurn(Interrupt):
+        def called(self, frame, event, argument):
+            names = ("_encode", "_encode_alone", "_encoded", "__enter__", "__exit__", "close")
+            return super().called(frame, event, argument) if frame.f_code.co_name in names else None
+
+    with ts.share_vision(model) as cache, torch.no_grad():
+        model.get_image_features(request["pixel_values"])
+        with InTurn(0) as every:
+            model.get_image_features(request["pixel_values"])
+        assert cache.hits == 1
+        assert every.lines > 20
+        for number in range(1, every.lines + 1):
+            interrupt = InTurn(number)
+            with pytest.raises(KeyboardInterrupt), interrupt:
+                model.get_image_features(request["pixel_values"])
+            assert free(cache._mutex), f"the lock is held after an interrupt at {interrupt.where}"
+            before = cache.hits
+            model.get_image_features(request["pixel_values"])
+            assert cache.hits == before + 1, f"the cache is not asked after an interrupt at {interrupt.where}"
 
 
 def test_what_raises_while_it_is_undone_does_not_keep_the_rest(model):

@@ -110,6 +110,35 @@ class Dispatcher:
             vars(module).pop(self._name, None)
 
 
+class Turn:
+    """A thread's turn with a lock, as a context.
+
+    An interrupt may fall between the last line that needs the lock and its release, which would keep every other thread
+    waiting. So the context is entered twice, `with turn, turn:`, and what leaves it last gives everything back.
+
+    Args:
+        lock: the lock.
+        end: called before the lock is given back, maybe twice.
+    """
+
+    def __init__(self, lock: threading.RLock, end: Callable[[], object] = always) -> None:
+        self._lock = lock
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back as often as this thread has it, if it has it at all."""
+        self._end()
+        with contextlib.suppress(RuntimeError):
+            while True:
+                self._lock.release()
+
+
 class Installation:
     """The hooks and attributes that one `prune` or `share_vision` put into a model.
 
@@ -188,16 +217,9 @@ class Installation:
             # An interrupt: undone once more, which changes nothing where it was done.
             except BaseException as error:
                 errors.append(error)
-        _give_back()
+        Turn(lock).close()
         if errors:
             raise errors[0]
-
-
-def _give_back() -> None:
-    """Give the lock back where an interrupt fell between the last line that needs it and the end of its block."""
-    with contextlib.suppress(RuntimeError):
-        while True:
-            lock.release()
 
 
 _installed: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()

@@ -40,7 +40,7 @@ from tokensieve.engine.encoded_images import (
     split_by_image,
     without_none,
 )
-from tokensieve.engine.installation import Gate, Installation, make_copies_plain
+from tokensieve.engine.installation import Gate, Installation, Turn, make_copies_plain
 from tokensieve.engine.sessions import PerThread, is_pruned
 from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, Modality
@@ -80,6 +80,7 @@ class VisionCache:
         self._texts: dict[str, Tensor] = {}
         self._partner: tuple[TextTower | None, WeightsSnapshot] = None, WeightsSnapshot(())
         self._mutex = threading.RLock()
+        self._turn = Turn(self._mutex, self._encoded)
         self._observers: list[tuple[Gate, TowerObserver | None, str | None]] = []
         self._odd: dict[str, str] = {}
 
@@ -144,17 +145,23 @@ class VisionCache:
             self.bypassed[reason or f"the {modality.name}s of a call cannot be told apart"] += 1
             return real(*args, **kwargs)
         # One thread at a time: what one encodes is there for the next.
-        with self._mutex:
+        with self._turn, self._turn:
             self._forget_changed(weights)
-            self._encoding = True
-            try:
-                return self._answer(call, partial(real, **given))
-            except NotSeparableError as error:
-                self._odd[modality.name] = str(error)
-                self.bypassed[str(error)] += 1
-                return real(*args, **kwargs)
-            finally:
-                self._encoding = False
+            return self._encode_alone(call, partial(real, **given), partial(real, *args, **kwargs))
+
+    def _encode_alone(self, call: EncodeCall, real: Callable[..., Any], plain: Callable[[], Any]) -> Any:
+        """Answer a call while no other thread does; `plain` is the call as it came."""
+        self._encoding = True
+        try:
+            return self._answer(call, real)
+        except NotSeparableError as error:
+            self._odd[call.modality.name] = str(error)
+            self.bypassed[str(error)] += 1
+            return plain()
+
+    def _encoded(self) -> None:
+        """Note that this thread encodes no more."""
+        self._encoding = False
 
     def _reason_to_bypass(self, modality: Modality, given: Mapping[str, Any], weights: Sequence[Tensor]) -> str | None:
         """Return why a call must go through unchanged, or none."""
