@@ -1,6 +1,7 @@
 """A small task as a plugin module, and what goes wrong in it on request."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -140,6 +141,14 @@ class Faulty(Scorer):
             case "fork":
                 if os.fork() == 0:
                     sys.exit(0)
+            case "orphan":
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(600)
+            case "garbage":
+                for descriptor in range(3, 60):
+                    with contextlib.suppress(OSError):
+                        os.write(descriptor, b"\0\0\0\3abc")
+                time.sleep(600)
             case "deaf":
                 os.closerange(3, 200)
         return torch.zeros(tokens.valid.shape)

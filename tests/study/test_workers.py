@@ -113,6 +113,17 @@ def test_a_hung_cell_is_ended_and_named(methods, store, registry, workers):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("way", ["orphan", "garbage"])
+def test_what_ends_more_than_its_own_process_costs_its_cell_too(methods, store, registry, way):
+    """Workers' server killed, and rubbish in every pipe: Python starts another server, and then another worker."""
+    jobs = methods(way)
+    begin(store, jobs)
+    summary = run_local(jobs, store, registry, lambda _: None)
+    assert [result.cell.method for result in summary.failed] == [way]
+    assert summary.done == len(jobs) - 1
+
+
 def test_a_model_is_loaded_once_for_many_cells(methods, store, registry):
     jobs = methods(keep="[9, 4, 1]")
     begin(store, jobs)

@@ -90,7 +90,7 @@ class DownsamplingCheck:
         try:
             self._image = task.task.shown(sample)
         # An image that cannot be read is no error of the plan: its cells fail, with the reason.
-        except Exception:
+        except (Exception, SystemExit, GeneratorExit):
             return
         if opened.folder is None or opened.adapter is None or isinstance(self._image, Video):
             return

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from tokensieve.errors import StudyError, short_message
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Failure
 from tokensieve.study.running.attempt import Result, cell_name, record_failure, too_long
@@ -45,6 +46,8 @@ KILL_SECONDS = 0.3
 END_SECONDS = 5.0
 """Seconds that a process without a cell has to end by itself."""
 _LONGEST_WAIT = 3600.0
+_PAUSES = (0.1, 0.5, 2.0)
+"""Seconds between tries to start a process."""
 _IN_NATIVE_CODE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 _starting = threading.Lock()
 
@@ -178,7 +181,7 @@ class WorkerPool:
         )
         # No daemon: those may not start processes, and plugins may.
         process = context.Process(target=run_worker, args=(worker_end, setup), daemon=False)
-        _start_without_main(process)
+        _start_process(process)
         worker_end.close()
         return Worker(process, own_end, setup.traces)
 
@@ -213,7 +216,8 @@ class WorkerPool:
         job = worker.job
         try:
             message: Result | str = worker.connection.recv()
-        except (EOFError, OSError):
+        # The end of the connection; or anything, if code of a plugin wrote into it.
+        except Exception:
             self._replace(worker, hung=False)
             return
         if isinstance(message, Result) and job is not None:
@@ -268,16 +272,35 @@ def _ended(code: int | None) -> str:
     return f"its process {what} {why} (signal {number}, {name})"
 
 
-def _start_without_main(process: BaseProcess) -> None:
+def _start_process(process: BaseProcess) -> None:
     """Start a process that does not run the caller's script again, which a script without a guard does not stand.
 
-    The workers need nothing of it.
+    Raises:
+        StudyError: if it cannot be started, nor by a new server.
     """
+    for pause in (*_PAUSES, None):
+        try:
+            with _without_main():
+                process.start()
+        # A plugin may have ended the server; the next try starts another one, once this one is gone.
+        except (OSError, EOFError) as error:
+            if pause is None:
+                raise StudyError(
+                    f"no worker process can be started ({short_message(error)}); try --in-process"
+                ) from None
+            time.sleep(pause)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the caller's script from multiprocessing; workers need nothing of it."""
     with _starting:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
         try:
-            process.start()
+            yield
         finally:
             sys.modules["__main__"] = main
 
