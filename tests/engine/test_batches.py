@@ -1,5 +1,6 @@
 """Dealing pictures to prompts, against a loop over places."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +18,7 @@ def laid(rows, between=1):
     """Prompts with a word before every picture of so many tokens, and what the pictures' layouts are."""
     lines = [[kind for size in row for kind in [-1] * between + [0] * size] + [-1] for row in rows]
     width = max(map(len, lines))
-    kinds = torch.tensor([[-1] * (width - len(line)) + line for line in lines])
+    kinds = np.array([[-1] * (width - len(line)) + line for line in lines], dtype=np.int8)
     sizes = [size for row in rows for size in row]
     return kinds, [torch.arange(4 * size).reshape(size, 4) + 100 * i for i, size in enumerate(sizes)]
 

@@ -8,6 +8,7 @@ import torch
 
 import tokensieve as ts
 from tokensieve.engine.stage_selection import TokenPool, select_stage
+from tokensieve.engine.token_layout import TokenLayout
 from tokensieve.evidence import Evidence, Query
 from tokensieve_strategies import GSP, QCSP, FastV, Norm, Random, ToMe, Uniform
 
@@ -56,7 +57,7 @@ def pool(draw, sides):
         Evidence.QUERY: lambda: query,
         Evidence.DECODER_ATTENTION: lambda: features.abs(),
     }
-    return TokenPool(alive, grid, alive.double(), torch.arange(len(sides)), {}), fresh
+    return TokenPool(alive, TokenLayout.of(grid, tuple(alive.sum(dim=1).tolist())), torch.arange(len(sides)), {}), fresh
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -8,6 +8,7 @@ import tokensieve as ts
 from tokensieve import Chain, Chooser, Composer, Evidence, Keep, Merger, Ranker, Reduction, Scorer, Tokens, Universe
 from tokensieve.algebra.universe import draw
 from tokensieve.engine.stage_selection import TokenPool, select_stage
+from tokensieve.engine.token_layout import TokenLayout
 from tokensieve.errors import AlgebraError, ScoreError
 from tokensieve.evidence import Query
 from tokensieve.testing.generators import ByFeature
@@ -37,7 +38,7 @@ def pool(rows=2, n=16):
     grid[..., :3] = 0
     evidence = {Evidence.FEATURES: lambda: features, Evidence.QUERY: lambda: query}
     alive = torch.ones(rows, n, dtype=torch.bool)
-    return TokenPool(alive, grid, torch.ones(rows, n).double(), torch.arange(rows), evidence)
+    return TokenPool(alive, TokenLayout.of(grid), torch.arange(rows), evidence)
 
 
 def cut(expression, keep=5, of=None, **stage):
@@ -51,7 +52,7 @@ def known(of):
     query = of.evidence[Evidence.QUERY]()
     tensors = [
         of.alive,
-        of.grid,
+        of.layout.grid.on(of.alive.device),
         of.sizes,
         of.keys,
         of.evidence[Evidence.FEATURES](),

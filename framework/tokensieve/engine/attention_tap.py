@@ -198,7 +198,8 @@ class PromptTap(AttentionTap):
         cos, sin = (x.detach()[:: step if len(x) > 1 else 1, :length].float() for x in kwargs["position_embeddings"])
         call = self._called(attention)
         still = call.query.shape[-1] - cos.shape[-1]
-        return (cos @ cos.mT + sin @ sin.mT + still) * call.scaling
+        scores: Tensor = (cos @ cos.mT + sin @ sin.mT + still) * call.scaling
+        return scores
 
     def _given(self, attention: nn.Module, way_out: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.given is None or "position_embeddings" not in self.given[1]:

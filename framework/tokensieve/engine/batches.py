@@ -8,42 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokensieve.errors import RefusedError
 
 
-def by_id(features: Tensor, ids: Tensor) -> Tensor:
-    """Spread features `[tokens, d]` in placeholder order to `[rows, most tokens, d]`, by id."""
-    visual = ids >= 0
-    width = int(visual.sum(dim=1).max()) if ids.numel() else 0
-    if len(features) == ids.shape[0] * width:
-        # Every row has equally many: nothing to pad, nothing to copy.
-        return features.to(ids.device).reshape(ids.shape[0], width, -1)
-    out = features.new_zeros(ids.shape[0], width, features.shape[-1])
-    rows = torch.nonzero(visual)[:, 0]
-    return out.index_put((rows, ids[visual]), features.to(ids.device))
-
-
-def interleaved(found: Sequence[Tensor], order: Tensor) -> Tensor:
+def interleaved(found: Sequence[Tensor], order: NDArray[np.int8]) -> Tensor:
     """Return values of visual tokens `[tokens, c]` in prompt order from those of each modality.
 
     Args:
         found: `[tokens of it, c]` by modality.
-        order: int64 `[tokens]`, the modality of every token.
+        order: int8 `[tokens]`, the modality of every token.
     """
     if len(found) == 1:
         return found[0]
-    flat = found[0].new_empty(len(order), found[0].shape[-1])
-    for number, values in enumerate(found):
-        flat[(order == number).to(flat.device)] = values.to(flat)
-    return flat
-
-
-def places(ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row and the token id of every wanted place, in order."""
-    return torch.nonzero(wanted)[:, 0], ids[wanted]
+    # The token of each modality that stands at a turn, counted through all modalities.
+    turn = np.argsort(np.argsort(order, kind="stable"), kind="stable")
+    joined = torch.cat([values.to(found[0]) for values in found])
+    return joined.index_select(0, torch.from_numpy(turn).to(joined.device))
 
 
 def of_id(x: Tensor, ids: Tensor) -> Tensor:
@@ -120,28 +105,28 @@ def gather_mask(mask: Tensor, index: Tensor, filler: Tensor) -> Tensor:
     return gathered | own if gathered.dtype == torch.bool else gathered.masked_fill(own, 0.0)
 
 
-def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool) -> tuple[Tensor, list[list[int]]]:
+def assign_grid(
+    layouts: Sequence[Sequence[Tensor]], kinds: NDArray[np.int8], tiled: bool
+) -> tuple[NDArray[np.int64], list[list[int]]]:
     """Assign pictures to prompts, in the order of both.
 
     Args:
         layouts: by modality, the layout `[tokens, 4]` of every picture.
-        kinds: int64 `[rows, n]`, the modality of the visual token at each place, or -1.
+        kinds: `[rows, n]`, the modality of the visual token at each place, or -1.
         tiled: whether pictures that stand side by side are tiles of one image.
 
     Returns:
         The grid `[rows, most tokens, 5]`; and by modality, the prompt that each picture went to.
     """
-    kinds = kinds.cpu()
-    if len(layouts) == 1 and not tiled and (whole := _assign_alike(layouts[0], kinds)) is not None:
-        return whole
-    out = torch.zeros(len(kinds), int((kinds >= 0).sum(dim=1).max()) if kinds.numel() else 0, 5, dtype=torch.int64)
-    queues = [iter(layout) for layout in layouts]
-    assigned: list[list[int]] = [[] for _ in layouts]
+    grids = [[layout.cpu().numpy() for layout in own] for own in layouts]
+    out = np.zeros((len(kinds), int((kinds >= 0).sum(axis=1).max(initial=0)), 5), dtype=np.int64)
+    queues = [iter(own) for own in grids]
+    assigned: list[list[int]] = [[] for _ in grids]
     for row, kind in enumerate(kinds):
-        own = torch.nonzero(kind >= 0).flatten()
+        own = np.flatnonzero(kind >= 0)
         pictures = []
         for modality, queue in enumerate(queues):
-            places, begin = torch.nonzero(kind == modality).flatten(), 0
+            places, begin = np.flatnonzero(kind == modality), 0
             while begin < len(places):
                 layout = next(queue, None)
                 if layout is None or begin + len(layout) > len(places):
@@ -156,33 +141,13 @@ def assign_grid(layouts: Sequence[Sequence[Tensor]], kinds: Tensor, tiled: bool)
         image, tile, beside = -1, 0, None
         for first, end, modality, at, layout in sorted(pictures, key=lambda picture: picture[0]):
             image, tile = (image, tile + 1) if tiled and beside == (modality, first) else (image + 1, 0)
-            turn = torch.searchsorted(own, at)
+            turn = np.searchsorted(own, at)
             out[row, turn, 0] = image
-            out[row, turn, 1:] = layout.cpu()
+            out[row, turn, 1:] = layout
             if tiled:
                 out[row, turn, 1] = tile
             beside = (modality, end + 1)
     return out, assigned
-
-
-def _assign_alike(layouts: Sequence[Tensor], kinds: Tensor) -> tuple[Tensor, list[list[int]]] | None:
-    """Assign pictures of one modality without a loop; none where a picture does not end with its prompt."""
-    counts = (kinds >= 0).sum(dim=1)
-    sizes = torch.tensor([len(layout) for layout in layouts], dtype=torch.int64)
-    ends, wanted = sizes.cumsum(0), counts.cumsum(0)
-    # Beams bring copies, of which prompts take the first.
-    last = int(torch.searchsorted(ends, wanted[-1:])) + 1 if len(wanted) and int(wanted[-1]) else 0
-    sizes, ends = sizes[:last], ends[:last]
-    if bool((sizes == 0).any()) or not bool(torch.isin(wanted[counts > 0], ends).all()):
-        return None
-    rows = torch.searchsorted(wanted, ends - sizes, right=True)
-    first = torch.searchsorted(rows, rows)
-    image = (torch.arange(last) - first).repeat_interleave(sizes)
-    out = torch.zeros(len(kinds), int(counts.max()) if len(counts) else 0, 5, dtype=torch.int64)
-    if last:
-        flat = torch.cat([layout.cpu() for layout in layouts[:last]])
-        out[torch.arange(out.shape[1]) < counts.unsqueeze(1)] = torch.cat([image.unsqueeze(1), flat], dim=1)
-    return out, [rows.tolist()]
 
 
 def padded(rows: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:

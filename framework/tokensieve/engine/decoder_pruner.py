@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import assign_grid, by_id, interleaved, of_id, places
+from tokensieve.engine.batches import interleaved
 from tokensieve.engine.encoded_images import arguments_by_name
 from tokensieve.engine.encoder_pruner import EncoderPruner, by_prompt
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import check_labels
 from tokensieve.engine.layer_pruner import DecodeStep, LayerPruner, PrefillState
+from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.prompt_selector import EncoderOutcome, PromptOptions, PromptSelection, PromptSelector
 from tokensieve.engine.refusals import (
     PAD_LEFT,
@@ -38,13 +40,14 @@ from tokensieve.engine.request import (
     continue_request,
     has_images,
     image_arguments,
-    placeholder_kinds,
+    placeholder_places,
     prompt_mask,
     shorten_request,
     text_axis,
 )
 from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
+from tokensieve.engine.stage_selection import StageOutcome
 from tokensieve.engine.vision_cache import VisionCache
 from tokensieve.engine.vision_recorder import SELECTED, VisionRecorder
 from tokensieve.errors import RefusedError, listing
@@ -242,18 +245,11 @@ class DecoderPruner:
             if request.get(modality.pixel_argument) is not None
             or (request.get("mm_encoder_outputs") or {}).get(modality.name)
         ]
-        kinds = placeholder_kinds(request, [modality.placeholder_id for modality in present], self._decoder)
-        visual = kinds >= 0
-        rows, length = visual.shape
+        kinds = placeholder_places(request, [modality.placeholder_id for modality in present], self._decoder)
+        rows, length = kinds[0].shape
         refuse_unknown_places(request, self._images, rows, length)
-        mask = prompt_mask(request, rows, length, visual.device)
-        if bool((visual & ~mask).any()):
-            raise RefusedError("attention_mask hides image placeholders; give them ones")
-        left = bool(mask[:, -1].all())
-        if not left and self._deep:
-            raise RefusedError("inside the language model only left padding is supported; pad on the left")
-        if not left and self._generation is not None:
-            raise RefusedError(PAD_LEFT)
+        layout = PromptLayout.read(kinds, prompt_mask(request, rows, length, kinds[0].device))
+        self._refuse_layout(layout)
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
         self._options.check(rows // expand)
         outputs = self._decoder.encode_visual_inputs(request)
@@ -261,42 +257,33 @@ class DecoderPruner:
         if unknown:
             raise RefusedError(f"mm_encoder_outputs has {listing(unknown)}, of which the adapter knows nothing")
         outputs = {modality.name: outputs[modality.name] for modality in present}
-        flat = self._flat_features(outputs, present, kinds)
-        ids = torch.where(visual, visual.cumsum(dim=1) - 1, -1)
-        features = by_id(flat, ids)
+        features = layout.by_id(self._flat_features(outputs, present, layout))
         if expand > 1 and not torch.equal(features, features[::expand].repeat_interleave(expand, dim=0)):
             raise RefusedError(
                 "transformers gives the several answers to a prompt pictures in another order than the prompt's; "
                 "ask for one answer, without beams, or ask about one picture a prompt"
             )
         drafted = self._drafted(length)
-        selection = self._selected(request, outputs, features, ids, kinds, mask, expand, drafted)
-        keep = ~visual | of_id(selection.entering.repeat_interleave(expand, dim=0), ids)
-        if 0 in selection.outcomes:
-            outcome = selection.outcomes[0].expanded(expand)
-            keep = ~visual | of_id(outcome.keep, ids)
-            features = outcome.apply(features)
-        shortening = shorten(keep, mask, left)
+        selection = self._selected(request, outputs, features, layout, expand, drafted)
+        entering = selection.entering.expanded(expand)
+        features = entering.apply(features)
+        keep = layout.put(entering.keep, layout.text.on(features.device))
+        sizes = layout.sizes(entering.counts)
+        shortening = shorten(keep, layout.real.on(features.device), layout.left, sizes, layout.lengths)
         new, shift, end = shorten_request(
-            request, self._decoder, self._images, shortening, ids, mask, self._policy, self._generation is not None
+            request, self._decoder, self._images, shortening, layout, self._policy, self._generation is not None
         )
         check_labels(request, new, selection.record.notes)
-        new["mm_encoder_outputs"] = {
-            modality.name: self._decoder.replace_features(
-                outputs[modality.name],
-                features[places(ids, (kinds == number) & keep)],
-                torch.nonzero(keep[kinds == number]).flatten(),
-            )
-            for number, modality in enumerate(present)
-        }
-        state = caches.CacheState(length, shortening.mask, not bool(shortening.mask.all()), shift, end)
-        index = torch.arange(shortening.mask.shape[1], device=ids.device).expand_as(shortening.mask)
-        still = torch.where(shortening.filler, -1, shortening.take(ids))
+        new["mm_encoder_outputs"] = self._shorter_outputs(outputs, features, layout, entering)
+        state = caches.CacheState(length, shortening.mask, shortening.padded, shift, end)
+        index = torch.arange(shortening.mask.shape[1], device=features.device).expand_as(shortening.mask)
+        still = shortening.filled(shortening.take(layout.ids.on(features.device)), -1)
         places_of_text = text_axis(new["position_ids"])
         self._layers.begin_call(
             PrefillState(
                 selection,
                 expand,
+                layout,
                 still,
                 shortening.mask,
                 state,
@@ -309,13 +296,40 @@ class DecoderPruner:
         )
         return new
 
+    def _refuse_layout(self, layout: PromptLayout) -> None:
+        """Refuse prompts whose padding cannot be right."""
+        if layout.hidden:
+            raise RefusedError("attention_mask hides image placeholders; give them ones")
+        if not layout.left and self._deep:
+            raise RefusedError("inside the language model only left padding is supported; pad on the left")
+        if not layout.left and self._generation is not None:
+            raise RefusedError(PAD_LEFT)
+
+    def _shorter_outputs(
+        self, outputs: Mapping[str, Any], features: Tensor, layout: PromptLayout, outcome: StageOutcome
+    ) -> dict[str, Any]:
+        """Return the encoder outputs with the tokens that stay, whose features are `[rows, tokens, d]` by id."""
+        kept, flat = layout.flat(outcome.keep), layout.flat(features)
+        if len(outputs) == 1 and outcome.counts is not None:
+            # How many stay is known, so the device need not be asked.
+            found = kept.to(torch.uint8).sort(descending=True, stable=True).indices[: sum(outcome.counts)]
+            ((name, output),) = outputs.items()
+            return {name: self._decoder.replace_features(output, flat.index_select(0, found), found)}
+        new = {}
+        for number, (name, output) in enumerate(outputs.items()):
+            own = torch.from_numpy(np.flatnonzero(layout.order == number)).to(kept.device)
+            found = torch.nonzero(kept.index_select(0, own)).flatten()
+            features = flat.index_select(0, own.index_select(0, found))
+            new[name] = self._decoder.replace_features(output, features, found)
+        return new
+
     def _encoder_outcome(
         self,
         names: Sequence[str],
         layouts: Sequence[Sequence[Tensor]],
         assigned: Sequence[Sequence[int]],
         request: Mapping[str, Any],
-        kinds: Tensor,
+        layout: PromptLayout,
     ) -> EncoderOutcome | None:
         """Return what stages inside the vision tower did, by prompt.
 
@@ -324,7 +338,7 @@ class DecoderPruner:
             layouts: by modality, where the tokens of each picture are.
             assigned: by modality, the prompt that each picture went to.
             request: the caller's arguments.
-            kinds: int64 `[prompts, n]`, the modality of the visual token at each place, or -1.
+            layout: of the prompts.
         """
         if self._tower is None:
             return None
@@ -351,11 +365,11 @@ class DecoderPruner:
                 self._decoder.patches_to_tokens(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
                 for own, places in zip(left.split([sum(count) for count in counts]), layouts, strict=True)
             ]
-            ids = torch.where(kinds >= 0, (kinds >= 0).cumsum(dim=1) - 1, -1)
-            sizes = by_id(interleaved(spread, kinds[kinds >= 0]), ids).squeeze(-1)
-        pictures = rows.bincount(minlength=len(kinds)).tolist()
+            sizes = layout.by_id(interleaved(spread, layout.order)).squeeze(-1)
+        prompts = layout.shape[0]
+        pictures = rows.bincount(minlength=prompts).tolist()
         patches = batches[0].owner.shape[1] if batches else 0
-        return EncoderOutcome(by_prompt(batches, rows, len(kinds)), pictures, patches, sizes)
+        return EncoderOutcome(by_prompt(batches, rows, prompts), pictures, patches, sizes)
 
     def _forget_pictures(self) -> None:
         """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
@@ -363,18 +377,17 @@ class DecoderPruner:
             if watcher is not None:
                 watcher.forget()
 
-    def _flat_features(self, outputs: Mapping[str, Any], present: Sequence[Modality], kinds: Tensor) -> Tensor:
+    def _flat_features(self, outputs: Mapping[str, Any], present: Sequence[Modality], layout: PromptLayout) -> Tensor:
         """Return the features `[tokens, d]` of all visual tokens, in the order of their placeholders."""
-        order = kinds[kinds >= 0]
         found = [self._decoder.projected_features(outputs[modality.name]) for modality in present]
         for number, (modality, features) in enumerate(zip(present, found, strict=True)):
-            wanted = int((order == number).sum())
+            wanted = layout.count(number)
             if wanted != len(features):
                 raise RefusedError(
                     f"the prompts have {wanted} {modality.name} placeholders, the {modality.name}s {len(features)} "
                     "visual tokens; build prompts with the model's own processor"
                 )
-        return interleaved(found, order)
+        return interleaved(found, layout.order)
 
     def _drafted(self, length: int) -> int:
         """Return the number of tokens at the end of a call that are no prompt, such as candidates of an assistant."""
@@ -385,9 +398,7 @@ class DecoderPruner:
         request: Mapping[str, Any],
         outputs: Mapping[str, Any],
         features: Tensor,
-        ids: Tensor,
-        kinds: Tensor,
-        mask: Tensor,
+        layout: PromptLayout,
         expand: int,
         drafted: int,
     ) -> PromptSelection:
@@ -395,29 +406,29 @@ class DecoderPruner:
         generation = self._generation
         if generation is not None and generation.selection is not None:
             return generation.selection
-        words, prompt = request.get("input_ids"), ids.shape[1] - drafted
-        words = words[:, :prompt] if isinstance(words, Tensor) else None
-        ids, kinds, mask = ids[:, :prompt], kinds[:, :prompt], mask[:, :prompt]
+        words, prompt = request.get("input_ids"), layout.shape[1] - drafted
+        words = words[::expand, :prompt] if isinstance(words, Tensor) else None
+        layout, features = layout.part(expand, prompt), features[::expand]
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
-        grid, assigned = assign_grid(layouts, kinds[::expand], self._decoder.joins_adjacent_tiles)
-        vision, selected = self._vision_evidence(given, list(outputs), kinds[::expand], ids[::expand])
-        tower = self._encoder_outcome(list(outputs), layouts, assigned, given, kinds[::expand])
-        selection = self._selector.start(words, grid, features, ids, mask, expand, vision, selected, tower)
+        tokens, assigned = layout.assign(layouts, self._decoder.joins_adjacent_tiles)
+        vision, selected = self._vision_evidence(given, list(outputs), layout, features.device)
+        tower = self._encoder_outcome(list(outputs), layouts, assigned, given, layout)
+        selection = self._selector.start(words, tokens, features, layout, vision, selected, tower)
         if 0 in self._selector.stages:
-            self._selector.select(0, selection, {Evidence.FEATURES: lambda: features[::expand].detach()})
+            self._selector.select(0, selection, {Evidence.FEATURES: lambda: features.detach()})
         if generation is not None:
             generation.selection = selection
         return selection
 
     def _vision_evidence(
-        self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
+        self, request: Mapping[str, Any], names: Sequence[str], layout: PromptLayout, device: torch.device
     ) -> tuple[Mapping[Evidence, Callable[[], Value]], Tensor | None]:
         """Return evidence of the vision tower by token, and its selected layer; then forget both."""
         if self._vision is None:
             return {}, None
         selected = self._vision.selected
-        return self._vision.read(request, names, kinds, ids), selected
+        return self._vision.read(request, names, layout, device), selected
 
     def _text_only(self, request: Mapping[str, Any], past: Any) -> None:
         """Write prompts without any image into the ledger."""
@@ -432,6 +443,6 @@ class DecoderPruner:
         mask = mask[:, : length - self._drafted(length)]
         selection = self._selector.start_empty(mask)
         every = torch.arange(mask.shape[1], device=mask.device)
-        selection.record.places = Places(mask.shape[1], torch.where(mask, every, -1))
+        selection.record.places = Places(mask.shape[1], lambda: torch.where(mask, every, -1))
         if generation is not None:
             generation.selection = selection

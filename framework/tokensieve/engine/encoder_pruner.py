@@ -15,15 +15,17 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.stage_selection import StageOutcome, TokenPool, select_stage
+from tokensieve.engine.token_layout import TokenLayout
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Value
 from tokensieve.ledger.records import Prefill, SampleRecord, StageRecord
@@ -58,10 +60,12 @@ class EncoderBatch:
         """Update the batch by the outcome of a stage."""
         owner = outcome.target.gather(1, self.owner.clamp(min=0))
         self.owner = torch.where(self.owner < 0, -1, owner)
-        # Once a stage, so that blocks need not wait for the device to be told.
-        self.places = torch.nonzero(self.pool.alive)[:, 1].reshape(len(self.owner), -1)
-        self.whole = bool(self.pool.alive.all())
-        self.weighs = bool((self.pool.sizes[self.pool.alive] != 1).any())
+        # Every picture keeps equally many, so the device need not be asked how many.
+        kept = max(outcome.counts) if outcome.counts is not None else int(outcome.keep[0].sum())
+        turn = outcome.keep.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        self.whole = kept == outcome.keep.shape[1]
+        self.weighs = self.weighs or (outcome.merges and kept < self.places.shape[1])
+        self.places = turn[:, :kept]
 
 
 class EncoderPruner:
@@ -186,12 +190,11 @@ class EncoderPruner:
         if self._encoder.shortens_sequence:
             self._run.latest.stages.append(record)
             self._on_stage(record)
-        kept = outcome.keep.gather(1, places)
-        if bool(kept.all()):
+        if batch.places.shape == places.shape:
             # Gathering would keep every number, but not how they lie in memory, on which rounding depends.
             return x
-        survivors = outcome.apply(vectors)[outcome.keep].reshape(x.shape[0], -1, x.shape[2])
-        return torch.cat([x[:, :prefix], survivors], dim=1)
+        index = batch.places.unsqueeze(-1).expand(-1, -1, x.shape[2])
+        return torch.cat([x[:, :prefix], outcome.apply(vectors).gather(1, index)], dim=1)
 
     def _embedded(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Remember the rows and columns of the patches of this call."""
@@ -212,11 +215,9 @@ class EncoderPruner:
                 "takes one"
             )
         device = hidden.device
-        grid = torch.zeros(rows, n, 5, dtype=torch.int64, device=device)
-        grid[..., 1:] = self._layout(n).to(device)
-        alive = torch.ones(rows, n, dtype=torch.bool, device=device)
+        layout = _pictures(self._layout(n).cpu().numpy().tobytes(), rows, n)
         owner = torch.arange(n, device=device).expand(rows, n)
-        pool = TokenPool(alive, grid, alive.double(), torch.tensor(keys, device=device), {})
+        pool = TokenPool(layout.every.on(device), layout, torch.tensor(keys, device=device), {}, counts=layout.counts)
         self._now = EncoderBatch(pool, owner, places=owner)
         if self._encoder.shortens_sequence:
             # No language model follows, to whose prompts this would belong.
@@ -255,6 +256,14 @@ class EncoderPruner:
         return torch.cat([out[:, :prefix], patches], dim=1)
 
 
+@lru_cache(maxsize=64)
+def _pictures(places: bytes, rows: int, n: int) -> TokenLayout:
+    """Return the layout of a batch of pictures whose `n` patches have the same places, int64 `[n, 4]`."""
+    grid = np.zeros((rows, n, 5), dtype=np.int64)
+    grid[..., 1:] = np.frombuffer(places, dtype=np.int64).reshape(n, 4)
+    return TokenLayout(grid, (n,) * rows)
+
+
 def by_prompt(batches: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> list[StageRecord]:
     """Return the records of stages with one sample per prompt instead of one per image.
 
@@ -265,28 +274,51 @@ def by_prompt(batches: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> li
         rows: int64 `[pictures]`, the prompt of each picture.
         prompts: how many there are.
     """
+    rows = rows.cpu()
+    patches = [batch.owner.shape[1] for batch in batches for _ in range(len(batch.owner))]
     joined = []
     for records in zip(*(batch.records for batch in batches), strict=True):
-        pictures = [sample for record in records for sample in record.samples]
-        patches = [batch.owner.shape[1] for batch in batches for _ in range(len(batch.owner))]
-        samples = []
-        for prompt in range(prompts):
-            own = torch.nonzero(rows == prompt).flatten().tolist()
-            starts = [sum(patches[one] for one in own[:i]) for i in range(len(own))]
-            kept = [pictures[one].kept + start for one, start in zip(own, starts, strict=True)]
-            samples.append(
-                SampleRecord(
-                    sum(pictures[one].entered for one in own),
-                    torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64),
-                    _shares([pictures[one] for one in own]),
-                    max((pictures[one].depth for one in own), default=0),
-                )
-            )
         first = records[0]
-        notes = tuple(dict.fromkeys(note for record in records for note in record.notes))
-        ms = sum(record.ms for record in records)
-        joined.append(StageRecord(first.site, first.formula, first.keep, tuple(samples), ms, notes))
+        joined.append(
+            StageRecord(
+                first.site,
+                first.formula,
+                first.keep,
+                partial(_samples_by_prompt, records, rows, prompts, patches),
+                partial(_total_ms, records),
+                partial(_all_notes, records),
+            )
+        )
     return joined
+
+
+def _samples_by_prompt(
+    records: Sequence[StageRecord], rows: Tensor, prompts: int, patches: Sequence[int]
+) -> tuple[SampleRecord, ...]:
+    """Return one sample per prompt, from the records of batches of pictures with so many patches each."""
+    pictures = [sample for record in records for sample in record.samples]
+    samples = []
+    for prompt in range(prompts):
+        own = torch.nonzero(rows == prompt).flatten().tolist()
+        starts = [sum(patches[one] for one in own[:i]) for i in range(len(own))]
+        kept = [pictures[one].kept + start for one, start in zip(own, starts, strict=True)]
+        samples.append(
+            SampleRecord(
+                sum(pictures[one].entered for one in own),
+                torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64),
+                _shares([pictures[one] for one in own]),
+                max((pictures[one].depth for one in own), default=0),
+            )
+        )
+    return tuple(samples)
+
+
+def _total_ms(records: Sequence[StageRecord]) -> float:
+    return sum(record.ms for record in records)
+
+
+def _all_notes(records: Sequence[StageRecord]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for record in records for note in record.notes))
 
 
 def _shares(pictures: Sequence[SampleRecord]) -> dict[str, float]:

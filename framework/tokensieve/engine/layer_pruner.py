@@ -20,6 +20,7 @@ from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import compact_positions, from_sequence, gather_mask, mask_out, of_id, put_back
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import note_blind_labels
+from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.prompt_selector import PromptSelection, PromptSelector
 from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
@@ -38,6 +39,7 @@ class PrefillState:
     Attributes:
         selection: what is selected.
         expand: rows per prompt, where beams or sampling expanded it.
+        layout: of the request.
         ids: int64 `[rows, n]`, the visual token at each place, -1 for others.
         mask: bool `[rows, n]`, which places are real.
         state: what will be left on the cache.
@@ -50,10 +52,12 @@ class PrefillState:
         positions: position ids of what stays, once a layer was pruned.
         rotary: their embeddings, likewise.
         entered: vectors `[rows, layer-0 length, d]` as they entered the language model, where a stage asks for them.
+        lengths: how long each row is now, without padding, where the host knows it.
     """
 
     selection: PromptSelection
     expand: int
+    layout: PromptLayout
     ids: Tensor
     mask: Tensor
     state: caches.CacheState
@@ -66,6 +70,10 @@ class PrefillState:
     positions: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
     entered: Tensor | None = None
+    lengths: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.lengths = self.layout.sizes(self.selection.entering.expanded(self.expand).counts)
 
     @property
     def text(self) -> Tensor:
@@ -83,19 +91,24 @@ class PrefillState:
         Raises:
             RefusedError: if the last place of a prompt left inside the language model.
         """
-        real = self.state.mask
-        stays = torch.zeros_like(real).scatter(1, self.index, self.mask)
+        real, index, mask, source = self.state.mask, self.index, self.mask, self.source
+
+        def stays() -> Tensor:
+            return torch.zeros_like(real).scatter(1, index, mask)
+
         if self.state.layers:
-            end = real.shape[1] - self.drafted - 1
-            if bool((real & ~stays)[:, end].any()):
+            prompt = self.layout.part(self.expand, self.layout.shape[1] - self.drafted)
+            if not prompt.ends_in_text and bool((real & ~stays())[:, real.shape[1] - self.drafted - 1].any()):
                 raise RefusedError(
                     "a prompt ends with an image whose last token left inside the language model, and the next word "
                     "is read there; put text after the image, or prune at decoder.0"
                 )
             if self.labels is not None:
-                note_blind_labels(self.labels, real, stays, self.selection.record.notes)
-        request = torch.where(stays, self.source, -1)[:: self.expand, : self.source.shape[1] - self.drafted]
-        self.selection.record.places = Places(self.state.unpruned - self.drafted, request)
+                note_blind_labels(self.labels, real, stays(), self.selection.record.notes)
+        step, end = self.expand, source.shape[1] - self.drafted
+        self.selection.record.places = Places(
+            self.state.unpruned - self.drafted, lambda: torch.where(stays(), source, -1)[::step, :end]
+        )
 
 
 @dataclass(eq=False)
@@ -218,10 +231,12 @@ class LayerPruner:
         outcome = selection.outcomes[block].expanded(prompt.expand)
         if outcome.merges:
             hidden = torch.where((ids >= 0).unsqueeze(-1), of_id(outcome.apply(tokens), ids), hidden)
-        shortening = shorten((ids < 0) | of_id(outcome.keep, ids), prompt.mask, left=True)
+        sizes, lengths = prompt.layout.sizes(outcome.counts), prompt.lengths
+        shortening = shorten((ids < 0) | of_id(outcome.keep, ids), prompt.mask, True, sizes, lengths)
+        prompt.lengths = sizes
         prompt.rest = hidden if prompt.rest is None else put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
         prompt.index = prompt.index.gather(1, shortening.index)
-        prompt.ids = torch.where(shortening.filler, -1, shortening.take(ids))
+        prompt.ids = shortening.filled(shortening.take(ids), -1)
         whole = shortening.mask.sum(dim=1) == prompt.mask.sum(dim=1)
         prompt.mask = shortening.mask
         positions = shortening.take_last(prompt.places if prompt.positions is None else prompt.positions)
@@ -234,8 +249,7 @@ class LayerPruner:
             shift = shift if before is None else shift + before
             prompt.rotary = _where(whole, prompt.rotary, self._decoder.rotary_embeddings(hidden, positions))
         prompt.positions = positions
-        padded = not bool(shortening.mask.all())
-        prompt.state.layers.append(caches.LayerState(block, prompt.index, shortening.mask, padded, shift))
+        prompt.state.layers.append(caches.LayerState(block, prompt.index, shortening.mask, shortening.padded, shift))
         return shortening.take(hidden)
 
     def _evidence(

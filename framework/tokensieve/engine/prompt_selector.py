@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tokensieve.engine.batches import by_id, padded
+from tokensieve.engine.batches import padded
+from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.question import questions, tokenizer_of
 from tokensieve.engine.stage_selection import StageOutcome, TokenPool, select_stage
+from tokensieve.engine.token_layout import TokenLayout
 from tokensieve.engine.vision_cache import VisionCache
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, Query, Text, Value
@@ -70,14 +73,19 @@ class PromptSelection:
     Attributes:
         pool: its visual tokens.
         record: its part of the ledger.
-        entering: bool `[prompts, tokens]`, those that reach the language model.
+        arrived: the tokens that the vision tower handed on.
         outcomes: by block, what a stage decided.
     """
 
     pool: TokenPool
     record: Prefill
-    entering: Tensor
+    arrived: StageOutcome
     outcomes: dict[int, StageOutcome] = field(default_factory=dict)
+
+    @property
+    def entering(self) -> StageOutcome:
+        """The tokens that enter the language model: what the stage before it decided, or all that arrived."""
+        return self.outcomes.get(0, self.arrived)
 
 
 class PromptSelector:
@@ -111,11 +119,9 @@ class PromptSelector:
     def start(
         self,
         words: Tensor | None,
-        grid: Tensor,
+        tokens: TokenLayout,
         features: Tensor,
-        ids: Tensor,
-        mask: Tensor,
-        expand: int,
+        layout: PromptLayout,
         vision: Mapping[Evidence, Callable[[], Value]],
         selected: Tensor | None,
         tower: EncoderOutcome | None,
@@ -123,50 +129,44 @@ class PromptSelector:
         """Open the ledger of a prompt batch and gather what is known before the language model.
 
         Args:
-            words: int64 `[rows, n]`, the prompts, or none where they came as embeddings.
-            grid: int64 `[prompts, tokens, 5]`, where each visual token was.
-            features: `[rows, tokens, d]`, projected features by id.
-            ids: int64 `[rows, n]`, which visual token stands where, or -1.
-            mask: bool `[rows, n]`, which places are real.
-            expand: rows per prompt, where beams or sampling expanded it.
+            words: int64 `[prompts, n]`, the prompts, or none where they came as embeddings.
+            tokens: where each visual token was.
+            features: `[prompts, tokens, d]`, projected features by id.
+            layout: of the prompts.
             vision: what the vision tower saw.
             selected: its selected layer `[patches, c]`, where a text tower reads it and it was seen.
             tower: what left in it, where the recipe has stages there.
         """
-        grid = grid.to(ids.device)
-        ids, mask, features = ids[::expand], mask[::expand], features[::expand].detach()
-        counts = (ids >= 0).sum(dim=1)
-        keys = self._keys(len(ids))
-        alive = torch.arange(grid.shape[1], device=ids.device) < counts.unsqueeze(1)
-        sizes = alive.double()
+        features, device, keys = features.detach(), features.device, self._keys(layout.shape[0])
+        alive, counts, merged = tokens.every.on(device), tokens.counts, None
         if tower is not None and tower.sizes is not None:
-            sizes = tower.sizes
-            alive = alive & (sizes > 0)
-        text = (mask & (ids < 0)).sum(dim=1).tolist()
-        record = Prefill(keys, text, counts.tolist(), alive.sum(dim=1).tolist())
+            merged = tower.sizes.to(device)
+            alive = alive & (merged > 0)
+            counts = tuple(alive.sum(dim=1).tolist())
+        text = layout.words.array.sum(axis=1).tolist()
+        record = Prefill(keys, text, list(tokens.counts), list(counts))
         wanted = frozenset().union(*(self.needs(block) for block in self.stages))
         evidence = dict(vision)
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
-            words = None if words is None else words[::expand]
-            evidence |= self._textual(words, features, ids, mask, selected, record)
+            evidence |= self._textual(words, features, layout, selected, record)
         self._run.add(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches
             for done in tower.records:
                 record.stages.append(done)
                 self._on_stage(done)
-        key_row = torch.tensor(keys, dtype=torch.int64, device=ids.device)
-        return PromptSelection(TokenPool(alive, grid, sizes, key_row, evidence), record, alive)
+        pool = TokenPool(alive, tokens, self._key_row(keys, device), evidence, merged, merged is None, counts)
+        return PromptSelection(pool, record, StageOutcome(alive, counts))
 
     def start_empty(self, mask: Tensor) -> PromptSelection:
         """Open the ledger of prompts `[rows, n]` without images; every stage keeps nothing."""
         rows = len(mask)
-        empty = torch.zeros(rows, 0, dtype=torch.int64, device=mask.device)
+        tokens = TokenLayout(np.zeros((rows, 0, 5), dtype=np.int64), (0,) * rows)
         record = Prefill(self._keys(rows), mask.sum(dim=1).tolist(), [0] * rows, [0] * rows)
         self._run.add(record)
-        key_row = torch.tensor(record.keys, dtype=torch.int64, device=mask.device)
-        pool = TokenPool(empty.bool(), empty.reshape(rows, 0, 5), empty.double(), key_row, {})
-        selection = PromptSelection(pool, record, pool.alive)
+        alive = tokens.every.on(mask.device)
+        pool = TokenPool(alive, tokens, self._key_row(record.keys, mask.device), {}, counts=tokens.counts)
+        selection = PromptSelection(pool, record, StageOutcome(alive, tokens.counts))
         for stage in self._recipe.stages:
             if stage.at.part == "decoder":
                 self.select(stage.at.block, selection, {})
@@ -185,43 +185,52 @@ class PromptSelector:
     def _keys(self, rows: int) -> list[int]:
         return [0] * rows if self._options.keys is None else [int(key) for key in self._options.keys]
 
+    @staticmethod
+    def _key_row(keys: list[int], device: torch.device) -> Tensor:
+        """Return sample keys on a device, int64 `[prompts]`."""
+        if any(keys):
+            return torch.tensor(keys, dtype=torch.int64, device=device)
+        return torch.zeros(len(keys), dtype=torch.int64, device=device)
+
     @torch.no_grad()
     def _textual(
         self,
         words: Tensor | None,
         features: Tensor,
-        ids: Tensor,
-        mask: Tensor,
+        layout: PromptLayout,
         selected: Tensor | None,
         record: Prefill,
     ) -> dict[Evidence, Callable[[], Value]]:
         """Return the question, in the model's own space and in the text tower's."""
         options, text_tower = self._options, self._options.text_tower
-        record.questions = self._questions(words, ids, mask, record.notes)
+        record.questions = self._questions(words, layout, record.notes)
         if record.questions is not None and options.processor is not None:
             reader = tokenizer_of(options.processor)
             read = {
                 text: reader(text, add_special_tokens=False)["input_ids"] for text in dict.fromkeys(record.questions)
             }
-            own = [torch.tensor(read[text], dtype=torch.int64, device=ids.device) for text in record.questions]
+            own = [torch.tensor(read[text], dtype=torch.int64) for text in record.questions]
         elif words is not None:
             # Without a processor nobody knows which words are the question: all of them are read.
-            own = list(words[mask & (ids < 0)].split((mask & (ids < 0)).sum(dim=1).tolist()))
+            own = list(words.reshape(-1)[layout.text_places.on(words.device)].split(record.text))
             if text_tower is None:
                 record.notes.append("no processor was given: all text of the prompt was read as the question")
         else:
             raise RefusedError("a strategy reads text, but the prompt is embeddings; pass query= and processor=")
         # PromptOptions once for all prompts: each call costs more than the few words of a question.
-        vectors = self._decoder.embed_tokens(torch.cat(own)).split([len(one) for one in own])
+        known = torch.cat(own).to(features.device if words is None else words.device)
+        vectors = self._decoder.embed_tokens(known).split([len(one) for one in own])
         text, text_mask = padded(vectors, features)
         query = Query(features, text, text_mask, "text embeddings")
         if text_tower is None:
             record.notes.append("relevance: the model's own text embeddings")
         else:
-            query = self._text_tower_query(text_tower, selected, record, ids)
+            query = self._text_tower_query(text_tower, selected, record, layout)
         return {Evidence.TEXT_FEATURES: lambda: Text(text, text_mask), Evidence.QUERY: lambda: query}
 
-    def _text_tower_query(self, text_tower: TextTower, selected: Tensor | None, record: Prefill, ids: Tensor) -> Query:
+    def _text_tower_query(
+        self, text_tower: TextTower, selected: Tensor | None, record: Prefill, layout: PromptLayout
+    ) -> Query:
         """Return the question and the tokens in the text tower's space."""
         if selected is None:
             raise RefusedError(
@@ -230,7 +239,7 @@ class PromptSelector:
         if record.questions is None:
             raise RefusedError("query_encoder needs to read the question; pass processor= or query=")
         patches = text_tower.patches(selected)
-        spread = by_id(patches.reshape(-1, patches.shape[-1]), ids)
+        spread = layout.by_id(patches.reshape(-1, patches.shape[-1]))
         known = {text: self._embedded(text_tower, text) for text in dict.fromkeys(record.questions)}
         windows, mask = padded([known[text] for text in record.questions], spread)
         record.notes.append(f"relevance: {text_tower.space}, sign {text_tower.sign:+d}")
@@ -242,9 +251,9 @@ class PromptSelector:
         """Return a question in the text tower's space, from the vision cache where there is one."""
         return text_tower.text(text) if self._vision_cache is None else self._vision_cache.text(text_tower, text)
 
-    def _questions(self, words: Tensor | None, ids: Tensor, mask: Tensor, notes: list[str]) -> list[str] | None:
+    def _questions(self, words: Tensor | None, layout: PromptLayout, notes: list[str]) -> list[str] | None:
         if self._options.query is not None:
             return list(self._options.query)
         if self._options.processor is None or words is None:
             return None
-        return questions(self._options.processor, words, mask & (ids < 0), notes)
+        return questions(self._options.processor, words, layout.words.on(words.device), notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import compact_positions, gather_mask
 from tokensieve.engine.labels import IGNORED
+from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.shortening import Shortening
 from tokensieve.errors import RefusedError
 from tokensieve.models.decoder import Decoder, Modality
@@ -25,21 +27,16 @@ def has_images(request: Mapping[str, Any], modalities: Sequence[Modality]) -> bo
     )
 
 
-def placeholder_kinds(request: Mapping[str, Any], placeholders: Sequence[int], decoder: Decoder) -> Tensor:
-    """Return int64 `[rows, n]`: which placeholder stands at a place of a prompt, by number, or -1."""
+def placeholder_places(request: Mapping[str, Any], placeholders: Sequence[int], decoder: Decoder) -> list[Tensor]:
+    """Return for each placeholder where it stands in the prompts, bool `[rows, n]`."""
     ids = request.get("input_ids")
     if isinstance(ids, Tensor):
-        found = [ids == placeholder for placeholder in placeholders]
-    else:
-        embeds = request.get("inputs_embeds")
-        if not isinstance(embeds, Tensor):
-            raise RefusedError("a prompt with images needs input_ids or inputs_embeds")
-        marks = decoder.embed_tokens(torch.tensor(placeholders, device=embeds.device))
-        found = [(embeds == mark).all(dim=-1) for mark in marks]
-    kinds = torch.full(found[0].shape, -1, dtype=torch.int64, device=found[0].device)
-    for number, places in enumerate(found):
-        kinds[places] = number
-    return kinds
+        return [ids == placeholder for placeholder in placeholders]
+    embeds = request.get("inputs_embeds")
+    if not isinstance(embeds, Tensor):
+        raise RefusedError("a prompt with images needs input_ids or inputs_embeds")
+    marks = decoder.embed_tokens(torch.tensor(placeholders, device=embeds.device))
+    return [(embeds == mark).all(dim=-1) for mark in marks]
 
 
 ALONG = frozenset({"input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids", "labels", "shift_labels"})
@@ -77,8 +74,7 @@ def shorten_request(
     decoder: Decoder,
     images: frozenset[str],
     shortening: Shortening,
-    ids: Tensor,
-    mask: Tensor,
+    layout: PromptLayout,
     policy: Positions,
     prepared: bool,
 ) -> tuple[dict[str, Any], Tensor | None, Tensor]:
@@ -89,8 +85,7 @@ def shorten_request(
         decoder: whose forward it is.
         images: the arguments that bring images, see `image_arguments`.
         shortening: what stays.
-        ids: int64 `[rows, n]`, which visual token stood where, or -1.
-        mask: bool `[rows, n]`, which places are real.
+        layout: of the prompts.
         policy: what becomes of positions.
         prepared: whether a 4-D mask was made by `generate`, from the words that the model is now not given. One of the
             caller's own is kept, at the places that stay.
@@ -100,14 +95,17 @@ def shorten_request(
         the position of text that would have followed the unpruned prompt, `[rows]`.
     """
     new = {key: value for key, value in request.items() if key not in images}
-    # A filler must not read as an image placeholder; any of the row's other tokens will do.
-    text = (ids < 0).to(torch.uint8).argmax(dim=1, keepdim=True)
-    steady = Shortening(torch.where(shortening.filler, text, shortening.index), shortening.mask, shortening.filler)
+    device, (rows, length) = shortening.index.device, layout.shape
+    steady = shortening
+    if shortening.padded:
+        # A filler must not read as an image placeholder; any of the row's other tokens will do.
+        text = layout.text.on(device).to(torch.uint8).argmax(dim=1, keepdim=True)
+        steady = replace(shortening, index=torch.where(shortening.filler, text, shortening.index))
     for key in ALONG - {"labels", "shift_labels"}:
         if isinstance(new.get(key), Tensor):
             new[key] = steady.take(new[key])
     if isinstance(new.get("labels"), Tensor):
-        new["labels"] = torch.where(shortening.filler, IGNORED, shortening.take(new["labels"]))
+        new["labels"] = shortening.filled(shortening.take(new["labels"]), IGNORED)
     if isinstance(new.get("shift_labels"), Tensor):
         new["shift_labels"] = _shorten_shifted(new["shift_labels"], shortening)
     given = request.get("attention_mask")
@@ -115,18 +113,21 @@ def shorten_request(
     if isinstance(given, Tensor) and given.ndim == 4 and not prepared:
         index, filler = shortening.index.to(given.device), shortening.filler.to(given.device)
         # That of a static cache is as wide as the cache.
-        width = given.shape[-1] if given.shape[-1] > ids.shape[1] else index.shape[1]
+        width = given.shape[-1] if given.shape[-1] > length else index.shape[1]
         new["attention_mask"] = caches.pad_mask(gather_mask(given, index, filler), width)
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
-        positions = decoder.position_ids(request, mask, 0, ids.shape[1])
-    positions = decoder.complete_position_ids(positions, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
-    text = text_axis(positions).expand(ids.shape[0], -1)
-    end = text.masked_fill(~mask.to(text.device), -1).max(dim=1).values + 1
+        positions = decoder.position_ids(request, layout.real.on(device), 0, length)
+    if positions.ndim == 3:
+        positions = decoder.complete_position_ids(positions, torch.arange(length, device=device).expand(rows, -1))
+    text = text_axis(positions).expand(rows, -1)
+    if layout.padded:
+        text = text.masked_fill(~layout.real.on(text.device), -1)
+    end = text.max(dim=1).values + 1
     new["position_ids"] = shortening.take_last(positions)
     shift = None
     if policy == "compact":
-        whole = shortening.mask.sum(dim=1) == mask.sum(dim=1)
+        whole = shortening.mask.sum(dim=1) == layout.real.on(device).sum(dim=1)
         new["position_ids"], shift = compact_positions(new["position_ids"], shortening.mask, whole)
     return new, shift, end
 

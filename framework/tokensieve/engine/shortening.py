@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,16 +18,21 @@ class Shortening:
         mask: bool `[batch, new]`, which places hold real tokens.
         filler: bool `[batch, new]`, which places stand on a dropped token because the row has no
             padding of its own left; what they hold must be replaced or masked.
+        padded: whether the mask has a false; without, there are no fillers.
     """
 
     index: Tensor
     mask: Tensor
     filler: Tensor
+    padded: bool
 
     def take(self, x: Tensor) -> Tensor:
         """Gather `[batch or 1, old, ...]` to `[batch, new, ...]`."""
         index = self.index.to(x.device)
-        x = x.expand(index.shape[0], *x.shape[1:])
+        if len(x) != len(index):
+            x = x.expand(index.shape[0], *x.shape[1:])
+        if x.ndim == 2:
+            return x.gather(1, index)
         return x.gather(1, index.reshape(*index.shape, *([1] * (x.ndim - 2))).expand(*index.shape, *x.shape[2:]))
 
     def take_rows(self, x: Tensor) -> Tensor:
@@ -37,12 +43,20 @@ class Shortening:
 
     def take_last(self, x: Tensor) -> Tensor:
         """Gather `[..., batch or 1, old]` to `[..., batch, new]`."""
+        if x.ndim == 2:
+            return self.take(x)
         index = self.index.to(x.device)
         x = x.expand(*x.shape[:-2], *index.shape[:1], x.shape[-1])
         return x.gather(-1, index.expand(*x.shape[:-1], index.shape[-1]))
 
+    def filled(self, x: Tensor, value: int) -> Tensor:
+        """Return `x` `[batch, new]` with a value at fillers."""
+        return torch.where(self.filler.to(x.device), value, x) if self.padded else x
 
-def shorten(keep: Tensor, valid: Tensor, left: bool) -> Shortening:
+
+def shorten(
+    keep: Tensor, valid: Tensor, left: bool, sizes: Sequence[int] | None = None, lengths: Sequence[int] | None = None
+) -> Shortening:
     """Return the shortening that keeps `keep & valid`, padded on one side.
 
     Padding that all rows share stays, and a row's own padding is used first, so keeping everything
@@ -52,11 +66,20 @@ def shorten(keep: Tensor, valid: Tensor, left: bool) -> Shortening:
         keep: bool `[batch, n]`.
         valid: bool `[batch, n]`, false at padding.
         left: whether padding goes to the left.
+        sizes: how many places of each row stay, where the host knows it; without, it waits for the device.
+        lengths: how many places of each row are valid, likewise.
     """
-    stays = keep & valid
     n = valid.shape[1]
-    width = int((stays.sum(dim=1)).max()) + n - int(valid.sum(dim=1).max())
-    rank = torch.where(stays, 2, torch.where(valid, 0, 1))
+    if sizes is None or lengths is None:
+        sizes, lengths = (keep & valid).sum(dim=1).tolist(), valid.sum(dim=1).tolist()
+    width = max(sizes, default=0) + n - max(lengths, default=0)
+    padded = any(size < width for size in sizes)
+    if not padded and max(lengths, default=0) == n:
+        # No row has padding of its own, or loses more than another.
+        index = keep.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
+        mask = torch.ones_like(index, dtype=torch.bool)
+        return Shortening(index, mask, ~mask, padded)
+    rank = torch.where(keep & valid, 2, torch.where(valid, 0, 1))
     order = rank.sort(dim=1, stable=True, descending=not left).indices
     index = order[:, n - width :] if left else order[:, :width]
     chosen = rank.gather(1, index)
@@ -64,4 +87,4 @@ def shorten(keep: Tensor, valid: Tensor, left: bool) -> Shortening:
     place = torch.where(chosen > 0, index, index - n if left else index + n)
     turn = place.argsort(dim=1)
     index, chosen = index.gather(1, turn), chosen.gather(1, turn)
-    return Shortening(index, chosen == 2, chosen == 0)
+    return Shortening(index, chosen == 2, chosen == 0, padded)

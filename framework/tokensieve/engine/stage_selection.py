@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tokensieve.algebra.budget import counts
+from tokensieve.algebra.budget import count
+from tokensieve.algebra.doubts import refuse_if, settled_together
 from tokensieve.algebra.reduction import Reduction, nearest
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.selection import Selection, select
+from tokensieve.engine.stopwatch import Stopwatch
+from tokensieve.engine.token_layout import Groups, TokenLayout
 from tokensieve.errors import ScoreError
-from tokensieve.evidence import NEWLINE, Evidence, Tokens, Value, take_rows
+from tokensieve.evidence import Evidence, Tokens, Value, take_rows
 from tokensieve.ledger.records import SampleRecord, StageRecord, mask_to_ids
 from tokensieve.recipes.formulas import format_formula
 from tokensieve.recipes.recipe import Recipe
@@ -29,24 +33,43 @@ class StageOutcome:
 
     Attributes:
         keep: bool `[batch, tokens]`.
-        target: int64 `[batch, tokens]`, the id of the token it becomes part of; itself where it
-            stays, -1 where it vanishes.
-        weight: `[batch, tokens]`, with which share.
-        merges: whether any token is folded into another.
+        counts: how many tokens of each sample stay, where the host knows it without asking.
+        joined: where tokens are merged, what each becomes part of and with which share; see `target` and `weight`.
     """
 
     keep: Tensor
-    target: Tensor
-    weight: Tensor
-    merges: bool
+    counts: tuple[int, ...] | None
+    joined: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def merges(self) -> bool:
+        """Whether any token is folded into another."""
+        return self.joined is not None
+
+    @cached_property
+    def target(self) -> Tensor:
+        """int64 `[batch, tokens]`, the id of the token it becomes part of; itself where it stays, -1 where it goes."""
+        if self.joined is not None:
+            return self.joined[0]
+        own = torch.arange(self.keep.shape[1], device=self.keep.device)
+        return torch.where(self.keep, own, -1)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """`[batch, tokens]`, with which share."""
+        return self.keep.double() if self.joined is None else self.joined[1]
 
     def expanded(self, rows: int) -> StageOutcome:
         """Return the outcome with every sample standing `rows` times in a row."""
         if rows == 1:
             return self
         keep = self.keep.repeat_interleave(rows, dim=0)
-        target = self.target.repeat_interleave(rows, dim=0)
-        return StageOutcome(keep, target, self.weight.repeat_interleave(rows, dim=0), self.merges)
+        counts = None if self.counts is None else tuple(count for count in self.counts for _ in range(rows))
+        joined = None
+        if self.joined is not None:
+            target, weight = self.joined
+            joined = target.repeat_interleave(rows, dim=0), weight.repeat_interleave(rows, dim=0)
+        return StageOutcome(keep, counts, joined)
 
     def apply(self, x: Tensor) -> Tensor:
         """Return `x` `[batch, tokens, d]` with merged tokens folded into kept ones, zero elsewhere."""
@@ -61,44 +84,57 @@ class TokenPool:
 
     Attributes:
         alive: bool `[batch, tokens]`.
-        grid: int64 `[batch, tokens, 5]`.
-        sizes: float64 `[batch, tokens]`, how many original tokens each stands for.
+        layout: where they were.
         keys: int64 `[batch]`, sample keys.
         evidence: what was learnt before the language model, by kind; made when first asked for.
+        merged: float64 `[batch, tokens]`, how many original tokens each stands for; none while each stands for itself.
+        whole: whether no token of the layout has left.
+        counts: how many are left of each sample, where the host knows it.
     """
 
     alive: Tensor
-    grid: Tensor
-    sizes: Tensor
+    layout: TokenLayout
     keys: Tensor
     evidence: dict[Evidence, Callable[[], Value]]
+    merged: Tensor | None = None
+    whole: bool = True
+    counts: tuple[int, ...] | None = None
+
+    @property
+    def sizes(self) -> Tensor:
+        """float64 `[batch, tokens]`, how many original tokens each stands for; 0 where it left."""
+        return self.alive.double() if self.merged is None else self.merged
+
+    def groups(self, stage: Stage) -> Groups:
+        """Return the groups in which a stage selects."""
+        judges = stage.newlines == "judge"
+        if self.whole:
+            return self.layout.groups(stage.per, judges)
+        whole_samples = stage.per == "sample" or (stage.per == "image" and self.layout.single)
+        if self.counts is not None and whole_samples and (judges or not self.layout.has_newlines):
+            return Groups.of_samples(self.alive, self.counts)
+        # Which tokens are left, only the device knows.
+        return self.layout.groups(stage.per, judges, self.alive.cpu().numpy())
 
     def take(self, kinds: frozenset[Evidence], fresh: Mapping[Evidence, Callable[[], Value]]) -> dict[Evidence, Value]:
         """Return evidence `[batch, tokens, ...]` of the wanted kinds; `fresh` is the site's own."""
-        known: dict[Evidence, Value] = {Evidence.GRID: self.grid, Evidence.SIZES: self.sizes}
-        for kind in kinds - known.keys():
-            maker = fresh.get(kind) or self.evidence.get(kind)
-            if maker is not None:
+        known: dict[Evidence, Value] = {}
+        for kind in kinds:
+            if kind is Evidence.GRID:
+                known[kind] = self.layout.grid.on(self.alive.device)
+            elif kind is Evidence.SIZES:
+                known[kind] = self.sizes
+            elif maker := fresh.get(kind) or self.evidence.get(kind):
                 known[kind] = maker()
         return known
 
-
-def _groups(pool: TokenPool, per: str, judged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids `[rows, n]`, validity `[rows, n]` and sample `[rows]` of every group of judged tokens."""
-    image = pool.grid[..., 0]
-    part = {"image": image * 0, "sample": image * 0, "tile": pool.grid[..., 1], "frame": pool.grid[..., 2]}[per]
-    number = part if per == "sample" else image * (int(part.max()) + 1 if part.numel() else 1) + part
-    sample, ids = torch.nonzero(judged, as_tuple=True)
-    stride = int(number.max()) + 1 if number.numel() else 1
-    groups, group, sizes = torch.unique(sample * stride + number[sample, ids], return_inverse=True, return_counts=True)
-    # Stable, so ids stay ascending within a group.
-    group, order = group.sort(stable=True)
-    turn = torch.arange(len(group), device=ids.device) - (sizes.cumsum(0) - sizes)[group]
-    width = int(sizes.max()) if len(sizes) else 0
-    places = torch.zeros(len(groups), width, dtype=torch.int64, device=ids.device)
-    places[group, turn] = ids[order]
-    valid = torch.arange(width, device=ids.device) < sizes.unsqueeze(1)
-    return places, valid, groups // stride
+    def leave(self, outcome: StageOutcome) -> None:
+        """Take out what a stage removed."""
+        if outcome.merges:
+            self.merged = Reduction(outcome.target, outcome.weight, torch.ones_like(outcome.keep)).mass(self.sizes)
+        elif self.merged is not None:
+            self.merged = self.merged * outcome.keep
+        self.alive, self.counts, self.whole = outcome.keep, outcome.counts, False
 
 
 @torch.no_grad()
@@ -113,73 +149,70 @@ def select_stage(
         pool: the tokens; those that leave are dead afterwards.
         fresh: evidence of the stage's own site, made when asked for.
     """
-    started = _now(pool)
-    newline = pool.alive & (pool.grid[..., 4] == NEWLINE)
-    judged = pool.alive if stage.newlines == "judge" else pool.alive & ~newline
-    if not bool(judged.any()):
+    clock = Stopwatch(pool.alive.device)
+    groups = pool.groups(stage)
+    if not groups.sizes:
         return _nothing(recipe, stage, pool)
-    ids, valid, samples = _groups(pool, stage.per, judged)
-    # A merger knows who joins whom; everything else joins what it resembles.
-    resembles = stage.rest == "merge" and not isinstance(stage.select, Merger)
-    wanted = stage.needs | ({Evidence.FEATURES} if resembles else set())
-    evidence = pool.take(frozenset(wanted), fresh)
-    tokens = _rows(evidence, ids, valid, samples, pool.keys)
-    pinned = torch.zeros_like(pool.alive)
-    budget: Tensor | None = None
-    if stage.newlines == "keep":
-        budget, pinned = _pin(stage, pool, newline, tokens)
-    # Counted before any strategy sees the tokens.
-    if budget is None and not stage.keep.auto:
-        budget = counts(stage.keep, tokens.universe.counts)
-    chosen, reduction = _chosen(stage, tokens, budget)
-    _check_kept(recipe, stage, chosen.mask, budget)
-    outcome = _outcome(stage, pool, tokens, chosen, reduction, pinned)
-    elapsed = _now(pool) - started
-    record = _record(recipe, stage, pool, tokens, chosen, outcome, elapsed)
-    pool.sizes = Reduction(outcome.target, outcome.weight, torch.ones_like(outcome.keep)).mass(pool.sizes)
-    pool.alive = outcome.keep
+    # All that is checked on the device is asked for once, at the end.
+    with settled_together():
+        tokens = _rows(stage, pool, groups, fresh)
+        # Counted before any strategy sees the tokens.
+        budget, pinned = _budget(stage, pool, groups)
+        chosen, reduction = _chosen(stage, tokens, budget)
+        _check_kept(recipe, stage, chosen.mask, budget)
+        outcome = _outcome(stage, pool, groups, tokens, chosen, reduction, budget, pinned)
+    record = _record(recipe, stage, pool, groups, chosen, outcome, clock)
+    pool.leave(outcome)
     return outcome, record
 
 
 def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcome, StageRecord]:
     """Return the outcome for a batch without tokens to judge."""
-    own = torch.arange(pool.alive.shape[1], device=pool.alive.device).expand_as(pool.alive)
-    outcome = StageOutcome(pool.alive, torch.where(pool.alive, own, -1), pool.alive.double(), merges=False)
+    outcome = StageOutcome(pool.alive, pool.counts)
     records = tuple(SampleRecord(int(row.sum()), mask_to_ids(row), {}, 0, judged=0) for row in pool.alive)
     return outcome, StageRecord(str(stage.at), recipe.formula(stage.select), str(stage.keep), records, 0.0)
 
 
-def _rows(evidence: dict[Evidence, Value], ids: Tensor, valid: Tensor, samples: Tensor, keys: Tensor) -> Tokens:
+def _rows(stage: Stage, pool: TokenPool, groups: Groups, fresh: Mapping[Evidence, Callable[[], Value]]) -> Tokens:
     """Return the groups as tokens, with the evidence of each, in tensors that the model does not use."""
+    wanted = set(stage.needs)
+    # A merger knows who joins whom; everything else joins what it resembles.
+    if stage.rest == "merge" and not isinstance(stage.select, Merger):
+        wanted.add(Evidence.FEATURES)
+    if pool.merged is not None or stage.rest == "merge":
+        wanted.add(Evidence.SIZES)
+    evidence, device = pool.take(frozenset(wanted), fresh), pool.alive.device
+    ids, valid, samples = (one.on(device) for one in (groups.ids, groups.valid, groups.samples))
+    universe = Universe(valid, ids).knowing(groups.sizes, canonical=True)
     # Where every sample is one group of all its tokens, there is nothing to gather.
-    whole = all(value.shape[:2] == ids.shape for value in evidence.values() if isinstance(value, Tensor))
-    if whole and len(keys) == len(ids) and bool(valid.all()):
-        return Tokens(Universe(valid, ids), evidence, keys, samples).copied()
+    if groups.whole and all(value.shape[:2] == ids.shape for value in evidence.values() if isinstance(value, Tensor)):
+        return Tokens(universe, evidence, pool.keys, samples).copied()
     rows = {kind: take_rows(value, samples, ids) for kind, value in evidence.items()}
-    return Tokens(Universe(valid, ids), rows, keys[samples], samples)
+    # The layout is remembered for other calls: what a strategy writes into must not be it.
+    return Tokens(universe.copied(), rows, pool.keys[samples], samples.clone())
 
 
-def _pin(stage: Stage, pool: TokenPool, newline: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Return each group's budget without its newline tokens, and the newline tokens that stay.
+def _budget(stage: Stage, pool: TokenPool, groups: Groups) -> tuple[list[int] | None, Tensor | None]:
+    """Return how many tokens of each group stay, none where a set's own size is the budget; and what stays anyway.
 
-    Newline tokens count against the budget of their image; where they alone exceed it, the first
-    ones stay.
+    Newline tokens that stay count against the budget of their image; where they alone exceed it, the first ones stay.
     """
-    pinned = torch.zeros_like(newline)
-    sizes = []
-    image = pool.grid[..., 0]
-    own = tokens.grid[:, :, 0]
-    for row, sample in enumerate(tokens.samples.tolist()):
-        of_group = newline[sample] & ((image[sample] == own[row, 0]) if stage.per != "sample" else True)
-        lines = torch.nonzero(of_group).flatten()
-        total = tokens.universe.counts[row] + len(lines)
-        k = int(counts(stage.keep, total.reshape(1)))
+    if stage.newlines != "keep":
+        return (None, None) if stage.keep.auto else ([count(stage.keep, n) for n in groups.sizes], None)
+    alive = pool.layout.every.array if pool.whole else pool.alive.cpu().numpy()
+    newline, image = alive & pool.layout.newlines, pool.layout.grid.array[..., 0]
+    pinned = np.zeros_like(newline)
+    budget, ids = [], groups.ids.on(torch.device("cpu")).numpy()
+    for row, sample in enumerate(groups.samples.array):
+        own = image[sample] == image[sample, ids[row, 0]]
+        lines = np.flatnonzero(newline[sample] & (own | (stage.per == "sample")))
+        k = count(stage.keep, groups.sizes[row] + len(lines))
         pinned[sample, lines[:k]] = True
-        sizes.append(max(0, k - len(lines)))
-    return torch.tensor(sizes, dtype=torch.int64, device=newline.device), pinned
+        budget.append(max(0, k - len(lines)))
+    return budget, torch.from_numpy(pinned).to(pool.alive.device)
 
 
-def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Selection, Reduction | None]:
+def _chosen(stage: Stage, tokens: Tokens, budget: list[int] | None) -> tuple[Selection, Reduction | None]:
     """Select, and return the reduction where a merger knows it already.
 
     Args:
@@ -189,7 +222,7 @@ def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Select
     """
     lone = stage.select if isinstance(stage.select, Merger) and stage.by is None else None
     if lone is not None and stage.rest == "merge" and budget is not None:
-        k = torch.minimum(budget, tokens.universe.counts)
+        k = torch.tensor(budget, dtype=torch.int64, device=tokens.valid.device)
         with lone.lent(tokens.only(lone.needs | {Evidence.SIZES})) as lent:
             folded = lone.fold(lent, k)
         if folded is not None:
@@ -204,19 +237,25 @@ def _chosen(stage: Stage, tokens: Tokens, budget: Tensor | None) -> tuple[Select
     return select(stage.select, tokens, stage.keep if budget is None else budget, stage.by), None
 
 
-def _check_kept(recipe: Recipe, stage: Stage, mask: Tensor, budget: Tensor | None) -> None:
-    """Raise unless exactly the budget of every group stays, if there is one.
+def _check_kept(recipe: Recipe, stage: Stage, mask: Tensor, budget: list[int] | None) -> None:
+    """Refuse anything but exactly the budget of every group, if there is one.
 
     Raises:
         ScoreError: naming the formula, if a strategy or composer changed the tokens or the cut.
     """
+    if budget is None:
+        return
     kept = mask.sum(dim=1)
-    if budget is not None and not torch.equal(kept, budget):
-        raise ScoreError(
+    # One number, where all groups have the same budget, need not be copied to the device.
+    wanted = budget[0] if len(set(budget)) == 1 else torch.tensor(budget, device=mask.device)
+    refuse_if(
+        (kept != wanted).any(),
+        lambda: ScoreError(
             f"'{recipe.formula(stage.select)}' at {stage.at} kept {kept.tolist()} tokens of its groups, where "
-            f"the budget {stage.keep} is {budget.tolist()}: a strategy or composer in it changed the tokens "
+            f"the budget {stage.keep} is {budget}: a strategy or composer in it changed the tokens "
             "that it was given, or the cut"
-        )
+        ),
+    )
 
 
 def _check_reduction(merger: Merger, mask: Tensor, reduction: object) -> Reduction:
@@ -233,30 +272,35 @@ def _check_reduction(merger: Merger, mask: Tensor, reduction: object) -> Reducti
             f"'{merger.name}' returned slots as {slot.dtype} {list(slot.shape)} with weights {list(weight.shape)}; "
             f"expected int64 and one a token, {list(mask.shape)}"
         )
-    beyond = (slot >= mask.sum(dim=1, keepdim=True)).any() | (slot < -1).any() | ~weight.isfinite().all()
-    if bool(beyond):
-        raise ScoreError(
+    refuse_if(
+        (slot >= mask.sum(dim=1, keepdim=True)).any() | (slot < -1).any() | ~weight.isfinite().all(),
+        lambda: ScoreError(
             f"'{merger.name}' returned slots that are no number of a kept token, or weights that are not finite"
-        )
+        ),
+    )
     return reduction
 
 
 def _outcome(
-    stage: Stage, pool: TokenPool, tokens: Tokens, chosen: Selection, reduction: Reduction | None, pinned: Tensor
+    stage: Stage,
+    pool: TokenPool,
+    groups: Groups,
+    tokens: Tokens,
+    chosen: Selection,
+    reduction: Reduction | None,
+    budget: list[int] | None,
+    pinned: Tensor | None,
 ) -> StageOutcome:
-    at = tokens.samples.unsqueeze(1).expand_as(tokens.ids)
-    inside = tokens.valid
-    keep = pinned.clone()
-    keep[at[inside], tokens.ids[inside]] = chosen.mask[inside]
-    own = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
-    target = torch.where(keep, own, -1)
-    weight = keep.double()
-    if stage.rest == "drop" or not tokens.universe.n:
-        return StageOutcome(keep, target, weight, merges=False)
+    nothing = torch.zeros_like(pool.alive) if pinned is None else pinned
+    keep = groups.spread(chosen.mask, nothing)
+    counts = None if budget is None or pinned is not None else tuple(groups.per_sample(budget))
+    if stage.rest == "drop":
+        return StageOutcome(keep, counts)
     # Groups are built by ascending id, so the tokens are canonical already.
     if reduction is None and isinstance(stage.select, Merger):
+        k = chosen.mask.sum(dim=1)
         with stage.select.lent(tokens.only(stage.select.needs | {Evidence.SIZES})) as lent:
-            reduction = stage.select.assign(lent, chosen.mask.sum(dim=1))
+            reduction = stage.select.assign(lent, k)
     if isinstance(stage.select, Merger):
         reduction = _check_reduction(stage.select, chosen.mask, reduction)
     if reduction is None:
@@ -264,52 +308,53 @@ def _outcome(
         reduction = Reduction.merge(tokens.universe, chosen.mask, nearest_kept, tokens.sizes)
     kept_first = (~chosen.mask).to(torch.uint8).sort(dim=1, stable=True).indices
     slot_ids = tokens.ids.gather(1, kept_first)
-    joined = torch.where(reduction.slot >= 0, slot_ids.gather(1, reduction.slot.clamp(min=0)), -1)
-    target[at[inside], tokens.ids[inside]] = joined[inside]
-    weight[at[inside], tokens.ids[inside]] = reduction.weight[inside].double()
-    return StageOutcome(keep, target, weight, merges=True)
+    # Within its row, whatever a merger answered: that is checked later.
+    slot = reduction.slot.clamp(-1, tokens.universe.n - 1)
+    joined = torch.where(slot >= 0, slot_ids.gather(1, slot.clamp(min=0)), -1)
+    own = torch.arange(keep.shape[1], device=keep.device)
+    target = groups.spread(joined, torch.where(keep, own, -1))
+    weight = groups.spread(reduction.weight.double(), keep.double())
+    return StageOutcome(keep, counts, (target, weight))
 
 
 def _record(
     recipe: Recipe,
     stage: Stage,
     pool: TokenPool,
-    tokens: Tokens,
+    groups: Groups,
     chosen: Selection,
     outcome: StageOutcome,
-    seconds: float,
+    clock: Stopwatch,
 ) -> StageRecord:
+    """Return the record of a stage, which is fetched from the device when it is read."""
     names = recipe.names()
-    sizes = chosen.mask.sum(dim=1).double()
-    batch = pool.alive.shape[0]
-    by_sample = torch.zeros(batch, dtype=torch.float64, device=sizes.device).index_add_(0, tokens.samples, sizes)
-    shares: dict[str, list[float]] = {}
-    for leaf, share in chosen.shares.items():
-        agreed = torch.zeros_like(by_sample).index_add_(0, tokens.samples, share * sizes)
-        name = names[leaf] if isinstance(leaf, Strategy) else "?"
-        shares[name] = (agreed / by_sample.clamp(min=1)).tolist()
-    depth = torch.zeros(batch, dtype=torch.int64, device=sizes.device)
-    depth = depth.scatter_reduce(0, tokens.samples, chosen.depth, "amax")
-    entered = pool.alive.sum(dim=1).tolist()
-    depths = depth.tolist()
-    judged = torch.zeros_like(depth).index_add_(0, tokens.samples, tokens.universe.counts).tolist()
-    records = tuple(
-        SampleRecord(
-            entered[b],
-            mask_to_ids(outcome.keep[b]),
-            {name: values[b] for name, values in shares.items()} if entered[b] else {},
-            depths[b],
-            judged[b],
+    before, after, entering = pool.alive, outcome.keep, pool.counts
+
+    def samples() -> tuple[SampleRecord, ...]:
+        kept, deep = chosen.mask.sum(dim=1).tolist(), chosen.depth.tolist()
+        by_sample = groups.per_sample(kept)
+        depth = [0] * len(by_sample)
+        for sample, one in zip(groups.samples.array.tolist(), deep, strict=True):
+            depth[sample] = max(depth[sample], one)
+        shares: dict[str, list[float]] = {}
+        for leaf, share in chosen.shares.items():
+            agreed = [0.0] * len(by_sample)
+            for sample, part, size in zip(groups.samples.array.tolist(), share.tolist(), kept, strict=True):
+                agreed[sample] += part * size
+            name = names[leaf] if isinstance(leaf, Strategy) else "?"
+            shares[name] = [one / max(size, 1) for one, size in zip(agreed, by_sample, strict=True)]
+        entered = before.sum(dim=1).tolist() if entering is None else entering
+        mask = after.cpu()
+        return tuple(
+            SampleRecord(
+                entered[b],
+                mask_to_ids(mask[b]),
+                {name: values[b] for name, values in shares.items()} if entered[b] else {},
+                depth[b],
+                groups.judged[b],
+            )
+            for b in range(len(entered))
         )
-        for b in range(batch)
-    )
-    return StageRecord(
-        str(stage.at), format_formula(stage.select, names), str(stage.keep), records, 1000 * seconds, chosen.notes
-    )
 
-
-def _now(pool: TokenPool) -> float:
-    """Read the clock once the device has caught up."""
-    if pool.alive.is_cuda:
-        torch.cuda.synchronize(pool.alive.device)
-    return time.perf_counter()
+    formula = format_formula(stage.select, names)
+    return StageRecord(str(stage.at), formula, str(stage.keep), samples, clock.stop(), chosen.notes)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.engine import attention_tap as taps
-from tokensieve.engine.batches import by_id, interleaved
+from tokensieve.engine.batches import interleaved
 from tokensieve.engine.encoder_pruner import EncoderPruner
 from tokensieve.engine.installation import Installation
+from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.sessions import PerThread
 from tokensieve.errors import RefusedError, listing
 from tokensieve.evidence import Evidence, Value
@@ -109,15 +110,15 @@ class VisionRecorder:
         return torch.cat(found[-1]) if found else None
 
     def read(
-        self, request: Mapping[str, Any], names: Sequence[str], kinds: Tensor, ids: Tensor
+        self, request: Mapping[str, Any], names: Sequence[str], layout: PromptLayout, device: torch.device
     ) -> dict[Evidence, Callable[[], Value]]:
         """Return the recorded evidence by token, and forget it.
 
         Args:
             request: the caller's arguments.
             names: the modalities that the prompts have.
-            kinds: int64 `[prompts, n]`, which of them stands at a place, or -1.
-            ids: int64 `[prompts, n]`, which visual token stands there, or -1.
+            layout: of the prompts; kinds are numbers of the modalities.
+            device: where it is read.
         """
         recorded = dict(self._recorded)
         self.forget()
@@ -136,15 +137,16 @@ class VisionRecorder:
         def dealt(kind: Evidence) -> Value:
             found = []
             for number, name in enumerate(names):
-                patches = torch.cat(recorded[name][kind])
+                seen = recorded[name][kind]
+                patches = seen[0] if len(seen) == 1 else torch.cat(seen)
                 found.append(self._decoder.patches_to_tokens(patches, request, name))
-                wanted = int((kinds == number).sum())
+                wanted = layout.count(number)
                 if len(found[-1]) != wanted:
                     raise RefusedError(
                         f"the vision tower saw {len(patches)} patches, which make {len(found[-1])} tokens, but the "
                         f"prompts have {wanted}; {kind} cannot be dealt to them"
                     )
-            return by_id(interleaved(found, kinds[kinds >= 0]), ids)
+            return layout.by_id(interleaved(found, layout.order).to(device))
 
         return {kind: functools.partial(dealt, kind) for kind in self._wanted}
 

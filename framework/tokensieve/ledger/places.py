@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,22 +18,24 @@ class Places:
     left is no result. Rows are prompts, before beams are expanded. Tensors are on the CPU; they are fetched from the
     device when they are first read, so that no prefill waits.
 
-    Attributes:
+    Args:
         length: the length of the request.
+        read: gives `request`, on any device, when it is first asked for.
     """
 
-    def __init__(self, length: int, request: Tensor) -> None:
+    def __init__(self, length: int, read: Callable[[], Tensor]) -> None:
         self.length = length
-        self._request = request.to(torch.int32)
+        self._read: Callable[[], Tensor] | Tensor = read
 
     @property
     def request(self) -> Tensor:
-        """The place of the request that stands at each place of the outputs, int32 `[rows, length of the outputs]`.
+        """The place of the request at each place of the outputs, int32 `[rows, length of the outputs]`.
 
         It is -1 at padding, and at places that left inside the language model.
         """
-        self._request = self._request.cpu()
-        return self._request
+        if not isinstance(self._read, Tensor):
+            self._read = self._read().to("cpu", torch.int32)
+        return self._read
 
     @property
     def output(self) -> Tensor:

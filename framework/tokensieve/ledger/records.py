@@ -5,6 +5,7 @@ The engine fills them in; `Run` presents and saves them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -36,25 +37,55 @@ class SampleRecord:
     judged: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
 class StageRecord:
-    """What a stage kept of a batch.
+    """What a stage kept of a batch. It is fetched from the device when it is first read, so that no prefill waits.
 
     Attributes:
         site: the site of the stage.
         formula: the formula that selected the tokens.
         keep: the budget, as written.
-        samples: one record for each input row, also for rows without visual tokens.
-        ms: milliseconds spent on selection, for the whole batch.
-        notes: fallbacks that were used, and other remarks.
     """
 
-    site: str
-    formula: str
-    keep: str
-    samples: tuple[SampleRecord, ...]
-    ms: float
-    notes: tuple[str, ...] = ()
+    def __init__(
+        self,
+        site: str,
+        formula: str,
+        keep: str,
+        samples: tuple[SampleRecord, ...] | Callable[[], tuple[SampleRecord, ...]],
+        ms: float | Callable[[], float],
+        notes: tuple[str, ...] | Callable[[], tuple[str, ...]] = (),
+    ) -> None:
+        self.site = site
+        self.formula = formula
+        self.keep = keep
+        self._samples = samples
+        self._ms = ms
+        self._notes = notes
+
+    @property
+    def samples(self) -> tuple[SampleRecord, ...]:
+        """One record for each input row, also for rows without visual tokens."""
+        if callable(self._samples):
+            self._samples = self._samples()
+        return self._samples
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds spent on selection, for the whole batch."""
+        if callable(self._ms):
+            self._ms = self._ms()
+        return self._ms
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Fallbacks that were used, and other remarks."""
+        if callable(self._notes):
+            self._notes = self._notes()
+        return self._notes
+
+    def fetch(self) -> None:
+        """Read everything now, so that nothing is held on the device."""
+        _ = self.samples, self.ms, self.notes
 
 
 @dataclass(eq=False)
@@ -85,6 +116,13 @@ class Prefill:
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     places: Places | None = None
+
+    def fetch(self) -> None:
+        """Read everything now, so that nothing is held on the device."""
+        for stage in self.stages:
+            stage.fetch()
+        if self.places is not None:
+            _ = self.places.request
 
 
 def mask_to_ids(mask: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ from tokensieve.sites import Site
 LARGE, SLOW = 2048, 1000
 """The visual tokens of a sample, and the milliseconds of a selection, from which on the ledger says that it is slow."""
 
+_UNREAD = 16
+"""How many of the latest prefills may still be on the device."""
+
 
 class Run:
     """The ledger of a pruned run.
@@ -52,6 +55,9 @@ class Run:
         """Add the record of a prefill, which is the latest of this thread from now on."""
         self.prefills.append(prefill)
         self._own.latest = prefill
+        # What nobody has read by now waits on the host: a server makes many prefills, and devices are small.
+        if len(self.prefills) > _UNREAD:
+            self.prefills[-1 - _UNREAD].fetch()
 
     @property
     def latest(self) -> Prefill:

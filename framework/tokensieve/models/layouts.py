@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tokensieve.errors import RefusedError
 
 
+@lru_cache(maxsize=256)
 def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
     """Return the layout of a plain grid, int64 `[frames * rows * columns, 4]`: tile, frame, row, column.
 
-    Tokens are in the order of frames, then rows, then columns.
+    Tokens are in the order of frames, then rows, then columns. The same tensor is returned for the same grid, so nobody
+    may write into it.
 
     Args:
         rows: rows of tokens in each frame.
@@ -22,8 +26,11 @@ def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
         frames: how many frames there are; 1 for an image.
         tile: the number of the tile, the same for all tokens.
     """
-    frame, row, column = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.full_like(frame, tile), frame, row, column], dim=-1).reshape(-1, 4)
+    frame, row, column = np.indices((frames, rows, columns))
+    places = np.stack([np.full_like(frame, tile), frame, row, column], axis=-1).reshape(-1, 4)
+    # Kept for calls to come, some of which may be under autograd.
+    with torch.inference_mode(False):
+        return torch.from_numpy(places)
 
 
 def require_size(pixels: object, side: int) -> None:
