@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
-from tokensieve_strategies._maths.maxmin import max_min
-from tokensieve_strategies._maths.vectors import round_for_ties
+from tokensieve_strategies._maths.spread import spread_order
 
 
 class Uniform(Ranker):
@@ -32,27 +31,11 @@ class Uniform(Ranker):
         return frozenset({Evidence.GRID})
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
-        """Return the order of greedy max-min picks on the grid."""
+        """Return the order of greedy max-min picks on the grid, which is remembered for grids seen before."""
         universe = tokens.universe
-        if not universe.n:
-            return Chain.from_picks(universe, universe.ids, self)
-        at = _coordinates(tokens)
-
-        def distance(places: Tensor) -> Tensor:
-            picked = at.gather(1, places.unsqueeze(-1).expand(-1, -1, at.shape[2]))
-            return round_for_ties((picked.unsqueeze(2) - at.unsqueeze(1)).square().sum(dim=-1))
-
-        # The middle has the coordinates 0.
-        first = round_for_ties(at.square().sum(dim=-1)).where(tokens.valid, float("inf")).argmin(dim=1)
-        picks = max_min(distance, tokens.valid, first, min(depth, universe.n))
-        return Chain.from_picks(universe, picks, self)
-
-
-def _coordinates(tokens: Tokens) -> Tensor:
-    """Return the scaled grid coordinates, float64 `[rows, n, 5]`, with the middle of each row's tokens at 0."""
-    grid, outside = tokens.grid, ~tokens.valid.unsqueeze(-1)
-    low = grid.masked_fill(outside, 2**31).amin(dim=1, keepdim=True)
-    high = grid.masked_fill(outside, -(2**31)).amax(dim=1, keepdim=True)
-    extent = (high - low).clamp(min=1)
-    extent[..., 3:] = extent[..., 3:].amax(dim=-1, keepdim=True)
-    return (2 * grid - low - high) / (2.0 * extent.double())
+        depth = min(depth, universe.n)
+        grid = tokens.grid.numpy(force=True)
+        orders = [spread_order(grid[row, :n], min(depth, n)) if n else [] for row, n in enumerate(universe.sizes)]
+        padded = [order + [-1] * (depth - len(order)) for order in orders]
+        picks = torch.tensor(padded, dtype=torch.int64, device=universe.device).reshape(universe.rows, depth)
+        return Chain.from_picks(universe, picks, self, picked=orders)
