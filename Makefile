@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo quick test lint unit nightly browser families docs bench release-check clean
+.PHONY: help env demo quick test lint unit nightly sweep browser families docs bench release-check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ unit: env ## the tests with coverage, in parallel (WORKERS=2)
 
 nightly: env ## the widest sweeps, and every property on all its examples (a quarter of an hour)
 	TOKENSIEVE_NIGHTLY=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope -m "nightly or hypothesis"
+
+sweep: env ## random trials of docs/guarantees.md, for MINUTES=10; a failure is printed with its seed
+	OMP_NUM_THREADS=1 "$(BIN)"/python tools/sweep.py --minutes $(or $(MINUTES),10) --out docs/assets/sweeps.json
 
 quick: env ## what to run before every commit: style, types, layers, and the tests that say most in a minute
 	@"$(BIN)"/python tools/quick.py

@@ -232,6 +232,24 @@ def seeds() -> str:
     return _table(("right answers, %", *keeps), rows)
 
 
+def sweeps() -> str:
+    """Return a table of what the last `make sweep` tried, from the counts that it wrote."""
+    found = json.loads((DOCS / "assets" / "sweeps.json").read_text(encoding="utf-8"))
+    rows = (
+        (
+            f"`{name}`",
+            result["what"],
+            f"{result['tried']:,}",
+            ", ".join(f"{number:,} {what}" for what, number in sorted(result["counted"].items())) or "none",
+            f"{len(result['failures']):,}",
+        )
+        for name, result in found["sweeps"].items()
+    )
+    versions = " and ".join(f"{name} {version}" for name, version in found["versions"].items())
+    table = _table(("sweep", "what is tried", "trials", "of these", "failed"), rows)
+    return f"The last run took {found['minutes']:g} minutes, with {versions}.\n\n{table}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "strategies": strategies,
     "recipes": recipes,
@@ -250,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "over_plain": over_plain,
     "needed": needed,
     "seeds": seeds,
+    "sweeps": sweeps,
 }
 
 

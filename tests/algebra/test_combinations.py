@@ -89,23 +89,28 @@ def tokens():
     return Tokens(universe, {Evidence.FEATURES: features, Evidence.GRID: grid}, keys=torch.arange(3))
 
 
+def faults(expression, tokens, keep, row):
+    """What is wrong with what an accepted formula keeps: of all rows, and of one of them alone."""
+    try:
+        mask = select(expression, tokens, keep).mask
+    except Exception as error:
+        return [f"{expression} at {keep}: {type(error).__name__}: {error}"]
+    wrong = []
+    if not torch.equal(mask.sum(dim=1), counts(keep, tokens.universe.counts)) or bool((mask & ~tokens.valid).any()):
+        wrong.append(f"{expression} at {keep} keeps {mask.sum(dim=1).tolist()}")
+    if not torch.equal(mask, select(known_to_the_end(expression), tokens, keep).mask):
+        wrong.append(f"{expression} at {keep} keeps others where its orders are read as deep as they are asked for")
+    if not torch.equal(select(expression, row_of(tokens, row), keep).mask[0], mask[row][tokens.valid[row]]):
+        wrong.append(f"{expression} at {keep} keeps others where row {row} is alone")
+    return wrong
+
+
 def test_what_is_accepted_runs_and_is_exact(tokens):
     wrong, tried = [], 0
     for number, expression in enumerate(formulas(11 if NIGHTLY else 101)):
         keep = Keep.of(KEEPS[number % len(KEEPS)])
         tried += 1
-        try:
-            mask = select(expression, tokens, keep).mask
-        except Exception as error:
-            wrong.append(f"{expression} at {keep}: {type(error).__name__}: {error}")
-            continue
-        if not torch.equal(mask.sum(dim=1), counts(keep, tokens.universe.counts)) or bool((mask & ~tokens.valid).any()):
-            wrong.append(f"{expression} at {keep} keeps {mask.sum(dim=1).tolist()}")
-        if not torch.equal(mask, select(known_to_the_end(expression), tokens, keep).mask):
-            wrong.append(f"{expression} at {keep} keeps others where its orders are read as deep as they are asked for")
-        row = number % tokens.universe.rows
-        if not torch.equal(select(expression, row_of(tokens, row), keep).mask[0], mask[row][tokens.valid[row]]):
-            wrong.append(f"{expression} at {keep} keeps others where row {row} is alone")
+        wrong += faults(expression, tokens, keep, number % tokens.universe.rows)
     assert not wrong, f"{len(wrong)} of {tried} formulas: " + "\n".join(wrong[:20])
     assert tried > 300
 

@@ -28,7 +28,8 @@ STUDY = """\
 models: [world-llava]
 recipes: [uniform]
 keep: [16]
-tasks: [{use: world, limit: 4}]
+tasks: [world]
+limit: 4
 """
 
 

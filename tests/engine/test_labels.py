@@ -118,6 +118,22 @@ def test_a_mean_over_fewer_labels_is_noted():
     assert not run.latest.notes
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@torch.no_grad()
+def test_labels_that_are_shifted_already_are_counted_likewise(whole):
+    model = shared("sdpa")
+    inputs = Asked(model, whole).collate([0, 1])
+    shifted = F.pad(inputs["labels"], (0, 1), value=-100)[:, 1:]
+    counted = {"shift_labels": shifted, "num_items_in_batch": int((shifted != -100).sum())}
+    with ts.prune(model, BEFORE):
+        if whole:
+            with pytest.raises(RefusedError, match="labelled places leave"):
+                model(**inputs, **counted)
+        else:
+            right = model(**inputs).loss
+            torch.testing.assert_close(model(**inputs, **counted).loss, right, atol=1e-5, rtol=1e-5)
+
+
 def test_labels_that_a_place_predicts_which_left_inside_are_noted():
     """The word behind the picture: the picture's last token may have left two layers before the logits."""
     model = shared("sdpa")

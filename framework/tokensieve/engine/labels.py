@@ -24,11 +24,7 @@ def check_labels(request: Mapping[str, Any], shorter: Mapping[str, Any], notes: 
     Raises:
         RefusedError: if the caller divides by the number of labels, as the Trainer of transformers does.
     """
-    before, after = request.get("labels"), shorter.get("labels")
-    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
-        return
-    # The first place of a row is predicted by nothing.
-    lost = int((before[:, 1:] != IGNORED).sum()) - int((after[:, 1:] != IGNORED).sum())
+    lost = _terms(request) - _terms(shorter)
     if not lost:
         return
     if request.get("num_items_in_batch") is not None:
@@ -37,6 +33,15 @@ def check_labels(request: Mapping[str, Any], shorter: Mapping[str, Any], notes: 
             f"passes it), so the loss would be too small; set labels of placeholders and padding to {IGNORED}"
         )
     notes.append(f"labels: {lost} labelled places left; the loss is the mean over those that stay")
+
+
+def _terms(request: Mapping[str, Any]) -> int:
+    """Return how many terms the loss of a request has."""
+    labels, shifted = request.get("labels"), request.get("shift_labels")
+    if isinstance(shifted, Tensor):
+        return int((shifted != IGNORED).sum())
+    # The first place of a row is predicted by nothing.
+    return int((labels[:, 1:] != IGNORED).sum()) if isinstance(labels, Tensor) else 0
 
 
 def note_blind_labels(labels: Tensor, real: Tensor, stays: Tensor, notes: list[str]) -> None:
