@@ -42,6 +42,12 @@ def cli(monkeypatch, tmp_path):
     return lambda *arguments: CliRunner().invoke(app, ["compare", *map(str, arguments)])
 
 
+@pytest.fixture
+def here(cli):
+    """The command in this process, for what has nothing to do with workers."""
+    return lambda *arguments: cli(*arguments, "--in-process")
+
+
 def test_a_study_runs_and_goes_on(cli, study):
     result = cli(study(), "--out", "runs/x")
     assert result.exit_code == 0, result.output
@@ -72,7 +78,7 @@ def test_a_dry_run_writes_nothing(cli, study):
     assert "counted by the first sample's prompt" in result.stdout
 
 
-def test_a_dry_run_counts_what_a_run_counts(cli, study, registry):
+def test_a_dry_run_counts_what_a_run_counts(here, study, registry):
     from tokensieve.study.planning.plan import plan_study
     from tokensieve.study.running.estimate import estimate_costs
 
@@ -83,29 +89,29 @@ def test_a_dry_run_counts_what_a_run_counts(cli, study, registry):
     (before,) = estimate_costs(jobs, store, registry, probe=True)
     assert before.seconds > 0
     assert "timed on one batch without pruning" in before.basis
-    assert cli(file, "--out", "runs/y").exit_code == 0
+    assert here(file, "--out", "runs/y").exit_code == 0
     done = Store("runs/y")
     assert before.flops == sum(row.flops for job in jobs for row in done.read(job.cell.key)[1])
     (after,) = estimate_costs(jobs, done, registry)
     assert (after.left, after.flops, after.seconds) == (0, 0, 0)
 
 
-def test_a_task_with_a_decimal_setting_runs(cli, study):
+def test_a_task_with_a_decimal_setting_runs(here, study):
     file = study(tasks="[{use: colours, questions: 2, slow: 0.001}]", recipes="[]")
-    assert cli(file, "--out", "runs/x", "--dry-run").exit_code == 0
-    result = cli(file, "--out", "runs/x")
+    assert here(file, "--out", "runs/x", "--dry-run").exit_code == 0
+    result = here(file, "--out", "runs/x")
     assert result.exit_code == 0, result.output
     assert Study.loads(Store("runs/x").study()).tasks[0].settings["slow"] == 0.001
 
 
-def test_a_damaged_cell_is_run_again_and_named(cli, study):
-    cli(study(recipes="[]"), "--out", "runs/x")
+def test_a_damaged_cell_is_run_again_and_named(here, study):
+    here(study(recipes="[]"), "--out", "runs/x")
     store = Store("runs/x")
     first, second, *_ = store.keys()
     Path(f"runs/x/cells/{first}.parquet").write_bytes(b"")
     Path(f"runs/x/cells/{second}.parquet").unlink()
     count = len(store.plan()["keys"])
-    result = cli(study(recipes="[]"), "--out", "runs/x")
+    result = here(study(recipes="[]"), "--out", "runs/x")
     assert result.stdout.splitlines()[-1].startswith(f"runs/x: 2 cells run, {count - 2} were there")
     assert f"runs/x/cells/{first}.parquet is empty" in result.stderr
     assert set(store.keys()) == set(store.plan()["keys"])
@@ -121,9 +127,9 @@ def test_the_exit_code_tells_of_planned_cells_that_did_not_run(cli, study, monke
     assert "planned cells have no result" in result.stdout
 
 
-def test_failures_are_said_and_exit_with_one(cli, study):
+def test_failures_are_said_and_exit_with_one(here, study):
     bad = "{name: bad, strategies: {f: {use: faulty}}, select: f}"
-    result = cli(study(recipes=f"[{bad}]"), "--out", "runs/x")
+    result = here(study(recipes=f"[{bad}]"), "--out", "runs/x")
     assert result.exit_code == 1
     assert "2 failed (reasons in runs/x/failures" in result.stdout
     assert "failed: " in result.stderr
@@ -199,7 +205,7 @@ def test_a_place_that_cannot_be_written(cli, study):
     assert result.stderr.splitlines()[-1].startswith("StudyError: nothing can be written to file")
 
 
-def test_an_interrupt_leaves_what_is_finished(cli, study, monkeypatch):
+def test_an_interrupt_leaves_what_is_finished(here, study, monkeypatch):
     real, calls = fake.Colours.grade, []
 
     def grade(*args):
@@ -209,13 +215,13 @@ def test_an_interrupt_leaves_what_is_finished(cli, study, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(fake.Colours, "grade", grade)
-    result = cli(study(), "--out", "runs/x", "--in-process")
+    result = here(study(), "--out", "runs/x")
     assert result.exit_code == 130
     assert "stopped; what is finished is in runs/x. The same command goes on from there" in result.stderr
     assert len(Store("runs/x").keys()) == 2
     monkeypatch.undo()
     monkeypatch.chdir(Path(study()).parent)
-    assert "7 cells run, 2 were there" in cli(study(), "--out", "runs/x", "--in-process").stdout
+    assert "7 cells run, 2 were there" in here(study(), "--out", "runs/x").stdout
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(None, "unknown"), (3.4, "3 s"), (600, "10 min"), (9000, "2.5 h")])

@@ -124,14 +124,15 @@ def test_what_ends_more_than_its_own_process_costs_its_cell_too(methods, store, 
     assert summary.done == len(jobs) - 1
 
 
-def test_a_model_is_loaded_once_for_many_cells(methods, store, registry):
-    jobs = methods(keep="[9, 4, 1]")
+def test_a_worker_runs_many_cells(methods, store, registry):
+    """So its `Runner` loads a model once for them; see `test_runner.py`."""
+    jobs = methods("raise", "exit", keep="[9, 4]")
     begin(store, jobs)
-    found = []
-    run_local(jobs, store, registry, found.append)
-    slowest, *others = sorted((result.seconds for result in found), reverse=True)
-    assert found[0].seconds == slowest
-    assert sum(others) < slowest
+    pool = WorkerPool(jobs, store, time.time(), 1, 600, lambda *_: None)
+    pool.run()
+    assert len(store.finished()) == 3
+    assert len(store.failures()) == 4
+    assert pool._started == 1
 
 
 def test_what_an_earlier_cell_left_behind_costs_no_other_cell(methods, store, registry):
