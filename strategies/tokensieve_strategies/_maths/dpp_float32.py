@@ -112,32 +112,34 @@ class Quick:
             self._kernel = self._kernel.reshape(rows * n, n)
 
     def _pick(self, depth: int) -> None:
-        for start in range(self._done - self._done % _BLOCK, depth, _BLOCK):
-            height = start + _BLOCK
-            turns = range(max(start, self._done), min(height, depth))
-            (self._pick_one if self.rows == 1 else self._pick_all)(turns, height)
+        pick = self._pick_one if self.rows == 1 else self._pick_all
+        pick(range(self._done, depth))
 
-    def _pick_one(self, turns: range, height: int) -> None:
+    def _pick_one(self, turns: range) -> None:
         """Pick in a batch of one row."""
-        gain, x = self._gain, self._x[0]
+        gain, across = self._gain, self._x[0].T
         tied = torch.empty(gain.shape, dtype=torch.uint8, device=gain.device)
         bound, row = gain.new_empty(1, 1), torch.empty_like(gain)
-        rest, part = self._rest[0, :height], self._part[0, :height]
-        columns, across = rest.T, x.T
+        all_rest, all_part = self._rest[0], self._part[0]
+        some = slice(turns.start, turns.stop)
         slots = zip(
-            self._places[turns.start : turns.stop].unbind(),
-            self._pivots[turns.start : turns.stop].unbind(),
-            rest[turns.start : turns.stop].split(1),
-            part[turns.start : turns.stop].split(1),
+            turns,
+            self._places[some].unbind(),
+            self._pivots[some].unbind(),
+            all_rest[some].split(1),
+            all_part[some].split(1),
             strict=True,
         )
-        for place, pivot, own, share in slots:
+        for turn, place, pivot, own, share in slots:
+            if turn == turns.start or turn % _BLOCK == 0:
+                height = turn - turn % _BLOCK + _BLOCK
+                columns, part = all_rest[:height].T, all_part[:height]
             torch.amax(gain, 1, True, out=pivot)
             torch.mul(pivot, _NEAR, out=bound)
             torch.ge(gain, bound, out=tied)
             torch.argmax(tied, 1, out=place)
             if self._kernel is None:
-                torch.mm(x.index_select(0, place), across, out=row)
+                torch.mm(self._x[0].index_select(0, place), across, out=row)
             else:
                 torch.index_select(self._kernel, 0, place, out=row)
             torch.addmm(row, columns.index_select(0, place), part, alpha=-1, out=own)
@@ -145,12 +147,13 @@ class Quick:
             gain.addcmul_(own, share, value=-1)
             gain.index_fill_(1, place, 0)
 
-    def _pick_all(self, turns: range, height: int) -> None:
+    def _pick_all(self, turns: range) -> None:
         """Pick in all rows of a batch at once."""
         gain, x = self._gain, self._x
         flat = gain.view(-1)
-        rest, part = self._rest[:, :height], self._part[:, :height]
         for turn in turns:
+            height = turn - turn % _BLOCK + _BLOCK
+            rest, part = self._rest[:, :height], self._part[:, :height]
             pivot = gain.amax(dim=1, keepdim=True)
             place = (gain >= pivot * _NEAR).to(torch.uint8).argmax(dim=1)
             own = place + self._offset
