@@ -182,7 +182,7 @@ def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints,
     settings += [f"tasks={json.dumps(chosen)}", "tasks.gqa.longest=2", "tasks.tgif.longest=2", "limit=1", "seeds=0"]
     settings += ["controls.inverted=32"]
     options = [part for setting in settings for part in ("--set", setting)]
-    result = CliRunner().invoke(app, ["compare", str(FILE), "--out", "runs/x", *options])
+    result = CliRunner().invoke(app, ["compare", str(FILE), "--out", "runs/x", "--in-process", *options])
     assert result.exit_code == 0, result.output
     store = Store("runs/x")
     keys = store.plan()["keys"]
