@@ -115,7 +115,7 @@ def _family(name: str) -> tuple[Any, Any]:
 
 
 def recipes(seed: int, folder: Path) -> int:
-    """A strategy at a site of a family: budgets are met or it is refused, and the model is as before, to the bit."""
+    """A strategy at a site of a family meets its budget or is refused, and the model is as before, to the bit."""
     import torch
 
     import tokensieve as ts
@@ -148,12 +148,28 @@ def recipes(seed: int, folder: Path) -> int:
                 judged = sample.entered if sample.judged is None else sample.judged
                 # Rows are one picture each; a merger of whole windows keeps no more than it is asked for.
                 assert len(sample.kept) == count(keep, judged), f"{recipe.hash()}: {len(sample.kept)} of {judged}"
-            assert run.places.length == inputs["input_ids"].shape[1]
+            wanted = _places(inputs, prompts.decoder.modalities, modality, run.kept(site))
+            found = [torch.nonzero(row >= 0).flatten().tolist() for row in run.places.output]
+            assert found == wanted, f"the places are {found}, not {wanted}"
         except (RefusedError, MissingEvidenceError):
             _count("refused")
         assert torch.equal(model(**inputs).logits, plain), "the logits after the block are not those before"
     assert footprint(model) == before, "the model has something that it had not before"
     return 1
+
+
+def _places(inputs: Any, modalities: Any, name: str, kept: Any) -> list[list[int]]:
+    """Return the places of prompts that stay, by a loop over their words."""
+    [mark] = [one.placeholder_id for one in modalities if one.name == name]
+    wanted = []
+    for row, ids in enumerate(kept):
+        own, seen = [], 0
+        for place, word in enumerate(inputs["input_ids"][row].tolist()):
+            if inputs["attention_mask"][row, place] and (word != mark or seen in ids.tolist()):
+                own.append(place)
+            seen += word == mark
+        wanted.append(own)
+    return wanted
 
 
 def interrupts(seed: int, folder: Path) -> int:

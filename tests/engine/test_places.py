@@ -146,6 +146,22 @@ def test_a_likelihood_sliced_by_absolute_places_is_that_of_the_hand_pruned_seque
     assert len(wrong) < len(ANSWER) or chance(wrong, ANSWER) != pytest.approx(right, abs=1e-2)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_rows_of_other_lengths_that_are_equally_long_when_pruned(side):
+    """Two pictures and little text, or one picture and more text: the shorter row's padding is gone, and not kept."""
+    model = shared("sdpa")
+    rows = prompts(model, [[2, IMAGE, IMAGE, 3], [2, IMAGE, 3 + K]])
+    inputs = batch(rows, side)
+    with ts.prune(model, BEFORE) as run:
+        logits = model(**inputs).logits
+    assert inputs["attention_mask"].sum(dim=1).diff() == K - patches(model)
+    for number, (row, own) in enumerate(zip(rows, staying(run, inputs), strict=True)):
+        assert torch.nonzero(run.places.output[number] >= 0).flatten().tolist() == own
+        right = Plain(model).logits(row, judged(model, row, norms, K, patches(model)))
+        torch.testing.assert_close(logits[number], right, atol=1e-4, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_a_likelihood_inside_the_model_is_that_of_the_written_decoder():
     model = shared("sdpa")

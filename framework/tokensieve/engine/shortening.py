@@ -75,8 +75,8 @@ def shorten(
     width = max(sizes, default=0) + n - max(lengths, default=0)
     padded = any(size < width for size in sizes)
     if not padded and max(lengths, default=0) == n:
-        # No row has padding of its own, or loses more than another.
-        index = keep.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
+        # Every row fills the width. A row may have had padding, which is kept by nobody.
+        index = (keep & valid).to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
         mask = torch.ones_like(index, dtype=torch.bool)
         return Shortening(index, mask, ~mask, padded)
     rank = torch.where(keep & valid, 2, torch.where(valid, 0, 1))
