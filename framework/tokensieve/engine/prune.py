@@ -109,7 +109,8 @@ def prune(
         session.open(engines)
         yield run
     encoded = sum(engine.encoded for engine in engines if isinstance(engine, DecoderPruner))
-    if encoded and not any(any(prefill.visual) for prefill in run.prefills):
+    # What passes the tower alone is pruned there, where the recipe says so.
+    if encoded and tower is None and not any(any(prefill.visual) for prefill in run.prefills):
         warnings.warn(
             f"{encoded} calls encoded pictures inside this prune, but no prompt with pictures came through the model: "
             "nothing was pruned. Pass pixels, or what the calls gave as mm_encoder_outputs, to the model itself",

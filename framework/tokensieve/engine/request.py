@@ -158,11 +158,13 @@ def continue_request(
     since = length - state.mask.shape[1] + steps
     mask = request.get("attention_mask")
     new = dict(request)
-    tail = torch.ones(rows, since, dtype=torch.bool, device=tokens.device)
+    tail = None
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == state.unpruned + since:
         tail = mask[:, state.unpruned :].bool()
-    plain = not state.padded and (mask is None or bool(tail.all()))
-    new["attention_mask"] = None if plain else torch.cat([state.mask, tail], dim=1).long()
+    new["attention_mask"] = None
+    if state.padded or (tail is not None and not bool(tail.all())):
+        tail = state.mask.new_ones(rows, since) if tail is None else tail
+        new["attention_mask"] = torch.cat([state.mask, tail], dim=1).long()
     positions = request.get("position_ids")
     if not isinstance(positions, Tensor):
         positions = decoder.position_ids(request, state.mask, length + state.dropped, steps)

@@ -74,9 +74,10 @@ def shorten(
         sizes, lengths = (keep & valid).sum(dim=1).tolist(), valid.sum(dim=1).tolist()
     width = max(sizes, default=0) + n - max(lengths, default=0)
     padded = any(size < width for size in sizes)
-    if not padded and max(lengths, default=0) == n:
-        # Every row fills the width. A row may have had padding, which is kept by nobody.
-        index = (keep & valid).to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
+    if not padded:
+        # Every row is as long as the others.
+        stays = keep if min(lengths, default=n) == n else keep & valid
+        index = stays.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
         mask = torch.ones_like(index, dtype=torch.bool)
         return Shortening(index, mask, ~mask, padded)
     rank = torch.where(keep & valid, 2, torch.where(valid, 0, 1))
