@@ -15,8 +15,8 @@ import torch
 
 import tokensieve as ts
 from benchmarks.models import TEXT, VISUAL, llava, request
-from tokensieve.engine.decoder_pruner import DecoderEngine
-from tokensieve.engine.layer_pruner import Layers
+from tokensieve.engine.decoder_pruner import DecoderPruner
+from tokensieve.engine.layer_pruner import LayerPruner
 
 KEEP = 64
 
@@ -51,11 +51,11 @@ def hooks(repeats: int) -> dict[str, float]:
     """Return the time inside hooks divided by the time of the step, for a prefill and for a decode step."""
     model, clock = llava(), Clock()
     expression = ts.default_registry().strategy("norm")()
-    real = {name: getattr(DecoderEngine, name) for name in ("_before", "_after")}
-    real_enter = Layers._enter
+    real = {name: getattr(DecoderPruner, name) for name in ("_before", "_after")}
+    real_enter = LayerPruner._enter
     for name, function in real.items():
-        setattr(DecoderEngine, name, clock.wrap(function))
-    Layers._enter = clock.wrap(real_enter)  # type: ignore[method-assign]
+        setattr(DecoderPruner, name, clock.wrap(function))
+    LayerPruner._enter = clock.wrap(real_enter)  # type: ignore[method-assign]
     out: dict[str, float] = {}
     try:
         # transformers 5.24 calls it by another name.
@@ -86,8 +86,8 @@ def hooks(repeats: int) -> dict[str, float]:
             out[f"hooks / decode step ({label})"] = statistics.median(decode)
     finally:
         for name, function in real.items():
-            setattr(DecoderEngine, name, function)
-        Layers._enter = real_enter  # type: ignore[method-assign]
+            setattr(DecoderPruner, name, function)
+        LayerPruner._enter = real_enter  # type: ignore[method-assign]
     return out
 
 

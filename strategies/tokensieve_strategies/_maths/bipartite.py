@@ -71,7 +71,10 @@ def _quantile(values: Tensor, q: float) -> Tensor:
     lower = values.median() if low == (len(values) - 1) // 2 else values.kthvalue(low + 1).values
     if at == low or len(values) > EXACT:
         return lower
-    return torch.lerp(lower, values.kthvalue(low + 2).values, at - low)
+    # The next one is as large if there are more of it, else the least above: cheaper than another selection.
+    above = values > lower
+    upper = torch.where(above, values, torch.inf).amin()
+    return torch.lerp(lower, torch.where(above.sum() < len(values) - low - 1, lower, upper), at - low)
 
 
 def _in_tiles(x: Tensor, tau: float | None, quantile: float, slack: float) -> Edges:
