@@ -52,15 +52,20 @@ class GSP(Scorer):
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return the scores of each group, computed from that group alone."""
-        require_finite(tokens.features, tokens.valid, "gsp: the features")
+        largest = require_finite(tokens.features, tokens.valid, "gsp: the features")
         # In float32, values that differ by rounding alone are ties.
         scores = torch.zeros(tokens.valid.shape, dtype=torch.float32, device=tokens.valid.device)
         for row, n in enumerate(tokens.universe.sizes):
-            scores[row, :n] = -self.redundancy(tokens.features[row, :n])
+            scores[row, :n] = -self.redundancy(tokens.features[row, :n], largest[row, :n])
         return scores
 
-    def redundancy(self, x: Tensor) -> Tensor:
-        """Return the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`."""
-        edges = bipartite_edges(x, self.tau, self.quantile, _TIE)
+    def redundancy(self, x: Tensor, largest: Tensor | None = None) -> Tensor:
+        """Return the redundancy of each of the tokens `x` `[n, d]` of one group, float64 `[n]`.
+
+        Args:
+            x: their vectors.
+            largest: the largest absolute number of each, where it is known.
+        """
+        edges = bipartite_edges(x, self.tau, self.quantile, _TIE, largest)
         strength = edges.degree * (self.gamma * edges.excess).exp()
         return strength.where(edges.degree >= self.low_degree, (strength + edges.mean) / 2)

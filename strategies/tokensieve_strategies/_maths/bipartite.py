@@ -29,7 +29,9 @@ class Edges:
     mean: Tensor
 
 
-def bipartite_edges(x: Tensor, tau: float | None, quantile: float, slack: float) -> Edges:
+def bipartite_edges(
+    x: Tensor, tau: float | None, quantile: float, slack: float, largest: Tensor | None = None
+) -> Edges:
     """Return the edges of vectors `x` `[n, d]`, which alternate between the two sides.
 
     Args:
@@ -37,16 +39,16 @@ def bipartite_edges(x: Tensor, tau: float | None, quantile: float, slack: float)
         tau: the threshold; without it, it is the quantile of all cosines between the sides.
         quantile: from 0 to 1.
         slack: cosines this far below the threshold still make an edge.
+        largest: the largest absolute number of each vector, `[n]`, where it is known.
     """
     pairs = (len(x) // 2) * (len(x) - len(x) // 2)
     if in_float32(len(x), x.shape[1], x.device) and pairs <= AT_ONCE:
         with no_autocast(x.device):
-            return _at_once(x, tau, quantile, slack)
+            return _at_once(unit_float32(x, largest), tau, quantile, slack)
     return _in_tiles(x, tau, quantile, slack)
 
 
-def _at_once(x: Tensor, tau: float | None, quantile: float, slack: float) -> Edges:
-    unit = unit_float32(x)
+def _at_once(unit: Tensor, tau: float | None, quantile: float, slack: float) -> Edges:
     even, odd = unit[0::2], unit[1::2]
     similar = even @ odd.T
     threshold = similar.new_tensor(tau) if tau is not None else _quantile(similar.view(-1), quantile)

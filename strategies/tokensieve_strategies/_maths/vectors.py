@@ -65,15 +65,25 @@ def normalize(x: Tensor) -> Tensor:
     return wide / length if wide is x else wide.div_(length)
 
 
-def unit_float32(x: Tensor) -> Tensor:
+def largest_number(x: Tensor) -> Tensor:
+    """Return the largest absolute number of each vector of `x` `[..., d]`, or NaN; d is positive. Nothing is copied."""
+    x = x.detach()
+    return torch.maximum(x.amax(dim=-1), x.amin(dim=-1).neg())
+
+
+def unit_float32(x: Tensor, largest: Tensor | None = None) -> Tensor:
     """Return the vectors scaled to norm 1, float32 `[..., d]`; a zero vector stays zero, and huge ones do not overflow.
 
     The largest number of each is brought near 1 by a power of two first, which rounds nothing.
+
+    Args:
+        x: the vectors.
+        largest: what `largest_number` gives, where it is known.
     """
     wide = x.detach().float()
     if not wide.shape[-1]:
         return wide
-    largest = torch.maximum(wide.amax(dim=-1, keepdim=True), wide.amin(dim=-1, keepdim=True).neg())
+    largest = (largest_number(wide) if largest is None else largest.float()).unsqueeze(-1)
     exponent = torch.frexp(largest).exponent.clamp(-126, 126)
     scaled = wide * torch.ldexp(torch.ones_like(largest), -exponent)
     norm: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
@@ -85,14 +95,19 @@ def round_for_ties(x: Tensor) -> Tensor:
     return (x * 2.0**30).round() / 2.0**30
 
 
-def require_finite(x: Tensor, valid: Tensor, what: str) -> None:
-    """Raise `ScoreError` if a valid token's vector, `[rows, n, d]`, holds NaN or an infinity."""
+def require_finite(x: Tensor, valid: Tensor, what: str) -> Tensor:
+    """Raise `ScoreError` if a valid token's vector, `[rows, n, d]`, holds NaN or an infinity.
+
+    Returns:
+        The largest absolute number of each vector, `[rows, n]`.
+    """
     if not x.shape[-1]:
-        return
-    # Two passes that only read, where `isfinite` would make a copy. NaN passes through both, and is less than nothing.
-    x = x.detach()
-    finite = torch.maximum(x.amax(dim=-1), x.amin(dim=-1).neg()) < torch.inf
+        return torch.zeros_like(valid, dtype=x.dtype)
+    largest = largest_number(x)
+    # NaN is less than nothing.
+    finite = largest < torch.inf
     refuse_if(
         (valid > finite).any(),
         lambda: ScoreError(f"{what} hold NaN or an infinity, so tokens cannot be compared by them"),
     )
+    return largest
