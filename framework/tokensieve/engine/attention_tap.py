@@ -36,7 +36,8 @@ class AttentionCall:
     Attributes:
         query: `[batch, heads, n, d]`.
         key: `[batch, key heads, n, d]`.
-        mask: `[batch or 1, heads or 1, at least n, at least n]`, bool or added to scores, or none.
+        mask: `[batch or 1, heads or 1, at least n, at least n]`, bool or added to scores; or which places are real,
+            `[batch, at least n]`; or none.
         scaling: what scores are multiplied by.
         causal: whether, where there is no mask, a place sees none after it.
     """
@@ -107,6 +108,10 @@ class AttentionCall:
         if self.mask is None:
             return None
         n = self.query.shape[2]
+        if self.mask.ndim == 2:
+            # FlashAttention takes which places are real, and is causal by itself.
+            real = self.mask[:, None, None, :n].bool().expand(len(lines), -1, lines.shape[2], -1)
+            return real & (torch.arange(n, device=lines.device) <= lines) if self.causal else real
         mask = self.mask[..., :n].expand(len(lines), -1, -1, -1)
         return mask.gather(2, lines.expand(-1, mask.shape[1], -1, n))
 
@@ -239,7 +244,10 @@ class _TapPoint:
 
     Attributes:
         taps: with their gates.
+        computing: whether the module's own implementation is running, which may ask for its name.
     """
+
+    computing = PerThread(lambda: False)
 
     def __init__(self, attention: nn.Module) -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -308,7 +316,8 @@ class _TappedConfig:
 
     @property
     def _attn_implementation(self) -> Any:
-        return self.point.name if self.point.in_force() else self.standing_for._attn_implementation
+        seen = self.point.in_force() and not self.point.computing
+        return self.point.name if seen else self.standing_for._attn_implementation
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: Any) -> None:
@@ -354,4 +363,9 @@ def _tapped(
                 tap.look(AttentionCall(query, key, attention_mask, scaling, bool(causal)), bounds)
     if any(tap.mute for tap in taps):
         return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1]), None
-    return point.real()(module, query, key, value, attention_mask, **kwargs)
+    real = point.real()
+    point.computing = True
+    try:
+        return real(module, query, key, value, attention_mask, **kwargs)
+    finally:
+        point.computing = False

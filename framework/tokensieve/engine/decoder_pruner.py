@@ -24,7 +24,8 @@ from tokensieve.engine.encoded_images import arguments_by_name
 from tokensieve.engine.encoder_pruner import EncoderPruner, by_prompt
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import check_labels
-from tokensieve.engine.layer_pruner import DecodeStep, LayerPruner, PrefillState
+from tokensieve.engine.layer_pruner import LayerPruner
+from tokensieve.engine.prefill_state import DecodeStep, PrefillState
 from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.prompt_selector import EncoderOutcome, PromptOptions, PromptSelection, PromptSelector
 from tokensieve.engine.refusals import (

@@ -8,7 +8,6 @@ that the sequence keeps its length for everyone outside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,115 +16,19 @@ from torch import Tensor, nn
 
 from tokensieve.engine import attention_tap as taps
 from tokensieve.engine import cache as caches
-from tokensieve.engine.batches import compact_positions, from_sequence, gather_mask, mask_out, of_id, put_back
+from tokensieve.engine.batches import compact_positions, from_sequence, of_id, put_back
 from tokensieve.engine.installation import Installation
-from tokensieve.engine.labels import note_blind_labels
-from tokensieve.engine.prompt_layout import PromptLayout
-from tokensieve.engine.prompt_selector import PromptSelection, PromptSelector
+from tokensieve.engine.layer_masks import prompt_mask, step_mask, step_rows
+from tokensieve.engine.prefill_state import DecodeStep, PrefillState
+from tokensieve.engine.prompt_selector import PromptSelector
 from tokensieve.engine.sessions import PerThread
 from tokensieve.engine.shortening import shorten
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence, PromptHeads, PromptText, Value
-from tokensieve.ledger.places import Places
+from tokensieve.models.attention import mask_kind
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.offers import DECODER_EVIDENCE
 from tokensieve.recipes.recipe import Positions
-
-
-@dataclass(eq=False)
-class PrefillState:
-    """The state of a prefill between two layers: which places are left, and what will be put back.
-
-    Attributes:
-        selection: what is selected.
-        expand: rows per prompt, where beams or sampling expanded it.
-        layout: of the request.
-        ids: int64 `[rows, n]`, the visual token at each place, -1 for others.
-        mask: bool `[rows, n]`, which places are real.
-        state: what will be left on the cache.
-        index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
-        places: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
-        source: int64 `[rows, layer-0 length]`, places of the request as layer 0 holds them.
-        labels: int64 `[rows, layer-0 length]`, what a loss asks for, if it does.
-        drafted: how many words at the end are no prompt.
-        rest: hidden states `[rows, layer-0 length, d]` of tokens as they left.
-        positions: position ids of what stays, once a layer was pruned.
-        rotary: their embeddings, likewise.
-        entered: vectors `[rows, layer-0 length, d]` as they entered the language model, where a stage asks for them.
-        lengths: how long each row is now, without padding, where the host knows it.
-    """
-
-    selection: PromptSelection
-    expand: int
-    layout: PromptLayout
-    ids: Tensor
-    mask: Tensor
-    state: caches.CacheState
-    index: Tensor
-    places: Tensor
-    source: Tensor
-    labels: Tensor | None = None
-    drafted: int = 0
-    rest: Tensor | None = None
-    positions: Tensor | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
-    entered: Tensor | None = None
-    lengths: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        self.lengths = self.layout.sizes(self.selection.entering.expanded(self.expand).counts)
-
-    @property
-    def text(self) -> Tensor:
-        """Bool `[rows, n]`: which places hold text."""
-        return self.mask & (self.ids < 0)
-
-    @property
-    def filler(self) -> Tensor:
-        """Bool `[rows, n]`: which places stand on a token that left, where a row ran out of its own padding."""
-        return self.state.mask.gather(1, self.index) & ~self.mask
-
-    def record_places(self) -> None:
-        """Write into the ledger where the places of the request stand in the outputs.
-
-        Raises:
-            RefusedError: if the last place of a prompt left inside the language model.
-        """
-        real, index, mask, source = self.state.mask, self.index, self.mask, self.source
-
-        def stays() -> Tensor:
-            return torch.zeros_like(real).scatter(1, index, mask)
-
-        if self.state.layers:
-            prompt = self.layout.part(self.expand, self.layout.shape[1] - self.drafted)
-            if not prompt.ends_in_text and bool((real & ~stays())[:, real.shape[1] - self.drafted - 1].any()):
-                raise RefusedError(
-                    "a prompt ends with an image whose last token left inside the language model, and the next word "
-                    "is read there; put text after the image, or prune at decoder.0"
-                )
-            if self.labels is not None:
-                note_blind_labels(self.labels, real, stays(), self.selection.record.notes)
-        step, end = self.expand, source.shape[1] - self.drafted
-        self.selection.record.places = Places(
-            self.state.unpruned - self.drafted, lambda: torch.where(stays(), source, -1)[::step, :end]
-        )
-
-
-@dataclass(eq=False)
-class DecodeStep:
-    """A decode step on a pruned cache.
-
-    Attributes:
-        state: what the prompt left.
-        past: the cache.
-        length: how much layer 0 holds before the call.
-        places: int64 `[rows or 1, steps]`, positions of text.
-    """
-
-    state: caches.CacheState
-    past: Any
-    length: int
-    places: Tensor
 
 
 class LayerPruner:
@@ -147,6 +50,10 @@ class LayerPruner:
     def install(self, installation: Installation) -> None:
         """Put hooks and taps into the model."""
         installation.later(self.end_call)
+        layers = self._decoder.layers
+        if self._takes_rows():
+            for layer in layers:
+                installation.pre_hook(layer, self._without_positions, with_kwargs=True)
         if not self._blocks:
             return
         for block in self._blocks:
@@ -160,12 +67,21 @@ class LayerPruner:
         if any(Evidence.DECODER_TEXT in self._selector.needs(block) for block in self._blocks):
             language = self._decoder.language_model
             installation.pre_hook(language, self._entering, with_kwargs=True)
-        layers = self._decoder.layers
         for block in range(self._blocks[0], len(layers)):
             enter = partial(self._enter, block)
             installation.pre_hook(layers[block], enter, trace=False, with_kwargs=True, prepend=True)
         # In front of hooks that record hidden states, which then see the sequence's own length.
         installation.post_hook(layers[-1], self._leave, trace=False, prepend=True)
+
+    def _takes_rows(self) -> bool:
+        """Return whether layers get masks `[rows, keys]`, as FlashAttention takes them."""
+        return mask_kind(self._decoder.text_config._attn_implementation) == "row"
+
+    def _without_positions(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Leave out positions, which are embedded already: where some are missing, FlashAttention sees packed rows."""
+        if self.call is None or kwargs.get("position_embeddings") is None:
+            return None
+        return args, kwargs | {"position_ids": None}
 
     def refuse_foreign(self, state: caches.CacheState) -> None:
         """Refuse a cache that was pruned at an earlier layer than this recipe prunes."""
@@ -215,7 +131,9 @@ class LayerPruner:
         if block in self._blocks:
             hidden = self._cut(block, prompt, hidden, kwargs)
         width = _width(caches.cache_argument(kwargs), block, hidden.shape[1])
-        changed = kwargs | {"attention_mask": _prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width)}
+        changed = kwargs | {
+            "attention_mask": prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width, self._takes_rows())
+        }
         if prompt.rotary is not None:
             changed |= {"position_ids": prompt.positions, "position_embeddings": prompt.rotary}
         return hidden, changed
@@ -287,7 +205,8 @@ class LayerPruner:
         if layer is None:
             return kwargs
         prompt, width = step.state.mask.shape[1], _width(step.past, block, hidden.shape[1])
-        mask = _step_mask(kwargs.get("attention_mask"), layer, hidden, prompt, step.length, width)
+        masked = step_rows if self._takes_rows() else step_mask
+        mask = masked(kwargs.get("attention_mask"), layer, hidden, prompt, step.length, width)
         changed = kwargs | {"attention_mask": mask}
         if layer.shift is not None:
             outer = _of_text(step.state.shift)
@@ -380,18 +299,6 @@ def _prompt_heads(prompt: PrefillState, call: taps.AttentionCall, bias: Tensor, 
     return PromptHeads(attention, by_id, mask)
 
 
-def _prompt_mask(prompt: PrefillState, mask: Tensor | None, hidden: Tensor, width: int) -> Tensor | None:
-    """Return a layer's mask of the prompt: rows and columns of what stays, `width` columns wide."""
-    index = prompt.index.to(hidden.device)
-    rows, length = index.shape
-    if mask is None:
-        if not prompt.state.layers[-1].padded:
-            return None
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=hidden.device).tril()
-        index = torch.arange(length, device=hidden.device).expand(rows, -1)
-    return caches.pad_mask(gather_mask(mask, index, prompt.filler.to(hidden.device)), width)
-
-
 def _where(rows: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the position embeddings `[..., batch or 1, n, d]` of `a` in some rows `[batch]`, of `b` in the others."""
     at = rows.to(a[0].device)[:, None, None]
@@ -406,34 +313,3 @@ def _of_text(shift: Tensor | None) -> Tensor | None:
 def _width(past: Any, block: int, steps: int) -> int:
     """Return the number of keys that a layer sees: those of a static cache are its whole length."""
     return steps if past is None else int(past.get_mask_sizes(steps, block)[0])
-
-
-def _step_mask(
-    mask: Tensor | None, layer: caches.LayerState, hidden: Tensor, prompt: int, length: int, width: int
-) -> Tensor | None:
-    """Return a deeper layer's mask of a later call: its columns of the prompt, then all since.
-
-    Args:
-        mask: what layer 0 gets, `[rows, 1, steps, keys]`, or none.
-        layer: what this layer holds of the prompt.
-        hidden: `[rows, steps, d]`.
-        prompt: how much layer 0 holds of the prompt.
-        length: how much layer 0 holds before this call.
-        width: how many keys the layer will see.
-    """
-    real = layer.mask.to(hidden.device)
-    rows, steps = hidden.shape[:2]
-    since = length - prompt + steps
-    if mask is None:
-        if not layer.padded:
-            return None
-        line = torch.cat([real, real.new_ones(rows, since)], dim=1)
-        place = torch.arange(line.shape[1], device=hidden.device)
-        reach = place[-steps:].unsqueeze(1)
-        return caches.pad_mask(line[:, None, None, :] & (place <= reach), width)
-    new = torch.arange(prompt, prompt + since, device=hidden.device).expand(rows, -1)
-    index = torch.cat([layer.index.to(hidden.device), new], dim=1)
-    gone = torch.cat([~real, real.new_zeros(rows, since)], dim=1)
-    columns = index[:, None, None, :].expand(-1, *mask.shape[1:3], -1)
-    gathered = mask.expand(rows, *mask.shape[1:]).gather(3, columns)
-    return caches.pad_mask(mask_out(gathered, gone[:, None, None, :]), width)

@@ -15,6 +15,7 @@ from tokensieve.engine.labels import IGNORED
 from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.shortening import Shortening
 from tokensieve.errors import RefusedError
+from tokensieve.models.attention import mask_kind
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.recipes.recipe import Positions
 
@@ -144,6 +145,9 @@ def continue_request(
 ) -> tuple[dict[str, Any], int]:
     """Return a decode step's arguments with the mask and positions that fit what a pruned cache really holds.
 
+    A mask is given where something is padded, and to FlashAttention, which reads from it how much of a static cache is
+    in use.
+
     Returns:
         The request, and how much layer 0 holds before it.
     """
@@ -162,7 +166,8 @@ def continue_request(
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == state.unpruned + since:
         tail = mask[:, state.unpruned :].bool()
     new["attention_mask"] = None
-    if state.padded or (tail is not None and not bool(tail.all())):
+    rows_kind = mask_kind(decoder.text_config._attn_implementation) == "row"
+    if state.padded or rows_kind or (tail is not None and not bool(tail.all())):
         tail = state.mask.new_ones(rows, since) if tail is None else tail
         new["attention_mask"] = torch.cat([state.mask, tail], dim=1).long()
     positions = request.get("position_ids")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
+from tokensieve.models.attention import mask_kind
 from tokensieve.models.modules import get_module
 from tokensieve.models.text_tower import TextTower
 from tokensieve.stage import Stage
@@ -343,10 +344,10 @@ class Decoder(ABC):
                 "a window counts entries, so pruning inside it changes what it means. Prune at decoder.0"
             )
         implementation = getattr(config, "_attn_implementation", None)
-        if block and implementation not in ("sdpa", "eager"):
+        if block and mask_kind(implementation) is None:
             reasons.append(
-                f"its attention implementation is {implementation}; inside the language model only sdpa and eager "
-                "are supported. Load it with attn_implementation='sdpa', or prune at decoder.0"
+                f"its attention implementation is {implementation}; inside the language model only sdpa, eager and "
+                "FlashAttention are supported. Load it with attn_implementation='sdpa', or prune at decoder.0"
             )
         return reasons
 
