@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -48,8 +49,8 @@ class ToMe(Merger):
         """Return the order of survival: the token that is merged last comes first."""
         x = self._compared(tokens)
         picks = torch.full_like(tokens.ids, -1)
-        for (n,), rows in _equal_rows(tokens.universe.counts):
-            merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], keep=1)
+        for (n,), rows in _equal_rows([(n,) for n in tokens.universe.sizes]):
+            merging = merge_down(_of(x, rows, n), _of(tokens.sizes, rows, n), keep=1)
             picks[rows, :n] = torch.cat([merging.remaining, merging.removed.flip(1)], dim=1)
         return Chain.from_picks(tokens.universe, picks, self)
 
@@ -62,11 +63,13 @@ class ToMe(Merger):
         x = self._compared(tokens)
         kept = torch.zeros_like(tokens.valid)
         owner = torch.zeros_like(tokens.ids)
-        for (n, k), rows in _equal_rows(tokens.universe.counts, torch.minimum(keep, tokens.universe.counts)):
-            merging = merge_down(x[rows, :n], tokens.sizes[rows, :n], max(1, k))
-            kept[rows.unsqueeze(1), merging.remaining] = k > 0
-            owner[rows, :n] = merging.owner
-        return kept, Reduction.merge(tokens.universe, kept, owner, tokens.sizes)
+        sizes = [(n, min(n, k)) for n, k in zip(tokens.universe.sizes, keep.tolist(), strict=True)]
+        for (n, k), rows in _equal_rows(sizes):
+            merging = merge_down(_of(x, rows, n), _of(tokens.sizes, rows, n), max(1, k))
+            own = torch.zeros_like(merging.owner, dtype=torch.bool).scatter_(1, merging.remaining, k > 0)
+            kept[rows, :n], owner[rows, :n] = own, merging.owner
+        widest = max((k for _, k in sizes), default=0)
+        return kept, Reduction.merge(tokens.universe, kept, owner, tokens.sizes, widest)
 
     def _compared(self, tokens: Tokens) -> Tensor:
         x = tokens.features if self.metric == "features" else tokens.vision_keys
@@ -74,10 +77,16 @@ class ToMe(Merger):
         return x
 
 
-def _equal_rows(*numbers: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-    """Return groups of rows, int64, that agree in all `numbers`, each `[rows]`; rows without tokens are left out."""
+def _equal_rows(keys: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], list[int] | slice]]:
+    """Return groups of rows that have equal keys; rows without tokens, whose key begins with 0, are left out."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for row, key in enumerate(torch.stack(numbers, dim=1).tolist()):
+    for row, key in enumerate(keys):
         if key[0]:
-            groups.setdefault(tuple(key), []).append(row)
-    return [(key, torch.tensor(rows, device=numbers[0].device)) for key, rows in groups.items()]
+            groups.setdefault(key, []).append(row)
+    # Of a slice there is no copy.
+    return [(key, slice(None) if len(rows) == len(keys) else rows) for key, rows in groups.items()]
+
+
+def _of(x: Tensor, rows: list[int] | slice, n: int) -> Tensor:
+    """Return the first n tokens of some rows."""
+    return x[rows, :n]

@@ -11,6 +11,7 @@ from tokensieve.testing.samples import vectors
 from tokensieve_strategies import CDPP, GSP, QCSP, DivPrune
 from tokensieve_strategies._maths import dpp, maxmin
 from tokensieve_strategies._maths.bipartite import bipartite_edges
+from tokensieve_strategies._maths.matching import merge_down
 from tokensieve_strategies._maths.vectors import SMALL, in_float32, normalize, unit_float32
 
 N, D = 300, 320
@@ -235,3 +236,26 @@ def test_a_bad_vector_in_a_large_group_is_refused():
         bad.evidence["features"] = tokens.features.clone().index_fill_(1, torch.tensor([7]), torch.nan)
         with pytest.raises(Exception, match=rf"{strategy.name}: the features hold NaN"):
             chosen(strategy, bad, 5)
+
+
+@pytest.mark.parametrize("kind", ["normal", "duplicates", "equal", "zeros"])
+@pytest.mark.parametrize("keep", [1, 40, 150, 299])
+def test_merging_in_float32_is_merging_in_float64(monkeypatch, kind, keep):
+    x, sizes = features(kind).unsqueeze(0) * 1e30, torch.randint(1, 4, (1, N), generator=generator(0))
+    quick = merge_down(x, sizes, keep)
+    monkeypatch.setattr("tokensieve_strategies._maths.matching.in_float32", lambda n, d, device: False)
+    slow = merge_down(x, sizes, keep)
+    assert torch.equal(quick.owner, slow.owner)
+    assert torch.equal(quick.remaining, slow.remaining)
+    assert quick.removed.sort().values.tolist() == slow.removed.sort().values.tolist()
+    # Two proposals of random vectors may be near-ties, those of copies are ties.
+    assert kind == "normal" or torch.equal(quick.removed, slow.removed)
+
+
+def test_merging_a_row_in_a_batch_is_merging_it_alone():
+    x, sizes = torch.stack([features("normal", seed) for seed in range(3)]), torch.ones(3, N)
+    together = merge_down(x, sizes, 50)
+    for row in range(3):
+        alone = merge_down(x[row : row + 1], sizes[:1], 50)
+        assert torch.equal(alone.owner[0], together.owner[row])
+        assert torch.equal(alone.removed[0], together.removed[row])

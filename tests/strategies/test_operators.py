@@ -6,7 +6,7 @@ import torch
 from tokensieve import Evidence, Keep, Tokens, Universe, select
 from tokensieve.measure import count_operators
 from tokensieve.testing.samples import sample
-from tokensieve_strategies import CDPP, GSP, QCSP, DivPrune, FastV, Norm, Random, Uniform
+from tokensieve_strategies import CDPP, GSP, QCSP, DivPrune, FastV, Norm, Random, ToMe, Uniform
 
 N, KEEP, D = 576, 64, 256
 # A prefill adds about 45 operators and one wait to these; see tests/engine for both together.
@@ -83,3 +83,11 @@ def test_the_counter_sees_a_strategy_that_asks_the_host():
             return scores
 
     assert counted(Asking(), tokens()).synchronisations >= N
+
+
+def test_merging_asks_for_little():
+    of = tokens().only(ToMe().needs)
+    with torch.inference_mode(), count_operators() as counts:
+        ToMe().fold(of, torch.tensor([KEEP]))
+    assert counts.operators <= 240, counts.by_name.most_common(12)
+    assert counts.synchronisations <= 3, counts.waits

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.universe import Universe
 from tokensieve.errors import AlgebraError
 
@@ -36,19 +37,28 @@ class Reduction:
         return cls(torch.where(universe.valid, own, -1), ones, universe.valid)
 
     @classmethod
-    def drop(cls, universe: Universe, kept: Tensor) -> Reduction:
-        """Return the reduction that keeps the tokens of a mask `[rows, n]`, in id order."""
+    def drop(cls, universe: Universe, kept: Tensor, width: int | None = None) -> Reduction:
+        """Return the reduction that keeps the tokens of a mask `[rows, n]`, in id order.
+
+        Args:
+            universe: the tokens.
+            kept: bool `[rows, n]`.
+            width: how many are kept in the row that keeps most, where that is known.
+        """
         order = universe.order()
         inside = kept & universe.valid
         turn = inside.gather(1, order).cumsum(dim=1) - 1
         slot = torch.empty_like(universe.ids).scatter_(1, order, turn)
         sizes = inside.sum(dim=1)
-        width = int(sizes.max()) if universe.rows else 0
+        if width is None:
+            width = int(sizes.max()) if universe.rows else 0
         valid = torch.arange(width, device=sizes.device) < sizes.unsqueeze(1)
         return cls(torch.where(inside, slot, -1), inside.double(), valid)
 
     @classmethod
-    def merge(cls, universe: Universe, kept: Tensor, partner: Tensor, sizes: Tensor) -> Reduction:
+    def merge(
+        cls, universe: Universe, kept: Tensor, partner: Tensor, sizes: Tensor, width: int | None = None
+    ) -> Reduction:
         """Return the reduction that folds every token into a kept one, by size-weighted mean.
 
         Args:
@@ -56,13 +66,16 @@ class Reduction:
             kept: bool `[rows, n]`, the tokens that stay.
             partner: int64 `[rows, n]`, the memory place of the kept token that each token joins.
             sizes: `[rows, n]`, how many original tokens each token stands for.
+            width: how many are kept in the row that keeps most, where that is known.
         """
-        dropped = cls.drop(universe, kept)
+        dropped = cls.drop(universe, kept, width)
         own = torch.arange(universe.n, device=universe.device).expand_as(universe.ids)
         slot = dropped.slot.gather(1, torch.where(kept, own, partner))
         slot = torch.where(universe.valid, slot, -1)
-        if bool(((slot < 0) & universe.valid & dropped.valid.any(dim=1, keepdim=True)).any()):
-            raise AlgebraError("a merge needs a kept partner for every token")
+        refuse_if(
+            ((slot < 0) & universe.valid & dropped.valid.any(dim=1, keepdim=True)).any(),
+            lambda: AlgebraError("a merge needs a kept partner for every token"),
+        )
         mass = torch.where(slot >= 0, sizes.double(), 0.0)
         total = torch.zeros(universe.rows, dropped.valid.shape[1] + 1, dtype=mass.dtype, device=mass.device)
         total.scatter_add_(1, _bin(slot, total), mass)
