@@ -89,7 +89,7 @@ def load(
         MissingEvidenceError: if a strategy needs evidence that the model does not offer.
         UnsupportedModelError: if no adapter matches, or several.
     """
-    place = _device(device)
+    place = named_device(device)
     adapter = load_adapter(directory, registry)
     for recipe in recipes:
         _require_runnable(recipe, adapter)
@@ -155,8 +155,12 @@ def _require_checkpoint(directory: Path) -> None:
         )
 
 
-def _device(name: str | None) -> torch.device:
-    """Return the device of this name, after checking that a tensor can be put there."""
+def named_device(name: str | None) -> torch.device:
+    """Return the device of this name, by default CUDA if available, after checking that a tensor can be put there.
+
+    Raises:
+        RefusedError: if none can.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

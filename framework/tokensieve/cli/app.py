@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from tokensieve.cli import console
 from tokensieve.cli.adapters import adapters
+from tokensieve.cli.bench import bench
 from tokensieve.cli.check import check
 from tokensieve.cli.compare import compare
 from tokensieve.cli.cost import cost
@@ -84,7 +85,7 @@ _STUDIES = {"compare", "demo"}
 """The commands that run studies; see `supervised`."""
 
 # Help lists them in this order.
-for _command in (plugins, adapters, check, cost, run, show, compare, report, schema, demo):
+for _command in (plugins, adapters, check, cost, bench, run, show, compare, report, schema, demo):
     app.command()(_command)
 
 

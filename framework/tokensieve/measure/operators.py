@@ -41,10 +41,12 @@ class Counts:
     Attributes:
         by_name: how often each operator ran, by its name without overload, such as `mm`.
         waits: how often the host waited for a result of the device, by what it waited in, such as `nonzero`.
+        bytes_allocated: the bytes of all tensors that operators made; views and what is written in place take none.
     """
 
     by_name: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)
+    bytes_allocated: int = 0
 
     @property
     def operators(self) -> int:
@@ -113,7 +115,20 @@ class _Operators(TorchDispatchMode):
         self._counts.by_name[name] += 1
         if _waits(func, name, args, kwargs):
             self._counts.waits[name] += 1
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self._counts.bytes_allocated += _new_bytes(func, result)
+        return result
+
+
+def _new_bytes(func: Any, result: Any) -> int:
+    """Return the bytes of the tensors that an operator made: what its schema does not call an alias."""
+    results = result if isinstance(result, tuple) else (result,)
+    made = 0
+    for one, declared in zip(results, func._schema.returns, strict=False):
+        if declared.alias_info is None:
+            parts = one if isinstance(one, list) else [one]
+            made += sum(part.nbytes for part in parts if isinstance(part, Tensor) and not part.is_sparse)
+    return made
 
 
 def _waits(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
