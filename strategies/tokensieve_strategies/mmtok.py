@@ -9,7 +9,14 @@ from torch import Tensor
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve_strategies._maths.coverage import greedy_cover
 from tokensieve_strategies._maths.order import stack_orders
-from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
+from tokensieve_strategies._maths.vectors import (
+    in_float32,
+    no_autocast,
+    normalize,
+    require_finite,
+    round_for_ties,
+    unit_float32,
+)
 
 _NOTHING = 1e-9
 """A gain that is a smaller part of what is covered counts as none."""
@@ -58,13 +65,15 @@ class MMTok(Ranker):
         require_finite(tokens.vision_features, tokens.valid, "mmtok: the vision features")
         require_finite(text.features, text.mask, "mmtok: the text's features")
         orders, notes = [], []
-        for row, n in enumerate(tokens.universe.counts.tolist()):
+        for row, n in enumerate(tokens.universe.sizes):
             words = text.features[row][text.mask[row]]
             picture = tokens.vision_features[row, :n]
             parts = [self._matched(picture, picture, self.vision_temperature) * (self.alpha / max(1, n))]
             if len(words):
                 parts.append(self._matched(words, tokens.features[row, :n], self.text_temperature) / len(words))
-            cover = torch.cat(parts)
+            # Where one of the two is in float32, both are.
+            quick = any(part.dtype == torch.float32 for part in parts)
+            cover = torch.cat([part.float() if quick else part for part in parts])
             orders.append(greedy_cover(cover, min(depth, n)))
             reached = cover[:, orders[-1]].cummax(dim=1).values.sum(dim=0)
             # Gains never grow, so what is short of the whole by rounding alone is the beginning.
@@ -77,6 +86,10 @@ class MMTok(Ranker):
         return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self, tuple(notes))
 
     def _matched(self, rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
-        """Return the softmax over columns of the cosines, float64 `[rows, columns]`."""
-        similar: Tensor = round_for_ties(normalize(rows) @ normalize(columns).T) / temperature
-        return similar.softmax(dim=1)
+        """Return the softmax over columns of the cosines, `[rows, columns]`; in float32 where there are many."""
+        if not in_float32(len(columns), columns.shape[1], columns.device):
+            return (round_for_ties(normalize(rows) @ normalize(columns).T) / temperature).softmax(dim=1)
+        with no_autocast(columns.device):
+            own = unit_float32(columns)
+            similar = (own if rows is columns else unit_float32(rows)) @ own.T
+        return similar.div_(temperature).softmax(dim=1)

@@ -8,7 +8,7 @@ from samples import sample
 
 from tokensieve import Tokens, select
 from tokensieve.testing.samples import vectors
-from tokensieve_strategies import CDPP, GSP, QCSP, DivPrune
+from tokensieve_strategies import CDPP, GSP, QCSP, DivPrune, MMTok
 from tokensieve_strategies._maths import dpp, maxmin
 from tokensieve_strategies._maths.bipartite import bipartite_edges
 from tokensieve_strategies._maths.matching import merge_down
@@ -259,3 +259,21 @@ def test_merging_a_row_in_a_batch_is_merging_it_alone():
         alone = merge_down(x[row : row + 1], sizes[:1], 50)
         assert torch.equal(alone.owner[0], together.owner[row])
         assert torch.equal(alone.removed[0], together.removed[row])
+
+
+@pytest.mark.parametrize("kind", ["normal", "duplicates", "clusters"])
+def test_every_pick_of_coverage_is_the_best_one(kind):
+    tokens = large([N])
+    tokens.evidence["vision_features"] = features(kind, 7).unsqueeze(0)
+    picks = MMTok().judge(tokens, 60).queue()[0, :60].tolist()
+    text = tokens.text_features
+    own, words = normalize(tokens.vision_features[0]), normalize(text.features[0][text.mask[0]])
+    picture = (own @ own.T / 0.2).softmax(dim=1) * 0.5 / N
+    question = (words @ normalize(tokens.features[0]).T / 0.02).softmax(dim=1) / len(words)
+    cover = torch.cat([picture, question])
+    best = torch.zeros(len(cover), 1, dtype=torch.float64)
+    for turn, pick in enumerate(picks):
+        gain = (cover - best).clamp(min=0).sum(dim=0)
+        # Where all is covered but for rounding, the order is that of places.
+        assert gain[pick] >= gain.max() * (1 - NEAR) or gain.max() < 1e-6, turn
+        best = torch.maximum(best, cover[:, pick : pick + 1])

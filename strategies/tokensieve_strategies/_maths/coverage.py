@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SLACK = 1e-9
-"""Gains with a smaller relative difference count as equal."""
-_BLOCK = 2**17
-"""The number of values of `cover` that are processed at once: 1 MB."""
+_SLACK = {torch.float64: 1e-9, torch.float32: 2.0**-18}
+"""Gains with a smaller relative difference count as equal: terms are not negative, so rounding is relative, too."""
+_BLOCK = 2**20
+"""The number of bytes of `cover` that are processed at once, so that they stay in a processor's cache."""
 
 
 def greedy_cover(cover: Tensor, depth: int) -> Tensor:
@@ -16,31 +16,36 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
 
     F(S) = sum over r of max over j in S of cover_rj, and 0 for no pick. Every prefix of the picks is
     the answer for its size. The lowest column wins ties, also where no gain is left. The host never
-    waits for the device, and what a step needs beside `cover` stays in a processor's cache.
+    waits for the device, and a step takes no memory that was not there before.
 
     Args:
-        cover: float64 `[rows, n]`, not negative.
+        cover: float64 or float32 `[rows, n]`, not negative.
         depth: how many to pick, at most n.
 
     Returns:
         int64 `[depth]`.
     """
     cover = cover.detach()
-    picks = torch.zeros(depth, dtype=torch.int64, device=cover.device)
-    best = cover.new_zeros(cover.shape[0], 1)
-    left = torch.ones(cover.shape[1], dtype=torch.bool, device=cover.device)
-    height = max(1, _BLOCK // max(1, cover.shape[1]))
+    rows, n = cover.shape
+    picks = torch.zeros(depth, 1, dtype=torch.int64, device=cover.device)
+    best, barred = cover.new_zeros(rows, 1), cover.new_zeros(1, n)
+    height = max(1, _BLOCK // max(1, n * cover.element_size())) if cover.device.type == "cpu" else max(1, rows)
     # Views, which see `best` as it grows.
     blocks = [*zip(cover.split(height), best.split(height), strict=True)]
-    for turn in range(depth):
-        gain = cover.new_zeros(cover.shape[1])
-        for part, so_far in blocks:
-            gain += (part - so_far).clamp_(min=0).sum(dim=0)
-        gain = gain.masked_fill(~left, -1.0)
-        tied = left & (gain >= gain.max() * (1 - _SLACK))
+    rest = cover.new_empty(min(height, rows), n)
+    rests = [rest[: len(part)] for part, _ in blocks]
+    tied = torch.empty(1, n, dtype=torch.uint8, device=cover.device)
+    column = torch.empty_like(best)
+    near = 1 - _SLACK[cover.dtype]
+    for pick in picks.unbind():
+        gain = barred.clone()
+        for (part, so_far), room in zip(blocks, rests, strict=True):
+            torch.sub(part, so_far, out=room)
+            gain += room.relu_().sum(dim=0, keepdim=True)
+        bound = gain.amax(dim=1, keepdim=True).mul_(near)
         # The first of those that count as equal.
-        pick = tied.to(torch.uint8).argmax()
-        picks[turn] = pick
-        left = left & (torch.arange(len(left), device=left.device) != pick)
-        torch.maximum(best, cover.index_select(1, pick.reshape(1)), out=best)
-    return picks
+        torch.argmax(torch.ge(gain, bound, out=tied), 1, out=pick)
+        barred.index_fill_(1, pick, -torch.inf)
+        torch.index_select(cover, 1, pick, out=column)
+        torch.maximum(best, column, out=best)
+    return picks.flatten()
