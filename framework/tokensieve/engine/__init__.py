@@ -3,7 +3,8 @@
 It knows sites and adapters, never a family or a method.
 """
 
-from tokensieve.engine.prune import prune
+from tokensieve.engine.handle import PruneHandle
+from tokensieve.engine.prune import install, prune
 from tokensieve.engine.vision_cache import VisionCache, share_vision
 
-__all__ = ["VisionCache", "prune", "share_vision"]
+__all__ = ["PruneHandle", "VisionCache", "install", "prune", "share_vision"]

@@ -21,13 +21,14 @@ from torch import Tensor
 from tokensieve.engine import cache as caches
 from tokensieve.engine.batches import interleaved
 from tokensieve.engine.encoded_images import arguments_by_name
-from tokensieve.engine.encoder_pruner import EncoderPruner, by_prompt
+from tokensieve.engine.encoder_outcome import encoder_outcome
+from tokensieve.engine.encoder_pruner import EncoderPruner
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import check_labels
 from tokensieve.engine.layer_pruner import LayerPruner
 from tokensieve.engine.prefill_state import DecodeStep, PrefillState
 from tokensieve.engine.prompt_layout import PromptLayout
-from tokensieve.engine.prompt_selector import EncoderOutcome, PromptOptions, PromptSelection, PromptSelector
+from tokensieve.engine.prompt_selector import PromptOptions, PromptSelection, PromptSelector
 from tokensieve.engine.refusals import (
     PAD_LEFT,
     refuse_batch,
@@ -324,54 +325,6 @@ class DecoderPruner:
             new[name] = self._decoder.replace_features(output, features, found)
         return new
 
-    def _encoder_outcome(
-        self,
-        names: Sequence[str],
-        layouts: Sequence[Sequence[Tensor]],
-        assigned: Sequence[Sequence[int]],
-        request: Mapping[str, Any],
-        layout: PromptLayout,
-    ) -> EncoderOutcome | None:
-        """Return what stages inside the vision tower did, by prompt.
-
-        Args:
-            names: of the modalities there are.
-            layouts: by modality, where the tokens of each picture are.
-            assigned: by modality, the prompt that each picture went to.
-            request: the caller's arguments.
-            layout: of the prompts.
-        """
-        if self._tower is None:
-            return None
-        batches = self._tower.batches
-        self._tower.forget()
-        # Beams bring copies of layouts, of which prompts took only the first.
-        layouts = [own[: len(to)] for own, to in zip(layouts, assigned, strict=True)]
-        counts = [
-            self._decoder.num_encoder_images(name, own, request) for name, own in zip(names, layouts, strict=True)
-        ]
-        rows = torch.tensor([row for own in assigned for row in own], dtype=torch.int64)
-        rows = rows.repeat_interleave(torch.tensor([n for own in counts for n in own], dtype=torch.int64))
-        taken = sum(len(batch.owner) for batch in batches)
-        if taken != len(rows):
-            raise RefusedError(
-                f"the recipe has stages in the vision tower, which took {taken} pictures inside this call, but the "
-                f"prompts have {len(rows)}; pass pixel_values, not pictures that are already encoded"
-            )
-        sizes = None
-        if batches and self._tower.prunes_prompt:
-            left = torch.cat([torch.where(one.pool.alive, one.pool.sizes, 0.0) for one in batches]).unsqueeze(-1)
-            # What does not pass through this tower stays as it is.
-            spread = [
-                self._decoder.patches_to_tokens(own, request) if len(own) else own.new_ones(sum(map(len, places)), 1)
-                for own, places in zip(left.split([sum(count) for count in counts]), layouts, strict=True)
-            ]
-            sizes = layout.by_id(interleaved(spread, layout.order)).squeeze(-1)
-        prompts = layout.shape[0]
-        pictures = rows.bincount(minlength=prompts).tolist()
-        patches = batches[0].owner.shape[1] if batches else 0
-        return EncoderOutcome(by_prompt(batches, rows, prompts), pictures, patches, sizes)
-
     def _forget_pictures(self) -> None:
         """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
         for watcher in (self._tower, self._vision):
@@ -414,7 +367,7 @@ class DecoderPruner:
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
         tokens, assigned = layout.assign(layouts, self._decoder.joins_adjacent_tiles)
         vision, selected = self._vision_evidence(given, list(outputs), layout, features.device)
-        tower = self._encoder_outcome(list(outputs), layouts, assigned, given, layout)
+        tower = encoder_outcome(self._tower, self._decoder, list(outputs), layouts, assigned, given, layout)
         selection = self._selector.start(words, tokens, features, layout, vision, selected, tower)
         if 0 in self._selector.stages:
             self._selector.select(0, selection, {Evidence.FEATURES: lambda: features.detach()})

@@ -264,17 +264,16 @@ def _pictures(places: bytes, rows: int, n: int) -> TokenLayout:
     return TokenLayout(grid, (n,) * rows)
 
 
-def by_prompt(batches: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> list[StageRecord]:
+def by_prompt(batches: Sequence[EncoderBatch], rows: Sequence[int], prompts: int) -> list[StageRecord]:
     """Return the records of stages with one sample per prompt instead of one per image.
 
     Ids are places of patches; those of a prompt's second picture go on where the first one's end.
 
     Args:
         batches: of the same stages.
-        rows: int64 `[pictures]`, the prompt of each picture.
+        rows: the prompt of each picture.
         prompts: how many there are.
     """
-    rows = rows.cpu()
     patches = [batch.owner.shape[1] for batch in batches for _ in range(len(batch.owner))]
     joined = []
     for records in zip(*(batch.records for batch in batches), strict=True):
@@ -293,13 +292,13 @@ def by_prompt(batches: Sequence[EncoderBatch], rows: Tensor, prompts: int) -> li
 
 
 def _samples_by_prompt(
-    records: Sequence[StageRecord], rows: Tensor, prompts: int, patches: Sequence[int]
+    records: Sequence[StageRecord], rows: Sequence[int], prompts: int, patches: Sequence[int]
 ) -> tuple[SampleRecord, ...]:
     """Return one sample per prompt, from the records of batches of pictures with so many patches each."""
     pictures = [sample for record in records for sample in record.samples]
     samples = []
     for prompt in range(prompts):
-        own = torch.nonzero(rows == prompt).flatten().tolist()
+        own = [picture for picture, row in enumerate(rows) if row == prompt]
         starts = [sum(patches[one] for one in own[:i]) for i in range(len(own))]
         kept = [pictures[one].kept + start for one, start in zip(own, starts, strict=True)]
         samples.append(

@@ -248,17 +248,18 @@ def make_copies_plain(model: nn.Module, installation: Installation) -> None:
     own = vars(model)
     installation.later(functools.partial(_forget_copying, model, installation))
     with lock:
-        _copying.setdefault(model, []).append(installation)
+        _copying.setdefault(model, []).append(weakref.ref(installation))
         own["__deepcopy__"] = functools.partial(_copied_plain, weakref.ref(model))
         own["__reduce_ex__"] = functools.partial(_reduced_plain, weakref.ref(model))
 
 
-_copying: weakref.WeakKeyDictionary[nn.Module, list[Installation]] = weakref.WeakKeyDictionary()
+# Weak in both: what is to be undone holds the model, which is to be freed when it is dropped.
+_copying: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Installation]]] = weakref.WeakKeyDictionary()
 
 
 def _forget_copying(model: nn.Module, installation: Installation) -> None:
     users = _copying.get(model, [])
-    users[:] = [one for one in users if one is not installation]
+    users[:] = [one for one in users if one() is not installation]
     if not users:
         for name in _COPYING:
             vars(model).pop(name, None)

@@ -1,20 +1,22 @@
-"""`prune`: the context in which a model carries fewer visual tokens."""
+"""`prune` and `install`: a model that carries fewer visual tokens."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import inspect
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from tokensieve.composers.expression import Expression
 from tokensieve.cost.language_model import LayerCost
 from tokensieve.cost.vision import TowerCost
 from tokensieve.engine.decoder_pruner import DecoderPruner
 from tokensieve.engine.encoder_pruner import EncoderPruner
+from tokensieve.engine.handle import PruneHandle
 from tokensieve.engine.prompt_selector import PromptOptions
-from tokensieve.engine.sessions import PruneSession
 from tokensieve.engine.vision_cache import vision_cache_of
 from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
 from tokensieve.ledger.records import StageRecord
@@ -25,7 +27,18 @@ from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import find_errors
 
 
-@contextmanager
+class PruneOptions(TypedDict, total=False):
+    """The keyword arguments of `prune`."""
+
+    keep: object
+    positions: Literal["original", "compact"] | None
+    processor: Any
+    query_encoder: Any
+    query: Sequence[str] | None
+    keys: Sequence[int] | None
+    registry: Registry | None
+
+
 def prune(
     model: Any,
     recipe: Recipe | Expression | str | Path,
@@ -37,14 +50,15 @@ def prune(
     query: Sequence[str] | None = None,
     keys: Sequence[int] | None = None,
     registry: Registry | None = None,
-) -> Iterator[Run]:
-    """Prune a model's visual tokens inside a `with` block.
+) -> PruneHandle:
+    """Prune a model's visual tokens, inside a `with` block or from `install()` to `remove()`.
 
     The model is not changed but for hooks and instance attributes, all of which are gone
     afterwards, also after an exception or an interrupt. A prune inside another one of the same
     model replaces it until it exits. Several threads or tasks may prune one model at once, each by
     a prune of its own. A thread that entered none, such as one that streams an answer, is under the
-    one in force, and is refused if there are several. A deep copy made inside is a plain model.
+    one in force, and is refused if there are several; where one is installed, it is under that one.
+    A deep copy made inside is a plain model.
 
     Args:
         model: a model that an adapter is registered for; or what holds one: a pipeline, or a wrapper such as those of
@@ -61,60 +75,126 @@ def prune(
         keys: one sample key per prompt, from which random draws are made; 0 by default.
         registry: where names are looked up; everything installed by default.
 
-    Yields:
-        The run: its ledger, readable inside and after the block.
+    Returns:
+        The handle, which serves once: `with handle as run:`, `@handle`, or `handle.install()`. Its
+        run is the ledger, readable at any time.
 
     Raises:
-        RefusedError: if the model cannot be pruned like this; nothing was changed.
+        RefusedError: if the model cannot be pruned like this; nothing was changed. It is raised here, and again where
+            the handle is entered or installed if the model has changed in between.
         MissingEvidenceError: if a strategy needs what the model does not offer at its site.
         RecipeError: if the recipe cannot be used; and other kinds of TokensieveError for its parts.
     """
     registry = registry or default_registry()
-    recipe = _recipe(recipe, keep, positions, registry)
+    meant = _recipe(recipe, keep, positions, registry)
     adapter = registry.adapter_for(model)
-    model = adapter.model
-    for finding in find_errors(recipe, adapter):
-        kind = MissingEvidenceError if finding.missing_evidence else RefusedError
-        raise kind(f"recipe '{recipe.name}' cannot run on {type(model).__name__}: {finding}")
-    decoder, encoder = adapter.decoder, adapter.encoder
-    parts = {stage.at.part for stage in recipe.stages}
-    engines: list[DecoderPruner | EncoderPruner] = []
-    run = Run(recipe, adapter.name)
+    engines = _Engines(adapter, meant, PromptOptions(processor, None, query, keys), registry, query_encoder)
+    options: PruneOptions = {
+        "processor": processor,
+        "query_encoder": query_encoder,
+        "query": query,
+        "keys": keys,
+        "registry": registry,
+    }
+    return PruneHandle(adapter.model, engines.run, engines, partial(prune, model, meant, **options), _caller())
 
-    def on_stage(stage: StageRecord) -> None:
-        registry.hook.stage_settled(run=run, stage=stage)
 
-    tower = None
-    if encoder is not None and "encoder" in parts:
-        tower = EncoderPruner(encoder, recipe, run, keys, on_stage)
-        engines.append(tower)
-        run.tower = TowerCost.of(encoder) if encoder.separates_mlp else None
-    if decoder is not None:
-        _check_transformers(adapter)
-        if query is not None and processor is None and query_encoder is None:
-            raise RefusedError("query= needs processor= to read it with the model's tokenizer, or a query_encoder")
-        checkpointing = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+def install(model: Any, recipe: Recipe | Expression | str | Path, **options: Unpack[PruneOptions]) -> PruneHandle:
+    """Prune a model's visual tokens from now on, for every thread and task, until `remove()` of the handle.
+
+    It is `prune(...).install()`: for servers, and scripts that have no natural block.
+
+    Args:
+        model: as for `prune`.
+        recipe: as for `prune`.
+        options: the keyword arguments of `prune`.
+
+    Returns:
+        The handle. What is installed stays when it is dropped.
+
+    Raises:
+        RefusedError: as `prune`, and inside `share_vision`; and its other errors.
+    """
+    return prune(model, recipe, **options).install()
+
+
+def _caller() -> tuple[str, int]:
+    """Return the file and line that called `prune` or `install`."""
+    frames = traceback.walk_stack(inspect.currentframe())
+    return next((frame.f_code.co_filename, line) for frame, line in frames if frame.f_globals is not globals())
+
+
+class _Engines:
+    """The parts of a `prune`, checked when it is made and again when it starts.
+
+    Attributes:
+        run: the ledger.
+    """
+
+    def __init__(
+        self, adapter: Adapter, recipe: Recipe, options: PromptOptions, registry: Registry, query_encoder: Any
+    ) -> None:
+        self._adapter = adapter
+        self._recipe = recipe
+        self._registry = registry
+        self._parts = {stage.at.part for stage in recipe.stages}
+        self._started: list[DecoderPruner | EncoderPruner] = []
+        self._check()
+        decoder = adapter.decoder
+        if decoder is not None:
+            _check_transformers(adapter)
+            if options.query is not None and options.processor is None and query_encoder is None:
+                raise RefusedError("query= needs processor= to read it with the model's tokenizer, or a query_encoder")
+        text_tower = None
+        if decoder is not None and query_encoder is not None:
+            text_tower = decoder.load_text_tower(query_encoder)
+        self._options = replace(options, text_tower=text_tower)
+        layers = () if decoder is None else [LayerCost.of(layer, decoder.text_config) for layer in decoder.layers]
+        self.run = Run(recipe, adapter.name, layers)
+
+    def _check(self) -> None:
+        """Raise if the model cannot be pruned as it is now."""
+        adapter, recipe = self._adapter, self._recipe
+        for finding in find_errors(recipe, adapter):
+            kind = MissingEvidenceError if finding.missing_evidence else RefusedError
+            raise kind(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
+        checkpointing = any(getattr(part, "gradient_checkpointing", False) for part in adapter.model.modules())
         if checkpointing and any(stage.at.part == "decoder" and stage.at.block for stage in recipe.stages):
             raise RefusedError(
                 "gradient checkpointing runs layers twice, which pruning inside the language model does not "
                 "support; turn gradient checkpointing off, or prune at decoder.0"
             )
-        text_tower = decoder.load_text_tower(query_encoder) if query_encoder is not None else None
-        run.layers = tuple(LayerCost.of(layer, decoder.text_config) for layer in decoder.layers)
-        options = PromptOptions(processor, text_tower, query, keys)
-        engines.append(DecoderPruner(decoder, recipe, run, options, on_stage, tower, vision_cache_of(model)))
-    session = PruneSession(model)
-    # Left twice: an interrupt may fall into the first time.
-    with session, session:
-        session.open(engines)
-        yield run
-    encoded = sum(engine.encoded for engine in engines if isinstance(engine, DecoderPruner))
-    # What passes the tower alone is pruned there, where the recipe says so.
-    if encoded and tower is None and not any(any(prefill.visual) for prefill in run.prefills):
-        warnings.warn(
+
+    def start(self, stays: bool) -> Sequence[DecoderPruner | EncoderPruner]:
+        """Return what to install."""
+        self._check()
+        adapter, recipe, run = self._adapter, self._recipe, self.run
+        cache = vision_cache_of(adapter.model)
+        if stays and cache is not None:
+            raise RefusedError("what is installed would outlast this share_vision: install it outside, or use `with`")
+        tower = None
+        if adapter.encoder is not None and "encoder" in self._parts:
+            tower = EncoderPruner(adapter.encoder, recipe, run, self._options.keys, self._settled)
+            self._started.append(tower)
+            run.tower = TowerCost.of(adapter.encoder) if adapter.encoder.separates_mlp else None
+        if adapter.decoder is not None:
+            self._started.append(
+                DecoderPruner(adapter.decoder, recipe, run, self._options, self._settled, tower, cache)
+            )
+        return self._started
+
+    def _settled(self, stage: StageRecord) -> None:
+        self._registry.hook.stage_settled(run=self.run, stage=stage)
+
+    def unpruned(self) -> str | None:
+        """Return that pictures were encoded, where no prompt took them."""
+        encoded = sum(engine.encoded for engine in self._started if isinstance(engine, DecoderPruner))
+        # What passes the tower alone is pruned there, where the recipe says so.
+        if not encoded or "encoder" in self._parts or any(any(prefill.visual) for prefill in self.run.prefills):
+            return None
+        return (
             f"{encoded} calls encoded pictures inside this prune, but no prompt with pictures came through the model: "
-            "nothing was pruned. Pass pixels, or what the calls gave as mm_encoder_outputs, to the model itself",
-            stacklevel=3,
+            "nothing was pruned. Pass pixels, or what the calls gave as mm_encoder_outputs, to the model itself"
         )
 
 

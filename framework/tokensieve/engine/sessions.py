@@ -2,7 +2,8 @@
 
 A server calls one model from several threads or tasks, each under a `prune` of its own or all under one. What a
 `prune` installs is therefore in force for the context that entered it, and for contexts in which none was entered,
-such as a thread that streams an answer, where there is only one to choose.
+such as a thread that streams an answer, where there is only one to choose. One that stays until it is removed is in
+force for every context that is in none of its own.
 """
 
 from __future__ import annotations
@@ -65,35 +66,45 @@ class PruneSession:
 
     Attributes:
         outer: the session inside which it was entered, if any.
+        stays: whether it is in force for every context that is in none of its own, and not for this one alone.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._installation = Installation(self.is_in_force)
         self.outer: PruneSession | None = None
+        self.stays = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is in the model."""
+        return self in _live(self._model)
 
     def is_in_force(self) -> bool:
         """Return whether this is the `prune` that the caller is under."""
         return in_force(self._model) is self
 
-    def open(self, pruners: Sequence[Pruner]) -> None:
-        """Put all hooks in, and be in force for this context."""
+    def open(self, pruners: Sequence[Pruner], stays: bool = False) -> None:
+        """Put all hooks in, and be in force for this context, or for all if it `stays`."""
         installation, model = self._installation, self._model
         installation.later(self._forget)
+        self.stays = stays
         with lock:
-            self.outer = next(_own(model), None)
-            live = _sessions.setdefault(model, [])
-            live.append(self)
-        # Of those that were left again, the latest says enough: that this context prunes the model itself.
-        known = [(of, one) for of, one in _entered.get() if of() is not None and (of() is not model or one() in live)]
-        _entered.set((*known, (weakref.ref(model), weakref.ref(self))))
+            self.outer = None if stays else next(_own(model), None)
+            _sessions.setdefault(model, []).append(weakref.ref(self))
+            live = _live(model)
+        if not stays:
+            # Of those that were left again, the latest says enough: that this context prunes the model itself.
+            entered = [(of, one) for of, one in _entered.get() if of() is not None]
+            known = [(of, one) for of, one in entered if of() is not model or one() in live]
+            _entered.set((*known, (weakref.ref(model), weakref.ref(self))))
         make_copies_plain(model, installation)
         for pruner in pruners:
             pruner.install(installation)
 
     def _forget(self) -> None:
         sessions = _sessions.get(self._model, [])
-        sessions[:] = [one for one in sessions if one is not self]
+        sessions[:] = [one for one in sessions if one() is not self]
 
     def __enter__(self) -> PruneSession:
         return self
@@ -105,8 +116,11 @@ class PruneSession:
         self._installation.remove()
 
 
-_sessions: weakref.WeakKeyDictionary[nn.Module, list[PruneSession]] = weakref.WeakKeyDictionary()
-"""The sessions of each model, in the order in which they were entered."""
+_sessions: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[PruneSession]]] = weakref.WeakKeyDictionary()
+"""The sessions of each model, in the order in which they were entered.
+
+The hooks of the model keep them alive: a model that is dropped with a session in it is freed.
+"""
 _Entry = tuple[weakref.ref[nn.Module], weakref.ref[PruneSession]]
 _entered: ContextVar[tuple[_Entry, ...]] = ContextVar("tokensieve_sessions", default=())
 """What was entered in this context, the latest last, with the one that was left last."""
@@ -114,12 +128,17 @@ _entered: ContextVar[tuple[_Entry, ...]] = ContextVar("tokensieve_sessions", def
 
 def is_pruned(model: nn.Module) -> bool:
     """Return whether any context prunes a model."""
-    return bool(_sessions.get(model))
+    return bool(_live(model))
+
+
+def _live(model: nn.Module) -> list[PruneSession]:
+    """Return the sessions of a model, the latest last."""
+    return [one for one in (reference() for reference in _sessions.get(model, ())) if one is not None]
 
 
 def _own(model: nn.Module) -> Iterator[PruneSession]:
     """Return the sessions of a model that this context is in, the innermost first."""
-    live = _sessions.get(model, ())
+    live = _live(model)
     for of, session in reversed(_entered.get()):
         one = session()
         if of() is model and one is not None and one in live:
@@ -130,16 +149,18 @@ def in_force(model: nn.Module) -> PruneSession | None:
     """Return the session that a call of the model is under.
 
     It is the innermost that this context entered. A context that entered none, such as a thread that streams an answer,
-    is under the one that others entered; one that left its own is under none.
+    is under the one that others entered; one that left its own is under none. Where one stays until it is removed, both
+    are under that, the latest if there are several.
 
     Raises:
         RefusedError: if this context entered none, and several others did.
     """
-    live = _sessions.get(model)
-    if not live:
+    if not _sessions.get(model):
         return None
-    if any(of() is model for of, _ in _entered.get()):
-        return next(_own(model), None)
+    live = _live(model)
+    staying = next((one for one in reversed(live) if one.stays), None)
+    if staying is not None or any(of() is model for of, _ in _entered.get()):
+        return next(_own(model), staying)
     outer = {one.outer for one in live}
     innermost = [one for one in live if one not in outer]
     if len(innermost) > 1:
