@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Scorer, Tokens
-from tokensieve_strategies._maths.raters import no_text_notes, raters
+from tokensieve_strategies._maths.raters import heads_with_most, no_text_notes, raters
 from tokensieve_strategies._maths.vectors import require_finite
 
 _LEAST = 2.0**-20
@@ -63,11 +62,9 @@ class SparseVLMv2(Scorer):
         bias = bias.where(bias.abs() >= _LEAST, _LEAST)
         # [rows, n, heads]: each token's part of each head, summed over raters.
         found = (attention / bias.unsqueeze(-1)).masked_fill(~rates[:, None, :, None], 0).sum(dim=2)
-        # In float32, values that differ by rounding alone are ties; the first heads win them.
-        most = found.sum(dim=1).float().argsort(dim=1, descending=True, stable=True)[:, : self.heads]
-        chosen = torch.zeros_like(found.sum(dim=1), dtype=torch.bool).scatter(1, most, True)
+        chosen = heads_with_most(found.sum(dim=1), self.heads)
         total = found.masked_fill(~chosen.unsqueeze(1), 0).sum(dim=2)
-        number = (rates.sum(dim=1, keepdim=True) * most.shape[1]).clamp(min=1)
+        number = (rates.sum(dim=1, keepdim=True) * min(self.heads, chosen.shape[1])).clamp(min=1)
         return (total / number).float()
 
     def judge(self, tokens: Tokens, depth: int) -> Chain:

@@ -24,6 +24,15 @@ def raters(words: PromptText, valid: Tensor, among: Tensor) -> Tensor:
     return torch.where(above.any(dim=1, keepdim=True), above, among)
 
 
+def heads_with_most(mass: Tensor, count: int) -> Tensor:
+    """Return which heads have the most of `mass` `[rows, heads]`, bool of the same shape; the first ones win ties.
+
+    Compared in float32, so that masses that differ by rounding alone are ties.
+    """
+    most = mass.float().argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(mass, dtype=torch.bool).scatter(1, most, True)
+
+
 def no_text_notes(words: PromptText, valid: Tensor, who: str) -> tuple[str, ...]:
     """Return a note for each row that has tokens and no text."""
     silent = valid.any(dim=1) & ~words.mask.any(dim=1)
