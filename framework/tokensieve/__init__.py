@@ -9,7 +9,7 @@ from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Composer, Expression
 from tokensieve.composers.selection import select
-from tokensieve.engine import VisionCache, prune, share_vision
+from tokensieve.engine import PruneHandle, VisionCache, install, prune, share_vision
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence, PromptHeads, PromptText, Query, Text, Tokens
 from tokensieve.ledger.replay import Replay, replay
@@ -40,6 +40,7 @@ __all__ = [
     "Merger",
     "PromptHeads",
     "PromptText",
+    "PruneHandle",
     "Query",
     "Ranker",
     "Recipe",
@@ -58,6 +59,7 @@ __all__ = [
     "VisionCache",
     "default_registry",
     "hookimpl",
+    "install",
     "prune",
     "replay",
     "review",

@@ -15,6 +15,9 @@ from tokensieve.testing.footprint import footprint
 
 from .models import ONE, batch, llava, prompts
 
+# An interrupt in the first line of entering: it was not entered.
+pytestmark = pytest.mark.filterwarnings("ignore:.*was neither entered nor installed:RuntimeWarning")
+
 ENGINE = str(Path(installation.__file__).parent)
 RECIPES = {
     "entrance": ts.Recipe.loads("stages:\n- {at: decoder.0, select: divprune, keep: 4}\n"),
@@ -65,7 +68,8 @@ def test_an_interrupt_anywhere_leaves_the_model_as_it_was(model, recipe):
     request = batch(prompts(model, ONE))
     work(model, RECIPES[recipe], request)
     before, registry = footprint(model), ts.default_registry()
-    with Interrupt(0) as every, ts.prune(model, RECIPES[recipe], registry=registry), torch.no_grad():
+    pruned = ts.prune(model, RECIPES[recipe], registry=registry)
+    with Interrupt(0) as every, pruned, torch.no_grad():
         model(**request)
     assert every.lines > 100
     step = max(1, every.lines // (300 if NIGHTLY else 40))
@@ -75,6 +79,27 @@ def test_an_interrupt_anywhere_leaves_the_model_as_it_was(model, recipe):
             model(**request)
         assert footprint(model) == before, f"changed by an interrupt at {interrupt.where}"
         assert free(), f"the lock is held after an interrupt at {interrupt.where}"
+
+
+def test_an_interrupt_where_one_is_installed_or_removed_leaves_the_model_as_it_was(model):
+    recipe, registry, files = RECIPES["entrance"], ts.default_registry(), ("handle.py", "sessions.py")
+    before, pruned = footprint(model), ts.prune(model, recipe, registry=registry)
+    with Interrupt(0, files) as installing:
+        pruned.install()
+    with Interrupt(0, files) as removing:
+        pruned.remove()
+    for number in range(1, installing.lines + 1):
+        pruned = ts.prune(model, recipe, registry=registry)
+        with pytest.raises(KeyboardInterrupt), Interrupt(number, files):
+            pruned.install()
+        assert footprint(model) == before
+    for number in range(1, removing.lines + 1):
+        pruned = ts.install(model, recipe, registry=registry)
+        with pytest.raises(KeyboardInterrupt), Interrupt(number, files):
+            pruned.remove()
+        pruned.remove()
+        assert footprint(model) == before
+    assert free()
 
 
 def free(lock=installation.lock):
@@ -94,7 +119,8 @@ def test_an_interrupt_where_a_lock_is_given_back_keeps_no_thread_waiting(model):
     """Every second line of what puts things in and takes them out, in which the lock is held."""
     recipe, registry = RECIPES["entrance"], ts.default_registry()
     files = ("sessions.py", "installation.py")
-    with Interrupt(0, files) as every, ts.prune(model, recipe, registry=registry):
+    pruned = ts.prune(model, recipe, registry=registry)
+    with Interrupt(0, files) as every, pruned:
         pass
     for number in range(1, every.lines + 1, 2):
         interrupt, pruned = Interrupt(number, files), ts.prune(model, recipe, registry=registry)

@@ -229,10 +229,11 @@ def install(installation: Installation, attention: nn.Module, tap: AttentionTap)
     entry = installation.gate, tap
     installation.later(partial(_take_out, attention, entry))
     with lock:
-        point = _points.get(attention) or _TapPoint(attention)
+        before = _point_of(attention)
+        point = before or _TapPoint(attention)
         point.taps.append(entry)
-        if attention not in _points:
-            _points[attention] = point
+        if before is None:
+            _points[attention] = weakref.ref(point)
             point.connect()
 
 
@@ -296,11 +297,17 @@ class _TapPoint:
         return [tap for gate, tap in list(self.taps) if gate()] if module is self._attention() else []
 
 
-_points: weakref.WeakKeyDictionary[nn.Module, _TapPoint] = weakref.WeakKeyDictionary()
+# The module's config holds the point, whose taps hold the model: it is to be freed when it is dropped.
+_points: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_TapPoint]] = weakref.WeakKeyDictionary()
+
+
+def _point_of(attention: nn.Module) -> _TapPoint | None:
+    reference = _points.get(attention)
+    return None if reference is None else reference()
 
 
 def _take_out(attention: nn.Module, entry: tuple[Gate, AttentionTap]) -> None:
-    point = _points.get(attention)
+    point = _point_of(attention)
     if point is not None and any(one is entry for one in point.taps):
         point.taps = [one for one in point.taps if one is not entry]
     if point is not None and not point.taps:
