@@ -61,24 +61,31 @@ class HoloV(Ranker):
         attention = mean_over_heads(tokens.vision_attention, tokens.valid, "holov: the vision attention")
         orders = [
             self._order(tokens.features[row, :n], attention[row, :n], depth)
-            for row, n in enumerate(tokens.universe.counts.tolist())
+            for row, n in enumerate(tokens.universe.sizes)
         ]
         return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
 
     def _order(self, x: Tensor, attention: Tensor, depth: int) -> Tensor:
         n = len(x)
+        if not n:
+            return torch.zeros(0, dtype=torch.int64, device=x.device)
         members = split_evenly(n, min(self.runs, n))
         score = attention.double()
-        variance = torch.cat([_variance(x[own]) for own in members]) if n else score
-        if n and bool(variance.mean() > 0):
-            score = score + self.variety * variance * (score.mean() / variance.mean())
+        variance = torch.cat([_variance(x[own]) for own in members])
+        varied = score + self.variety * variance * (score.mean() / variance.mean())
+        score = torch.where(variance.mean() > 0, varied, score)
         # In float32, values that differ by rounding alone are ties.
-        weights = [Fraction(score[own].mean().float().item()) for own in members]
+        means = torch.stack([score[own].mean() for own in members]).float()
+        order = torch.cat([own.start + descending_order(attention[own]) for own in members])
+        # The host waits once, for both.
+        facts = torch.cat([means.double(), order.double()]).tolist()
+        weights = [Fraction(weight) for weight in facts[: len(members)]]
         if not any(weights):
             weights = [Fraction(1)] * len(members)
-        heads = [iter((own.start + descending_order(attention[own])).tolist()) for own in members]
+        heads = [iter(facts[len(members) :][own]) for own in members]
         places = [
-            next(heads[run]) for run in islice(apportion(weights, [own.stop - own.start for own in members]), depth)
+            int(next(heads[run]))
+            for run in islice(apportion(weights, [own.stop - own.start for own in members]), depth)
         ]
         return torch.tensor(places, dtype=torch.int64, device=x.device)
 
