@@ -14,6 +14,8 @@ from tokensieve.study.analysis.completeness import check_completeness
 from tokensieve.study.analysis.measured import encodable
 from tokensieve.study.report import write_report, writing
 from tokensieve.study.report.figures import curves
+from tokensieve.study.report.figures import draw as drawing
+from tokensieve.study.report.figures.kept import maps, overlap
 from tokensieve.study.report.names import unique_names
 from tokensieve.study.report.tables import accuracy
 from tokensieve.study.report.tables.values import Table, slug
@@ -26,12 +28,14 @@ from .synthetic import Made, Shapes
 
 TASK = Shapes(pictures=4)
 METHODS = ("script", "gsp")
+EVERY = drawing.MAKERS
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Reports of few files and few resamples: their texts are looked at, not their numbers."""
+    """Reports of few figures and few resamples: their texts are looked at, not their numbers."""
     monkeypatch.setattr(writing, "KINDS", ("svg",))
+    monkeypatch.setattr(drawing, "MAKERS", (curves.by_kind,))
     monkeypatch.setattr(
         significance, "_design", lambda clusters, _=0: Design(clusters=clusters.tolist(), level=0.95, resamples=50)
     )
@@ -60,6 +64,11 @@ def report(made, folder, **settings):
     return written, written.page.read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def every_figure(_quick, monkeypatch):
+    monkeypatch.setattr(drawing, "MAKERS", EVERY)
+
+
 # What is missing
 
 
@@ -70,7 +79,7 @@ def test_a_whole_study_says_so_and_nothing_else(tmp_path):
     assert "ncomplete" not in page
 
 
-def test_a_study_with_missing_cells_says_so_at_every_table_figure_and_finding(tmp_path):
+def test_a_study_with_missing_cells_says_so_at_every_table_figure_and_finding(tmp_path, every_figure):
     made = small()
     keys = list(made.content)
     named = {"key": keys[5], "model": "small-a", "task": "shapes", "method": "gsp", "keep": "1/9", "seed": 3}
@@ -158,6 +167,7 @@ def test_a_figure_or_table_that_cannot_be_made_costs_itself(tmp_path, monkeypatc
     def fail(*_, **__):
         raise ValueError("no such axis")
 
+    monkeypatch.setattr(drawing, "MAKERS", (curves.accuracy_tokens, overlap, maps))
     monkeypatch.setattr(module, part, fail)
     written, page = report(small(), tmp_path)
     assert "ValueError: no such axis" in page

@@ -17,6 +17,19 @@ from tokensieve.study.report.figures.style import Drawing, LineStyle, line_style
 
 Maker: TypeAlias = Callable[[Findings, dict[str, LineStyle]], Drawing | None]
 
+MAKERS: tuple[Maker, ...] = (
+    accuracy_tokens,
+    accuracy_flops,
+    accuracy_time,
+    by_kind,
+    recall,
+    overlap,
+    shares,
+    maps,
+    critical_difference,
+)
+"""The figures of a report, in its order."""
+
 
 def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) -> list[Drawing]:
     """Return all figures for which the findings have numbers.
@@ -36,17 +49,6 @@ def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) 
                 roles.setdefault(arm.method, arm.role)
     # Methods come before controls, whatever ran first.
     styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
-    makers: tuple[Maker, ...] = (
-        accuracy_tokens,
-        accuracy_flops,
-        accuracy_time,
-        by_kind,
-        recall,
-        overlap,
-        shares,
-        maps,
-        critical_difference,
-    )
     with plot_settings():
         drawn = [
             attempt(
@@ -55,7 +57,7 @@ def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) 
                 f"{make.__name__.replace('_', ' ')} of {findings.comparison.title}",
                 problems,
             )
-            for make in makers
+            for make in MAKERS
             for findings in all_findings
         ]
     return [drawing for drawing in drawn if drawing is not None]
