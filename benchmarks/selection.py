@@ -23,7 +23,7 @@ WIDTH, QUERY = 4096, 768
 """Features as wide as those that enter a language model of 7 B, and CLIP-L's space of questions."""
 VIDEO, VIDEO_KEEP = 12544, 1024
 """64 frames of 14 x 14 tokens."""
-VIDEO_WIDTH = 1024
+STREAMED_WIDTH = 1024
 STREAMED = 6272
 
 
@@ -119,7 +119,7 @@ def beside_loops(repeats: int) -> dict[str, float]:
 
 def video(repeats: int) -> dict[str, float]:
     """Compare Script on a long video with the greedy picks that it needs."""
-    of, expression = tokens(VIDEO, width=VIDEO_WIDTH), strategies()["script"]
+    of, expression = tokens(VIDEO), strategies()["script"]
     depth = int(ts.select(expression, of, ts.Keep.of(VIDEO_KEEP)).depth)
     ours = lambda: selected(expression, of, VIDEO_KEEP)  # noqa: E731
     picks = lambda: greedy_map_loop(of.features[0], of.query.patch[0], of.query.text[0], depth)  # noqa: E731
@@ -140,7 +140,7 @@ def batches(repeats: int) -> dict[str, float]:
 def graph(repeats: int) -> dict[str, float]:
     """Compare gsp, streamed, with one matrix product of the two halves of the tokens, and measure its memory."""
     gsp = ts.default_registry().strategy("gsp")
-    of = tokens(STREAMED, width=VIDEO_WIDTH)
+    of = tokens(STREAMED, width=STREAMED_WIDTH)
     even, odd = (of.features[0, side::2] for side in (0, 1))
     out = {}
     for label, strategy in (("tau", gsp(tau=0.2)), ("quantile", gsp())):

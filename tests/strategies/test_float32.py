@@ -7,6 +7,7 @@ import torch
 from samples import sample
 
 from tokensieve import Tokens, select
+from tokensieve.measure import count_operators
 from tokensieve.testing.samples import vectors
 from tokensieve_strategies import CDPP, GSP, QCSP, DivPrune, MMTok
 from tokensieve_strategies._maths import dpp, maxmin
@@ -99,6 +100,18 @@ def test_what_float32_cannot_tell_apart_is_left_to_float64(kind):
     # The two loops agree, because no pick of these is near a tie.
     assert torch.equal(picks.places, dpp._Exact(x, quality, valid).to(150).places)
     assert torch.equal(places, maxmin._exact(x, valid).to(150))
+
+
+def test_an_exhausted_rank_ends_the_loop():
+    x = features("low rank").unsqueeze(0)
+    greedy = dpp.GreedyMap(x, torch.rand(1, N, generator=generator(1)), torch.ones(1, N, dtype=torch.bool))
+    with count_operators() as counts:
+        picks = greedy.to(280)
+    assert picks.rank.tolist() == [2]
+    assert sorted(picks.places[0].tolist()) == sorted(set(picks.places[0].tolist()))
+    # 280 picks in float32, and in float64 those up to the first time that the host asks.
+    assert counts.by_name["sqrt"] <= 64
+    assert greedy.to(290).places[:, :280].equal(picks.places)
 
 
 @pytest.mark.parametrize("kind", ["normal", "clusters"])

@@ -28,6 +28,8 @@ _STEPS = 13
 """How many times faster a matrix-matrix product is than matrix-vector products of the same FLOPs, about."""
 _WHOLE = 2**26
 """The largest number of similarities of one row that is stored if they could be computed on demand: 512 MB."""
+_ASKED = 64
+"""After so many picks the host asks whether there is any gain left."""
 _SLACK = 1e-12
 """Gains with a smaller difference count as equal; far below STOP, far above rounding."""
 
@@ -56,7 +58,7 @@ class GreedyMap:
 
     Where the rank is exhausted, the rest follows by falling quality. The lowest place wins ties. Memory
     is O(n depth) a row beside the similarities, which are stored where they fit (see `dpp_float32.py`).
-    The host waits for the device once a call of `to`, at its end.
+    The host waits for the device once a call of `to`, at its end; in float64 also once in 64 picks.
 
     Args:
         features: `[rows, n, d]`.
@@ -86,6 +88,9 @@ class GreedyMap:
         """Return the first `depth` picks of every row, at most n; never fewer than before."""
         if self._whole is not None:
             return self._told(self._whole.to(depth))
+        if len(self._slow) == len(self._valid):
+            # No row has a use for float32 any more.
+            return self._told(self._mended(*self._blank(depth), depth))
         picked: list[list[int]] = []
         sound: list[int] = []
         along: list[bool] = []
@@ -99,15 +104,24 @@ class GreedyMap:
         failed = {row for row, (own, right) in enumerate(zip(picked, sound, strict=True)) if right < len(own)}
         if new := sorted(failed - self._slow):
             self._leave(new, min(sound[row] for row in new))
-        places, gains, rank = self._found(depth)
+        picks = self._mended(*self._found(depth), depth)
+        if self._slow:
+            return self._told(picks)
+        facts = [(len(known), len(known), flag) for known, flag in zip(picked, along, strict=True)]
+        return replace(picks, facts=facts, picked=picked)
+
+    def _blank(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows, device = len(self._valid), self._valid.device
+        places = torch.zeros(rows, depth, dtype=torch.int64, device=device)
+        return places, torch.zeros(rows, depth, dtype=torch.float64, device=device), places.new_zeros(rows)
+
+    def _mended(self, places: Tensor, gains: Tensor, rank: Tensor, depth: int) -> Picks:
+        """Return the picks, with those of rows in float64 in their place."""
         for rows, exact in self._exact:
             part = exact.to(depth)
             for whole, own in ((places, part.places), (gains, part.gains), (rank, part.rank)):
                 whole.index_copy_(0, rows, own)
-        if self._slow:
-            return self._told(Picks(places, gains, rank))
-        facts = [(len(known), len(known), flag) for known, flag in zip(picked, along, strict=True)]
-        return Picks(places, gains, rank, facts, picked)
+        return Picks(places, gains, rank)
 
     def _found(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:
         parts = [quick.found(depth) for _, quick in self._quick]
@@ -169,6 +183,9 @@ class _Exact:
             self._grow(depth)
             self._find_similarities(depth)
             for turn in range(done, depth):
+                # Once every rank is exhausted, nothing changes any more. To ask now and then costs less than to go on.
+                if turn % _ASKED == 0 and turn > done and not bool(self._going.any()):
+                    break
                 self._step(turn)
         places, gains = self._places[:, :depth], self._gains[:, :depth]
         rank = (places >= 0).sum(dim=1)
