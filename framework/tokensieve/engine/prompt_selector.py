@@ -155,7 +155,8 @@ class PromptSelector:
             for done in tower.records:
                 record.stages.append(done)
                 self._on_stage(done)
-        pool = TokenPool(alive, tokens, self._key_row(keys, device), evidence, merged, merged is None, counts)
+        sizes = None if merged is None else lambda: merged
+        pool = TokenPool(alive, tokens, self._key_row(keys, device), evidence, sizes, merged is None, counts)
         return PromptSelection(pool, record, StageOutcome(alive, counts))
 
     def start_empty(self, mask: Tensor) -> PromptSelection:

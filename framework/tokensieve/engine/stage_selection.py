@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
@@ -87,7 +87,8 @@ class TokenPool:
         layout: where they were.
         keys: int64 `[batch]`, sample keys.
         evidence: what was learnt before the language model, by kind; made when first asked for.
-        merged: float64 `[batch, tokens]`, how many original tokens each stands for; none while each stands for itself.
+        merged: gives float64 `[batch, tokens]`, how many original tokens each stands for; none while each stands for
+            itself.
         whole: whether no token of the layout has left.
         counts: how many are left of each sample, where the host knows it.
     """
@@ -96,14 +97,14 @@ class TokenPool:
     layout: TokenLayout
     keys: Tensor
     evidence: dict[Evidence, Callable[[], Value]]
-    merged: Tensor | None = None
+    merged: Callable[[], Tensor] | None = None
     whole: bool = True
     counts: tuple[int, ...] | None = None
 
     @property
     def sizes(self) -> Tensor:
         """float64 `[batch, tokens]`, how many original tokens each stands for; 0 where it left."""
-        return self.alive.double() if self.merged is None else self.merged
+        return self.alive.double() if self.merged is None else self.merged()
 
     def groups(self, stage: Stage) -> Groups:
         """Return the groups in which a stage selects."""
@@ -130,11 +131,18 @@ class TokenPool:
 
     def leave(self, outcome: StageOutcome) -> None:
         """Take out what a stage removed."""
-        if outcome.merges:
-            self.merged = Reduction(outcome.target, outcome.weight, torch.ones_like(outcome.keep)).mass(self.sizes)
-        elif self.merged is not None:
-            self.merged = self.merged * outcome.keep
+        if outcome.merges or self.merged is not None:
+            # Only a later stage asks for them.
+            self.merged = cache(partial(_sizes_after, outcome, self.alive, self.merged))
         self.alive, self.counts, self.whole = outcome.keep, outcome.counts, False
+
+
+def _sizes_after(outcome: StageOutcome, alive: Tensor, merged: Callable[[], Tensor] | None) -> Tensor:
+    """Return how many original tokens each token stands for after a stage, float64 `[batch, tokens]`."""
+    sizes = alive.double() if merged is None else merged()
+    if not outcome.merges:
+        return sizes * outcome.keep
+    return Reduction(outcome.target, outcome.weight, torch.ones_like(outcome.keep)).mass(sizes)
 
 
 @torch.no_grad()
@@ -272,8 +280,10 @@ def _check_reduction(merger: Merger, mask: Tensor, reduction: object) -> Reducti
             f"'{merger.name}' returned slots as {slot.dtype} {list(slot.shape)} with weights {list(weight.shape)}; "
             f"expected int64 and one a token, {list(mask.shape)}"
         )
+    most = mask.sum(dim=1, keepdim=True) - 1
+    # What is not finite makes NaN of itself.
     refuse_if(
-        (slot >= mask.sum(dim=1, keepdim=True)).any() | (slot < -1).any() | ~weight.isfinite().all(),
+        ((slot != slot.clamp(min=-1).minimum(most)) | (weight - weight != 0)).any(),
         lambda: ScoreError(
             f"'{merger.name}' returned slots that are no number of a kept token, or weights that are not finite"
         ),
@@ -309,12 +319,13 @@ def _outcome(
     kept_first = (~chosen.mask).to(torch.uint8).sort(dim=1, stable=True).indices
     slot_ids = tokens.ids.gather(1, kept_first)
     # Within its row, whatever a merger answered: that is checked later.
-    slot = reduction.slot.clamp(-1, tokens.universe.n - 1)
-    joined = torch.where(slot >= 0, slot_ids.gather(1, slot.clamp(min=0)), -1)
-    own = torch.arange(keep.shape[1], device=keep.device)
-    target = groups.spread(joined, torch.where(keep, own, -1))
-    weight = groups.spread(reduction.weight.double(), keep.double())
-    return StageOutcome(keep, counts, (target, weight))
+    slot = reduction.slot.clamp(0, tokens.universe.n - 1)
+    joined = torch.where(reduction.slot >= 0, slot_ids.gather(1, slot), -1)
+    share = reduction.weight.double()
+    if groups.whole and not groups.padded:
+        return StageOutcome(keep, counts, (joined, share))
+    dropping = StageOutcome(keep, counts)
+    return StageOutcome(keep, counts, (groups.spread(joined, dropping.target), groups.spread(share, dropping.weight)))
 
 
 def _record(
