@@ -268,7 +268,7 @@ def _profile(
     request = prompts.request(grid.batch[0], (grid.visual or (prompts.visual,))[0], grid.text[0])
     plain = count_overhead(prompts.model, request, None, registry)
     found = []
-    for recipe in runnable(recipes, prompts, refused):
+    for recipe in runnable(recipes, prompts.adapter, refused):
         with console.working(f"counting {recipe.name}"):
             found.append(count_overhead(prompts.model, request, recipe, registry))
     console.show(overhead_table(subject.title, plain, found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from tokensieve.measure.memory import peak_on
 from tokensieve.measure.prompts import Prompts, floor_request
 from tokensieve.measure.rows import Role, Row, Setting
 from tokensieve.measure.timing import CallTime, VisionWatch, decode, prefill, time_call, watched_vision
+from tokensieve.models.adapter import Adapter
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import find_errors
@@ -155,15 +156,11 @@ class Bench:
                 on_call(variant.name)
         return _rows(setting, variants, self._steps)
 
-    @contextmanager
-    def _under(self, variant: _Variant) -> Iterator[Run | None]:
+    def _under(self, variant: _Variant) -> AbstractContextManager[Run | None]:
         """Prune the model as a variant says."""
-        with ExitStack() as stack:
-            yield (
-                None
-                if variant.recipe is None
-                else stack.enter_context(prune(self._prompts.model, variant.recipe, registry=self._registry))
-            )
+        if variant.recipe is None:
+            return nullcontext()
+        return prune(self._prompts.model, variant.recipe, registry=self._registry)
 
     def _called(self, variant: _Variant, vision: VisionWatch) -> CallTime:
         with self._under(variant) as run:
@@ -195,16 +192,15 @@ class Bench:
             return peak_on(model.device, compute)
 
 
-def runnable(recipes: Sequence[Recipe], prompts_or_adapter: Any, said: dict[str, str], when: str = "") -> list[Recipe]:
+def runnable(recipes: Sequence[Recipe], adapter: Adapter, said: dict[str, str], when: str = "") -> list[Recipe]:
     """Return the recipes that a model can run, and write down why it cannot run the others.
 
     Args:
         recipes: the recipes.
-        prompts_or_adapter: the model's adapter, or what holds it.
+        adapter: the model's.
         said: gets a sentence by recipe.
-        when: in which setting, such as ` with eager attention`.
+        when: in which setting, such as ` (eager)`.
     """
-    adapter = getattr(prompts_or_adapter, "adapter", prompts_or_adapter)
     left = []
     for recipe in recipes:
         errors = find_errors(recipe, adapter)
@@ -250,7 +246,7 @@ def measure_latency(
     model: Any = prompts.model
     weights = sum(weight.numel() for weight in model.parameters())
     latency = Latency(title or type(model).__name__, weights, Machine.of(model.device), tokens, repeats)
-    left = runnable(recipes, prompts, latency.refused)
+    left = runnable(recipes, prompts.adapter, latency.refused)
     bench = Bench(prompts, left, tokens, repeats, warmup, registry)
     settings = list(itertools.product(batches, visual or (prompts.visual,), text))
     counted = itertools.count(1)
