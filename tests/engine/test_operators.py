@@ -1,0 +1,102 @@
+"""What pruning may add to one prefill and to a decode step: operators and waits of the host, counted, not timed."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+import tokensieve as ts
+from tokensieve.measure import count_operators, count_overhead
+
+KEEP, VISUAL, IMAGE = 64, 576, 999
+BOUNDS = {
+    "random": (120, 3),
+    "uniform": (120, 3),
+    "gsp": (200, 3),
+    "fastv": (250, 4),
+    "tome": (300, 4),
+    "divprune": (600, 3),
+    "qcsp": (900, 3),
+    "script": (2500, 6),
+}
+NOT_REACHED = {
+    "tome": (320, 4),
+    "qcsp": (2000, 4),
+    "script": (6000, 9),
+}
+ADDED = BOUNDS | NOT_REACHED
+"""Operators and waits that a recipe may add to a prefill."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    """LLaVA-1.5's picture of 336 x 336 in 24 x 24 tokens, in narrow layers: widths are not counted."""
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=336,
+        patch_size=14,
+        projection_dim=32,
+    )
+    text = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=1000,
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE)
+    return LlavaForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="module")
+def request_of_one(model):
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 900, (1, 35 + VISUAL + 20), generator=draw)
+    ids[:, 35 : 35 + VISUAL] = IMAGE
+    pixels = torch.randn(1, 3, 336, 336, generator=draw)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+@pytest.fixture(scope="module")
+def plain(model, request_of_one):
+    return count_overhead(model, request_of_one, None)
+
+
+def recipe(name):
+    return ts.Recipe.load(name, ts.default_registry()).replace(keep=KEEP)
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_prefill_takes_no_more_than(model, request_of_one, plain, name):
+    prefill, step = count_overhead(model, request_of_one, recipe(name)).over(plain)
+    operators, waits = ADDED[name]
+    assert prefill.operators <= operators, prefill
+    assert prefill.synchronisations <= waits, prefill
+    assert step.operators <= 0, step
+    assert step.synchronisations <= 0, step
+
+
+def step_of_generate(model, inputs, name):
+    """What the fifth token adds to four of them."""
+    found = []
+    with torch.no_grad(), nullcontext() if name is None else ts.prune(model, recipe(name)):
+        for length in (2, 4, 5):
+            with count_operators() as counts:
+                model.generate(**inputs, max_new_tokens=length, min_new_tokens=length, do_sample=False)
+            found.append((counts.operators, counts.synchronisations))
+    _, four, five = found
+    return five[0] - four[0], five[1] - four[1]
+
+
+@pytest.mark.parametrize("name", ["random", "fastv"])
+def test_a_token_of_generate_takes_no_more(model, request_of_one, name):
+    unpruned = step_of_generate(model, request_of_one, None)
+    pruned = step_of_generate(model, request_of_one, name)
+    assert pruned[0] <= unpruned[0]
+    assert pruned[1] <= unpruned[1]
