@@ -21,19 +21,24 @@ class Readable(Hashable, Protocol):
     @property
     def parts(self) -> tuple[Any, ...]:
         """The expressions directly inside; none for a strategy."""
+        ...
 
     @property
     def is_nested(self) -> bool:
         """Whether its selection at k always holds its selection at k - 1."""
+        ...
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Return the chain over `reading.tokens`, right to at least `depth`."""
+        ...
 
     def read_at(self, reading: Reading, k: Tensor) -> Chain:
         """Return a chain whose cut to k is the selection at k."""
+        ...
 
     def further(self, reading: Reading, chain: Chain, k: int, depth: int) -> int:
         """Return how deep to read next, 0 where `chain` settles a cut to k."""
+        ...
 
 
 Source = Callable[[Any, "Reading", int], Chain]
@@ -56,7 +61,7 @@ class Reading:
         # Each chain with the depth to which it was asked for; and those of what is not nested, by sizes.
         self._known: dict[Readable, tuple[Chain, int]] = {}
         self._at: dict[tuple[Readable, tuple[int, ...]], tuple[Chain, int]] = {}
-        self.begun: dict[Readable, object] = {}
+        self.begun: dict[object, object] = {}
 
     def of(self, expression: Readable, depth: int) -> Chain:
         """Return the expression's chain, its strategies right to at least `depth`.
