@@ -202,6 +202,8 @@ def test_importing_and_building_the_registry_loads_no_model_library_and_says_not
         assert not heavy & set(sys.modules), sorted(heavy & set(sys.modules))
         # The registry was not empty-handed: both plugin packages were loaded on the way.
         assert {"tokensieve_strategies", "tokensieve_adapters"} <= set(sys.modules)
+        # It would import triton.
+        assert "tokensieve_strategies._maths.kernels" not in sys.modules
         assert logging.getLogger().handlers == []
         """
     )

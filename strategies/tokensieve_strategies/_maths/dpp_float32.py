@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokensieve_strategies._maths.one_launch import kernels_for
 from tokensieve_strategies._maths.vectors import CLEAR, CLOSE, WHOLE, no_autocast, norms_float32
 
 STOP = 1e-10
@@ -52,6 +53,7 @@ class Quick:
         self._gain = self._diagonal.clone()
         self._offset = torch.arange(rows, device=valid.device) * n
         self._kernel: Tensor | None = None
+        self._launch = kernels_for(n, x.device)
         self._done = 0
         self._places = torch.zeros(0, rows, dtype=torch.int64, device=valid.device)
         self._pivots = self._gain.new_zeros(0, rows, 1)
@@ -106,14 +108,18 @@ class Quick:
     def _store(self, depth: int) -> None:
         """Compute all similarities where they fit, if so many picks are worth it."""
         rows, n, d = self._x.shape
-        worth = n <= _STEPS * depth or n <= d
+        worth = n <= _STEPS * depth or n <= d or self._launch is not None
         if self._kernel is None and worth and n * n <= WHOLE:
             self._kernel = torch.mm(self._x[0], self._x[0].T) if rows == 1 else self._x @ self._x.mT
             self._kernel = self._kernel.reshape(rows * n, n)
 
     def _pick(self, depth: int) -> None:
+        turns = range(self._done, depth)
+        if self._launch is not None and self._kernel is not None:
+            self._launch.greedy_map(self._kernel, self._gain, self._rest, self._places, self._pivots, turns, _NEAR)
+            return
         pick = self._pick_one if self.rows == 1 else self._pick_all
-        pick(range(self._done, depth))
+        pick(turns)
 
     def _pick_one(self, turns: range) -> None:
         """Pick in a batch of one row."""

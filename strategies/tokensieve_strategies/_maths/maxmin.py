@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tokensieve_strategies._maths.one_launch import kernels_for
 from tokensieve_strategies._maths.vectors import (
     CLOSE,
     WHOLE,
@@ -186,6 +187,7 @@ class _Quick:
         self._x = x * norm.reciprocal().nan_to_num(0, 0, 0).unsqueeze(-1)
         self._offset = torch.arange(rows, device=valid.device) * n
         self._kernel: Tensor | None = None
+        self._launch = kernels_for(n, x.device)
         self._done = 0
         self._places = torch.zeros(0, rows, dtype=torch.int64, device=valid.device)
         self._pivots = x.new_zeros(0, rows, 1)
@@ -239,6 +241,9 @@ class _Quick:
     def _pick(self, turns: range) -> None:
         rows, _, d = self._x.shape
         closest = self._closest
+        if self._launch is not None and self._kernel is not None:
+            self._launch.max_min(self._kernel, closest, self._places, self._pivots, turns, CLOSE)
+            return
         tied = torch.empty(closest.shape, dtype=torch.uint8, device=closest.device)
         bound, row = closest.new_empty(rows, 1), torch.empty_like(closest)
         slots = zip(self._places[turns.start :].unbind(), self._pivots[turns.start :].unbind(), turns, strict=True)
