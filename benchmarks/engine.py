@@ -1,43 +1,29 @@
-"""The overhead of pruning: time inside our hooks, and a pruned prefill against a prefill of the same length.
+"""The pruned prefill beside the floor, and a prefill that keeps every token beside the plain model.
 
-Time inside hooks is summed while the model runs, because it would be lost in the difference of two noisy medians.
+`python -m benchmarks.engine` prints the tables; `--layers 24` takes a deeper model, `--json FILE` writes all figures.
 """
 
 from __future__ import annotations
 
-import inspect
-import statistics
+import argparse
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 import tokensieve as ts
-from benchmarks.models import TEXT, VISUAL, llava, request
-from tokensieve.engine.decoder_pruner import DecoderPruner
-from tokensieve.engine.layer_pruner import LayerPruner
+from benchmarks.models import llava
+from tokensieve.cli.bench_tables import latency_tables
+from tokensieve.cli.progress import reported
+from tokensieve.measure import Latency, Prompts, measure_latency
 
-KEEP = 64
-
-
-class Clock:
-    """Sums the time spent in wrapped functions."""
-
-    def __init__(self) -> None:
-        self.spent = 0.0
-
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, wrapped so that its time is added."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.spent += time.perf_counter() - started
-
-        return timed
+KEEP, TEXT, TOKENS = 64, 64, 4
+RECIPES = ("uniform", "divprune", "script")
+KEEP_ALL = "keep all"
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -47,66 +33,54 @@ def timed(function: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def hooks(repeats: int) -> dict[str, float]:
-    """Return the time inside hooks divided by the time of the step, for a prefill and for a decode step."""
-    model, clock = llava(), Clock()
-    expression = ts.default_registry().strategy("norm")()
-    real = {name: getattr(DecoderPruner, name) for name in ("_before", "_after")}
-    real_enter = LayerPruner._enter
-    for name, function in real.items():
-        setattr(DecoderPruner, name, clock.wrap(function))
-    LayerPruner._enter = clock.wrap(real_enter)  # type: ignore[method-assign]
-    out: dict[str, float] = {}
-    try:
-        # transformers 5.24 calls it by another name.
-        cache = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
-        for label, keep in (("keep 64", KEEP), ("keep all", "100%")):
-            prefill, decode = [], []
-            with torch.no_grad(), ts.prune(model, expression, keep=keep) as run:
-                for _ in range(repeats):
-                    clock.spent = 0.0
-                    asked = request(model)
-                    started = time.perf_counter()
-                    output = model(**asked)
-                    whole = time.perf_counter() - started
-                    selecting = run.latest.stages[0].ms / 1000
-                    prefill.append((clock.spent - selecting) / (whole - selecting))
-                    past, length = output[cache], VISUAL + TEXT
-                    for step in range(4):
-                        clock.spent = 0.0
-                        started = time.perf_counter()
-                        model(
-                            input_ids=torch.tensor([[5]]),
-                            position_ids=torch.tensor([[length + step]]),
-                            **{cache: past},
-                            use_cache=True,
-                        )
-                        decode.append(clock.spent / (time.perf_counter() - started))
-            out[f"hooks / prefill ({label})"] = statistics.median(prefill)
-            out[f"hooks / decode step ({label})"] = statistics.median(decode)
-    finally:
-        for name, function in real.items():
-            setattr(DecoderPruner, name, function)
-        LayerPruner._enter = real_enter  # type: ignore[method-assign]
-    return out
+def measured(repeats: int, layers: int = 12) -> list[Latency]:
+    """Measure 576 tokens pruned to 64, and 576 of which all are kept, each beside the unpruned model and the floor."""
+    registry, model = ts.default_registry(), llava(layers)
+    picture = torch.randn(1, 3, 336, 336, generator=torch.Generator().manual_seed(1))
+    prompts = Prompts(registry.adapter_for(model), {"pixel_values": picture})
+    title = f"LLaVA, hidden {model.config.text_config.hidden_size}, {layers} layers, random weights"
+    pruned = [ts.Recipe.load(name, registry).replace(keep=KEEP) for name in RECIPES]
+    whole = ts.Recipe.of(registry.strategy("norm")(), "100%", name=KEEP_ALL)
+    found = []
+    with reported() as report:
+        for recipes in (pruned, [whole]):
+            found.append(
+                measure_latency(
+                    prompts, recipes, title=title, text=(TEXT,), tokens=TOKENS, repeats=repeats, progress=report
+                )
+            )
+    return found
 
 
-def prefill(repeats: int) -> dict[str, float]:
-    """Compare a prefill pruned to k visual tokens, without the time of selection, with an unpruned one of k tokens."""
-    model = llava()
-    expression = ts.default_registry().strategy("norm")()
-    ratios, gains = [], []
-    with torch.no_grad():
-        for _ in range(repeats):
-            short, long = request(model, visual=KEEP), request(model)
-            native = timed(lambda: model(**short))  # noqa: B023 - called at once
-            with ts.prune(model, expression, keep=KEEP) as run:
-                pruned = timed(lambda: model(**long))  # noqa: B023 - called at once
-            full = timed(lambda: model(**long))  # noqa: B023 - called at once
-            pruned -= run.latest.stages[0].ms / 1000
-            ratios.append(pruned / native)
-            gains.append(full / pruned)
-    return {
-        "pruned prefill, selection apart / native prefill of k": statistics.median(ratios),
-        "unpruned prefill / pruned prefill": statistics.median(gains),
-    }
+def ratios(found: list[Latency]) -> dict[str, float]:
+    """Return the ratios that have bounds: of prefills after vision, and of decode steps."""
+    pruned, whole = found
+    floor = next(row for row in pruned.rows if row.role == "floor")
+    out = {}
+    for row in pruned.rows:
+        if row.role == "recipe" and row.of_floor is not None:
+            out[f"{row.name}, 64 of 576, prefill / floor"] = row.of_floor.median
+            out[f"{row.name}, 64 of 576, decode step / floor"] = row.step.median / floor.step.median
+    kept = next(row for row in whole.rows if row.name == KEEP_ALL)
+    return out | {"keep all, prefill / plain model": kept.of_unpruned.median}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    # One thread, because on a shared machine threads mostly wait for each other.
+    torch.set_num_threads(1)
+    found = measured(chosen.repeats, chosen.layers)
+    for latency in found:
+        for table in latency_tables(latency):
+            Console().print(table)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
