@@ -1,6 +1,7 @@
 """The pruned prefill beside the floor, and a prefill that keeps every token beside the plain model.
 
-`python -m benchmarks.engine` prints the tables; `--layers 24` takes a deeper model, `--json FILE` writes all figures.
+`python -m benchmarks.engine` prints the tables; `--layers 24` takes a deeper model, `--json FILE` writes all figures,
+and `--png FILE` draws those of the pruned prefill.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.models import llava
 from tokensieve.cli.bench_tables import latency_tables
 from tokensieve.cli.progress import reported
 from tokensieve.measure import Latency, Prompts, measure_latency
+from tokensieve.measure.picture import write_picture
 
 KEEP, TEXT, TOKENS = 64, 64, 4
 RECIPES = ("uniform", "divprune", "script")
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
     chosen = parser.parse_args()
     # One thread, because on a shared machine threads mostly wait for each other.
     torch.set_num_threads(1)
@@ -80,6 +83,8 @@ def main() -> None:
             Console().print(table)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n", encoding="utf-8")
+    if chosen.png is not None:
+        write_picture(found[0], chosen.png)
 
 
 if __name__ == "__main__":

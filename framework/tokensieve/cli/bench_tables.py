@@ -35,7 +35,7 @@ def _head(latency: Latency) -> Table:
         cell("times"),
         cell(
             f"medians of {latency.repeats} turns, for the whole batch; under a TTFT the interval of its median; "
-            f"answers of {latency.tokens} tokens; over unpruned and over the floor: ratios without vision, turn by turn"
+            f"in brackets what counted FLOPs promise; answers of {latency.tokens} tokens; over unpruned and over the floor: ratios without vision, turn by turn"
         ),
     )
     return head
@@ -61,7 +61,7 @@ def _setting_table(setting: Setting, rows: Sequence[Row]) -> Table:
     several = len(promised) > 1
     for (kept, ms), names in promised.items():
         of = f" of {', '.join(names)}" if several else ""
-        table.add_row(cell(f"counted FLOPs{of}"), str(kept), number(ms))
+        table.add_row(cell(f"counted FLOPs{of}"), str(kept), f"({number(ms)})")
     return table
 
 
