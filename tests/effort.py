@@ -7,4 +7,4 @@ NIGHTLY = bool(os.environ.get("TOKENSIEVE_NIGHTLY"))
 
 def examples(most: int) -> int:
     """Return how many examples to try, of `most`."""
-    return most if NIGHTLY else max(10, most // 4)
+    return most if NIGHTLY else max(10, most // 6)

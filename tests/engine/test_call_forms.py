@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
@@ -137,7 +138,7 @@ PLAIN = {
 
 # Where a call is refused, pictures that the test encoded for it are left over.
 @pytest.mark.filterwarnings("ignore:.* calls encoded pictures")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(FORMS)
 @example(PLAIN | {"mask": "none", "use_cache": False})
 @example(PLAIN | {"mask": "none", "use_cache": False, "positions": "later", "blocks": (2,)})

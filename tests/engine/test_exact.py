@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from effort import examples
 
 import tokensieve as ts
 from tokensieve.engine.stage_selection import TokenPool, select_stage
@@ -60,7 +61,7 @@ def pool(draw, sides):
     return TokenPool(alive, TokenLayout.of(grid, tuple(alive.sum(dim=1).tolist())), torch.arange(len(sides)), {}), fresh
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(2, 10))])
 def test_a_thousand_recipes(seed):
     draw = random.Random(seed)  # noqa: S311
     for _ in range(100):
@@ -95,7 +96,7 @@ def counted(keep, n):
 @torch.no_grad()
 def test_some_of_them_in_a_model():
     draw, model = random.Random(99), shared("sdpa")  # noqa: S311
-    for _ in range(40):
+    for _ in range(examples(40)):
         layout = draw.choice(([[2, IMAGE, 5], [7], [1, IMAGE, IMAGE, 3]], [[3, IMAGE, 2]]))
         blocks, n, stages, wanted = sorted(draw.sample(range(4), draw.randint(1, 3))), 16, [], []
         for block in blocks:

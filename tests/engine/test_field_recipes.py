@@ -17,7 +17,7 @@ def offered(model):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("keep", [1, 7, "1/3", 16])
+@pytest.mark.parametrize("keep", [1, "1/3", *(pytest.param(keep, marks=pytest.mark.nightly) for keep in (7, 16))])
 @torch.no_grad()
 def test_a_recipe_meets_its_budget_or_is_refused(name, keep):
     model = shared("sdpa")

@@ -84,8 +84,10 @@ def test_the_grid_is_the_papers():
     assert Study.loads(study.dump(), ts.default_registry()) == study
 
 
-def test_the_dry_run_needs_no_checkpoint(brought, monkeypatch):
+@pytest.mark.parametrize("tasks", [("gqa", "mmb-cn", "tgif"), pytest.param((), marks=pytest.mark.nightly, id="all")])
+def test_the_dry_run_needs_no_checkpoint(brought, monkeypatch, tasks):
     monkeypatch.setenv("COLUMNS", "200")
+    chosen = [task for task in SAID["tasks"] if not tasks or task["name"] in tasks]
     plans, plan = [], planning.plan_study
 
     def record(*args, **kwargs):
@@ -93,7 +95,8 @@ def test_the_dry_run_needs_no_checkpoint(brought, monkeypatch):
         return plans[-1]
 
     monkeypatch.setattr(planning, "plan_study", record)
-    result = CliRunner().invoke(app, ["compare", str(FILE), "--out", "runs/x", "--dry-run"])
+    chosen = ["--set", f"tasks={json.dumps(chosen)}"]
+    result = CliRunner().invoke(app, ["compare", str(FILE), "--out", "runs/x", "--dry-run", *(chosen if tasks else ())])
     assert result.exit_code == 0, result.output
     assert not Path("runs").exists()
     for name in VISUAL:
