@@ -309,3 +309,16 @@ def test_adapters_say_what_they_offer(cli):
     for name in default_registry().adapters:
         assert name in result.stdout.replace("\n", "")
     assert "decoder_attention" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [("check",), ("cost", "--geometry", "llava-1_5-7b")], ids=lambda command: command[0]
+)
+def test_a_formula_stands_for_a_recipe(cli, command):
+    result = cli(*command, "gsp & qcsp", "--keep", "12")
+    assert result.exit_code == 0, result.output
+    assert "gsp & qcsp" in result.stdout
+    assert "12" in result.stdout
+    result = cli(*command, "gsp & qcsp")
+    assert result.exit_code == 1
+    assert "needs a budget" in result.stderr

@@ -252,6 +252,15 @@ def test_a_decorated_function_is_pruned_in_every_call(model, request_of):
     assert answer(model, request_of) == plain
 
 
+def test_a_formula_as_text(model, request_of):
+    with ts.prune(model, "norm - gsp", keep=3) as run:
+        answer(model, request_of)
+    assert run.recipe.name == "norm - gsp"
+    assert kept(run) == [3]
+    with pytest.raises(RecipeError, match="needs a budget"):
+        ts.prune(model, "norm - gsp")
+
+
 def test_sharing_and_installing(model, request_of):
     with ts.share_vision(model):
         with pytest.raises(RefusedError, match="would outlast this share_vision"):

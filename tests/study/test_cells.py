@@ -395,6 +395,20 @@ def test_warnings_of_the_review_are_notes(planned):
     assert any(note.startswith("recipe 'twice': warning at decoder.0") for note in found.notes)
 
 
+def test_what_a_composition_lacks_is_said_once(planned):
+    def lacking(recipes, keep="[9, 4]", **more):
+        return [note for note in planned(recipes, keep, **more).notes if "so the report cannot say" in note]
+
+    [said] = lacking("['gsp & qcsp', gsp]")
+    assert "recipe 'gsp & qcsp': no recipe of the study has qcsp alone at decoder.0" in said
+    assert lacking("['gsp & qcsp', gsp, qcsp]") == []
+    # At another site it is another thing.
+    elsewhere = "[{name: q, stages: [{at: decoder.1, select: qcsp, keep: 9}]}, {name: both, select: 'gsp & qcsp'}, gsp]"
+    assert len(lacking(elsewhere)) == 1
+    # Controls are there, with every seed.
+    assert lacking("['gsp & random', gsp, 'uniform | gsp']", more="seeds: [3, 4]") == []
+
+
 def test_plans_are_the_same_everywhere(planned):
     assert planned("[gsp]") == planned("[gsp]")
     assert PLUGIN in planned("[gsp]").jobs[0].plugins

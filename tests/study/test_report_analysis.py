@@ -418,6 +418,16 @@ def test_an_operand_that_was_not_measured_is_missing():
     assert "qcsp was not measured alone" in str(answer.points)
 
 
+def test_a_control_is_an_operand_too():
+    shape = {("random & gsp", "method"): lambda n: True, ("gsp", "method"): lambda n: n % 2 == 0}
+    found = exact(shape | {("random", "random"): lambda n: n % 3 == 0})
+    [composed] = found.compositions
+    assert composed.missing == ()
+    assert [one.other for one in composed.differences] == ["random", "gsp"]
+    assert composed.beats_each
+    assert exact(shape).compositions[0].missing == ("random",)
+
+
 def test_attention_is_told_by_what_strategies_need(clear, all_findings):
     assert {name for name, structure in clear.structures.items() if structure.attention} == {"fastv"}
     for found in all_findings:

@@ -63,6 +63,32 @@ def test_a_study_says_what_it_says(registry):
     assert study.controls.inverted == (Budget.of(64),)
 
 
+def test_formulas_and_names_of_recipes(registry, tmp_path):
+    own, other = tmp_path / "file.yaml", tmp_path / "plain.yaml"
+    stages = "stages:\n- {at: decoder.0, select: norm, keep: 3}\n"
+    own.write_text("name: my own\n" + stages, encoding="utf-8")
+    other.write_text(stages, encoding="utf-8")
+    entries = f"""[gsp & qcsp, "(gsp | norm)[9]", qcsp, {own}, {other}, {{use: {own}, name: said}},
+        {{use: ~norm, keep: 9}}, "quota(gsp, norm, share=3/4)"]"""
+    lines = f"models: [some/folder]\nrecipes: {entries}\nkeep: [64]\ntasks: [colours]\nplugins: [{PLUGIN}]\n"
+    study = Study.loads(lines, registry)
+    assert [method.name for method in study.recipes] == [
+        "gsp & qcsp",
+        "(gsp | norm)[9]",
+        "qcsp",
+        "my own",
+        "plain",
+        "said",
+        "~norm",
+        "quota(gsp, norm, share=3/4)",
+    ]
+    for method in (study.recipes[0], study.recipes[6]):
+        assert method.recipe == ts.Recipe.load(method.name, registry, keep=1)
+    assert Study.loads(study.dump(), registry) == study
+    with pytest.raises(TokensieveError, match=r"'qscp'.*Did you mean 'qcsp'.*s\.yaml:2"):
+        Study.loads(lines.replace("gsp & qcsp", "gsp & qscp"), registry, "s.yaml")
+
+
 def test_what_is_dumped_reads_back_equal(registry):
     study = Study.loads(GOOD, registry)
     again = Study.loads(study.dump(), registry)

@@ -91,7 +91,7 @@ def bench(
         _names("--attention", attention),
     )
     budgets = parse_budgets(keep)
-    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     for file in (json_file, svg, png):
         require_writable(file)
     for file, suffix in ((svg, ".svg"), (png, ".png")):

@@ -12,7 +12,7 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import OptionalModel, RecipeName
+from tokensieve.cli.options import Budget, OptionalModel, RecipeName, parse_budgets
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
@@ -24,10 +24,10 @@ LEVELS = ("error", "warning", "note")
 """The levels of findings, the worst first."""
 
 
-def check(recipe: RecipeName, model: OptionalModel = None) -> None:
+def check(recipe: RecipeName, model: OptionalModel = None, keep: Budget = None) -> None:
     """Review a recipe before it runs: its plan, and what is wrong with it."""
     registry = default_registry()
-    loaded = Recipe.load(recipe, registry)
+    loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep))
     adapter = None
     if model is not None:
         from tokensieve.checkpoints.loading import load_adapter

@@ -40,7 +40,7 @@ def cost(
     """Count what recipes cost on a model of real size, without its weights."""
     registry = default_registry()
     budgets = parse_budgets(keep)
-    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     if (geometry is None) == (model is None) or (model is not None and visual is None):
         console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
         raise typer.Exit(2)

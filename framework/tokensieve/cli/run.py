@@ -37,7 +37,7 @@ def run(
     """Answer a question about a picture with fewer visual tokens, and print the ledger."""
     registry = default_registry()
     budgets = parse_budgets(keep)
-    loaded = Recipe.load(recipe, registry).replace(keep=budgets)
+    loaded = Recipe.load(recipe, registry, keep=budgets)
     for file in (json_file, save_kept):
         require_writable(file)
     picture = read_image(image)

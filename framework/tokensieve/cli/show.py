@@ -50,7 +50,7 @@ def show(
     """
     registry = default_registry()
     budgets = parse_budgets(keep)
-    loaded = [Recipe.load(name, registry).replace(keep=budgets) for name in recipes]
+    loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     pictures = [(file, read_image(file)) for file in image]
     make_folder(out)
     from tokensieve.checkpoints.loading import checkpoint_or_example, load

@@ -63,8 +63,8 @@ def prune(
     Args:
         model: a model that an adapter is registered for; or what holds one: a pipeline, or a wrapper such as those of
             PEFT and of data parallelism.
-        recipe: a recipe, the name of a shipped one, a path to YAML, or a bare expression.
-        keep: the budget; needed for a bare expression, and an override otherwise (one for each
+        recipe: a recipe, the name of a shipped one, a path to YAML, or a formula, as text or as an expression.
+        keep: the budget; needed for a formula, and an override otherwise (one for each
             stage).
         positions: whether kept tokens keep their positions; an override of the recipe's.
         processor: the model's processor or tokenizer, for strategies that read the question.
@@ -210,10 +210,10 @@ def _recipe(
             raise RecipeError("a bare expression needs a budget: prune(model, expression, keep=64)")
         return Recipe.of(recipe, keep, positions=positions or "original")
     if isinstance(recipe, (str, Path)):
-        recipe = Recipe.load(recipe, registry)
+        recipe, keep = Recipe.load(recipe, registry, keep=keep), None
     if not isinstance(recipe, Recipe):
         raise RecipeError(
-            f"{recipe!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or an expression with keep="
+            f"{recipe!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or a formula with keep="
         )
     if keep is not None:
         recipe = recipe.replace(keep=keep)

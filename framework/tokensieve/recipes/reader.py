@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from tokensieve.algebra.budget import Keep
+from tokensieve.composers.expression import Expression
 from tokensieve.composers.formula import parse
 from tokensieve.errors import (
     BudgetError,
@@ -149,12 +150,7 @@ class RecipeReader:
             if not isinstance(data[key], str):
                 raise self.error(RecipeError, f"{key} is a formula, such as gsp & qcsp", (*path, key))
             try:
-                data[key] = parse(
-                    data[key],
-                    lambda name: self._resolve(name, operands),
-                    self._registry.composers,
-                    self._registry.foreign_composer,
-                )
+                data[key] = read_formula(data[key], self._registry, operands)
             except TokensieveError as error:
                 raise self.error(type(error), str(error), (*path, key)) from None
         try:
@@ -173,27 +169,6 @@ class RecipeReader:
             at = error.errors()[0]["loc"][:1] or (budget,)
             raise self.error(error_class(error), first_mistake(error), (*path, *at)) from None
 
-    def _resolve(self, name: str, operands: dict[str, Strategy]) -> Strategy:
-        if name in operands:
-            return operands[name]
-        if name in self._registry.strategies:
-            strategy = self._registry.strategy(name)
-            try:
-                return strategy()
-            except ValidationError as error:
-                raise FormulaError(
-                    f"'{name}' has no default for every parameter ({first_mistake(error)}); "
-                    f"set it under strategies: {{use: {name}, ...}}"
-                ) from None
-        if operands:
-            known = {*operands, *self._registry.strategies}
-            raise FormulaError(
-                f"the formula uses '{name}', which is neither under strategies: ({listing(operands)}) nor a "
-                f"registered strategy ({listing(self._registry.strategies)}).{did_you_mean(name, known)}"
-                f"{broken(self._registry.plugins)}"
-            )
-        return self._registry.strategy(name)()
-
     def _mapping(
         self, data: object, path: yaml_lines.Path, what: str, keys: Sequence[str], required: tuple[str, ...]
     ) -> dict[str, Any]:
@@ -207,3 +182,37 @@ class RecipeReader:
             if data.get(key) is None:
                 raise self.error(RecipeError, f"a {what} needs '{key}'", (*path, key))
         return data
+
+
+def read_formula(text: str, registry: Registry, operands: Mapping[str, Strategy]) -> Expression:
+    """Read a formula whose words are operands of a recipe, or strategies with their defaults.
+
+    Raises:
+        FormulaError: if it cannot be read.
+        UnknownStrategyError: if a word is no strategy.
+    """
+    return parse(text, lambda name: _resolve(name, registry, operands), registry.composers, registry.foreign_composer)
+
+
+def _resolve(name: str, registry: Registry, operands: Mapping[str, Strategy]) -> Strategy:
+    if name in operands:
+        return operands[name]
+    if name in registry.strategies:
+        strategy = registry.strategy(name)
+        try:
+            return strategy()
+        except ValidationError as error:
+            raise FormulaError(
+                f"'{name}' has no default for every parameter ({first_mistake(error)}); "
+                f"set it under strategies: {{use: {name}, ...}}"
+            ) from None
+    if name in registry.recipes:
+        raise FormulaError(f"'{name}' is a recipe, which is no operand: write the formula of its stage instead")
+    if operands:
+        known = {*operands, *registry.strategies}
+        raise FormulaError(
+            f"the formula uses '{name}', which is neither under strategies: ({listing(operands)}) nor a "
+            f"registered strategy ({listing(registry.strategies)}).{did_you_mean(name, known)}"
+            f"{broken(registry.plugins)}"
+        )
+    return registry.strategy(name)()

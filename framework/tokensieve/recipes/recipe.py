@@ -21,7 +21,8 @@ from tokensieve.errors import (
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.formulas import distinct_strategies, format_formula, strategy_names, strip_outer_parentheses
-from tokensieve.recipes.reader import RecipeReader
+from tokensieve.recipes.reader import RecipeReader, read_formula
+from tokensieve.recipes.source import kind_of
 from tokensieve.recipes.validation import find_problem, read_budget_list
 from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
@@ -96,19 +97,40 @@ class Recipe(BaseModel):
     # Reading
 
     @classmethod
-    def load(cls, source: str | Path, registry: Registry | None = None) -> Recipe:
-        """Load a recipe: a name without a dot or slash is that of a shipped recipe, anything else a path.
+    def load(cls, source: str | Path, registry: Registry | None = None, *, keep: object = None) -> Recipe:
+        """Load a recipe: the name of a shipped one, a path to YAML, or a formula such as `gsp & qcsp`.
+
+        Args:
+            source: a text is the name of a shipped recipe if one has it, else the path of a file if there is one,
+                else a formula if it has operators or is the name of a strategy.
+            registry: where names are looked up.
+            keep: the budget; needed for a formula, and an override otherwise (one for each stage).
 
         Raises:
-            UnknownRecipeError: if no shipped recipe has the name.
-            RecipeError: if it cannot be read, with file and line.
+            UnknownRecipeError: if a text is none of the three.
+            RecipeError: if it cannot be read, with file and line; or another `TokensieveError` for its parts.
         """
         registry = registry or default_registry()
-        text = str(source)
-        if isinstance(source, str) and "/" not in text and "\\" not in text and "." not in text:
-            file = registry.recipe(text)
-            return cls.loads(file.read_text(encoding="utf-8"), registry, source=str(file))
-        path = Path(source)
+        kind = kind_of(source, registry) if isinstance(source, str) else "path"
+        if kind == "formula":
+            return cls._of_formula(str(source), registry, keep)
+        if kind == "name":
+            file = registry.recipe(str(source))
+            recipe = cls.loads(file.read_text(encoding="utf-8"), registry, source=str(file))
+        else:
+            recipe = cls._from_file(Path(source), registry)
+        return recipe if keep is None else recipe.replace(keep=keep)
+
+    @classmethod
+    def _of_formula(cls, text: str, registry: Registry, keep: object) -> Recipe:
+        select = read_formula(text, registry, {})
+        name = " ".join(text.split())
+        if keep is None:
+            raise RecipeError(f"'{name}' is a formula, which needs a budget: keep=64, or --keep 64 in a command")
+        return cls.of(select, 1, name=name).replace(keep=keep)
+
+    @classmethod
+    def _from_file(cls, path: Path, registry: Registry) -> Recipe:
         if path.exists() and not path.is_file():
             raise RecipeError(f"{path} is a folder, a pipe or a device; a recipe is a file")
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from tokensieve.evidence import ATTENTION
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Strategy
-from tokensieve.study.analysis.comparison import Comparison
+from tokensieve.study.analysis.comparison import CONTROL_ROLES, Comparison
+from tokensieve.study.spec.composition import Operand, alone, operands_of
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class MethodStructure:
     Attributes:
         formula: the formula of its first stage.
         attention: whether any stage uses attention.
-        operands: the names of methods of the study that have one operand alone, at the same site.
-        unmatched: the operands that no method of the study has alone.
+        operands: the names of methods and controls of the study that have one operand alone, at the same site.
+        unmatched: the operands that none of them has alone.
         intersects: whether it is an intersection.
     """
 
@@ -37,19 +38,24 @@ class MethodStructure:
 
 def method_structures(comparison: Comparison, registry: Registry) -> dict[str, MethodStructure]:
     """Return the structure of each method whose recipe can be read."""
+    methods = _recipes_of(comparison, ("method",), registry)
+    known = {**_recipes_of(comparison, CONTROL_ROLES, registry), **methods}
+    # Of several with the same operand the first method, and a control where no method has it.
+    names = [*reversed([name for name in known if name not in methods]), *reversed(methods)]
+    lone = {operand: name for name in names if (operand := alone(known[name])) is not None}
+    return {name: _structure_of(name, recipe, lone) for name, recipe in methods.items()}
+
+
+def _recipes_of(comparison: Comparison, roles: Collection[str], registry: Registry) -> dict[str, Recipe]:
+    """Return the recipes of all arms with one of the roles, by the name of the method."""
     recipes: dict[str, Recipe] = {}
     for arm in comparison.arms:
         recipe = arm.cells[0].cell.recipe
-        if arm.role == "method" and recipe is not None and arm.method not in recipes:
+        if arm.role in roles and recipe is not None and arm.method not in recipes:
             read = _read_recipe(recipe, registry)
             if read is not None:
                 recipes[arm.method] = read
-    alone = {
-        (str(recipe.stages[0].at), recipe.stages[0].select): name
-        for name, recipe in reversed(recipes.items())
-        if len(recipe.stages) == 1 and not recipe.stages[0].select.parts
-    }
-    return {name: _structure_of(name, recipe, alone) for name, recipe in recipes.items()}
+    return recipes
 
 
 def _read_recipe(recipe: Mapping[str, Any], registry: Registry) -> Recipe | None:
@@ -61,10 +67,9 @@ def _read_recipe(recipe: Mapping[str, Any], registry: Registry) -> Recipe | None
         return None
 
 
-def _structure_of(name: str, recipe: Recipe, alone: Mapping[tuple[str, Any], str]) -> MethodStructure:
-    [first, *others] = recipe.stages
-    leaves = first.select.strategies() if first.select.parts and not others else ()
-    known = {leaf: alone.get((str(first.at), leaf)) for leaf in leaves}
+def _structure_of(name: str, recipe: Recipe, lone: Mapping[Operand, str]) -> MethodStructure:
+    first = recipe.stages[0]
+    known = {leaf: lone.get(operand) for leaf, operand in operands_of(recipe).items()}
     return MethodStructure(
         formula=_formula_with_names(recipe, first.select),
         attention=any(stage.needs & ATTENTION for stage in recipe.stages),

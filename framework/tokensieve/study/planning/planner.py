@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from tokensieve.study.planning.hashing import content_hash
 from tokensieve.study.planning.jobs import SkippedControl
 from tokensieve.study.planning.models import OpenedModel
 from tokensieve.study.spec.budget import Budget
+from tokensieve.study.spec.composition import alone, operands_of
 from tokensieve.study.spec.entries import MethodEntry
 from tokensieve.study.spec.study import Study
 
@@ -103,7 +104,21 @@ class ModelPlanner:
         ]
         for method, budget, recipe in methods:
             self._add_method(method, budget, recipe)
+        plan.notes += self._operands_lacking({method.name: recipe for method, _, recipe in methods})
         return plan
+
+    def _operands_lacking(self, methods: Mapping[str, Recipe]) -> Iterator[str]:
+        """Yield a note for every composition with operands that nothing in the study has alone at its site."""
+        controls = [cell.recipe for cell in self._plan.cells if cell.role in RECIPE_CONTROLS and cell.recipe]
+        lone = {alone(recipe) for recipe in (*methods.values(), *controls)}
+        for name, recipe in methods.items():
+            lacking = [recipe.formula(leaf) for leaf, operand in operands_of(recipe).items() if operand not in lone]
+            if lacking:
+                yield (
+                    f"recipe '{name}': no recipe of the study has {' or '.join(lacking)} alone at "
+                    f"{recipe.stages[0].at}, so the report cannot say whether the composition beats each of its "
+                    "operands; add what is lacking"
+                )
 
     def _methods_at_budgets(self) -> Iterator[tuple[MethodEntry, Budget, Recipe]]:
         """Yield every method at every budget with its recipe, after a review.

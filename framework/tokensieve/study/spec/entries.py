@@ -17,6 +17,8 @@ from tokensieve.study.spec.budget import Budget, budgets_of
 from tokensieve.tasks.base import Task
 
 NAME = r"^[\w][\w .+&|~()/-]*$"
+METHOD_NAME = r"^[\w~(][\w .+&|~()/^>,=\[\]-]*$"
+"""A recipe that is written as a formula has it as its name."""
 
 
 class ModelEntry(BaseModel):
@@ -65,7 +67,7 @@ class MethodEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=METHOD_NAME)
     recipe: Recipe
     keep: tuple[Budget, ...] | None = None
     models: tuple[str, ...] | None = None

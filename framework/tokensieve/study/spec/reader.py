@@ -21,6 +21,7 @@ from tokensieve.errors import (
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.source import kind_of
 from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.entries import ControlSettings, MethodEntry, ModelEntry, TaskEntry, models_field
 from tokensieve.study.spec.plugins import register_plugins
@@ -149,7 +150,8 @@ class StudyReader:
 
     def _method(self, entry: Any, path: yaml_lines.Path) -> MethodEntry:
         if isinstance(entry, str):
-            return self._validate_method(path, name=Path(entry).stem, recipe=self._load_recipe(entry, path))
+            recipe = self._load_recipe(entry, path)
+            return self._validate_method(path, name=_name_of(recipe, entry), recipe=recipe)
         if not isinstance(entry, dict):
             raise self._error(StudyError, "a recipe is a name, a path to YAML, or a mapping with use or select", path)
         used = "use" in entry
@@ -160,9 +162,8 @@ class StudyReader:
             rest["keep"] = self._budgets(entry["keep"], (*path, "keep"))
         if used:
             recipe = self._load_recipe(str(entry["use"]), (*path, "use"))
-            return self._validate_method(
-                path, name=entry.get("name") or Path(str(entry["use"])).stem, recipe=recipe, **rest
-            )
+            name = entry.get("name") or _name_of(recipe, str(entry["use"]))
+            return self._validate_method(path, name=name, recipe=recipe, **rest)
         if not entry.get("name"):
             raise self._error(StudyError, "a recipe that is written out in a study needs a name", path)
         return self._validate_method(path, name=entry["name"], recipe=self._inline_recipe(entry, path), **rest)
@@ -175,7 +176,8 @@ class StudyReader:
 
     def _load_recipe(self, name: str, path: yaml_lines.Path) -> Recipe:
         try:
-            return Recipe.load(name, self._registry)
+            # The study has the budget of a formula; until it is applied, one token is a placeholder.
+            return Recipe.load(name, self._registry, keep=1 if kind_of(name, self._registry) == "formula" else None)
         except TokensieveError as error:
             raise self._error(type(error), str(error), path) from None
 
@@ -238,3 +240,8 @@ class StudyReader:
 
     def _error(self, kind: type[TokensieveError], message: str, path: yaml_lines.Path) -> TokensieveError:
         return kind(f"{message[:1700]}  ({self._source}:{self._document.line(tuple(path))})")
+
+
+def _name_of(recipe: Recipe, source: str) -> str:
+    """Return the recipe's own name, or that of its file where it has none."""
+    return recipe.name if "name" in recipe.model_fields_set else Path(source).stem
