@@ -35,7 +35,8 @@ def _head(latency: Latency) -> Table:
         cell("times"),
         cell(
             f"medians of {latency.repeats} turns, for the whole batch; under a TTFT the interval of its median; "
-            f"in brackets what counted FLOPs promise; answers of {latency.tokens} tokens; over unpruned and over the floor: ratios without vision, turn by turn"
+            f"in brackets what counted FLOPs promise; answers of {latency.tokens} tokens; "
+            "over unpruned and over the floor: ratios without vision, turn by turn"
         ),
     )
     return head
