@@ -164,6 +164,56 @@ def test_a_row_is_treated_in_a_batch_as_it_is_alone():
             assert torch.equal(one[0], all_rows[row])
 
 
+def nearest_of(closest, turns=1, close=2.0**-20, similar=None):
+    """What the kernel picks from one row of largest cosines: places, their cosines, and the row afterwards."""
+    n = len(closest)
+    similar = torch.eye(n, device=DEVICE) if similar is None else similar.to(DEVICE)
+    row = torch.tensor([closest], device=DEVICE)
+    places = torch.full((turns, 1), -7, device=DEVICE)
+    pivots = row.new_zeros(turns, 1, 1)
+    kernels.max_min(similar, row, places, pivots, range(turns), close)
+    return places.flatten().tolist(), pivots.flatten().tolist(), row[0].tolist()
+
+
+def largest_of(gain, near=1 - 2.0**-17):
+    """The place that the kernel picks from one row of gains."""
+    n = len(gain)
+    places = torch.full((1, 1), -7, device=DEVICE)
+    row = torch.tensor([gain], device=DEVICE)
+    rest, pivots = row.new_zeros(1, 1, n), row.new_zeros(1, 1, 1)
+    kernels.greedy_map(torch.eye(n, device=DEVICE), row, rest, places, pivots, range(1), near)
+    return places.item()
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_ties():
+    assert nearest_of([0.5, 0.1 + 5e-7, 0.3, 0.1])[0] == [1]
+    assert nearest_of([0.5, 0.1 + 2e-6, 0.3, 0.1])[0] == [3]
+    assert largest_of([0.5, 0.9 * (1 - 4e-6), 0.3, 0.9]) == 1
+    assert largest_of([0.5, 0.9 * (1 - 2e-5), 0.3, 0.9]) == 3
+
+
+def test_where_nothing_is_a_number_the_place_is_inside_of_the_row():
+    assert nearest_of([torch.nan] * 5)[0][0] in range(5)
+    assert largest_of([torch.nan] * 5) in range(5)
+
+
+def test_max_min_keeps_the_largest_cosine_to_a_pick():
+    similar = torch.rand(21, 21, generator=torch.Generator().manual_seed(5))
+    similar = (similar + similar.T).fill_diagonal_(2).div(2)
+    # The last two places hold no token.
+    start = [*torch.rand(21, generator=torch.Generator().manual_seed(6)).tolist()[:19], 3.0, 3.0]
+    places, cosines, closest = nearest_of(start, 8, similar=similar)
+    known = [start.index(min(start))]
+    found = [min(start)]
+    while len(known) < 8:
+        reach = [max(float(similar[i, p]) for p in known) for i in range(19)]
+        found.append(min(reach))
+        known.append(reach.index(found[-1]))
+    assert places == known
+    assert cosines == pytest.approx(found, rel=1e-6)
+    assert closest == pytest.approx([max(float(similar[i, p]) for p in known) for i in range(19)] + [3.0, 3.0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_that_is_found_is_not_a_number(kind):
     """Also past the last token and past the rank, where what is found is not used."""
