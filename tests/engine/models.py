@@ -12,6 +12,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 import tokensieve as ts
+from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import cache_name, randomize_weights
 from tokensieve_adapters.llava import LlavaAdapter
 
@@ -67,19 +68,26 @@ VARIANTS = {
 }
 
 
-_made = {}
+_made, _footprints, _asked = {}, {}, set()
 
 
 def shared(name):
     """A variant by name, the same for all tests: they leave it as it was, which conftest.py checks."""
     if name not in _made:
         _made[name] = llava(**VARIANTS[name])
+        _footprints[name] = footprint(_made[name])
+    _asked.add(name)
     return _made[name]
 
 
-def used():
-    """The names of the variants made so far."""
-    return tuple(_made)
+def changed(everywhere=False):
+    """The variants that are not as they were, of those asked for since the last call, or of all made so far."""
+    found = []
+    for name in _made if everywhere else sorted(_asked):
+        before, _footprints[name] = _footprints[name], footprint(_made[name])
+        found += [] if _footprints[name] == before else [name]
+    _asked.clear()
+    return found
 
 
 @dataclass(frozen=True, eq=False)
