@@ -9,6 +9,7 @@ from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Composer, Expression
 from tokensieve.composers.selection import select
+from tokensieve.drawing.show import show
 from tokensieve.engine import PruneHandle, VisionCache, install, prune, share_vision
 from tokensieve.errors import TokensieveError
 from tokensieve.evidence import Evidence, PromptHeads, PromptText, Query, Text, Tokens
@@ -66,6 +67,7 @@ __all__ = [
     "schema",
     "select",
     "share_vision",
+    "show",
 ]
 
 _RENAMED = {"Sights": "VisionCache", "Words": "PromptText", "sharing": "share_vision"}

@@ -28,6 +28,7 @@ Messages say what was asked, what there is and what to do, in one paragraph.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Protocol
@@ -157,3 +158,10 @@ def short_message(error: BaseException) -> str:
     """Return the message of another library's error in one line of at most 300 characters."""
     text = " ".join(text_of(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def plain(text: str) -> str:
+    """Return text that is safe to print: control characters become a replacement character."""
+    return "".join(
+        sign if sign in "\n\t" or unicodedata.category(sign) not in ("Cc", "Cs") else "\ufffd" for sign in text
+    )

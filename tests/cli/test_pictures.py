@@ -9,8 +9,9 @@ from PIL import Image, ImageFont
 from tests.cli.conftest import PHOTO, QUESTION
 
 import tokensieve as ts
-from tokensieve.cli.operands import StageView
-from tokensieve.cli.picture import (
+from tokensieve.cli.show import file_names
+from tokensieve.drawing.operands import StageView
+from tokensieve.drawing.picture import (
     ACROSS,
     DIM,
     MARGIN,
@@ -25,7 +26,7 @@ from tokensieve.cli.picture import (
     sheet,
     views_of,
 )
-from tokensieve.cli.show import draw, file_names, processed_images, token_grid
+from tokensieve.drawing.show import draw, processed_images, token_grid
 from tokensieve_strategies import Norm, ToMe
 
 SIDE = 4
@@ -298,3 +299,19 @@ def test_a_range_of_sites_inside_the_encoder_is_one_panel(ready, photo):
     )
     result = draw(ready, [ts.Recipe(stages=stages)], photo, "p.jpg", QUESTION, None, registry, None)
     assert [(panel.site, len(panel.tokens)) for panel in result.panels] == [("encoder.2", 276), ("decoder.0", 64)]
+
+
+def test_the_python_twin_draws_what_the_command_draws(ready, photo, tmp_path):
+    registry = ts.default_registry()
+    expected = draw(
+        ready, [ts.Recipe.load("gsp & norm", keep=64)], photo, "the picture", QUESTION, None, registry, None
+    )
+    shown = ts.show(ready.model, "gsp & norm", photo, processor=ready.processor, prompt=QUESTION, keep=64)
+    assert np.array_equal(np.asarray(shown.image), np.asarray(expected.image))
+    shown.save(tmp_path / "kept.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "kept.png")), np.asarray(shown.image))
+    assert shown._repr_png_().startswith(b"\x89PNG")
+    width, height = shown.image.size
+    assert repr(shown) == f"<Sheet of 5 panels, {width} x {height} pixels; .image, .save(path)>"
+    several = ts.show(ready.model, ["gsp", ts.Recipe.load("tome")], PHOTO, processor=ready.processor, keep=64)
+    assert [panel.recipe for panel in several.panels] == ["gsp", "tome"]

@@ -15,7 +15,7 @@ from tests.cli.conftest import PHOTO
 import tokensieve as ts
 from tokensieve.checkpoints.loading import load_processor
 from tokensieve.cli import app, console
-from tokensieve.cli.show import require_drawable
+from tokensieve.drawing.show import require_drawable
 from tokensieve.errors import RecipeError, RefusedError
 from tokensieve.models import pretrained
 from tokensieve_adapters.llava import LlavaAdapter

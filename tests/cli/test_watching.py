@@ -7,7 +7,7 @@ from tests.cli.conftest import QUESTION
 
 import tokensieve as ts
 from tokensieve.checkpoints.asking import pruned
-from tokensieve.cli.operands import watch
+from tokensieve.drawing.operands import watch
 from tokensieve.study.statistics.overlap import jaccard_of as jaccard
 
 TWO_STAGES = """

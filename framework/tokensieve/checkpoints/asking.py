@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -44,9 +45,9 @@ def answer(
 
 
 @contextmanager
-def pruned(loaded: LoadedModel, recipe: Recipe, query_encoder: Path | None, registry: Registry) -> Iterator[Run]:
+def pruned(loaded: LoadedModel, recipe: Recipe, query_encoder: Any, registry: Registry) -> Iterator[Run]:
     """Prune a loaded model inside a `with` block, without the messages of transformers."""
-    encoder = None if query_encoder is None else str(query_encoder)
+    encoder = str(query_encoder) if isinstance(query_encoder, Path) else query_encoder
     with (
         quiet(),
         prune(loaded.model, recipe, processor=loaded.processor, query_encoder=encoder, registry=registry) as run,

@@ -7,13 +7,13 @@ import re
 import select
 import sys
 import traceback
-import unicodedata
 
 import typer
 from rich.console import Console, RenderableType
 from rich.status import Status
 from rich.text import Text
 
+from tokensieve.errors import plain as plain
 from tokensieve.errors import text_of
 
 MAX_CHARACTERS = 2_000
@@ -50,13 +50,6 @@ def reader_is_gone() -> bool:
         with contextlib.suppress(OSError, ValueError):
             poll.register(stream.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-
-
-def plain(text: str) -> str:
-    """Return text that is safe to print: control characters become a replacement character."""
-    return "".join(
-        sign if sign in "\n\t" or unicodedata.category(sign) not in ("Cc", "Cs") else "\ufffd" for sign in text
-    )
 
 
 def cell(text: str, style: str = "") -> Text:

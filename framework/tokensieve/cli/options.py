@@ -28,9 +28,7 @@ def output_address(text: str) -> str:
     return text
 
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe's name, a path to YAML, or a formula.")
-]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, a path to YAML, or a formula.")]
 RecipeNames = Annotated[
     list[str], typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, paths to YAML, or formulas.")
 ]

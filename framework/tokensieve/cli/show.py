@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from PIL import Image
-from torch import Tensor
 
-from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
 from tokensieve.cli.files import make_folder, read_image
-from tokensieve.cli.operands import StageView, watch
 from tokensieve.cli.options import Budget, Device, OptionalModel, QueryEncoder, RecipeNames, output_path, parse_budgets
-from tokensieve.cli.picture import Sheet, bands_of, sheet, views_of
-from tokensieve.errors import RefusedError
-from tokensieve.models.adapter import Adapter
-from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.drawing.show import QUESTION, draw
+from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.sites import Site
-
-QUESTION = "What is in this picture?"
-MAX_QUESTION_CHARACTERS = 300
-"""How much of a question fits beside a photo."""
 
 
 def show(
@@ -63,7 +50,7 @@ def show(
         console.warn(f"No model was given, so this is the example: {description}.")
     for name, (file, picture) in zip(file_names(image), pictures, strict=True):
         drawn = draw(ready, loaded, picture, file.name, prompt, encoder, registry, description)
-        drawn.image.save(out / name)
+        drawn.save(out / name)
         console.echo(str(out / name))
 
 
@@ -77,127 +64,3 @@ def file_names(images: Sequence[Path]) -> list[str]:
             name = f"{image.stem}.{number}.kept.png"
         names.append(name)
     return names
-
-
-def require_drawable(recipes: Sequence[Recipe], adapter: Adapter) -> None:
-    """Raise if a recipe prunes inside an encoder whose patches are not the tokens of the prompt.
-
-    Raises:
-        RefusedError: if there is such a recipe.
-    """
-    encoder = adapter.encoder
-    for recipe in recipes:
-        inside = [stage.at for stage in recipe.stages if stage.at.part == "encoder"]
-        if inside and not (encoder is not None and encoder.prunes_prompt):
-            raise RefusedError(
-                f"'{recipe.name}' cuts at {inside[0]}; pictures show what enters the language model, and here the "
-                "patches of the encoder are not its tokens, so show recipes of decoder sites"
-            )
-
-
-def last_of_ranges(recipe: Recipe, stages: Sequence[StageView]) -> list[StageView]:
-    """Return the last stage of each range of sites, such as `decoder.2..5`: a panel for every layer shows little."""
-    sizes = [len(Site.each(at)) for at, _ in recipe.ranges()]
-    return [stages[end - 1] for end in itertools.accumulate(sizes)]
-
-
-def draw(
-    ready: LoadedModel,
-    recipes: Sequence[Recipe],
-    image: Image.Image,
-    name: str,
-    prompt: str,
-    query_encoder: Path | None,
-    registry: Registry,
-    description: str | None,
-) -> Sheet:
-    """Run every recipe on a picture, and draw which tokens it keeps.
-
-    Args:
-        ready: the loaded model.
-        recipes: what to run.
-        image: the picture, RGB.
-        name: of the picture, for the title.
-        prompt: the question.
-        query_encoder: the folder of a two-tower model, or none.
-        registry: where names are looked up.
-        description: of an example checkpoint; none for a user's model.
-
-    Raises:
-        RefusedError: if a recipe cannot be drawn on this model.
-    """
-    inputs = ready.inputs(image, prompt)
-    require_drawable(recipes, ready.adapter)
-    stages = [
-        one
-        for recipe in recipes
-        for one in last_of_ranges(recipe, watch(ready, recipe, inputs, query_encoder, registry)[1])
-    ]
-    return draw_stages(ready, inputs, stages, image, name, prompt, description)
-
-
-def draw_stages(
-    ready: LoadedModel,
-    inputs: Mapping[str, Any],
-    stages: Sequence[StageView],
-    image: Image.Image,
-    name: str,
-    prompt: str,
-    description: str | None,
-) -> Sheet:
-    """Draw which tokens of a picture stages kept.
-
-    Args:
-        ready: the loaded model.
-        inputs: of the question about the picture.
-        stages: what the stages kept.
-        image: the picture, RGB.
-        name: of the picture, for the title.
-        prompt: the question.
-        description: of an example checkpoint; none for a user's model.
-    """
-    grid = token_grid(ready, inputs)
-    notes = [
-        f"Question: {prompt if len(prompt) <= MAX_QUESTION_CHARACTERS else prompt[:MAX_QUESTION_CHARACTERS] + '...'}",
-        f"Model: {description or type(ready.model).__name__}.",
-        f"The photo is cropped and resized as the model sees it: {len(grid)} visual tokens. Lit patches are "
-        "tokens that stay, the others are dimmed. A frame's colour says whose own best the token was among.",
-    ]
-    return sheet(
-        views_of(image, processed_images(ready, inputs), grid), bands_of(stages), f"What is kept of {name}", notes
-    )
-
-
-@torch.no_grad()
-def token_grid(ready: LoadedModel, inputs: Mapping[str, Any]) -> Tensor:
-    """Return the part, tile, frame, row and column of each token of a prompt's one picture, int64 `[tokens, 5]`.
-
-    In families whose tiles are of equal rank, each tile is a part.
-
-    Raises:
-        RefusedError: if no language model carries visual tokens.
-    """
-    decoder = ready.adapter.decoder
-    if decoder is None:
-        raise RefusedError(f"{type(ready.model).__name__} has no language model that carries visual tokens")
-    outputs = decoder.encode_visual_inputs(inputs)
-    layouts = [layout.cpu() for name, output in outputs.items() for layout in decoder.layout(name, output, inputs)]
-    numbered = (torch.nn.functional.pad(layout, (1, 0), value=part) for part, layout in enumerate(layouts))
-    return torch.cat(list(numbered))
-
-
-def processed_images(ready: LoadedModel, inputs: Mapping[str, Any]) -> list[Image.Image]:
-    """Return the pictures that the processor made, from its pixel values; none if it flattens them to patches."""
-    pixels = inputs.get("pixel_values")
-    if not isinstance(pixels, Tensor) or pixels.ndim < 4 or pixels.shape[-3] != 3:
-        return []
-    settings = ready.processor.image_processor
-    mean = _channels(getattr(settings, "image_mean", None), 0.0)
-    std = _channels(getattr(settings, "image_std", None), 1.0)
-    restored = pixels.reshape(-1, *pixels.shape[-3:]).cpu().float() * std + mean
-    whole = (restored.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return [Image.fromarray(one.numpy()) for one in whole]
-
-
-def _channels(values: Sequence[float] | None, default: float) -> Tensor:
-    return torch.tensor(list(values) if values else [default] * 3).reshape(3, 1, 1)

@@ -7,10 +7,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
-from tokensieve.composers.expression import Expression
 from tokensieve.cost.language_model import LayerCost
 from tokensieve.cost.vision import TowerCost
 from tokensieve.engine.decoder_pruner import DecoderPruner
@@ -18,11 +16,12 @@ from tokensieve.engine.encoder_pruner import EncoderPruner
 from tokensieve.engine.handle import PruneHandle
 from tokensieve.engine.prompt_selector import PromptOptions
 from tokensieve.engine.vision_cache import vision_cache_of
-from tokensieve.errors import MissingEvidenceError, RecipeError, RefusedError
+from tokensieve.errors import MissingEvidenceError, RefusedError
 from tokensieve.ledger.records import StageRecord
 from tokensieve.ledger.run import Run
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.recipes.meant import GivenRecipe, meant
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import find_errors
 
@@ -41,7 +40,7 @@ class PruneOptions(TypedDict, total=False):
 
 def prune(
     model: Any,
-    recipe: Recipe | Expression | str | Path,
+    recipe: GivenRecipe,
     *,
     keep: object = None,
     positions: Literal["original", "compact"] | None = None,
@@ -86,9 +85,9 @@ def prune(
         RecipeError: if the recipe cannot be used; and other kinds of TokensieveError for its parts.
     """
     registry = registry or default_registry()
-    meant = _recipe(recipe, keep, positions, registry)
+    wanted = meant(recipe, keep, registry, positions)
     adapter = registry.adapter_for(model)
-    engines = _Engines(adapter, meant, PromptOptions(processor, None, query, keys), registry, query_encoder)
+    engines = _Engines(adapter, wanted, PromptOptions(processor, None, query, keys), registry, query_encoder)
     options: PruneOptions = {
         "processor": processor,
         "query_encoder": query_encoder,
@@ -96,10 +95,10 @@ def prune(
         "keys": keys,
         "registry": registry,
     }
-    return PruneHandle(adapter.model, engines.run, engines, partial(prune, model, meant, **options), _caller())
+    return PruneHandle(adapter.model, engines.run, engines, partial(prune, model, wanted, **options), _caller())
 
 
-def install(model: Any, recipe: Recipe | Expression | str | Path, **options: Unpack[PruneOptions]) -> PruneHandle:
+def install(model: Any, recipe: GivenRecipe, **options: Unpack[PruneOptions]) -> PruneHandle:
     """Prune a model's visual tokens from now on, for every thread and task, until `remove()` of the handle.
 
     It is `prune(...).install()`: for servers, and scripts that have no natural block.
@@ -196,28 +195,6 @@ class _Engines:
             f"{encoded} calls encoded pictures inside this prune, but no prompt with pictures came through the model: "
             "nothing was pruned. Pass pixels, or what the calls gave as mm_encoder_outputs, to the model itself"
         )
-
-
-def _recipe(
-    recipe: Recipe | Expression | str | Path,
-    keep: object,
-    positions: Literal["original", "compact"] | None,
-    registry: Registry,
-) -> Recipe:
-    """Return the recipe that was meant."""
-    if isinstance(recipe, Expression):
-        if keep is None:
-            raise RecipeError("a bare expression needs a budget: prune(model, expression, keep=64)")
-        return Recipe.of(recipe, keep, positions=positions or "original")
-    if isinstance(recipe, (str, Path)):
-        recipe, keep = Recipe.load(recipe, registry, keep=keep), None
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(
-            f"{recipe!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or a formula with keep="
-        )
-    if keep is not None:
-        recipe = recipe.replace(keep=keep)
-    return recipe if positions is None else recipe.replace(positions=positions)
 
 
 def _check_transformers(adapter: Adapter) -> None:

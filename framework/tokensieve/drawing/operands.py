@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,7 +73,7 @@ class StageView:
 
 @torch.no_grad()
 def watch(
-    ready: LoadedModel, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Path | None, registry: Registry
+    ready: LoadedModel, recipe: Recipe, inputs: Mapping[str, Any], query_encoder: Any, registry: Registry
 ) -> tuple[Run, list[StageView]]:
     """Run a prompt once, and return the ledger and a view of every stage.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tokensieve.cli.console import plain
-from tokensieve.cli.operands import StageView
+from tokensieve.drawing.operands import StageView
+from tokensieve.errors import plain
 
 # Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
@@ -66,7 +68,7 @@ class PlacedPanel:
     at: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sheet:
     """A finished drawing.
 
@@ -79,6 +81,20 @@ class Sheet:
     image: Image.Image
     views: tuple[View, ...]
     panels: tuple[PlacedPanel, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write the drawing to a file; the ending of its name says in which format."""
+        self.image.save(path)
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        return f"<Sheet of {len(self.panels)} panels, {width} x {height} pixels; .image, .save(path)>"
 
 
 @dataclass(frozen=True)

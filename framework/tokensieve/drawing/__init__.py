@@ -1,0 +1,1 @@
+"""Drawings of the tokens that recipes keep of a picture."""

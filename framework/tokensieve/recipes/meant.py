@@ -1,0 +1,45 @@
+"""The recipe that a caller meant, in any of the forms in which one may be given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tokensieve.composers.expression import Expression
+from tokensieve.errors import RecipeError
+from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
+
+GivenRecipe = Recipe | Expression | str | Path
+
+
+def meant(
+    given: GivenRecipe,
+    keep: object,
+    registry: Registry,
+    positions: Literal["original", "compact"] | None = None,
+) -> Recipe:
+    """Return the recipe that was meant.
+
+    Args:
+        given: a recipe, the name of a shipped one, a path to YAML, or a formula, as text or as an expression.
+        keep: the budget; needed for a formula, and an override otherwise.
+        registry: where names are looked up.
+        positions: an override of the recipe's.
+
+    Raises:
+        RecipeError: if it is none of these, or a formula has no budget; and other kinds of TokensieveError.
+    """
+    if isinstance(given, Expression):
+        if keep is None:
+            raise RecipeError("a bare expression needs a budget: prune(model, expression, keep=64)")
+        return Recipe.of(given, keep, positions=positions or "original")
+    if isinstance(given, (str, Path)):
+        given, keep = Recipe.load(given, registry, keep=keep), None
+    if not isinstance(given, Recipe):
+        raise RecipeError(
+            f"{given!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or a formula with keep="
+        )
+    if keep is not None:
+        given = given.replace(keep=keep)
+    return given if positions is None else given.replace(positions=positions)
