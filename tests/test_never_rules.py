@@ -57,6 +57,9 @@ ORDINARY_WORDS = {"cls", "norm", "pool", "random", "temporal", "uniform"}
 # Where sorting is not the choice of tokens, which is `Chain.cut`'s alone. A folder stands for its files.
 SORTS_SOMETHING_ELSE = {
     "strategies/tokensieve_strategies/_maths/": "edges between tokens, and the orders that strategies give",
+    "framework/tokensieve/engine/batches.py": "the turn at which tokens of several modalities stand in a prompt",
+    "framework/tokensieve/engine/shortening.py": "places that stay, in the order of the sequence",
+    "framework/tokensieve/engine/token_layout.py": "tokens by the group that they are in",
 }
 
 

@@ -226,10 +226,11 @@ class Tokens:
     samples: Tensor = _ZEROS
 
     def __post_init__(self) -> None:
-        rows = torch.zeros(self.universe.rows, dtype=torch.int64, device=self.universe.device)
-        # A frozen dataclass can only set a derived default this way.
-        object.__setattr__(self, "keys", rows if self.keys is _ZEROS else self.keys)
-        object.__setattr__(self, "samples", rows if self.samples is _ZEROS else self.samples)
+        for name in ("keys", "samples"):
+            if getattr(self, name) is _ZEROS:
+                rows = torch.zeros(self.universe.rows, dtype=torch.int64, device=self.universe.device)
+                # A frozen dataclass can only set a derived default this way.
+                object.__setattr__(self, name, rows)
         for kind, value in self.evidence.items():
             for name, part in tensors_of(value).items():
                 if (not name or name in PER_TOKEN) and part.shape[:2] != self.universe.valid.shape:

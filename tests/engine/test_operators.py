@@ -20,18 +20,16 @@ BOUNDS = {
     "qcsp": (900, 3),
     "script": (2500, 6),
 }
-NOT_REACHED = {
-    "tome": (320, 4),
-    "qcsp": (2000, 4),
-    "script": (6000, 9),
-}
-ADDED = BOUNDS | NOT_REACHED
 """Operators and waits that a recipe may add to a prefill."""
 
 
 @pytest.fixture(scope="module")
 def model():
-    """LLaVA-1.5's picture of 336 x 336 in 24 x 24 tokens, in narrow layers: widths are not counted."""
+    """LLaVA-1.5's picture of 336 x 336 in 24 x 24 tokens, as wide as a small language model.
+
+    Widths are not counted, but vectors must have more dimensions than tokens are picked: with fewer, greedy MAP has
+    nothing left to pick from, which it works out in float64.
+    """
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=64,
@@ -43,11 +41,11 @@ def model():
         projection_dim=32,
     )
     text = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=2048,
+        intermediate_size=512,
         num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
         vocab_size=1000,
     )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE)
@@ -72,10 +70,10 @@ def recipe(name):
     return ts.Recipe.load(name, ts.default_registry()).replace(keep=KEEP)
 
 
-@pytest.mark.parametrize("name", ADDED)
+@pytest.mark.parametrize("name", BOUNDS)
 def test_a_prefill_takes_no_more_than(model, request_of_one, plain, name):
     prefill, step = count_overhead(model, request_of_one, recipe(name)).over(plain)
-    operators, waits = ADDED[name]
+    operators, waits = BOUNDS[name]
     assert prefill.operators <= operators, prefill
     assert prefill.synchronisations <= waits, prefill
     assert step.operators <= 0, step

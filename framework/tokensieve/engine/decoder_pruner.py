@@ -278,8 +278,10 @@ class DecoderPruner:
         check_labels(request, new, selection.record.notes)
         new["mm_encoder_outputs"] = self._shorter_outputs(outputs, features, layout, entering)
         state = caches.CacheState(length, shortening.mask, shortening.padded, shift, end)
-        index = torch.arange(shortening.mask.shape[1], device=features.device).expand_as(shortening.mask)
-        still = shortening.filled(shortening.take(layout.ids.on(features.device)), -1)
+        still = layout.ids.on(features.device)
+        # Where nothing is removed between layers, nobody asks.
+        if self._deep:
+            still = shortening.filled(shortening.take(still), -1)
         places_of_text = text_axis(new["position_ids"])
         self._layers.begin_call(
             PrefillState(
@@ -289,7 +291,6 @@ class DecoderPruner:
                 still,
                 shortening.mask,
                 state,
-                index,
                 places_of_text,
                 shortening.index,
                 new.get("labels"),
@@ -361,8 +362,10 @@ class DecoderPruner:
         if generation is not None and generation.selection is not None:
             return generation.selection
         words, prompt = request.get("input_ids"), layout.shape[1] - drafted
-        words = words[::expand, :prompt] if isinstance(words, Tensor) else None
-        layout, features = layout.part(expand, prompt), features[::expand]
+        words = words if isinstance(words, Tensor) else None
+        if expand > 1 or drafted:
+            words = None if words is None else words[::expand, :prompt]
+            layout, features = layout.part(expand, prompt), features[::expand]
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
         tokens, assigned = layout.assign(layouts, self._decoder.joins_adjacent_tiles)

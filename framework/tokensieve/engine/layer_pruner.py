@@ -153,7 +153,7 @@ class LayerPruner:
         shortening = shorten((ids < 0) | of_id(outcome.keep, ids), prompt.mask, True, sizes, lengths)
         prompt.lengths = sizes
         prompt.rest = hidden if prompt.rest is None else put_back(prompt.rest, hidden, prompt.index, ~prompt.filler)
-        prompt.index = prompt.index.gather(1, shortening.index)
+        prompt.gathered = prompt.index.gather(1, shortening.index)
         prompt.ids = shortening.filled(shortening.take(ids), -1)
         whole = shortening.mask.sum(dim=1) == prompt.mask.sum(dim=1)
         prompt.mask = shortening.mask

@@ -24,10 +24,9 @@ class PrefillState:
         selection: what is selected.
         expand: rows per prompt, where beams or sampling expanded it.
         layout: of the request.
-        ids: int64 `[rows, n]`, the visual token at each place, -1 for others.
+        ids: int64 `[rows, n]`, the visual token at each place, -1 for others; of the request, if no layer is pruned.
         mask: bool `[rows, n]`, which places are real.
         state: what will be left on the cache.
-        index: int64 `[rows, n]`, places in the prompt as layer 0 holds it.
         places: int64 `[rows or 1, n]`, positions of text as layer 0 takes them.
         source: int64 `[rows, layer-0 length]`, places of the request as layer 0 holds them.
         labels: int64 `[rows, layer-0 length]`, what a loss asks for, if it does.
@@ -36,6 +35,7 @@ class PrefillState:
         positions: position ids of what stays, once a layer was pruned.
         rotary: their embeddings, likewise.
         entered: vectors `[rows, layer-0 length, d]` as they entered the language model, where a stage asks for them.
+        gathered: int64 `[rows, n]`, places in the prompt as layer 0 holds it, once a layer was pruned; see `index`.
         lengths: how long each row is now, without padding, where the host knows it.
     """
 
@@ -45,7 +45,6 @@ class PrefillState:
     ids: Tensor
     mask: Tensor
     state: caches.CacheState
-    index: Tensor
     places: Tensor
     source: Tensor
     labels: Tensor | None = None
@@ -55,6 +54,14 @@ class PrefillState:
     rotary: tuple[Tensor, Tensor] | None = None
     entered: Tensor | None = None
     lengths: list[int] | None = None
+    gathered: Tensor | None = None
+
+    @property
+    def index(self) -> Tensor:
+        """int64 `[rows, n]`: places in the prompt as layer 0 holds it."""
+        if self.gathered is None:
+            self.gathered = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.mask)
+        return self.gathered
 
     def __post_init__(self) -> None:
         self.lengths = self.layout.sizes(self.selection.entering.expanded(self.expand).counts)
@@ -75,10 +82,10 @@ class PrefillState:
         Raises:
             RefusedError: if the last place of a prompt left inside the language model.
         """
-        real, index, mask, source = self.state.mask, self.index, self.mask, self.source
+        real, index, mask, source = self.state.mask, self.gathered, self.mask, self.source
 
         def stays() -> Tensor:
-            return torch.zeros_like(real).scatter(1, index, mask)
+            return mask if index is None else torch.zeros_like(real).scatter(1, index, mask)
 
         if self.state.layers:
             prompt = self.layout.part(self.expand, self.layout.shape[1] - self.drafted)

@@ -44,7 +44,7 @@ class PromptLayout:
         """
         code = real.to(torch.int8)
         for number, places in enumerate(kinds):
-            code = code + places.to(code.device, torch.int8) * (2 * number + 2)
+            code = code.add(places.to(code.device), alpha=2 * number + 2)
         array = code.cpu().numpy()
         return _layout(array.tobytes(), array.shape)
 

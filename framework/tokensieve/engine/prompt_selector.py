@@ -137,7 +137,7 @@ class PromptSelector:
             selected: its selected layer `[patches, c]`, where a text tower reads it and it was seen.
             tower: what left in it, where the recipe has stages there.
         """
-        features, device, keys = features.detach(), features.device, self._keys(layout.shape[0])
+        device, keys = features.device, self._keys(layout.shape[0])
         alive, counts, merged = tokens.every.on(device), tokens.counts, None
         if tower is not None and tower.sizes is not None:
             merged = tower.sizes.to(device)
@@ -148,7 +148,7 @@ class PromptSelector:
         wanted = frozenset().union(*(self.needs(block) for block in self.stages))
         evidence = dict(vision)
         if wanted & {Evidence.QUERY, Evidence.TEXT_FEATURES}:
-            evidence |= self._textual(words, features, layout, selected, record)
+            evidence |= self._textual(words, features.detach(), layout, selected, record)
         self._run.add(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches

@@ -16,15 +16,22 @@ class Shortening:
     Attributes:
         index: int64 `[batch, new]`, the place in the longer sequence.
         mask: bool `[batch, new]`, which places hold real tokens.
-        filler: bool `[batch, new]`, which places stand on a dropped token because the row has no
-            padding of its own left; what they hold must be replaced or masked.
+        dropped: bool `[batch, new]`, the fillers; none if there are none.
         padded: whether the mask has a false; without, there are no fillers.
     """
 
     index: Tensor
     mask: Tensor
-    filler: Tensor
+    dropped: Tensor | None
     padded: bool
+
+    @property
+    def filler(self) -> Tensor:
+        """Bool `[batch, new]`: which places stand on a dropped token because the row has no padding of its own left.
+
+        What they hold must be replaced or masked.
+        """
+        return torch.zeros_like(self.mask) if self.dropped is None else self.dropped
 
     def take(self, x: Tensor) -> Tensor:
         """Gather `[batch or 1, old, ...]` to `[batch, new, ...]`."""
@@ -79,7 +86,7 @@ def shorten(
         stays = keep if min(lengths, default=n) == n else keep & valid
         index = stays.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
         mask = torch.ones_like(index, dtype=torch.bool)
-        return Shortening(index, mask, ~mask, padded)
+        return Shortening(index, mask, None, padded)
     rank = torch.where(keep & valid, 2, torch.where(valid, 0, 1))
     order = rank.sort(dim=1, stable=True, descending=not left).indices
     index = order[:, n - width :] if left else order[:, :width]

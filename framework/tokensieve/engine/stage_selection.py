@@ -316,7 +316,7 @@ def _outcome(
     if reduction is None:
         nearest_kept = nearest(tokens.features, chosen.mask)
         reduction = Reduction.merge(tokens.universe, chosen.mask, nearest_kept, tokens.sizes)
-    kept_first = (~chosen.mask).to(torch.uint8).sort(dim=1, stable=True).indices
+    kept_first = chosen.mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
     slot_ids = tokens.ids.gather(1, kept_first)
     # Within its row, whatever a merger answered: that is checked later.
     slot = reduction.slot.clamp(0, tokens.universe.n - 1)
