@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.doubts import refuse_if
+from tokensieve.algebra.shown import ShownChain
 from tokensieve.algebra.universe import Universe
 from tokensieve.errors import AlgebraError, ScoreError
 
@@ -53,8 +54,8 @@ class Leaf:
         return self.key, self.negated, self.fixed
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
+@dataclass(frozen=True, eq=False, repr=False)
+class Chain(ShownChain):
     """A nested family of selections of a universe.
 
     Attributes:

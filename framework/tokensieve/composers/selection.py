@@ -11,14 +11,15 @@ from torch import Tensor
 from tokensieve.algebra.budget import Keep, count, counts
 from tokensieve.algebra.chain import Chain, noted
 from tokensieve.algebra.doubts import settled_together
+from tokensieve.algebra.shown import ShownSelection
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression, Reading
 from tokensieve.errors import AlgebraError
 from tokensieve.evidence import Tokens
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(ShownSelection):
     """What a cut took.
 
     Attributes:

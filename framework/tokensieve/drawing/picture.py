@@ -11,11 +11,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from tokensieve.algebra.markup import PALETTE as PALETTE
 from tokensieve.drawing.operands import StageView
 from tokensieve.errors import plain
 
-# Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
 NOBODY = "#FFFFFF"
 """The colour of tokens that are kept, though no operand would have kept them alone."""
 INK, SOFT, PAPER = "#1A1A1A", "#5C5C5C", "#FFFFFF"

@@ -19,6 +19,7 @@ from tokensieve.cost.vision import TowerCost, kept_patches_by_block
 from tokensieve.errors import TokensieveError, listing
 from tokensieve.ledger.places import Places
 from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord, StageRecord
+from tokensieve.ledger.shown import ShownRun
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
@@ -30,7 +31,7 @@ _UNREAD = 16
 """How many of the latest prefills may still be on the device."""
 
 
-class Run:
+class Run(ShownRun):
     """The ledger of a pruned run.
 
     Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from tokensieve.algebra.budget import Keep
+from tokensieve.algebra.markup import table
 from tokensieve.composers.expression import Expression
 from tokensieve.errors import (
     RecipeError,
@@ -20,7 +22,13 @@ from tokensieve.errors import (
 )
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes import yaml_lines
-from tokensieve.recipes.formulas import distinct_strategies, format_formula, strategy_names, strip_outer_parentheses
+from tokensieve.recipes.formulas import (
+    distinct_strategies,
+    format_budget,
+    format_formula,
+    strategy_names,
+    strip_outer_parentheses,
+)
 from tokensieve.recipes.reader import RecipeReader, read_formula
 from tokensieve.recipes.source import kind_of
 from tokensieve.recipes.validation import find_problem, read_budget_list
@@ -93,6 +101,26 @@ class Recipe(BaseModel):
         object.__setattr__(self, "strategies", FrozenDict(named))
         object.__setattr__(self, "budgets", FrozenDict(self.budgets))
         return self
+
+    # Showing
+
+    def __repr__(self) -> str:
+        lines = "; ".join(f"{at}: {formula}, {budget}" for at, formula, budget in self._plan())
+        return f"<Recipe '{self.name}': {lines}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [at, f"<code>{html.escape(formula)}</code>", html.escape(budget)] for at, formula, budget in self._plan()
+        ]
+        return table(self.name, ["at", "select", "budget"], rows, self.paper or "")
+
+    def _plan(self) -> list[tuple[str, str, str]]:
+        """Return site, formula and budget of every stage as text; a range of sites is one."""
+        entries = self.to_dict()["stages"]
+        return [
+            (entry["at"], entry["select"], ("" if "r" in entry else "keep ") + format_budget(entry))
+            for entry in entries
+        ]
 
     # Reading
 
