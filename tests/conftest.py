@@ -4,12 +4,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import hypothesis
 import pytest
 import torch
-from effort import examples
+from effort import covering, examples
 
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=examples(100), derandomize="CI" in os.environ, print_blob=True
@@ -25,10 +25,22 @@ MEASURED, EVERY = 3, 7
 cases of a test run few other lines. What is reported is at most what all cases cover."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    wide = defaultdict(list)
     seen = Counter()
     for item in items:
         test = item.nodeid.partition("[")[0]
+        if item.get_closest_marker("covering"):
+            wide[test].append(item)
         seen[test] += 1
         if seen[test] > MEASURED and seen[test] % EVERY:
             item.add_marker(pytest.mark.no_cover)
+    for cases in wide.values():
+        [size] = cases[0].get_closest_marker("covering").args
+        every_day = covering(
+            [{name: repr(value) for name, value in case.callspec.params.items()} for case in cases], size
+        )
+        for number, case in enumerate(cases):
+            if number not in every_day:
+                case.add_marker(pytest.mark.nightly)

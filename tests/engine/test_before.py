@@ -27,6 +27,7 @@ def lengths(cache):
     return [layer.keys.shape[2] for layer in cache.layers]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("variant", ["sdpa", "eager", "mha", "siglip"])
 @pytest.mark.parametrize("rest", ["drop", "merge"])
 @pytest.mark.parametrize("positions", ["original", "compact"])

@@ -39,6 +39,7 @@ def planned(plan):
     return ts.Recipe(stages=tuple(ts.Stage(at=site, select=Norm(), keep=keep) for site, keep in PLANS[plan].items()))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("layouts", [ONE, SEVERAL], ids=["one", "several"])
 @pytest.mark.parametrize("variant", ["sdpa", "eager", "mha"])
@@ -106,6 +107,7 @@ TOWER = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("plan", TOWER)
 @pytest.mark.parametrize("layouts", [ONE, SEVERAL], ids=["one", "several"])
 @pytest.mark.parametrize("variant", ["sdpa", "eager", "siglip"])

@@ -63,6 +63,7 @@ WAYS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("layouts", [ONE, RAGGED], ids=["one", "ragged"])

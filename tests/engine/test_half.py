@@ -9,6 +9,7 @@ from tokensieve_strategies import Norm
 from .models import RAGGED, batch, fitted, prompts, shared, shipped
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("variant", ["bfloat16", "float16", "bfloat16 eager"])
 @pytest.mark.parametrize("name", shipped())
 @torch.no_grad()
@@ -35,6 +36,7 @@ PLANS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("variant", ["bfloat16", "float16", "bfloat16 eager"])
 @pytest.mark.parametrize("plan", PLANS)
 @torch.no_grad()

@@ -28,6 +28,7 @@ def same_caches(a, b):
     )
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("variant", ["sdpa", "eager", "bfloat16", "float16", "bfloat16 eager"])
 @pytest.mark.parametrize("sites", SITES, ids="+".join)
 @pytest.mark.parametrize("layouts", [ONE, SEVERAL, TEXT, RAGGED], ids=["one", "several", "text", "ragged"])
@@ -44,6 +45,7 @@ def test_a_forward_that_keeps_all_is_the_plain_one(variant, sites, layouts):
         assert [len(ids) for ids in run.kept(site)] == run.latest.visual
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("variant", ["sdpa", "eager", "mha", "siglip", "bfloat16", "float16"])
 @pytest.mark.parametrize("sites", SITES, ids="+".join)
 @pytest.mark.parametrize("layouts", [ONE, RAGGED], ids=["one", "ragged"])

@@ -1,0 +1,24 @@
+"""What is tried every day."""
+
+from itertools import combinations, product
+
+import pytest
+from effort import covering
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((4, 2, 2, 3), 14), ((5, 5, 4), 32), ((3, 30), 90)], ids=str)
+def test_any_two_values_meet(sizes, most):
+    cases = [dict(zip("abcd", values, strict=False)) for values in product(*map(range, sizes))]
+    taken = [cases[number] for number in covering(cases, 2)]
+    for one, other in combinations("abcd"[: len(sizes)], 2):
+        met = {(case[one], case[other]) for case in taken}
+        assert met == set(product(range(sizes["abcd".index(one)]), range(sizes["abcd".index(other)])))
+    assert len(taken) <= most
+
+
+def test_each_value_is_there_with_all_others_in_turn():
+    cases = [{"a": a, "b": b} for a, b in product(range(3), range(30))]
+    taken = [cases[number] for number in covering(cases, 1)]
+    assert len(taken) == 30
+    assert {case["b"] for case in taken} == set(range(30))
+    assert [sum(case["a"] == a for case in taken) for a in range(3)] == [10, 10, 10]
