@@ -5,10 +5,20 @@ from pathlib import Path
 import pytest
 from tests.study import synthetic
 
+from tokensieve.study.report import writing
+from tokensieve.study.report.figures import draw
+from tokensieve.study.report.figures.curves import by_kind
 from tokensieve.study.rows import Failure
 from tokensieve.study.store import Store
 
 TASK = synthetic.Shapes(pictures=4)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """One figure in one format: what is drawn is seen by the tests of reports."""
+    monkeypatch.setattr(writing, "KINDS", ("svg",))
+    monkeypatch.setattr(draw, "MAKERS", (by_kind,))
 
 
 @pytest.fixture

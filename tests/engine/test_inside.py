@@ -62,6 +62,7 @@ def held(run, rows):
     return [max(t + v[n] for t, v in zip(run.latest.text, visual, strict=True)) for n in range(layers)]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("layouts", [ONE, RAGGED], ids=["one", "ragged"])

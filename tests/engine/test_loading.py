@@ -91,6 +91,7 @@ def marks(model):
     return {name: what for name, what in footprint(model).items() if name != "weights"}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("plan", RECIPES)
 @pytest.mark.parametrize("placed", PLACED)
 def test_a_model_that_accelerate_placed(home, tmp_path, placed, plan):

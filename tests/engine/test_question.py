@@ -212,6 +212,7 @@ TALKS = [
 ]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize(("family", "turns"), TALKS)
 def test_the_question_is_all_words_of_the_last_turn(family, content, turns):

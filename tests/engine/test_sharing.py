@@ -128,7 +128,9 @@ def fitted(name, layers, adapter):
     return None if find_errors(recipe, adapter) else recipe
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "llava_next"])
+@pytest.mark.parametrize(
+    "name", ["qwen2_vl", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("llava", "llava_next"))]
+)
 @torch.no_grad()
 def test_every_recipe_keeps_what_it_keeps_without(name):
     model, prompts = made(name)

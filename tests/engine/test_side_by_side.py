@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
+from effort import NIGHTLY
 
 import tokensieve as ts
 from tokensieve.engine import sessions
@@ -20,7 +21,7 @@ from tokensieve_adapters.llava import LlavaAdapter
 
 from .models import CACHE, IMAGE, batch, llava, prompts
 
-THREADS, REQUESTS = 4, 64
+THREADS, REQUESTS = 4, 64 if NIGHTLY else 24
 RECIPES = {
     "divprune at decoder.0": ("divprune", 3),
     "fastv at decoder.2": ("fastv", 3),
