@@ -29,8 +29,10 @@ class ShownChain:
         rows = []
         for number in range(min(MOST_ROWS, len(self.level))):
             valid = self.universe.valid[number]
-            by_id = self.universe.ids[number][valid].argsort()
-            levels = [min(one, self.depth) for one in self.level[number][valid][by_id].tolist()]
+            by_id = dict(
+                zip(self.universe.ids[number][valid].tolist(), self.level[number][valid].tolist(), strict=True)
+            )
+            levels = [min(by_id[token], self.depth) for token in sorted(by_id)]
             last = max([1, *levels])
             strengths = [1 - max(0, one) / (last + 1) for one in levels]
             rows.append([str(number), grid(strengths, f"levels of row {number}")])
