@@ -1,6 +1,7 @@
 """What `prune` returns: entered, installed until it is removed, or dropped."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -290,3 +291,20 @@ def test_what_it_says_of_itself(model):
     assert repr(handle) == "<PruneHandle of 'random', installed>"
     handle.remove()
     assert repr(handle) == "<PruneHandle of 'random', over>"
+
+
+@torch.no_grad()
+def test_a_stack_of_contexts_enters_and_leaves(model, request_of):
+    inputs = request_of
+    before = footprint(model)
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(ts.prune(model, "norm", keep=3))
+        model(**inputs)
+        assert len(run.kept("decoder.0")[0]) == 3
+    assert footprint(model) == before
+    handle = ts.prune(model, "norm", keep=3)
+    stack = contextlib.ExitStack()
+    with pytest.raises(ZeroDivisionError), stack:
+        stack.enter_context(handle)
+        raise ZeroDivisionError
+    assert footprint(model) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,20 @@ class Engines(Protocol):
     def unpruned(self) -> str | None:
         """Return what was asked of the model so that nothing was pruned, if anything was."""
         ...
+
+
+class _Exit:
+    """The `__exit__` of a handle's block, and not a function around it.
+
+    An interrupt in the first line of such a function would leave the model pruned. `contextlib.ExitStack` takes it from
+    the class, and calls it.
+    """
+
+    def __get__(self, handle: PruneHandle | None, owner: type) -> Any:
+        return self if handle is None else handle._block.__exit__
+
+    def __call__(self, handle: PruneHandle, *error: Any) -> Any:
+        return handle._block.__exit__(*error)
 
 
 class PruneHandle(ContextDecorator):
@@ -80,8 +93,7 @@ class PruneHandle(ContextDecorator):
         ) -> None: ...
 
     else:
-        # Not a function around it: an interrupt in its first line would leave the model pruned.
-        __exit__ = property(operator.attrgetter("_block.__exit__"))
+        __exit__ = _Exit()
 
     def install(self) -> PruneHandle:
         """Prune from now on, for every thread and task, until `remove`.

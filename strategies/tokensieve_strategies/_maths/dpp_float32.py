@@ -128,6 +128,7 @@ class Quick:
         bound, row = gain.new_empty(1, 1), torch.empty_like(gain)
         all_rest, all_part = self._rest[0], self._part[0]
         some = slice(turns.start, turns.stop)
+        columns, part = all_rest.T, all_part
         slots = zip(
             turns,
             self._places[some].unbind(),
