@@ -177,7 +177,7 @@ def test_a_pipeline_is_pruned_by_its_model():
     assert len(run.prefills) == 1
 
 
-@pytest.mark.parametrize("thing", [None, "llava", 3, object()], ids=repr)
+@pytest.mark.parametrize("thing", [None, "llava", 3, object()], ids=["none", "text", "number", "object"])
 def test_what_is_no_model_is_refused(thing):
     with pytest.raises(UnsupportedModelError, match="is no model"), ts.prune(thing, at(0)):
         pass
