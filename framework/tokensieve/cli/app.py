@@ -42,6 +42,9 @@ class _Commands(TyperGroup):
             raise
         # Code of a plugin may end the process, with any exit code; the command did not do what it was asked for.
         except (SystemExit, GeneratorExit) as error:
+            # As rich does where the reader closed the pipe.
+            if isinstance(error.__context__, BrokenPipeError):
+                raise
             console.warn("code of a plugin, a model or a task ended the command:")
             console.print_error(error, debug, expected=False)
         except Exception as error:

@@ -266,6 +266,7 @@ class _TapPoint:
         self._find = partial(ALL_ATTENTION_FUNCTIONS.get_interface, default=eager)
         self._interface = AttentionInterface
         self._config = config
+        self._forget: Callable[[], object] = bool
         # One name per module; registering a function is the library's own extension point.
         self.name = f"tokensieve_tap_{id(attention)}"
 
@@ -274,6 +275,8 @@ class _TapPoint:
         attention = self._attention()
         if attention is not None:
             self._interface.register(self.name, partial(_tapped, weakref.ref(self)))
+            # Also where the model is dropped while a prune is installed in it.
+            self._forget = weakref.finalize(self, self._interface._global_mapping.pop, self.name, None)
             vars(attention)["config"] = _tapped_config(self._config, self)
 
     def disconnect(self) -> None:
@@ -281,7 +284,7 @@ class _TapPoint:
         attention = self._attention()
         if attention is not None:
             vars(attention)["config"] = self._config
-        self._interface._global_mapping.pop(self.name, None)
+        self._forget()
 
     def in_force(self) -> bool:
         """Return whether a tap is in force for the caller."""

@@ -75,7 +75,8 @@ class StageOutcome:
         """Return `x` `[batch, tokens, d]` with merged tokens folded into kept ones, zero elsewhere."""
         if not self.merges:
             return x
-        return Reduction(self.target, self.weight, torch.ones_like(self.keep)).apply(x)
+        # Slots are tokens; which of them are in use is not asked.
+        return Reduction(self.target, self.weight, self.keep).apply(x)
 
 
 @dataclass(eq=False)
@@ -266,7 +267,7 @@ def _check_kept(recipe: Recipe, stage: Stage, mask: Tensor, budget: list[int] | 
     )
 
 
-def _check_reduction(merger: Merger, mask: Tensor, reduction: object) -> Reduction:
+def _check_reduction(merger: Merger, mask: Tensor, reduction: object, budget: list[int] | None) -> Reduction:
     """Return what a merger answered, if it maps every token to one of the kept ones or to none.
 
     Raises:
@@ -280,10 +281,11 @@ def _check_reduction(merger: Merger, mask: Tensor, reduction: object) -> Reducti
             f"'{merger.name}' returned slots as {slot.dtype} {list(slot.shape)} with weights {list(weight.shape)}; "
             f"expected int64 and one a token, {list(mask.shape)}"
         )
-    most = mask.sum(dim=1, keepdim=True) - 1
+    alike = budget is not None and len(set(budget)) == 1
+    kept = budget[0] if budget is not None and alike else mask.sum(dim=1, keepdim=True)
     # What is not finite makes NaN of itself.
     refuse_if(
-        ((slot != slot.clamp(min=-1).minimum(most)) | (weight - weight != 0)).any(),
+        ((slot >= kept) | (slot < -1) | (weight - weight != 0)).any(),
         lambda: ScoreError(
             f"'{merger.name}' returned slots that are no number of a kept token, or weights that are not finite"
         ),
@@ -312,7 +314,7 @@ def _outcome(
         with stage.select.lent(tokens.only(stage.select.needs | {Evidence.SIZES})) as lent:
             reduction = stage.select.assign(lent, k)
     if isinstance(stage.select, Merger):
-        reduction = _check_reduction(stage.select, chosen.mask, reduction)
+        reduction = _check_reduction(stage.select, chosen.mask, reduction, budget)
     if reduction is None:
         nearest_kept = nearest(tokens.features, chosen.mask)
         reduction = Reduction.merge(tokens.universe, chosen.mask, nearest_kept, tokens.sizes)
