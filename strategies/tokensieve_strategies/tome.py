@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
-from tokensieve.algebra.doubts import refuse_if
+from tokensieve.algebra.doubts import refuse_if, settled_together
 from tokensieve.errors import ScoreError
 from tokensieve_strategies._maths.matching import merge_down
 from tokensieve_strategies._maths.vectors import require_finite
@@ -75,12 +75,13 @@ class ToMe(Merger):
 
     def _compared(self, tokens: Tokens) -> Tensor:
         x = tokens.features if self.metric == "features" else tokens.vision_keys
-        require_finite(x, tokens.valid, f"tome: the {self.metric}")
-        # NaN is less than nothing.
-        refuse_if(
-            (tokens.valid > (tokens.sizes < torch.inf)).any(),
-            lambda: ScoreError("tome: the sizes hold NaN or an infinity, so tokens cannot be merged by them"),
-        )
+        with settled_together():
+            require_finite(x, tokens.valid, f"tome: the {self.metric}")
+            # NaN is less than nothing.
+            refuse_if(
+                (tokens.valid > (tokens.sizes < torch.inf)).any(),
+                lambda: ScoreError("tome: the sizes hold NaN or an infinity, so tokens cannot be merged by them"),
+            )
         return x
 
 
