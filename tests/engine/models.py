@@ -12,8 +12,9 @@ import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 import tokensieve as ts
+from tokensieve.engine.cache import cache_name
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import cache_name, randomize_weights
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters.llava import LlavaAdapter
 
 IMAGE, PAD, BOS, EOS = 63, 0, 1, 2

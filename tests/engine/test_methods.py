@@ -198,25 +198,24 @@ def by_content(ids, evidence):
     return dict(zip(ids, (heads / heads.sum(dim=0)).mean(dim=1).tolist(), strict=True))
 
 
-def by_raters(ids, evidence):
-    """SparseVLM: the mean over words after the image that match it more than the mean of these words does."""
-    words = evidence["words"]
+def raters_of(ids, words):
+    """SparseVLM's raters: the words after the image that match it more than the mean of these words does."""
     after = [t for t in range(len(words["keys"])) if any(words["attention"][i][t] > 0 for i in ids)]
     match = torch.zeros(len(after), dtype=torch.float64)
     for i in ids:
         match += (words["embeddings"][after] @ words["patch"][i]).softmax(dim=0) / len(ids)
-    raters = [t for t, m in zip(after, match, strict=True) if m > match.mean()]
+    return [t for t, m in zip(after, match, strict=True) if m > match.mean()]
+
+
+def by_raters(ids, evidence):
+    """SparseVLM: the mean over its raters."""
+    words, raters = evidence["words"], raters_of(ids, evidence["words"])
     return {i: float(words["attention"][i][raters].mean()) for i in ids}
 
 
 def by_raters_without_positions(ids, evidence):
     """SparseVLM 2.0: attention over what positions make of it, in heads with most of it: here in all four."""
-    words = evidence["words"]
-    after = [t for t in range(len(words["keys"])) if any(words["attention"][i][t] > 0 for i in ids)]
-    match = torch.zeros(len(after), dtype=torch.float64)
-    for i in ids:
-        match += (words["embeddings"][after] @ words["patch"][i]).softmax(dim=0) / len(ids)
-    raters = [t for t, m in zip(after, match, strict=True) if m > match.mean()]
+    words, raters = evidence["words"], raters_of(ids, evidence["words"])
     return {i: float((words["heads"][i][raters] / words["bias"][i][raters].unsqueeze(1)).mean()) for i in ids}
 
 

@@ -8,13 +8,14 @@ import torch
 
 import tokensieve as ts
 from tokensieve.cost.geometry import Geometry
+from tokensieve.engine.cache import cache_name
 from tokensieve.errors import RefusedError
 from tokensieve.measure import Prompts, count_operators, count_overhead, floor_request, measure_latency
 from tokensieve.measure.latency import Bench, runnable
 from tokensieve.measure.prompts import InOrder
 from tokensieve.measure.shapes import SHARE, difference, fitting, num_bytes, random_model, resized
 from tokensieve.measure.timing import decode, watched_vision
-from tokensieve.testing.prompts import cache_name, randomize_weights
+from tokensieve.testing.prompts import randomize_weights
 from tokensieve_adapters.llava import LlavaAdapter
 from tokensieve_adapters.qwen2_5_vl import Qwen25VLAdapter
 

@@ -42,10 +42,20 @@ def reported(clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
     yield say
 
 
+def bar(stderr: Console, over: float = 30) -> Progress:
+    """Return a bar that says how much is done, how long it took, what is left, and what goes on now.
+
+    Args:
+        stderr: where it is drawn.
+        over: the seconds from whose speed the time that is left is estimated.
+    """
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.description}"), console=stderr, speed_estimate_period=over)
+
+
 @contextmanager
 def _bar(stderr: Console) -> Iterator[Report]:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=stderr) as progress:
+    with bar(stderr) as progress:
         task = progress.add_task("", total=None)
 
         def show(done: int, total: int, what: str) -> None:

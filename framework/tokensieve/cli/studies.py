@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
+from tokensieve.cli.progress import bar
 from tokensieve.errors import RefusedError, listing
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
@@ -95,7 +94,7 @@ def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine
         if key in keys:
             console.warn(f"its cell runs again: {problem}")
     left = [job for job in plan.jobs if job.cell.key not in finished]
-    with _progress() as progress:
+    with bar(Console(stderr=True), over=600) as progress:
         task = progress.add_task("", total=len(left))
 
         def on_result(result: Result) -> None:
@@ -132,20 +131,6 @@ def _summary_line(summary: Summary, store: Store, skipped: Sequence[SkippedContr
     if unrun:
         parts.append(f"{unrun} planned cells have no result (run it again)")
     return f"{store.path}: {', '.join(parts)}"
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
-        yield progress
 
 
 def report_study(

@@ -8,6 +8,7 @@ and offsets queries by the real one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,6 +118,12 @@ class _PrunedCacheMixin:
         """Empty the cache, which then is an ordinary one."""
         super().reset()  # type: ignore[misc]
         release(self)
+
+
+def cache_name(model: Any) -> str:
+    """Return the name of the cache among the arguments of a model's forward, which transformers renamed in 5.24."""
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in NAMES if name in known), NAMES[-1])
 
 
 def cache_argument(arguments: Mapping[str, Any]) -> Any:

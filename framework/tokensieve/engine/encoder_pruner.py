@@ -285,7 +285,7 @@ def by_prompt(batches: Sequence[EncoderBatch], rows: Sequence[int], prompts: int
                 first.keep,
                 partial(_samples_by_prompt, records, rows, prompts, patches),
                 partial(_total_ms, records),
-                partial(_all_notes, records),
+                tuple(dict.fromkeys(note for record in records for note in record.notes)),
             )
         )
     return joined
@@ -314,10 +314,6 @@ def _samples_by_prompt(
 
 def _total_ms(records: Sequence[StageRecord]) -> float:
     return sum(record.ms for record in records)
-
-
-def _all_notes(records: Sequence[StageRecord]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(note for record in records for note in record.notes))
 
 
 def _shares(pictures: Sequence[SampleRecord]) -> dict[str, float]:

@@ -39,6 +39,7 @@ class LayerPruner:
     """
 
     call: PerThread[PrefillState | DecodeStep | None] = PerThread(lambda: None)
+    _flat = PerThread(lambda: False)
 
     def __init__(self, decoder: Decoder, selector: PromptSelector, policy: Positions) -> None:
         self._decoder = decoder
@@ -93,7 +94,7 @@ class LayerPruner:
 
     def begin_call(self, call: PrefillState | DecodeStep) -> None:
         """Prepare for a call."""
-        self.call = call
+        self.call, self._flat = call, self._takes_rows()
         if isinstance(call, DecodeStep):
             call.state.expected = True
         for block, tap in self._taps.items():
@@ -132,7 +133,7 @@ class LayerPruner:
             hidden = self._cut(block, prompt, hidden, kwargs)
         width = _width(caches.cache_argument(kwargs), block, hidden.shape[1])
         changed = kwargs | {
-            "attention_mask": prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width, self._takes_rows())
+            "attention_mask": prompt_mask(prompt, kwargs.get("attention_mask"), hidden, width, self._flat)
         }
         if prompt.rotary is not None:
             changed |= {"position_ids": prompt.positions, "position_embeddings": prompt.rotary}
@@ -205,7 +206,7 @@ class LayerPruner:
         if layer is None:
             return kwargs
         prompt, width = step.state.mask.shape[1], _width(step.past, block, hidden.shape[1])
-        masked = step_rows if self._takes_rows() else step_mask
+        masked = step_rows if self._flat else step_mask
         mask = masked(kwargs.get("attention_mask"), layer, hidden, prompt, step.length, width)
         changed = kwargs | {"attention_mask": mask}
         if layer.shift is not None:

@@ -19,6 +19,9 @@ from tokensieve.models.attention import mask_kind
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.recipes.recipe import Positions
 
+ALONG = frozenset({"input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids", "labels", "shift_labels"})
+"""Arguments that run along the sequence and are shortened with it, beside masks and positions."""
+
 
 def has_images(request: Mapping[str, Any], modalities: Sequence[Modality]) -> bool:
     """Return whether a call brings images or videos, raw or encoded."""
@@ -38,10 +41,6 @@ def placeholder_places(request: Mapping[str, Any], placeholders: Sequence[int], 
         raise RefusedError("a prompt with images needs input_ids or inputs_embeds")
     marks = decoder.embed_tokens(torch.tensor(placeholders, device=embeds.device))
     return [(embeds == mark).all(dim=-1) for mark in marks]
-
-
-ALONG = frozenset({"input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids", "labels", "shift_labels"})
-"""Arguments that run along the sequence and are shortened with it, beside masks and positions."""
 
 
 def prompt_mask(request: Mapping[str, Any], rows: int, length: int, device: torch.device) -> Tensor:
@@ -135,8 +134,7 @@ def shorten_request(
 
 def _shorten_shifted(labels: Tensor, shortening: Shortening) -> Tensor:
     """Shorten labels `[rows, n]` that stand one place before their tokens: each stands before its token again."""
-    ahead = shortening.take(torch.nn.functional.pad(labels[:, :-1], (1, 0), value=-100))
-    ahead = torch.where(shortening.filler, -100, ahead)
+    ahead = shortening.filled(shortening.take(torch.nn.functional.pad(labels[:, :-1], (1, 0), value=IGNORED)), IGNORED)
     return torch.cat([ahead[:, 1:], labels[:, -1:]], dim=1)
 
 

@@ -44,6 +44,7 @@ class StageRecord:
         site: the site of the stage.
         formula: the formula that selected the tokens.
         keep: the budget, as written.
+        notes: fallbacks that were used, and other remarks.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class StageRecord:
         keep: str,
         samples: tuple[SampleRecord, ...] | Callable[[], tuple[SampleRecord, ...]],
         ms: float | Callable[[], float],
-        notes: tuple[str, ...] | Callable[[], tuple[str, ...]] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.site = site
         self.formula = formula
         self.keep = keep
+        self.notes = notes
         self._samples = samples
         self._ms = ms
-        self._notes = notes
 
     @property
     def samples(self) -> tuple[SampleRecord, ...]:
@@ -76,16 +77,9 @@ class StageRecord:
             self._ms = self._ms()
         return self._ms
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Fallbacks that were used, and other remarks."""
-        if callable(self._notes):
-            self._notes = self._notes()
-        return self._notes
-
     def fetch(self) -> None:
         """Read everything now, so that nothing is held on the device."""
-        _ = self.samples, self.ms, self.notes
+        _ = self.samples, self.ms
 
 
 @dataclass(eq=False)

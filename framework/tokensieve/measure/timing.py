@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from tokensieve.engine.cache import NAMES, returned_cache
+from tokensieve.engine.cache import cache_name, returned_cache
+from tokensieve.engine.installation import Installation
 from tokensieve.engine.stopwatch import Stopwatch
 from tokensieve.ledger.run import Run
 from tokensieve.models.decoder import Decoder
@@ -66,36 +66,18 @@ class VisionWatch:
 @contextmanager
 def watched_vision(decoder: Decoder) -> Iterator[VisionWatch]:
     """Time the calls that encode pictures, inside the block; `prune` is entered inside of it, too."""
-    watch, base = VisionWatch(), decoder.base_model
-    names = [f"get_{modality.name}_features" for modality in decoder.modalities]
-    before = {name: vars(base)[name] for name in names if name in vars(base)}
+    watch = VisionWatch()
 
-    def timed(real: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(real)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            clock = Stopwatch(decoder.model.device)  # type: ignore[arg-type]
-            result = real(*args, **kwargs)
-            watch.spans.append(clock.stop())
-            return result
+    def timed(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        clock = Stopwatch(decoder.model.device)  # type: ignore[arg-type]
+        result = real(*args, **kwargs)
+        watch.spans.append(clock.stop())
+        return result
 
-        return call
-
-    try:
-        for name in names:
-            vars(base)[name] = timed(getattr(base, name))
+    with closing(Installation()) as installation:
+        for modality in decoder.modalities:
+            installation.wrap(decoder.base_model, f"get_{modality.name}_features", timed)
         yield watch
-    finally:
-        for name in names:
-            vars(base).pop(name, None)
-        vars(base).update(before)
-
-
-def cache_argument(model: Any) -> str:
-    """Return the name of the cache among the arguments of a model's forward."""
-    import inspect
-
-    known = inspect.signature(type(model).forward).parameters
-    return next((name for name in NAMES if name in known), NAMES[-1])
 
 
 def prefill(model: Any, request: Mapping[str, Any]) -> Any:
@@ -105,7 +87,7 @@ def prefill(model: Any, request: Mapping[str, Any]) -> Any:
 
 def decode(model: Any, request: Mapping[str, Any], cache: Any, steps: int) -> None:
     """Let the model read `steps` further tokens, one at a time. Which they are does not matter, so nothing waits."""
-    name, token = cache_argument(model), request["input_ids"][:, :1]
+    name, token = cache_name(model), request["input_ids"][:, :1]
     positions = request.get("position_ids")
     for number in range(steps):
         further = {name: cache}

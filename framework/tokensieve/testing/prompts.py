@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,6 @@ from tokensieve.models.decoder import Decoder, Modality
 Part = int | tuple[str, int]
 """A number of text tokens, or a picture: `("image", seed)`, `("video", seed)`."""
 PAD, BEGIN = 0, 1
-
-
-def cache_name(model: Any) -> str:
-    """Return the name of the cache argument of a model or its class, which transformers renamed in 5.24."""
-    known = inspect.signature(model.forward).parameters
-    return next(name for name in ("cache", "past_key_values") if name in known)
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import torch
 import tokensieve as ts
 from tokensieve.cost.geometry import pruned_prefill_flops
 from tokensieve.cost.language_model import flop_counter
+from tokensieve.engine.cache import cache_name
 from tokensieve.testing.adapters.base import AdapterLaws
 from tokensieve.testing.adapters.kit import NEW_TOKENS, Kit, assert_close
-from tokensieve.testing.prompts import cache_name
 
 
 class ComputationLaws(AdapterLaws):

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.engine.cache import cache_name
 from tokensieve.testing.adapters.base import AdapterLaws
 from tokensieve.testing.adapters.kit import NEW_TOKENS, Kit, assert_close, decoder_stage
 from tokensieve.testing.adapters.probes import LargestFeatures
 from tokensieve.testing.footprint import footprint
-from tokensieve.testing.prompts import cache_name
 
 
 class EncoderLaws(AdapterLaws):

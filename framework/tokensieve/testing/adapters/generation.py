@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.engine.cache import cache_name
 from tokensieve.testing.adapters.base import AdapterLaws
 from tokensieve.testing.adapters.kit import YES, Kit, assert_close
-from tokensieve.testing.prompts import Prompts, Row, cache_name
+from tokensieve.testing.prompts import Prompts, Row
 
 
 class GenerationLaws(AdapterLaws):

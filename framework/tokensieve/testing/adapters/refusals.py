@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.engine.cache import cache_name
 from tokensieve.testing.adapters.base import AdapterLaws
 from tokensieve.testing.adapters.kit import Kit
-from tokensieve.testing.prompts import cache_name
 
 
 class RefusalLaws(AdapterLaws):
