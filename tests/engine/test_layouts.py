@@ -78,7 +78,7 @@ def test_groups_are_what_a_loop_finds(samples, per, judges, data):
     alive = None
     if data.draw(st.booleans()):
         alive = layout.every.array & np.array(
-            data.draw(st.lists(st.booleans(), min_size=grid[..., 0].size, max_size=grid[..., 0].size))
+            data.draw(st.lists(st.booleans(), min_size=grid[..., 0].size, max_size=grid[..., 0].size)), dtype=bool
         ).reshape(grid.shape[:2])
     wanted = {}
     for row, tokens in enumerate(samples):

@@ -237,6 +237,18 @@ def install(installation: Installation, attention: nn.Module, tap: AttentionTap)
             point.connect()
 
 
+_PREFIX = "tokensieve_tap_"
+
+
+def _name(attention: nn.Module) -> str:
+    return f"{_PREFIX}{id(attention)}"
+
+
+def is_tap_of(model: nn.Module, name: str) -> bool | None:
+    """Return whether a registered attention taps a module of the model; none where it is no tap."""
+    return any(_name(module) == name for module in model.modules()) if name.startswith(_PREFIX) else None
+
+
 class _TapPoint:
     """The place in an attention module where taps of several installations look at its calls.
 
@@ -268,7 +280,7 @@ class _TapPoint:
         self._config = config
         self._forget: Callable[[], object] = bool
         # One name per module; registering a function is the library's own extension point.
-        self.name = f"tokensieve_tap_{id(attention)}"
+        self.name = _name(attention)
 
     def connect(self) -> None:
         """Let the module call the taps."""

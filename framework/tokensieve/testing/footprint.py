@@ -18,8 +18,13 @@ _HOOKS = (
 
 
 def footprint(model: nn.Module) -> dict[str, Any]:
-    """Return what identifies hooks, attributes, configs, weights and registered attention functions."""
+    """Return what identifies hooks, attributes, configs, weights and registered attention functions.
+
+    Taps of other models are left out: one whose model is dropped goes whenever Python collects it.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    from tokensieve.engine.attention_tap import is_tap_of
 
     modules = {}
     for name, module in model.named_modules():
@@ -36,9 +41,12 @@ def footprint(model: nn.Module) -> dict[str, Any]:
         }
     weights = {name: (id(weight), weight._version, weight.grad is None) for name, weight in model.named_parameters()}
     registry = {
-        "shared": sorted(AttentionInterface._global_mapping),
+        "shared": [
+            (name, id(function))
+            for name, function in sorted(AttentionInterface._global_mapping.items())
+            if is_tap_of(model, name) is not False
+        ],
         "own": sorted(ALL_ATTENTION_FUNCTIONS._local_mapping),
-        "functions": [id(f) for _, f in sorted(AttentionInterface._global_mapping.items())],
     }
     generate = getattr(model, "generate", None)
     config = getattr(model, "config", None)
