@@ -159,7 +159,7 @@ def test_the_librarys_registry_is_as_before():
 
 
 def test_a_footprint_knows_taps_of_its_own_model_alone():
-    model, other = llava(layers=2), llava(layers=2)
+    model, other = llava(), llava()
     before = footprint(model)
     with ts.prune(other, RECIPES["inside"]):
         assert footprint(model) == before
