@@ -81,10 +81,10 @@ def test_a_broken_pipe_to_somebody_else_is_an_error(cli, monkeypatch):
     """A worker that died is no reader of the output: that is said."""
     assert not console.reader_is_gone()
 
-    def broken():
+    def broken(plugin):
         raise BrokenPipeError("a worker is gone")
 
-    monkeypatch.setattr("tokensieve.cli.plugins.default_registry", broken)
+    monkeypatch.setattr("tokensieve.cli.plugins.open_registry", broken)
     result = cli("plugins")
     assert result.exit_code == 1
     assert result.stderr.startswith("BrokenPipeError: a worker is gone")

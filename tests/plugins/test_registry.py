@@ -1,6 +1,7 @@
 """The registry as a value, and plugins that register wrongly."""
 
 import importlib.metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from tokensieve.errors import (
     PluginError,
     UnknownCheckpointError,
     UnknownComposerError,
+    UnknownRecipeError,
     UnknownStrategyError,
     UnknownTaskError,
     UnsupportedModelError,
@@ -176,7 +178,9 @@ class LikeAStrategy(Majority):
         ({"strategies": [Majority]}, "as strategy, which is no subclass of Strategy"),
         ({"composers": [First]}, "as composer, which is no subclass of Composer"),
         ({"adapters": [First]}, "as adapter, which is no subclass of Adapter"),
-        ({"recipes": ["nowhere.yaml"]}, "is no .yaml file"),
+        ({"recipes": ["nowhere.yaml"]}, "which does not exist; a wheel carries files of a package only"),
+        ({"recipes": [__file__]}, "which is no .yaml file"),
+        ({"recipes": [str(Path(__file__).parent)]}, "which is a folder; add the files in it"),
     ],
 )
 def test_what_cannot_be_registered(given, part):
@@ -310,9 +314,24 @@ def broken_import():
 
 
 class Raises:
+    """Adds a strategy, a recipe that is not there and a composer; its tasks fail, and its adapter is none."""
+
     @hookimpl
     def register_strategies(self, registry):
         registry.add_strategy(First)
+        registry.add_strategy(Nameless)
+
+    @hookimpl
+    def register_composers(self, registry):
+        registry.add_composer(Majority)
+
+    @hookimpl
+    def register_recipes(self, registry):
+        registry.add_recipe("nowhere.yaml")
+
+    @hookimpl
+    def register_tasks(self, registry):
+        registry.add_task(Riddles)
         raise RuntimeError("bad day")
 
 
@@ -322,12 +341,8 @@ def test_a_broken_plugin_is_reported_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
     registry = ts.default_registry()
     errors = {p.name: p.error for p in registry.plugins if p.error}
-    assert errors == {
-        "acme": "ModuleNotFoundError: No module named 'acme_ops'",
-        "moody": "RuntimeError: bad day",
-    }
+    assert errors == {"acme": "ModuleNotFoundError: No module named 'acme_ops'"}
     assert "gsp" in registry.strategies
-    assert "first" not in registry.strategies
     with pytest.raises(UnknownStrategyError) as raised:
         registry.strategy("gps")
     message = str(raised.value)
@@ -336,6 +351,26 @@ def test_a_broken_plugin_is_reported_and_the_others_go_on(monkeypatch):
     assert "The plugin 'acme' did not load (ModuleNotFoundError: No module named 'acme_ops')." in message
     with pytest.raises(UnknownComposerError, match="Did you mean 'union'"):
         registry.composer("unoin")
+
+
+def test_a_broken_thing_costs_a_plugin_that_thing(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry_point("moody", Raises)])
+    registry = ts.default_registry()
+    assert (*registry.strategies, *registry.tasks) == ("first", "riddles")
+    assert registry.origin("composer", "majority") == "moody (moody 1.0)"
+    [moody] = registry.plugins
+    assert moody.error is None
+    nameless, recipe, tasks = moody.left_out
+    assert nameless.startswith("strategy Nameless of moody (moody 1.0) has no name")
+    assert recipe.startswith("moody (moody 1.0) adds the recipe nowhere.yaml, which does not exist")
+    assert tasks == "the rest of register_tasks of moody (moody 1.0), which raised RuntimeError: bad day"
+    with pytest.raises(
+        UnknownRecipeError, match=r"Registered: none\. Not added: .*nowhere\.yaml, which does not exist"
+    ):
+        registry.recipe("nowhere")
+    # Afterwards, what is registered by hand is right as a whole, or an error.
+    with pytest.raises(PluginError):
+        registry.add_recipe("nowhere.yaml")
 
 
 def test_a_plugin_that_clashes_stops_the_registry(monkeypatch):

@@ -6,15 +6,16 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
+from tokensieve.cli.options import PluginFiles, open_registry
 from tokensieve.cli.tables import adapters_table, titled_table
-from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry
 
 
-def adapters() -> None:
+def adapters(plugin: PluginFiles = None) -> None:
     """List model families, and the evidence that strategies get of each."""
     from tokensieve.checkpoints.loaded_model import quiet
 
-    registry = default_registry()
+    registry = open_registry(plugin)
     console.show(adapters_table(registry))
     with quiet():
         console.show(evidence_table(registry))

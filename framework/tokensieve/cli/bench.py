@@ -14,10 +14,10 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.bench_tables import break_even_table, latency_tables, overhead_table
 from tokensieve.cli.files import require_writable
-from tokensieve.cli.options import Budget, Device, RecipeNames, parse_budgets
+from tokensieve.cli.options import Budget, Device, PluginFiles, RecipeNames, open_registry, parse_budgets
 from tokensieve.cli.progress import Report, reported
 from tokensieve.errors import RefusedError, listing
-from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Count operators, waits and bytes that pruning adds, and time nothing.")
     ] = False,
+    plugin: PluginFiles = None,
 ) -> None:
     """Measure how fast pruned prompts are beside unpruned ones, and beside prompts that are as short from the start."""
-    registry = default_registry()
+    registry = open_registry(plugin)
     grid = _Grid(
         numbers("--visual", visual) if visual is not None else (),
         numbers("--text", text),

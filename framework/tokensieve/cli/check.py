@@ -12,9 +12,8 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import Budget, OptionalModel, RecipeName, parse_budgets
+from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeName, open_registry, parse_budgets
 from tokensieve.models.adapter import Adapter
-from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import Finding, review
 from tokensieve.stage import Stage
@@ -24,9 +23,9 @@ LEVELS = ("error", "warning", "note")
 """The levels of findings, the worst first."""
 
 
-def check(recipe: RecipeName, model: OptionalModel = None, keep: Budget = None) -> None:
+def check(recipe: RecipeName, model: OptionalModel = None, keep: Budget = None, plugin: PluginFiles = None) -> None:
     """Review a recipe before it runs: its plan, and what is wrong with it."""
-    registry = default_registry()
+    registry = open_registry(plugin)
     loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep))
     adapter = None
     if model is not None:

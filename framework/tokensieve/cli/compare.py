@@ -12,8 +12,9 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import Settings, output_address
-from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.cli.options import PluginFiles, Settings, open_registry, output_address
+from tokensieve.plugins.files import plugin_file
+from tokensieve.plugins.registry import Registry
 
 if TYPE_CHECKING:
     from tokensieve.study.planning.jobs import Plan
@@ -58,6 +59,7 @@ def compare(
         bool,
         typer.Option("--in-process", help="For debugging: run cells in this process, which they can end or hang."),
     ] = False,
+    plugin: PluginFiles = None,
 ) -> None:
     """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
     from tokensieve.cli.studies import Engine, run_study
@@ -73,8 +75,12 @@ def compare(
         )
     if cell_timeout is not None and not cell_timeout > 0:
         raise typer.BadParameter("name more than 0 seconds, or inf", param_hint="--cell-timeout")
-    registry = default_registry()
+    registry = open_registry(plugin)
     loaded = Study.load(study, registry, settings or [])
+    if plugin:
+        # Cells run in other processes, which have to know it as well.
+        files = (str(plugin_file(file)) for file in plugin)
+        loaded = loaded.model_copy(update={"plugins": (*loaded.plugins, *files)})
     if cell_timeout is not None:
         loaded = loaded.model_copy(update={"cell_timeout": cell_timeout})
     store = Store(out)

@@ -12,13 +12,12 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import Budget, OptionalModel, RecipeNames, parse_budgets
+from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeNames, open_registry, parse_budgets
 from tokensieve.cost.geometry import Geometry, layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import prefill_flops
 from tokensieve.cost.vision import VisionCost
 from tokensieve.errors import RefusedError, listing
 from tokensieve.models.adapter import Adapter
-from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.recipes.review import review
 
@@ -36,9 +35,10 @@ def cost(
     ] = None,
     text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of the prompt.")] = 64,
     keep: Budget = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Count what recipes cost on a model of real size, without its weights."""
-    registry = default_registry()
+    registry = open_registry(plugin)
     budgets = parse_budgets(keep)
     loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     if (geometry is None) == (model is None) or (model is not None and visual is None):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.cli import console
 from tokensieve.errors import BudgetError
+
+if TYPE_CHECKING:
+    from tokensieve.plugins.registry import Registry
 
 VIEWER_SAMPLES = 24
 """How many questions the viewer of a report shows by default."""
@@ -62,6 +66,25 @@ Device = Annotated[
         "--device", metavar="NAME", help="Where the model runs, such as cpu or cuda:0. An accelerator if there is one."
     ),
 ]
+
+PluginFiles = Annotated[
+    Optional[list[Path]],  # noqa: UP045 - typer reads the annotation
+    typer.Option("--plugin", metavar="FILE.py", help="A plugin that is not installed; give it again for more of them."),
+]
+
+
+def open_registry(plugins: Sequence[Path] | None) -> Registry:
+    """Return a registry of everything installed, and of the plugins of `--plugin`.
+
+    Raises:
+        PluginError: if a file is no plugin.
+    """
+    from tokensieve.plugins.files import register_files
+    from tokensieve.plugins.registry import default_registry
+
+    registry = default_registry()
+    register_files(plugins or (), registry)
+    return registry
 
 
 def parse_budgets(keep: str | None) -> list[Keep] | None:

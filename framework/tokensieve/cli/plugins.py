@@ -11,10 +11,11 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
+from tokensieve.cli.options import PluginFiles, open_registry
 from tokensieve.cli.tables import adapters_table, first_paragraph, titled_table
 from tokensieve.errors import TokensieveError
 from tokensieve.plugins.plugin import Plugin
-from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
@@ -23,16 +24,25 @@ from tokensieve.tasks.base import Task
 KINDS = (Merger, Ranker, Chooser, Scorer)
 
 
-def plugins() -> None:
+def plugins(plugin: PluginFiles = None) -> None:
     """List plugins, and all that they bring: strategies, recipes, adapters, tasks and so on."""
-    registry = default_registry()
+    registry = open_registry(plugin)
     for table in plugin_tables(registry):
         console.show(table)
         console.echo()
-    broken = [plugin for plugin in registry.plugins if plugin.error]
-    for plugin in broken:
-        console.echo(f"error: the plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.error}")
-    raise typer.Exit(1 if broken else 0)
+    errors = list(plugin_errors(registry))
+    for error in errors:
+        console.echo(f"error: {error}")
+    raise typer.Exit(1 if errors else 0)
+
+
+def plugin_errors(registry: Registry) -> Iterator[str]:
+    """Return a sentence about every plugin that did not load, and about every thing that was left out of one."""
+    for plugin in registry.plugins:
+        if plugin.error:
+            yield f"the plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.error}"
+        for left_out in plugin.left_out:
+            yield f"not added: {left_out}"
 
 
 def plugin_tables(registry: Registry) -> Iterator[Table]:

@@ -11,8 +11,16 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
 from tokensieve.cli.files import read_image, require_writable
-from tokensieve.cli.options import Budget, Device, Model, QueryEncoder, RecipeName, parse_budgets
-from tokensieve.plugins.registry import default_registry
+from tokensieve.cli.options import (
+    Budget,
+    Device,
+    Model,
+    PluginFiles,
+    QueryEncoder,
+    RecipeName,
+    open_registry,
+    parse_budgets,
+)
 from tokensieve.recipes.recipe import Recipe
 
 
@@ -33,9 +41,10 @@ def run(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
     query_encoder: QueryEncoder = None,
     device: Device = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Answer a question about a picture with fewer visual tokens, and print the ledger."""
-    registry = default_registry()
+    registry = open_registry(plugin)
     budgets = parse_budgets(keep)
     loaded = Recipe.load(recipe, registry, keep=budgets)
     for file in (json_file, save_kept):

@@ -10,7 +10,7 @@ import typer
 
 from tokensieve.cli import console
 from tokensieve.cli.files import require_writable
-from tokensieve.cli.options import output_path
+from tokensieve.cli.options import PluginFiles, open_registry, output_path
 from tokensieve.recipes.schema import schema as recipe_schema
 
 
@@ -19,10 +19,11 @@ def schema(
         Optional[Path],  # noqa: UP045 - typer reads the annotation
         typer.Option("--out", metavar="FILE", parser=output_path, help="Write it to a file."),
     ] = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Print the JSON Schema of recipe files, for editors."""
     require_writable(out)
-    text = json.dumps(recipe_schema(), indent=2)
+    text = json.dumps(recipe_schema(open_registry(plugin)), indent=2)
     if out is None:
         console.echo(text)
     else:

@@ -11,9 +11,18 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
 from tokensieve.cli.files import make_folder, read_image
-from tokensieve.cli.options import Budget, Device, OptionalModel, QueryEncoder, RecipeNames, output_path, parse_budgets
+from tokensieve.cli.options import (
+    Budget,
+    Device,
+    OptionalModel,
+    PluginFiles,
+    QueryEncoder,
+    RecipeNames,
+    open_registry,
+    output_path,
+    parse_budgets,
+)
 from tokensieve.drawing.show import QUESTION, draw
-from tokensieve.plugins.registry import default_registry
 from tokensieve.recipes.recipe import Recipe
 
 
@@ -30,12 +39,13 @@ def show(
     keep: Budget = None,
     query_encoder: QueryEncoder = None,
     device: Device = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Draw what recipes keep of a picture, and which operand chose what.
 
     Without a model, a small example of real geometry and random weights is made for it.
     """
-    registry = default_registry()
+    registry = open_registry(plugin)
     budgets = parse_budgets(keep)
     loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     pictures = [(file, read_image(file)) for file in image]

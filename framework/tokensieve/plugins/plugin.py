@@ -23,11 +23,13 @@ class Plugin:
         name: the entry point's name.
         origin: distribution and version, or how it was registered.
         error: why it did not load, or none.
+        left_out: a sentence about each thing of it that was not added, with the reason.
     """
 
     name: str
     origin: str
     error: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,13 @@ def usable(name: str) -> bool:
 
 
 def broken(plugins: Iterable[Plugin]) -> str:
-    """Say which plugins did not load, or nothing."""
-    return "".join(f" The plugin '{plugin.name}' did not load ({plugin.error})." for plugin in plugins if plugin.error)
+    """Say which plugins did not load, and what was left out of others, or nothing."""
+    said = ""
+    for plugin in plugins:
+        if plugin.error:
+            said += f" The plugin '{plugin.name}' did not load ({plugin.error})."
+        said += "".join(f" Not added: {one}." for one in plugin.left_out)
+    return said
 
 
 def _said(error: BaseException) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pluggy
 from torch import nn
@@ -29,6 +30,7 @@ from tokensieve.errors import (
     UnsupportedModelError,
     did_you_mean,
     listing,
+    text_of,
 )
 from tokensieve.models.adapter import Adapter
 from tokensieve.plugins import hookspecs
@@ -39,6 +41,31 @@ from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+HOOKS = ("register_strategies", "register_composers", "register_recipes", "register_adapters", "register_tasks")
+"""The hooks that add something, in the order in which they are called."""
+
+
+_NOT_IN_A_WHEEL = (
+    "; a wheel carries files of a package only: make the module a folder, with its code in __init__.py and the file "
+    "beside it"
+)
+
+
+def _one_thing(add: Callable[Concatenate[Registry, P], None]) -> Callable[Concatenate[Registry, P], None]:
+    """Let what cannot be added cost an installed plugin that thing alone: it is written down instead of raised."""
+
+    @functools.wraps(add)
+    def added(registry: Registry, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            add(registry, *args, **kwargs)
+        except PluginError as error:
+            if registry._left_out is None or error is registry._shared:
+                raise
+            registry._left_out.append(text_of(error))
+
+    return added
 
 
 class Registry:
@@ -62,6 +89,8 @@ class Registry:
         self._plugins: list[Plugin] = []
         # The latest error that is not one plugin's own business.
         self._shared: PluginError | None = None
+        # What the plugin that is being loaded could not add; none where an error is raised.
+        self._left_out: list[str] | None = None
         self._current = OWN
         for composer in COMPOSERS:
             self.add_composer(composer)
@@ -113,6 +142,10 @@ class Registry:
     def hook(self) -> pluggy.HookRelay:
         """The hooks of all plugins."""
         return self._manager.hook
+
+    def is_registered(self, plugin: object) -> bool:
+        """Return whether a module or object is registered as a plugin."""
+        return self._manager.is_registered(plugin)
 
     def origin(self, kind: str, name: str) -> str:
         """Return the plugin that brought something: a `strategy`, a `recipe`, an `adapter`, and so on."""
@@ -194,6 +227,7 @@ class Registry:
 
     # Registering
 
+    @_one_thing
     def add_strategy(self, strategy: type[Strategy]) -> None:
         """Add a strategy class under its `name`."""
         self._check_class("strategy", strategy, Strategy)
@@ -204,6 +238,7 @@ class Registry:
             )
         self._add("strategy", self._strategies, strategy.name, strategy)
 
+    @_one_thing
     def add_composer(self, composer: type[Composer]) -> None:
         """Add a composer class under its `name`."""
         self._check_class("composer", composer, Composer)
@@ -220,22 +255,16 @@ class Registry:
             )
         self._add("composer", self._composers, composer.name, composer)
 
+    @_one_thing
     def add_recipe(self, path: Traversable | str) -> None:
         """Add a recipe file; its stem is its name, so it holds no dot."""
-        file = Path(path) if isinstance(path, str) else path
-        name, _, suffix = file.name.rpartition(".")
-        if suffix not in ("yaml", "yml") or not name or not file.is_file():
-            raise PluginError(f"{self._current} adds the recipe {file}, which is no .yaml file")
-        if "." in name:
-            raise PluginError(f"{self._current} adds the recipe '{name}'; a name with a dot would be read as a path")
+        file, name = self._file("recipe", path, ("yaml", "yml"))
         self._add("recipe", self._recipes, name, file)
 
+    @_one_thing
     def add_geometry(self, path: Traversable | str) -> None:
         """Add the JSON file of a real model's geometry, for counting; its stem is its name."""
-        file = Path(path) if isinstance(path, str) else path
-        name, _, suffix = file.name.rpartition(".")
-        if suffix != "json" or not name or "." in name or not file.is_file():
-            raise PluginError(f"{self._current} adds the geometry {file}, which is no .json file with a plain name")
+        file, name = self._file("geometry", path, ("json",))
         self._add("geometry", self._geometries, name, file)
 
     def geometry(self, name: str) -> Traversable:
@@ -244,16 +273,19 @@ class Registry:
             raise self._unknown(UnknownGeometryError, "geometry", name, self._geometries)
         return self._geometries[name]
 
+    @_one_thing
     def add_adapter(self, adapter: type[Adapter]) -> None:
         """Add an adapter class under its `name`."""
         self._check_class("adapter", adapter, Adapter)
         self._add("adapter", self._adapters, adapter.name, adapter)
 
+    @_one_thing
     def add_task(self, task: type[Task]) -> None:
         """Add a task class under its `name`."""
         self._check_class("task", task, Task)
         self._add("task", self._tasks, task.name, task)
 
+    @_one_thing
     def add_checkpoint(self, name: str, folder: Path | str, query_encoder: Path | str | None = None) -> None:
         """Add a trained model under a name; the folder of its two-tower model comes along where it has one."""
         folders = [Path(folder), *([] if query_encoder is None else [Path(query_encoder)])]
@@ -270,6 +302,10 @@ class Registry:
         Raises:
             PluginError: if a hook is misspelt, a name is taken, or something it adds is not valid.
         """
+        self._register(plugin, name, origin)
+        self._plugins.append(Plugin(name, origin))
+
+    def _register(self, plugin: object, name: str, origin: str) -> None:
         for other in self._plugins:
             if other.name == name and other.error is None:
                 raise self._for_all(
@@ -287,21 +323,20 @@ class Registry:
             except ValueError as error:
                 raise PluginError(f"plugin '{name}' ({origin}) cannot be registered: {error}") from None
             others = self._manager.get_plugins() - {plugin}
-            for hook in (
-                "register_strategies",
-                "register_composers",
-                "register_recipes",
-                "register_adapters",
-                "register_tasks",
-            ):
-                self._manager.subset_hook_caller(hook, others)(registry=self)
-        self._plugins.append(Plugin(name, origin))
+            for hook in HOOKS:
+                try:
+                    self._manager.subset_hook_caller(hook, others)(registry=self)
+                # A stranger's hook can raise anything, and even exit; what it added before is there.
+                except (Exception, SystemExit) as error:
+                    if self._left_out is None or error is self._shared:
+                        raise
+                    self._left_out.append(f"the rest of {hook} of {self._current}, which raised {_said(error)}")
 
     def load_entry_points(self) -> None:
         """Register every installed plugin, one by one.
 
-        A plugin that fails to load, or adds something that is not valid, is recorded with its
-        reason, and the others go on.
+        A plugin that fails to load is recorded with its reason, and the others go on. Something that is not valid
+        costs a plugin that thing alone, which is recorded likewise.
 
         Raises:
             PluginError: if a hook is misspelt or two plugins use one name.
@@ -309,13 +344,17 @@ class Registry:
         points = metadata.entry_points(group=ENTRY_POINTS)
         for point in sorted(points, key=lambda p: (p.name, p.value)):
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+            self._left_out = []
             try:
-                self.register(point.load(), point.name, origin)
+                self._register(point.load(), point.name, origin)
+                self._plugins.append(Plugin(point.name, origin, left_out=tuple(self._left_out)))
             # A stranger's module can raise anything, and even exit; it must not take the others down.
             except (Exception, SystemExit) as error:
                 if error is self._shared:
                     raise
                 self._plugins.append(Plugin(point.name, origin, _said(error)))
+            finally:
+                self._left_out = None
 
     @contextmanager
     def _all_or_nothing(self, current: str) -> Iterator[None]:
@@ -357,6 +396,20 @@ class Registry:
             )
         table[name] = value
         self._origins[(kind, name)] = self._current
+
+    def _file(self, kind: str, path: Traversable | str, suffixes: tuple[str, ...]) -> tuple[Traversable, str]:
+        """Return a file that a plugin adds, and its stem, by which it is known."""
+        file = Path(path) if isinstance(path, str) else path
+        name, _, suffix = file.name.rpartition(".")
+        said = f"{self._current} adds the {kind} {file}"
+        if not file.is_file():
+            there = "is a folder; add the files in it" if file.is_dir() else f"does not exist{_NOT_IN_A_WHEEL}"
+            raise PluginError(f"{said}, which {there}")
+        if suffix not in suffixes or not name:
+            raise PluginError(f"{said}, which is no .{suffixes[0]} file")
+        if "." in name:
+            raise PluginError(f"{said}; a name with a dot ('{name}') would be read as a path")
+        return file, name
 
     def _check_class(self, kind: str, value: object, base: type) -> None:
         if not (isinstance(value, type) and issubclass(value, base)):

@@ -16,6 +16,7 @@ from tokensieve.study.planning.planner import ModelPlanner, PlannedCell
 from tokensieve.study.planning.tasks import PreparedTask, knows_needed_tokens, prepare_task
 from tokensieve.study.planning.versions import versions
 from tokensieve.study.rows import FORMAT, Cell
+from tokensieve.study.spec import plugins
 from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.study import Study
 
@@ -147,6 +148,5 @@ def make_job(study: Study, opened: OpenedModel, task: PreparedTask, planned: Pla
         shape=planned.shape,
     )
     keep = planned.keep.keeps[0] if planned.role == "downsampled" and planned.keep is not None else None
-    return Job(
-        cell, with_absolute_paths(opened.model), task.entry, keep, study.batch, study.limit, study.share, study.plugins
-    )
+    model, named = with_absolute_paths(opened.model), plugins.with_absolute_paths(study.plugins)
+    return Job(cell, model, task.entry, keep, study.batch, study.limit, study.share, named)

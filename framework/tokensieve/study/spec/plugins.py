@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from tokensieve.errors import (
-    PluginError,
-    text_of,
-)
+from tokensieve.errors import PluginError, text_of
+from tokensieve.plugins.files import on_path, plugin_file, register_files
 from tokensieve.plugins.registry import Registry
 
 
 def register_plugins(names: Iterable[str], registry: Registry) -> None:
-    """Import modules with plugins, and register those that are not registered yet.
+    """Import plugins, and register those that are not registered yet.
+
+    Args:
+        names: modules, or paths of files that end in `.py`.
+        registry: where they are registered.
 
     Raises:
-        PluginError: if a module cannot be imported, or adds something that is not valid.
+        PluginError: if one of them cannot be imported, or adds something that is not valid.
     """
     known = {plugin.name for plugin in registry.plugins}
     for name in names:
         if name in known:
             continue
+        if _is_file(name):
+            register_files([Path(name)], registry)
+            continue
         try:
-            with _working_folder_on_path():
+            with on_path(Path.cwd()):
                 module = importlib.import_module(name)
         # A plugin's module can raise anything, and even exit.
         except (Exception, SystemExit, GeneratorExit) as error:
@@ -35,15 +38,10 @@ def register_plugins(names: Iterable[str], registry: Registry) -> None:
         registry.register(module, name, f"module {name}")
 
 
-@contextmanager
-def _working_folder_on_path() -> Iterator[None]:
-    """Put the working folder on `sys.path`, as `python` itself does."""
-    here = str(Path.cwd())
-    if here in sys.path:
-        yield
-        return
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
+def with_absolute_paths(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of plugins with absolute paths of files: cells may run in another folder."""
+    return tuple(str(plugin_file(Path(name))) if _is_file(name) else name for name in names)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py")
