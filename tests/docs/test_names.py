@@ -11,7 +11,7 @@ from tokensieve.plugins import hookspecs
 from tokensieve.tasks.jsonl import VqaJsonl
 from tokensieve.tasks.jsonl_lines import Line
 from tokensieve.tasks.metric_table import METRICS
-from tokensieve.testing.composers import COMPOSER_LAWS
+from tokensieve.testing.composers.conformance import COMPOSER_LAWS
 from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER_LAWS
 from tokensieve.testing.tasks import TASK_LAWS
 

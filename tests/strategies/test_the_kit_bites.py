@@ -3,6 +3,7 @@
 Beside the law stand the others that catch it too: all there are, so a law that grows blind is seen.
 """
 
+import re
 from typing import ClassVar
 
 import pytest
@@ -17,15 +18,24 @@ from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER
 from tokensieve.testing.strategies.counts import exact_count
 
 
-def broken(cls):
-    """The laws that a strategy breaks."""
-    found = set()
+def failures(cls):
+    """What is said of the laws that a strategy breaks, by law."""
+    found = {}
     for instance, check in parametrize_strategy_checks(cls):
         try:
             check(instance)
-        except Exception:
-            found.add(check.name)
+        except Exception as error:
+            found[check.name] = said(error)
     return found
+
+
+def said(error):
+    return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+
+
+def broken(cls):
+    """The laws that a strategy breaks."""
+    return set(failures(cls))
 
 
 class Largest(Scorer):
@@ -364,7 +374,26 @@ CAUGHT = [
 
 @pytest.mark.parametrize(("law", "mutant", "also"), CAUGHT, ids=[f"{law}-{mutant.name}" for law, mutant, _ in CAUGHT])
 def test_a_law_catches_what_breaks_it(law, mutant, also):
-    assert broken(mutant) == {law, *also.split()}
+    found = failures(mutant)
+    assert set(found) == {law, *also.split()}
+    # Each says what was found, which law that breaks, and the usual cure.
+    for broken_law, message in found.items():
+        assert re.fullmatch(rf"\w+Error: .+\n(?:.*\n)*the law {broken_law}: [A-Z`].+\nusual cure: .{{20,}}", message), (
+            message
+        )
+    assert CURES[law, mutant] in found[law]
+
+
+CURES = {(law, mutant): "" for law, mutant, _ in CAUGHT} | {
+    ("no_repeats", PicksAgain): "set its score to -inf before the next pick",
+    ("padding_free", TimesValid): "leave out `~tokens.valid` before a mean",
+    ("batch_free", OfTheBatch): "reduce over the tokens of a row (`dim=1`), never over rows",
+    ("dtype_free", InHalf): "compute in float32",
+    ("pure", Shared): "judging drew from torch's own generator\nthe law pure: Choosing tokens changes neither",
+    ("pure", Remembers): "keep results in local variables",
+    ("declared_evidence_suffices", Peeks): "add to `needs` whatever you look at",
+    ("mass_conserved", Forgets): "give every token of `tokens.valid` a slot",
+}
 
 
 def test_writing_into_the_evidence_is_caught_wherever_it_happens():

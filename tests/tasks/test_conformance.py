@@ -1,6 +1,7 @@
 """The tasks that come with tokensieve keep the laws of tasks; and each law catches what breaks it."""
 
 import json
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -290,15 +291,20 @@ def test_every_task_that_comes_along_is_tried(registry):
     assert set(registry.tasks.values()) == set(tried)
 
 
-def broken(cls, **given):
-    """The laws that a task breaks."""
-    found = set()
+def failures(cls, **given):
+    """What is said of the laws that a task breaks, by law."""
+    found = {}
     for law in TASK_LAWS:
         try:
             law(Trial(cls(), **given))
-        except Exception:
-            found.add(law.__name__)
+        except Exception as error:
+            found[law.__name__] = "\n".join([f"{type(error).__name__}: {error}", *error.__notes__])
     return found
+
+
+def broken(cls, **given):
+    """The laws that a task breaks."""
+    return set(failures(cls, **given))
 
 
 def test_what_is_sound_passes():
@@ -335,7 +341,11 @@ CAUGHT = [
 
 @pytest.mark.parametrize(("law", "mutant", "also"), CAUGHT, ids=[mutant.__name__ for _, mutant, _ in CAUGHT])
 def test_a_law_catches_what_breaks_it(law, mutant, also):
-    assert broken(mutant) == {law, *also.split()}
+    found = failures(mutant)
+    assert set(found) == {law, *also.split()}
+    # Each says what was found, which law that breaks, and the usual cure.
+    for name, message in found.items():
+        assert re.fullmatch(rf"\w+Error: .+\n(?:.*\n)*the law {name}: [A-Z`].+\nusual cure: .{{20,}}", message), message
 
 
 def test_every_law_is_shown_to_bite():

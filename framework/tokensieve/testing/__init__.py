@@ -9,7 +9,7 @@ so it is imported by that name only.
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.testing import laws, samples
-from tokensieve.testing.composers import ComposerConformance, parametrize_composer_checks
+from tokensieve.testing.composers.conformance import ComposerConformance, parametrize_composer_checks
 from tokensieve.testing.strategies.conformance import StrategyConformance, parametrize_strategy_checks
 from tokensieve.testing.tasks import TaskConformance
 

@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 Case = TypeVar("Case")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CURE = "usual cure: "
 
 
-def require(condition: object, message: str) -> None:
-    """Raise `AssertionError` with a message unless a condition holds."""
+def require(condition: object, message: str, cure: str | None = None) -> None:
+    """Raise `AssertionError` with a message unless a condition holds.
+
+    Args:
+        condition: what must hold.
+        message: what was found instead.
+        cure: what usually cures it, where that is another thing than what the law itself says (see `cured_by`).
+    """
     if not condition:
-        raise AssertionError(message)
+        error = AssertionError(message)
+        if cure is not None:
+            error.add_note(_CURE + cure)
+        raise error
+
+
+def cured_by(cure: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator of a law: an error that it raises says in notes what the law asks, and what usually cures it.
+
+    pytest prints notes below the message.
+    """
+
+    def decorated(law: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(law)
+        def told(*args: P.args, **kwargs: P.kwargs) -> T:
+            __tracebackhide__ = True
+            try:
+                return law(*args, **kwargs)
+            # Also what pytest raises where something should have been refused.
+            except BaseException as error:
+                asks = " ".join((inspect.getdoc(law) or "").partition("\n\n")[0].split())
+                notes = getattr(error, "__notes__", [])
+                cures = [note for note in notes if note.startswith(_CURE)] or [_CURE + cure]
+                found = [note for note in notes if note not in cures]
+                error.__notes__ = [*found, f"the law {law.__name__.removeprefix('test_')}: {asks}", *cures]
+                raise
+
+        return told
+
+    return decorated
+
+
+@contextmanager
+def note_input(what: str) -> Iterator[None]:
+    """Add a note to any error that says for which input it was raised."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"for {what}")
+        raise
 
 
 @dataclass(frozen=True)

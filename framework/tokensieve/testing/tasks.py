@@ -23,7 +23,7 @@ import torch
 
 from tokensieve.models.pictures import Video
 from tokensieve.tasks.base import Answer, Sample, Task, columns
-from tokensieve.testing.checks import require
+from tokensieve.testing.checks import cured_by, require
 
 if TYPE_CHECKING:
     import pytest
@@ -75,6 +75,10 @@ class Trial:
 Law = Callable[[Trial], None]
 
 
+@cured_by(
+    "draw from a generator of a fixed seed, such as `random.Random(self.seed)`, sort what a folder lists, and "
+    "keep nothing between calls"
+)
 def same_samples(trial: Trial) -> None:
     """A task returns the same samples in the same order on every call; so does an equal task."""
     first = list(trial.task.samples())
@@ -84,6 +88,7 @@ def same_samples(trial: Trial) -> None:
     require(list(again.samples()) == first, "an equal task gives other samples")
 
 
+@cured_by("number the samples, or join the picture's name and the number of the question")
 def unique_ids(trial: Trial) -> None:
     """Ids of samples are unique and not empty."""
     ids = [sample.id for sample in trial.task.samples()]
@@ -92,6 +97,7 @@ def unique_ids(trial: Trial) -> None:
     require(all(ids), "an id is empty")
 
 
+@cured_by("return `{**super().card(), ...}` with plain JSON: lists instead of tuples, texts instead of paths, no NaN")
 def card_is_json(trial: Trial) -> None:
     """The card is plain JSON, the same on every call, and has the task, version, metric and longest answer."""
     card = trial.task.card()
@@ -107,6 +113,10 @@ def card_is_json(trial: Trial) -> None:
         require(card.get(key) == value, f"the card does not say that the {key} is {value!r}")
 
 
+@cured_by(
+    "return `{**super().card(), ...}`, which holds every field; a field that shall not count goes into the test's "
+    "`unmarked`, with the reason"
+)
 def card_changes(trial: Trial) -> None:
     """Another value of any field changes the hash, except for fields in `unmarked`."""
     task, cls = trial.task, type(trial.task)
@@ -119,12 +129,17 @@ def card_changes(trial: Trial) -> None:
             continue
         now = getattr(task, name)
         known = name in trial.others or isinstance(now, int)
-        require(known, f"the kit knows no other value of '{name}'; give one in `others`")
+        require(
+            known, f"the kit knows no other value of '{name}'", "give one in `others`, a class variable of the test"
+        )
         value = trial.others[name] if name in trial.others else not now if isinstance(now, bool) else now + 1
         other = cls(**{**task.model_dump(), name: value})
         require(other.hash() != task.hash(), f"with {name}={value!r} the card has the same hash")
 
 
+@cured_by(
+    "return every grade for every answer, 0.0 where it is empty; the metric is a number from 0 to 1, not per cent"
+)
 def grades_are_alike(trial: Trial) -> None:
     """All answers get grades of the same names: finite numbers, the metric among them and in [0, 1]."""
     names: set[str] | None = None
@@ -137,6 +152,10 @@ def grades_are_alike(trial: Trial) -> None:
         require(0 <= counts <= 1, f"the metric is {counts}, for the {what} answer to '{sample.id}'")
 
 
+@cured_by(
+    "compare texts without case, outer spaces and final period; where the kit cannot know the answer, override "
+    "`right` or `wrong` of the test"
+)
 def right_is_one(trial: Trial) -> None:
     """A right answer scores 1; a wrong or an empty answer scores less."""
     tried = 0
@@ -150,6 +169,10 @@ def right_is_one(trial: Trial) -> None:
     require(tried, "no sample has a right answer; give one by `right`")
 
 
+@cured_by(
+    "return `{**super().summary(grades), ...}`, and add what depends neither on the order nor on the number of "
+    "samples, such as means and counts"
+)
 def summary_has_the_metric(trial: Trial) -> None:
     """The summary is finite, does not depend on the order of samples, and has the mean of the metric."""
     table = columns([grades for _, _, grades in trial.graded()])
@@ -165,6 +188,7 @@ def summary_has_the_metric(trial: Trial) -> None:
     require(set(one) == set(found), f"of one sample it gives {sorted(one)}, of several {sorted(found)}")
 
 
+@cured_by('return `image.convert("RGB")`, one size for all frames, and draw from a seed that the sample has')
 def pictures_are_rgb(trial: Trial) -> None:
     """Pictures and frames are RGB and not empty, and frames of a video have one size.
 
@@ -183,6 +207,10 @@ def pictures_are_rgb(trial: Trial) -> None:
         require(seen.setdefault(sample.image, content) == content, f"'{sample.image}' is not always the same picture")
 
 
+@cured_by(
+    "number the places `row * columns + column`, with `row < rows` and `column < columns`, and name each once: "
+    "`sorted(set(places))`"
+)
 def needed_within_grid(trial: Trial) -> None:
     """The tokens that an answer needs are distinct places in the grid, for every size of the grid."""
     for sample in trial.task.samples()[:MAX_SAMPLES]:
@@ -194,6 +222,10 @@ def needed_within_grid(trial: Trial) -> None:
                 require(len(set(needed)) == len(needed), f"'{sample.id}' needs a token twice: {sorted(needed)}")
 
 
+@cured_by(
+    "hold everything in fields, of types that JSON holds; what is computed once goes into a "
+    "`functools.cached_property`, and no file stays open"
+)
 def travels(trial: Trial) -> None:
     """A task is equal after pickling, with which it is sent to other processes, and after loading it from JSON."""
     task = trial.task

@@ -17,7 +17,7 @@ from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.strategy import Merger, Strategy
 from tokensieve.testing import laws
-from tokensieve.testing.checks import require
+from tokensieve.testing.checks import cured_by, note_input, require
 from tokensieve.testing.samples import (
     changed,
     parts,
@@ -28,12 +28,12 @@ from tokensieve.testing.samples import (
 from tokensieve.testing.strategies.trials import (
     chosen,
     merged,
-    note_input,
     partial_budgets,
     require_unchanged,
 )
 
 
+@cured_by("write into nothing that you were given: `x.clamp(min=0)`, not `x.clamp_(min=0)`; `x = x + 1`, not `x += 1`")
 def pure(strategy: Strategy) -> None:
     """Choosing tokens changes neither the evidence, nor the strategy, nor the state of torch's random generator."""
     tokens = sample([9, 5], seed=4)
@@ -54,10 +54,20 @@ def pure(strategy: Strategy) -> None:
     if isinstance(strategy, Merger):
         merged(strategy, tokens, 3)
     require_unchanged(tokens, untouched)
-    require(strategy.model_dump() == settings and vars(strategy) == inside, "judging changed the strategy itself")
-    require(torch.equal(torch.get_rng_state(), state), "judging drew from torch's own generator; use universe.draw")
+    require(
+        strategy.model_dump() == settings and vars(strategy) == inside,
+        "judging changed the strategy itself",
+        "keep results in local variables: a strategy is a value, and every run shares it",
+    )
+    require(
+        torch.equal(torch.get_rng_state(), state),
+        "judging drew from torch's own generator",
+        "draw from `tokensieve.algebra.universe.draw(seed, tokens.keys, tokens.ids)`, or give torch a `generator=` of "
+        "your own",
+    )
 
 
+@cured_by("add to `needs` whatever you look at: `frozenset({Evidence.FEATURES, Evidence.SIZES})`")
 def declared_evidence_suffices(strategy: Strategy) -> None:
     """A strategy reads only the evidence that `needs` declares."""
     for what, tokens in pool():
@@ -70,6 +80,10 @@ def declared_evidence_suffices(strategy: Strategy) -> None:
                 laws.same_choice(tokens, chosen(strategy, tokens, k), alone, "hiding what `needs` does not declare")
 
 
+@cured_by(
+    "leave NaN in the scores, without `nan_to_num` and comparisons: the chain then raises; a ranker or chooser "
+    "raises `ScoreError` itself"
+)
 def no_nan(strategy: Strategy) -> None:
     """NaN in the evidence of a token raises an error or is not read; it never silently changes the choice."""
     tokens = sample([4, 2], seed=6)
@@ -80,6 +94,9 @@ def no_nan(strategy: Strategy) -> None:
             require(found is None or torch.equal(found, mask), f"NaN in {what} raises nothing, but changes the choice")
 
 
+@cured_by(
+    "make every setting a field, of a type that JSON holds (numbers, texts, tuples of these), and serialise it as it is"
+)
 def round_trip(strategy: Strategy) -> None:
     """A strategy that is dumped and loaded is equal to itself; so is a recipe of it, as YAML."""
     cls = type(strategy)

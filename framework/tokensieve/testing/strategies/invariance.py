@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokensieve.strategy import Scorer, Strategy
 from tokensieve.testing import laws
-from tokensieve.testing.checks import require
+from tokensieve.testing.checks import cured_by, note_input, require
 from tokensieve.testing.samples import (
     alike,
     changed,
@@ -17,12 +17,15 @@ from tokensieve.testing.samples import (
 )
 from tokensieve.testing.strategies.trials import (
     chosen,
-    note_input,
     partial_budgets,
     scores_of,
 )
 
 
+@cured_by(
+    "take no token by its column, such as `x[:, -1]`, and look at nothing beyond `tokens.valid`; a token's place "
+    "in its prompt is `tokens.ids`"
+)
 def order_free(strategy: Strategy) -> None:
     """The order of tokens and of empty places in memory changes nothing."""
     for seed, (what, tokens) in enumerate(pool()):
@@ -33,6 +36,10 @@ def order_free(strategy: Strategy) -> None:
                 laws.order_free(strategy, tokens, k, turned, scores_of(strategy, tokens))
 
 
+@cured_by(
+    "leave out `~tokens.valid` before a mean, minimum, maximum, sort or softmax: `x.masked_fill(~tokens.valid, "
+    "0)`; a product with the mask is not enough, because 0 times NaN is NaN"
+)
 def padding_free(strategy: Strategy) -> None:
     """Places without a token change nothing, whatever values are there, NaN included."""
     for seed, (what, tokens) in enumerate(pool()):
@@ -45,6 +52,10 @@ def padding_free(strategy: Strategy) -> None:
                 laws.same_choice(tokens, chosen(strategy, tokens, k), found, "NaN at empty places", scores)
 
 
+@cured_by(
+    "reduce over the tokens of a row (`dim=1`), never over rows, leave out `~tokens.valid`, and divide by "
+    "`tokens.universe.counts`, not by the width of the batch"
+)
 def batch_free(strategy: Strategy) -> None:
     """A row alone has the same tokens chosen as in the batch."""
     for what, tokens in pool():
@@ -53,6 +64,10 @@ def batch_free(strategy: Strategy) -> None:
                 laws.batch_free(strategy, tokens, k, scores_of(strategy, tokens))
 
 
+@cured_by(
+    "keep nothing between calls, and draw random numbers from `tokensieve.algebra.universe.draw(seed, "
+    "tokens.keys, tokens.ids)`"
+)
 def deterministic(strategy: Strategy) -> None:
     """The same call twice chooses the same tokens, and so does an equal strategy."""
     equal = type(strategy)(**strategy.model_dump())
@@ -63,6 +78,7 @@ def deterministic(strategy: Strategy) -> None:
             require(torch.equal(again, chosen(strategy, tokens, k)), "an equal strategy gives another answer")
 
 
+@cured_by("compute in float32: `tokens.features.float()` before any norm, product, difference or softmax")
 def dtype_free(strategy: Strategy) -> None:
     """Evidence in half precision gives the same order as the same numbers in float32; scores may become equal."""
     for what, tokens in pool():
@@ -82,6 +98,10 @@ def dtype_free(strategy: Strategy) -> None:
                         laws.same_choice(tokens, before, after, "half precision")
 
 
+@cured_by(
+    "let the chain rank: `Scorer`, or `Chain.from_scores`; where you sort yourself, `sort(stable=True)` keeps "
+    "equal tokens in the order of ids, which `topk` does not"
+)
 def ties_by_id(strategy: Strategy) -> None:
     """Equal scores rank by token id; a strategy without scores ranks indistinguishable tokens by id."""
     if not isinstance(strategy, Scorer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokensieve.strategy import Merger
-from tokensieve.testing.checks import require
+from tokensieve.testing.checks import cured_by, note_input, require
 from tokensieve.testing.samples import (
     pool,
 )
@@ -14,10 +14,13 @@ from tokensieve.testing.strategies.trials import (
     budget,
     chosen,
     merged,
-    note_input,
 )
 
 
+@cured_by(
+    "begin `assign` (and `fold`) with the cut itself, `kept = self.rank(tokens, tokens.universe.n).cut(keep)`, "
+    "and return `Reduction.merge(tokens.universe, kept, partner, tokens.sizes)`"
+)
 def slots_are_the_cut(strategy: Merger) -> None:
     """The slots of `assign` are the tokens that the cut keeps, in id order; padding has no slot."""
     for what, tokens in pool():
@@ -37,6 +40,9 @@ def slots_are_the_cut(strategy: Merger) -> None:
                     require(torch.equal(ours, theirs), "`fold` joins other tokens than `assign`")
 
 
+@cured_by(
+    "divide every weight by the sum of its slot, as `Reduction.merge(universe, kept, partner, tokens.sizes)` does"
+)
 def weights_sum_to_one(strategy: Merger) -> None:
     """A slot is a weighted mean of its tokens: weights are not negative, and sum to one."""
     for what, tokens in pool():
@@ -49,6 +55,10 @@ def weights_sum_to_one(strategy: Merger) -> None:
                 require(near, f"the weights in the slots sum to {total.tolist()}")
 
 
+@cured_by(
+    "give every token of `tokens.valid` a slot: name a partner for each that is not kept, in "
+    "`Reduction.merge(universe, kept, partner, tokens.sizes)`"
+)
 def mass_conserved(strategy: Merger) -> None:
     """The slots together represent all original tokens."""
     for what, tokens in pool():

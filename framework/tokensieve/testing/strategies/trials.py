@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -17,16 +14,6 @@ from tokensieve.testing.samples import (
     changed,
     parts,
 )
-
-
-@contextmanager
-def note_input(what: str) -> Iterator[None]:
-    """Add a note to any error that says for which input it was raised."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"for {what}")
-        raise
 
 
 def partial_budgets(tokens: Tokens) -> list[int]:
