@@ -102,6 +102,32 @@ def test_an_interrupt_where_one_is_installed_or_removed_leaves_the_model_as_it_w
     assert free()
 
 
+def test_an_interrupt_where_attention_is_tapped_leaves_no_tap(model):
+    """At every line of what registers the tap and of what takes it out, which the test above only samples."""
+
+    class Tapping(Interrupt):
+        def called(self, frame, event, argument):
+            names = ("install", "connect", "disconnect", "__init__", "_take_out", "_unregister", "_tapped_config")
+            inside = Path(frame.f_code.co_filename).name == "attention_tap.py" and frame.f_code.co_name in names
+            return super().called(frame, event, argument) if inside else None
+
+    before, registry = footprint(model), ts.default_registry()
+
+    def enter():
+        with ts.prune(model, RECIPES["layers"], registry=registry):
+            pass
+
+    with Tapping(0) as every:
+        enter()
+    assert every.lines > 20
+    for number in range(1, every.lines + 1):
+        interrupt = Tapping(number)
+        with pytest.raises(KeyboardInterrupt), interrupt:
+            enter()
+        assert footprint(model) == before, f"changed by an interrupt at {interrupt.where}"
+        assert free()
+
+
 def free(lock=installation.lock):
     """Whether another thread could take a lock, such as the one for putting something into a model."""
 

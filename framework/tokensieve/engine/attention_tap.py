@@ -12,7 +12,7 @@ import copy
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -278,17 +278,18 @@ class _TapPoint:
         self._find = partial(ALL_ATTENTION_FUNCTIONS.get_interface, default=eager)
         self._interface = AttentionInterface
         self._config = config
-        self._forget: Callable[[], object] = bool
         # One name per module; registering a function is the library's own extension point.
         self.name = _name(attention)
+        self._function = partial(_tapped, weakref.ref(self))
+        self._unregister = partial(_unregister, AttentionInterface._global_mapping, self.name, self._function)
 
     def connect(self) -> None:
         """Let the module call the taps."""
         attention = self._attention()
         if attention is not None:
-            self._interface.register(self.name, partial(_tapped, weakref.ref(self)))
-            # Also where the model is dropped while a prune is installed in it.
-            self._forget = weakref.finalize(self, self._interface._global_mapping.pop, self.name, None)
+            # Where the model is dropped while a prune is installed in it, nobody disconnects.
+            weakref.finalize(self, self._unregister)
+            self._interface.register(self.name, self._function)
             vars(attention)["config"] = _tapped_config(self._config, self)
 
     def disconnect(self) -> None:
@@ -296,7 +297,8 @@ class _TapPoint:
         attention = self._attention()
         if attention is not None:
             vars(attention)["config"] = self._config
-        self._forget()
+        # Not by calling the finalizer: it does nothing when it is called again after an interrupt.
+        self._unregister()
 
     def in_force(self) -> bool:
         """Return whether a tap is in force for the caller."""
@@ -310,6 +312,12 @@ class _TapPoint:
     def taps_of(self, module: nn.Module) -> list[AttentionTap]:
         """Return the taps that are in force for a call of the module: none for a copy of it."""
         return [tap for gate, tap in list(self.taps) if gate()] if module is self._attention() else []
+
+
+def _unregister(registered: MutableMapping[str, Any], name: str, function: Callable[..., Any]) -> None:
+    # A later module may have the number of one that is gone, and so its name.
+    if registered.get(name) is function:
+        registered.pop(name, None)
 
 
 # The module's config holds the point, whose taps hold the model: it is to be freed when it is dropped.
