@@ -80,7 +80,14 @@ VISION = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY.geometries))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Its windows take a quarter of a minute to count.
+        pytest.param(name, marks=pytest.mark.nightly) if name == "qwen2_5-vl-7b" else name
+        for name in sorted(REGISTRY.geometries)
+    ],
+)
 def test_encoding_a_picture_is_counted_as_by_hand(name):
     geometry = Geometry.load(REGISTRY.geometry(name))
     adapter = REGISTRY.adapter_for(geometry.model())

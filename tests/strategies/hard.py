@@ -7,6 +7,7 @@ from samples import KINDS, row, sample
 from tokensieve import Evidence, Tokens, select
 
 SIZES = (0, 1, 2, 3, 5, 7, 12, 20) if NIGHTLY else (0, 1, 5, 20)
+COUNTS = (([12, 5], (2, 0)), ([0, 0, 9, 0], (1,)), ([1], (0,)), ([0], (0,)))
 WAYS = ("plain", "bfloat16", "huge", "zero rows", "rank one")
 
 
@@ -32,11 +33,15 @@ def changed(tokens, way):
 
 
 def batches():
-    """Tokens of every kind: of one image, of none, of many empty ones beside one, without text."""
+    """Tokens of every kind: of one image, of none, of many empty ones beside one, without text.
+
+    Every day a quarter of them, in which each two of kind, way and counts meet; all at night.
+    """
     for number, kind in enumerate(KINDS):
-        for way in WAYS:
-            for counts, text in (([12, 5], (2, 0)), ([0, 0, 9, 0], (1,)), ([1], (0,)), ([0], (0,))):
-                yield changed(sample(counts, kind, number, text=text), way)
+        for turn, way in enumerate(WAYS):
+            for place, (counts, text) in enumerate(COUNTS):
+                if NIGHTLY or (number + turn + place) % len(COUNTS) == 0:
+                    yield changed(sample(counts, kind, number, text=text), way)
 
 
 def check(strategy):

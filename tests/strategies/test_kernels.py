@@ -18,6 +18,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def run(script, device, *options, **environment):
     """Run tests of a file in a process of its own, and return what pytest says at the end."""
+    # Not measured: kernels are interpreted line by line, which coverage makes thrice as slow.
+    inherited = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
     ran = subprocess.run(
         [
             sys.executable,
@@ -32,7 +34,7 @@ def run(script, device, *options, **environment):
             *options,
         ],
         cwd=HERE.parents[1],
-        env={**os.environ, "TOKENSIEVE_TRITON": "1", "TOKENSIEVE_TEST_DEVICE": device, **environment},
+        env={**inherited, "TOKENSIEVE_TRITON": "1", "TOKENSIEVE_TEST_DEVICE": device, **environment},
         capture_output=True,
         text=True,
         check=False,
