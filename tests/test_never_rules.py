@@ -4,6 +4,7 @@ The rules about which module may import which are contracts in pyproject.toml (`
 """
 
 import ast
+import functools
 import io
 import re
 import subprocess
@@ -165,6 +166,7 @@ def test_an_adapter_names_no_method(path: Path) -> None:
     assert named == []
 
 
+@functools.cache
 def sorts() -> dict[str, list[int]]:
     """Per file, relative to the root, the lines on which code says `topk` or `argsort`."""
     found: dict[str, list[int]] = {}
