@@ -32,6 +32,7 @@ PAGE = Path("demo", "report", "index.html")
 EXPECTED = (
     r"tokensieve/py\.typed",
     r"tokensieve/cli/assets/demo\.yaml",
+    r"tokensieve/cli/templates/strategy/recipe\.yaml\.jinja",
     r"tokensieve/study/report/assets/page\.html",
     r"tokensieve_strategies/py\.typed",
     r"tokensieve_strategies/provenance\.yaml",
@@ -256,6 +257,20 @@ class Release:
         require(seen > 1, "the demo had no workers of its own")
         return f"{PAGE}, {len(page) / 1e6:.1f} MB; {seen} processes imported tokensieve, from the wheel"
 
+    def check_new(self) -> str:
+        """Write a plugin, install its wheel beside ours, and see that it is listed and passes its tests."""
+        self.tokensieve("new", "strategy", "feature_norm")
+        plugin = self.empty / "feature-norm"
+        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "--disable-pip-version-check"]
+        command(*pip, "install", "-q", "--no-deps", "--no-index", "--no-build-isolation", plugin, cwd=self.empty)
+        require("feature-norm 0.1.0" in self.tokensieve("plugins"), "the plugin is not listed")
+        said = self.tokensieve("check", "feature_norm").strip().splitlines()[-1]
+        # Its tests alone, so that its code is that of its wheel.
+        tests = shutil.move(plugin / "tests", self.work / "tests")
+        tried = command(self.bin / "python", "-m", "pytest", "-q", tests, cwd=self.empty, env=self.env).splitlines()[-1]
+        self.witnesses()
+        return f"its recipe: {said}; its tests: {tried}"
+
     def keep(self) -> str:
         """Put what was checked into dist/."""
         DIST.mkdir(exist_ok=True)
@@ -275,6 +290,7 @@ class Release:
             ("tokensieve plugins", self.check_plugins),
             ("tokensieve check script", self.check_recipe),
             ("tokensieve demo --quick", self.check_demo),
+            ("tokensieve new strategy", self.check_new),
             ("keep", self.keep),
         )
 

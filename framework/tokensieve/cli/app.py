@@ -20,6 +20,7 @@ from tokensieve.cli.check import check
 from tokensieve.cli.compare import compare
 from tokensieve.cli.cost import cost
 from tokensieve.cli.demo import demo
+from tokensieve.cli.new import new
 from tokensieve.cli.plugins import plugins
 from tokensieve.cli.report import report
 from tokensieve.cli.run import run
@@ -88,7 +89,7 @@ _STUDIES = {"compare", "demo"}
 """The commands that run studies; see `supervised`."""
 
 # Help lists them in this order.
-for _command in (plugins, adapters, check, cost, bench, run, show, compare, report, schema, demo):
+for _command in (plugins, new, adapters, check, cost, bench, run, show, compare, report, schema, demo):
     app.command()(_command)
 
 
