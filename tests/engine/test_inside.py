@@ -124,7 +124,9 @@ def test_logits_of_chosen_places():
     rows = prompts(model, RAGGED)
     with ts.prune(model, both(PLANS["2"])[0]):
         whole = model(**batch(rows)).logits
-        assert torch.equal(model(**batch(rows), logits_to_keep=2).logits, whole[:, -2:])
+        # Not to the bit: a product of two rows is summed in another order than one of all.
+        found = model(**batch(rows), logits_to_keep=2).logits
+    torch.testing.assert_close(found, whole[:, -2:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layouts", [ONE, RAGGED], ids=["one", "ragged"])
