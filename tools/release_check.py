@@ -259,12 +259,12 @@ class Release:
 
     def check_new(self) -> str:
         """Write a plugin, install its wheel beside ours, and see that it is listed and passes its tests."""
-        self.tokensieve("new", "strategy", "feature_norm")
-        plugin = self.empty / "feature-norm"
+        self.tokensieve("new", "strategy", "far_from_mean")
+        plugin = self.empty / "far-from-mean"
         pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "--disable-pip-version-check"]
         command(*pip, "install", "-q", "--no-deps", "--no-index", "--no-build-isolation", plugin, cwd=self.empty)
-        require("feature-norm 0.1.0" in self.tokensieve("plugins"), "the plugin is not listed")
-        said = self.tokensieve("check", "feature_norm").strip().splitlines()[-1]
+        require("far-from-mean 0.1.0" in self.tokensieve("plugins"), "the plugin is not listed")
+        said = self.tokensieve("check", "far_from_mean").strip().splitlines()[-1]
         # Its tests alone, so that its code is that of its wheel.
         tests = shutil.move(plugin / "tests", self.work / "tests")
         tried = command(self.bin / "python", "-m", "pytest", "-q", tests, cwd=self.empty, env=self.env).splitlines()[-1]

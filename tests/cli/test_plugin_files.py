@@ -114,7 +114,7 @@ WRONG = {
     "filed.txt": ("", "is no .py file; a plugin is a file of Python, or a folder with an __init__.py"),
     "filed_error.py": ("1 / 0\n", "cannot be imported: ZeroDivisionError: division by zero"),
     "filed_exit.py": ("raise SystemExit(0)\n", "cannot be imported: SystemExit: 0"),
-    "json.py": ("", "has the name of the module 'json', which Python has already; rename the file"),
+    "json.py": ("", "has the name of the module 'json', which Python has already, in "),
     "filed_hookless.py": (
         PLUGIN.split("@hookimpl")[0].format(neighbour="math", cls="Loose", name="loose").replace("exponent", "pi"),
         "implements no hook, so nothing of it is known; add a function with @hookimpl that adds what it defines. "

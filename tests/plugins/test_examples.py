@@ -14,7 +14,7 @@ from tokensieve.plugins.registry import default_registry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MADE = {
-    "feature-norm": ("strategy", "feature_norm"),
+    "far-from-mean": ("strategy", "far_from_mean"),
     "majority": ("composer", "majority"),
     "vip-llava": ("adapter", "vip_llava"),
     "greys": ("task", "greys"),
@@ -63,7 +63,7 @@ def test_there_is_an_example_of_each_kind():
 
 
 def test_a_strategy_is_under_25_lines():
-    code = (EXAMPLES / "feature-norm" / "feature_norm" / "__init__.py").read_text(encoding="utf-8")
+    code = (EXAMPLES / "far-from-mean" / "far_from_mean" / "__init__.py").read_text(encoding="utf-8")
     assert len([line for line in code.splitlines() if line.strip()]) < 25
 
 
@@ -86,13 +86,13 @@ def test_what_they_bring():
         for kind, table in tables.items()
     }
     assert brought == {
-        "strategy": ["feature_norm"],
+        "strategy": ["far_from_mean"],
         "composer": ["majority"],
-        "recipe": ["agree-earliest", "feature_norm", "majority"],
+        "recipe": ["agree-earliest", "far_from_mean", "majority"],
         "adapter": ["vip_llava"],
         "task": ["greys"],
     }
-    assert str(registry.recipes["feature_norm"]) == "RECIPE"
+    assert str(registry.recipes["far_from_mean"]) == "RECIPE"
     assert str(ts.Recipe.load("majority").stages[0].select).startswith("majority(QCSP(")
     assert [(one.error, one.left_out) for one in registry.plugins] == [(None, ())] * (3 + 5)
 """
@@ -102,7 +102,7 @@ def test_their_wheels_bring_what_they_should_and_pass_their_tests(installed, tmp
     """All in one process, in a folder of its own. Of the kits one law each: the pages on plugins run them whole."""
     for folder in MADE:
         (tmp_path / folder).symlink_to(EXAMPLES / folder / "tests")
-    recipe = installed / "feature_norm" / "recipes" / "feature_norm.yaml"
+    recipe = installed / "far_from_mean" / "recipes" / "far_from_mean.yaml"
     (tmp_path / "test_brought.py").write_text(BROUGHT.replace("RECIPE", str(recipe)))
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     # What a plugin covers of this package, its own tests cover in half the time.

@@ -222,7 +222,10 @@ class Chain(ShownChain):
             AlgebraError: if the chain was not read to the end.
         """
         if not self.complete:
-            raise AlgebraError(f"a complement needs all places; this chain was read to depth {self.reach}")
+            raise AlgebraError(
+                f"a complement needs all places; this chain was read to depth {self.reach} (a composer that takes "
+                "complements sets whole = True)"
+            )
         last = self.universe.counts.unsqueeze(1) - 1
         leaves = tuple(
             replace(leaf, place=last - leaf.place, negated=not leaf.negated, depth=self.universe.n)

@@ -68,10 +68,13 @@ def _imported(path: Path) -> ModuleType:
     is_package = path.name == "__init__.py"
     name = (path.parent.name if is_package else path.stem).replace(".", "_")
     taken = sys.modules.get(name)
-    if taken is not None and getattr(taken, "__file__", None) == str(path):
+    found = _file_of(name) if taken is None else Path(getattr(taken, "__file__", None) or name).resolve()
+    if found is not None and found != path:
+        raise PluginError(
+            f"{path} has the name of the module '{name}', which Python has already, in {found}; rename the file"
+        )
+    if taken is not None:
         return taken
-    if taken is not None or _is_elsewhere(name, path):
-        raise PluginError(f"{path} has the name of the module '{name}', which Python has already; rename the file")
     spec = importlib.util.spec_from_file_location(
         name, path, submodule_search_locations=[str(path.parent)] if is_package else None
     )
@@ -91,14 +94,14 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _is_elsewhere(name: str, path: Path) -> bool:
-    """Return whether Python would import another file under this name."""
+def _file_of(name: str) -> Path | None:
+    """Return the file that Python would import under a name, or none."""
     try:
         found = importlib.util.find_spec(name)
     # Raised for a name that is no module's, such as one with a dot at an end.
     except (ImportError, ValueError):
-        return False
-    return found is not None and found.origin != str(path)
+        return None
+    return None if found is None else Path(found.origin or name).resolve()
 
 
 def _check_hooks(module: ModuleType, path: Path) -> None:

@@ -32,10 +32,14 @@ def require(condition: object, message: str, cure: str | None = None) -> None:
         raise error
 
 
-def cured_by(cure: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def cured_by(cure: str, *, raised: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Return a decorator of a law: an error that it raises says in notes what the law asks, and what usually cures it.
 
     pytest prints notes below the message.
+
+    Args:
+        cure: what to do.
+        raised: whether that usually cures errors of the code under test, too, which it raises while the law is tried.
     """
 
     def decorated(law: Callable[P, T]) -> Callable[P, T]:
@@ -44,13 +48,18 @@ def cured_by(cure: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
             __tracebackhide__ = True
             try:
                 return law(*args, **kwargs)
-            # Also what pytest raises where something should have been refused.
+            # Also what pytest raises where something should have been refused, which is no Exception.
             except BaseException as error:
+                is_broken = isinstance(error, AssertionError) or not isinstance(error, Exception)
                 asks = " ".join((inspect.getdoc(law) or "").partition("\n\n")[0].split())
                 notes = getattr(error, "__notes__", [])
-                cures = [note for note in notes if note.startswith(_CURE)] or [_CURE + cure]
+                cures = [note for note in notes if note.startswith(_CURE)]
+                if not cures and (is_broken or raised):
+                    cures = [_CURE + cure]
                 found = [note for note in notes if note not in cures]
-                error.__notes__ = [*found, f"the law {law.__name__.removeprefix('test_')}: {asks}", *cures]
+                name = law.__name__.removeprefix("test_")
+                said = f"the law {name}: {asks}" if is_broken else f"raised while the law {name} was tried: {asks}"
+                error.__notes__ = [*found, said, *cures]
                 raise
 
         return told

@@ -97,7 +97,10 @@ def unique_ids(trial: Trial) -> None:
     require(all(ids), "an id is empty")
 
 
-@cured_by("return `{**super().card(), ...}` with plain JSON: lists instead of tuples, texts instead of paths, no NaN")
+@cured_by(
+    "return `{**super().card(), ...}` with plain JSON: lists instead of tuples, texts instead of paths, no NaN",
+    raised=True,
+)
 def card_is_json(trial: Trial) -> None:
     """The card is plain JSON, the same on every call, and has the task, version, metric and longest answer."""
     card = trial.task.card()
@@ -115,7 +118,8 @@ def card_is_json(trial: Trial) -> None:
 
 @cured_by(
     "return `{**super().card(), ...}`, which holds every field; a field that shall not count goes into the test's "
-    "`unmarked`, with the reason"
+    "`unmarked`, with the reason",
+    raised=True,
 )
 def card_changes(trial: Trial) -> None:
     """Another value of any field changes the hash, except for fields in `unmarked`."""
@@ -188,7 +192,9 @@ def summary_has_the_metric(trial: Trial) -> None:
     require(set(one) == set(found), f"of one sample it gives {sorted(one)}, of several {sorted(found)}")
 
 
-@cured_by('return `image.convert("RGB")`, one size for all frames, and draw from a seed that the sample has')
+@cured_by(
+    'return `image.convert("RGB")`, one size for all frames, and draw from a seed that the sample has', raised=True
+)
 def pictures_are_rgb(trial: Trial) -> None:
     """Pictures and frames are RGB and not empty, and frames of a video have one size.
 
@@ -224,7 +230,8 @@ def needed_within_grid(trial: Trial) -> None:
 
 @cured_by(
     "hold everything in fields, of types that JSON holds; what is computed once goes into a "
-    "`functools.cached_property`, and no file stays open"
+    "`functools.cached_property`, and no file stays open",
+    raised=True,
 )
 def travels(trial: Trial) -> None:
     """A task is equal after pickling, with which it is sent to other processes, and after loading it from JSON."""

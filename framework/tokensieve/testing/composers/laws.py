@@ -45,7 +45,8 @@ def _some(tokens: Tokens) -> list[int]:
 
 @cured_by(
     "return a chain over all tokens of the operands, as `at_least`, `interleave` and `fuse` do; if it turns an "
-    "order around (`complement`), set `whole = True`"
+    "order around (`complement`), set `whole = True`",
+    raised=True,
 )
 def exact_count(case: ComposerCase) -> None:
     """A budget of k gives exactly min(k, n) tokens of every group, whatever the operands."""
@@ -77,7 +78,7 @@ def set_by_set(case: ComposerCase) -> None:
             laws.set_by_set(expression, tokens)
 
 
-@cured_by("set `whole = True`: the composer looks at the end of an order, as `complement` does")
+@cured_by("set `whole = True`: the composer looks at the end of an order, as `complement` does", raised=True)
 def depth_free(case: ComposerCase) -> None:
     """How deep operands are read changes nothing, once the cut is settled; `whole = True` asks for all of it."""
     for expression, tokens in _trials(case):
@@ -142,7 +143,9 @@ def deterministic(case: ComposerCase) -> None:
                 laws.deterministic(expression, tokens, k)
 
 
-@cured_by("write into no operand's `level`: `level + 1`, not `level.add_(1)`; `level.clone()` where you must")
+@cured_by(
+    "write into no operand's `level`: `level + 1`, not `level.add_(1)`; `level.clone()` where you must", raised=True
+)
 def pure(case: ComposerCase) -> None:
     """The operands' chains stay as they were: `combine` writes into none of them."""
     for expression, tokens in _trials(case):
@@ -207,7 +210,9 @@ def sized_is_true(case: ComposerCase) -> None:
     require(taken or case.settings, "sized is true, and no operand that is not nested is taken")
 
 
-@cured_by("make every setting a field with a type and a default, and do not override `of`, which checks them")
+@cured_by(
+    "make every setting a field with a type and a default, and do not override `of`, which checks them", raised=True
+)
 def settings_are_checked(case: ComposerCase) -> None:
     """Class attributes are right, a setting nobody declared is refused, and equal settings are one value."""
     found = problem(case.composer)
@@ -230,7 +235,7 @@ def needs_are_those_of_operands(case: ComposerCase) -> None:
             require(part.needs <= expression.needs, f"{expression.needs} lacks what an operand needs: {part.needs}")
 
 
-@cured_by("make every setting a field of numbers, words or tuples of these, and do not override `written`")
+@cured_by("make every setting a field of numbers, words or tuples of these, and do not override `written`", raised=True)
 def round_trip(case: ComposerCase) -> None:
     """The written formula reads back equal."""
     composers = {**Registry().composers, case.composer.name: case.composer}

@@ -25,7 +25,8 @@ from tokensieve.testing.strategies.trials import (
 
 @cured_by(
     "return a score, a pick or a yes for every token of `tokens.valid`, and let the chain cut: "
-    "`Chain.from_scores`, `from_picks` and `from_set` take exactly k"
+    "`Chain.from_scores`, `from_picks` and `from_set` take exactly k",
+    raised=True,
 )
 def exact_count(strategy: Strategy) -> None:
     """A budget of k gives exactly min(k, n) tokens of every group and no padding."""
@@ -37,7 +38,8 @@ def exact_count(strategy: Strategy) -> None:
 
 @cured_by(
     "ask for no more places than there are: `min(k, tokens.universe.n)` before `topk` or `kthvalue`, `keepdim` "
-    "and `clamp(min=1)` where nothing is there to reduce over or to divide by"
+    "and `clamp(min=1)` where nothing is there to reduce over or to divide by",
+    raised=True,
 )
 def tiny(strategy: Strategy) -> None:
     """Exact counts for groups of zero, one and two tokens, and budgets from zero to more than there are."""
@@ -49,7 +51,8 @@ def tiny(strategy: Strategy) -> None:
 
 @cured_by(
     "compute in float32 or float64, scale before powers, `clamp` before you divide by a norm, and subtract no "
-    "infinities"
+    "infinities",
+    raised=True,
 )
 def hard_inputs(strategy: Strategy) -> None:
     """Exact counts where published code fails: copies, zeros, low rank, bfloat16, huge vectors, no text."""
@@ -63,7 +66,7 @@ def hard_inputs(strategy: Strategy) -> None:
                     require(weight.isfinite().all(), "a weight is not finite")
 
 
-@cured_by("leave out what is picked already: set its score to -inf before the next pick")
+@cured_by("leave out what is picked already: set its score to -inf before the next pick", raised=True)
 def no_repeats(strategy: Strategy) -> None:
     """Each token is chosen at most once, also if tokens are copies of each other."""
     for seed in range(3):

@@ -33,7 +33,10 @@ from tokensieve.testing.strategies.trials import (
 )
 
 
-@cured_by("write into nothing that you were given: `x.clamp(min=0)`, not `x.clamp_(min=0)`; `x = x + 1`, not `x += 1`")
+@cured_by(
+    "write into nothing that you were given: `x.clamp(min=0)`, not `x.clamp_(min=0)`; `x = x + 1`, not `x += 1`",
+    raised=True,
+)
 def pure(strategy: Strategy) -> None:
     """Choosing tokens changes neither the evidence, nor the strategy, nor the state of torch's random generator."""
     tokens = sample([9, 5], seed=4)
@@ -95,7 +98,8 @@ def no_nan(strategy: Strategy) -> None:
 
 
 @cured_by(
-    "make every setting a field, of a type that JSON holds (numbers, texts, tuples of these), and serialise it as it is"
+    "make every setting a field of a type that JSON holds (numbers, texts, tuples of these), serialised as it is",
+    raised=True,
 )
 def round_trip(strategy: Strategy) -> None:
     """A strategy that is dumped and loaded is equal to itself; so is a recipe of it, as YAML."""

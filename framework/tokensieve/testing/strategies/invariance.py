@@ -38,7 +38,8 @@ def order_free(strategy: Strategy) -> None:
 
 @cured_by(
     "leave out `~tokens.valid` before a mean, minimum, maximum, sort or softmax: `x.masked_fill(~tokens.valid, "
-    "0)`; a product with the mask is not enough, because 0 times NaN is NaN"
+    "0)`; a product with the mask is not enough, because 0 times NaN is NaN",
+    raised=True,
 )
 def padding_free(strategy: Strategy) -> None:
     """Places without a token change nothing, whatever values are there, NaN included."""
@@ -78,7 +79,7 @@ def deterministic(strategy: Strategy) -> None:
             require(torch.equal(again, chosen(strategy, tokens, k)), "an equal strategy gives another answer")
 
 
-@cured_by("compute in float32: `tokens.features.float()` before any norm, product, difference or softmax")
+@cured_by("compute in float32: `tokens.features.float()` before any norm, product, difference or softmax", raised=True)
 def dtype_free(strategy: Strategy) -> None:
     """Evidence in half precision gives the same order as the same numbers in float32; scores may become equal."""
     for what, tokens in pool():

@@ -19,7 +19,8 @@ from tokensieve.testing.strategies.trials import (
 
 @cured_by(
     "begin `assign` (and `fold`) with the cut itself, `kept = self.rank(tokens, tokens.universe.n).cut(keep)`, "
-    "and return `Reduction.merge(tokens.universe, kept, partner, tokens.sizes)`"
+    "and return `Reduction.merge(tokens.universe, kept, partner, tokens.sizes)`",
+    raised=True,
 )
 def slots_are_the_cut(strategy: Merger) -> None:
     """The slots of `assign` are the tokens that the cut keeps, in id order; padding has no slot."""

@@ -1,4 +1,4 @@
-"""The strategy feature_norm, and recipes with it."""
+"""The strategy far_from_mean, and recipes with it."""
 
 from importlib.resources import files
 
@@ -6,22 +6,24 @@ from tokensieve import Registry, Scorer, Tokens, hookimpl
 from torch import Tensor
 
 
-class FeatureNorm(Scorer):
-    """Keep the tokens with the largest features."""
+class FarFromMean(Scorer):
+    """Keep the tokens that are farthest from the mean of their image."""
 
-    name = "feature_norm"
+    name = "far_from_mean"
     examples = ({}, {"p": 1.0})
     p: float = 2.0
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return a number for every token, `[rows, n]`: those with higher ones are kept."""
-        return tokens.features.float().norm(self.p, dim=-1)
+        features = tokens.features.float().masked_fill(~tokens.valid.unsqueeze(-1), 0)
+        mean = features.sum(dim=1, keepdim=True) / tokens.universe.counts.clamp(min=1).view(-1, 1, 1)
+        return (features - mean).norm(self.p, dim=-1)
 
 
 @hookimpl
 def register_strategies(registry: Registry) -> None:
     """Add the strategy."""
-    registry.add_strategy(FeatureNorm)
+    registry.add_strategy(FarFromMean)
 
 
 @hookimpl

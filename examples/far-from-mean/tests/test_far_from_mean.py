@@ -1,13 +1,13 @@
 import tokensieve as ts
 from tokensieve.testing import StrategyConformance
 
-from feature_norm import FeatureNorm
+from far_from_mean import FarFromMean
 
 
-class TestFeatureNorm(StrategyConformance):
-    strategy = FeatureNorm
+class TestFarFromMean(StrategyConformance):
+    strategy = FarFromMean
 
 
 def test_the_recipe_is_found_and_nothing_is_wrong_with_it():
-    recipe = ts.Recipe.load("feature_norm")
+    recipe = ts.Recipe.load("far_from_mean")
     assert [finding for finding in ts.review(recipe) if finding.level != "note"] == []
