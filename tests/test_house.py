@@ -1,8 +1,10 @@
 """What holds for the whole package: what is public, and how values are made."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -41,8 +43,22 @@ def test_what_is_public_is_sorted_there_and_documented(module):
 
 
 def test_nothing_else_looks_public():
-    here = {name for name, value in vars(ts).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    here = {name for name in dir(ts) if not name.startswith("_") and not inspect.ismodule(getattr(ts, name))}
     assert here == set(ts.__all__)
+
+
+def test_names_are_imported_from_where_type_checkers_read_them():
+    tree = ast.parse(Path(ts.__file__).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If) and getattr(node.test, "id", "")[:1] == "_")
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.name: node.module for node in imports for alias in node.names} == ts._HOMES
+    assert set(ts._HOMES) == set(ts.__all__)
+
+
+def test_modules_are_there_without_an_import_of_their_own():
+    assert inspect.ismodule(ts.composers)
+    with pytest.raises(AttributeError, match="module 'tokensieve' has no attribute 'nothing'"):
+        _ = ts.nothing
 
 
 @pytest.mark.parametrize(

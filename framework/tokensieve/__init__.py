@@ -1,31 +1,37 @@
-"""Drop or merge visual tokens of multimodal models, and tell honestly what it costs."""
+"""Drop or merge visual tokens of multimodal models, and tell honestly what it costs.
 
+What is public is imported when it is first asked for, so that `import tokensieve` takes no time, and the command line
+answers before torch is there.
+"""
+
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Never as _Never
 
-from tokensieve.algebra.budget import Keep
-from tokensieve.algebra.chain import Chain
-from tokensieve.algebra.reduction import Reduction
-from tokensieve.algebra.universe import Universe
-from tokensieve.composers.expression import Composer, Expression
-from tokensieve.composers.selection import select
-from tokensieve.drawing.show import show
-from tokensieve.engine import PruneHandle, VisionCache, install, prune, share_vision
-from tokensieve.errors import TokensieveError
-from tokensieve.evidence import Evidence, PromptHeads, PromptText, Query, Text, Tokens
-from tokensieve.ledger.replay import Replay, replay
-from tokensieve.ledger.run import Run
-from tokensieve.models.adapter import Adapter
-from tokensieve.models.decoder import Decoder
-from tokensieve.models.encoder import Encoder
-from tokensieve.plugins.hookspecs import hookimpl
-from tokensieve.plugins.registry import Registry, default_registry
-from tokensieve.recipes.recipe import Recipe
-from tokensieve.recipes.review import Finding, review
-from tokensieve.recipes.schema import schema
-from tokensieve.sites import Site
-from tokensieve.stage import Stage
-from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
+if _TYPE_CHECKING:
+    from tokensieve.algebra.budget import Keep
+    from tokensieve.algebra.chain import Chain
+    from tokensieve.algebra.reduction import Reduction
+    from tokensieve.algebra.universe import Universe
+    from tokensieve.composers.expression import Composer, Expression
+    from tokensieve.composers.selection import select
+    from tokensieve.drawing.show import show
+    from tokensieve.engine import PruneHandle, VisionCache, install, prune, share_vision
+    from tokensieve.errors import TokensieveError
+    from tokensieve.evidence import Evidence, PromptHeads, PromptText, Query, Text, Tokens
+    from tokensieve.ledger.replay import Replay, replay
+    from tokensieve.ledger.run import Run
+    from tokensieve.models.adapter import Adapter
+    from tokensieve.models.decoder import Decoder
+    from tokensieve.models.encoder import Encoder
+    from tokensieve.plugins.hookspecs import hookimpl
+    from tokensieve.plugins.registry import Registry, default_registry
+    from tokensieve.recipes.recipe import Recipe
+    from tokensieve.recipes.review import Finding, review
+    from tokensieve.recipes.schema import schema
+    from tokensieve.sites import Site
+    from tokensieve.stage import Stage
+    from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
 
 __all__ = [
     "Adapter",
@@ -70,12 +76,67 @@ __all__ = [
     "show",
 ]
 
+_HOMES = {
+    "Adapter": "tokensieve.models.adapter",
+    "Chain": "tokensieve.algebra.chain",
+    "Chooser": "tokensieve.strategy",
+    "Composer": "tokensieve.composers.expression",
+    "Decoder": "tokensieve.models.decoder",
+    "Encoder": "tokensieve.models.encoder",
+    "Evidence": "tokensieve.evidence",
+    "Expression": "tokensieve.composers.expression",
+    "Finding": "tokensieve.recipes.review",
+    "Keep": "tokensieve.algebra.budget",
+    "Merger": "tokensieve.strategy",
+    "PromptHeads": "tokensieve.evidence",
+    "PromptText": "tokensieve.evidence",
+    "PruneHandle": "tokensieve.engine",
+    "Query": "tokensieve.evidence",
+    "Ranker": "tokensieve.strategy",
+    "Recipe": "tokensieve.recipes.recipe",
+    "Reduction": "tokensieve.algebra.reduction",
+    "Registry": "tokensieve.plugins.registry",
+    "Replay": "tokensieve.ledger.replay",
+    "Run": "tokensieve.ledger.run",
+    "Scorer": "tokensieve.strategy",
+    "Site": "tokensieve.sites",
+    "Stage": "tokensieve.stage",
+    "Strategy": "tokensieve.strategy",
+    "Text": "tokensieve.evidence",
+    "Tokens": "tokensieve.evidence",
+    "TokensieveError": "tokensieve.errors",
+    "Universe": "tokensieve.algebra.universe",
+    "VisionCache": "tokensieve.engine",
+    "default_registry": "tokensieve.plugins.registry",
+    "hookimpl": "tokensieve.plugins.hookspecs",
+    "install": "tokensieve.engine",
+    "prune": "tokensieve.engine",
+    "replay": "tokensieve.ledger.replay",
+    "review": "tokensieve.recipes.review",
+    "schema": "tokensieve.recipes.schema",
+    "select": "tokensieve.composers.selection",
+    "share_vision": "tokensieve.engine",
+    "show": "tokensieve.drawing.show",
+}
+"""The module of every public name, as type checkers read it above; a test compares the two."""
+
 _RENAMED = {"Sights": "VisionCache", "Words": "PromptText", "sharing": "share_vision"}
 
 
 if not _TYPE_CHECKING:
     # Type checkers would take a module with this function to have every name.
-    def __getattr__(name: str) -> _Never:
-        if name in _RENAMED:
+    def __getattr__(name: str) -> object:
+        if name in _HOMES:
+            value = getattr(_import_module(_HOMES[name]), name)
+        elif name in _RENAMED:
             raise AttributeError(f"tokensieve.{name} is called tokensieve.{_RENAMED[name]} now")
-        raise AttributeError(f"module 'tokensieve' has no attribute {name!r}")
+        elif not name.startswith("_") and _find_spec(f"tokensieve.{name}") is not None:
+            # Modules are there without an import of their own, such as `tokensieve.composers`.
+            value = _import_module(f"tokensieve.{name}")
+        else:
+            raise AttributeError(f"module 'tokensieve' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.cli.conftest import PHOTO
 
 from tokensieve import Registry, Scorer, Tokens, default_registry, hookimpl
+from tokensieve.cli.app import COMMANDS, command_function
 from tokensieve.recipes.schema import schema
 from tokensieve.tasks import Sample, Task
 
@@ -301,6 +302,45 @@ def test_what_needs_no_model_imports_no_model_library():
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=300
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_help_and_the_version_need_not_even_torch():
+    """What a command loads, in one process: first those that load little."""
+    code = """
+    import os, sys
+    from typer.testing import CliRunner
+    from tokensieve.cli import app
+
+    heavy = {"torch", "numpy", "scipy", "pyarrow", "matplotlib", "PIL", "transformers", "timm"}
+    typing = {"_TOKENSIEVE_COMPLETE": "complete_bash", "COMP_WORDS": "tokensieve sch", "COMP_CWORD": "1"}
+    for command, expected, said, env in (
+        (["--version"], 0, "", {}), (["--help"], 0, "schema", {}), ([], 2, "schema", {}),
+        (["plugns"], 2, "Did you mean 'plugins'?", {}), (["--nothing"], 2, "--nothing", {}),
+        ([], 0, "schema", typing),
+    ):
+        result = CliRunner().invoke(app, command, prog_name="tokensieve", env=env)
+        assert result.exit_code == expected, (command, result.output)
+        assert said in result.output, (command, result.output)
+        assert not heavy & set(sys.modules), (command, heavy & set(sys.modules))
+    # Strategies are torch's, so that what lists them has torch, but neither tables of results nor figures.
+    for command in (["plugins"], ["schema"], ["check", "script"]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, (command, result.output)
+        loaded = heavy & set(sys.modules) - {"torch", "numpy", "PIL"}
+        assert not loaded, (command, loaded)
+    assert "torch" in sys.modules
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_every_command_is_listed_with_its_sentence(cli):
+    text = " ".join(cli("--help").stdout.replace("│", " ").split())
+    for name in COMMANDS:
+        assert (command_function(name).__doc__ or "").splitlines()[0] in text
+        assert Path(command_function(name).__code__.co_filename).stem == name
 
 
 def test_adapters_say_what_they_offer(cli):

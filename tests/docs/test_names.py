@@ -6,7 +6,8 @@ import pytest
 
 import tokensieve as ts
 from tokensieve import errors
-from tokensieve.cli import app
+from tokensieve.cli.app import COMMANDS as NAMES
+from tokensieve.cli.app import command_function
 from tokensieve.plugins import hookspecs
 from tokensieve.tasks.jsonl import VqaJsonl
 from tokensieve.tasks.jsonl_lines import Line
@@ -17,12 +18,14 @@ from tokensieve.testing.tasks import TASK_LAWS
 
 from .pages import DOCS, PAGES, blocks
 
-REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
+REFERENCE = "\n".join(
+    page.read_text(encoding="utf-8") for page in (DOCS / "reference.md", *sorted((DOCS / "reference").glob("*.md")))
+)
 RECIPES = (DOCS / "recipes.md").read_text(encoding="utf-8")
 BUDGETS = (DOCS / "ideas" / "budgets.md").read_text(encoding="utf-8")
 TASKS = (DOCS / "howto" / "tasks.md").read_text(encoding="utf-8")
 STRATEGY = (DOCS / "howto" / "strategy.md").read_text(encoding="utf-8")
-COMMANDS = [command.callback for command in app.registered_commands]
+COMMANDS = [command_function(name) for name in NAMES]
 
 
 def first_cells(text):

@@ -1,37 +1,73 @@
 """The application: all commands, and how errors become exit codes.
 
-No command imports a model library before it runs, so that `--help`, `plugins`, `schema` and `check` answer at once.
+A command is imported when it is called: most of them need torch, which takes a second or two by itself. `--help`,
+`--version`, a misspelt command and completion need none, so they answer at once. No command imports a model library
+before it runs.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import sys
-from importlib import metadata
+from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from tokensieve.cli import console
-from tokensieve.cli.adapters import adapters
-from tokensieve.cli.bench import bench
-from tokensieve.cli.check import check
-from tokensieve.cli.compare import compare
-from tokensieve.cli.cost import cost
-from tokensieve.cli.demo import demo
-from tokensieve.cli.new import new
-from tokensieve.cli.plugins import plugins
-from tokensieve.cli.report import report
-from tokensieve.cli.run import run
-from tokensieve.cli.schema import schema
-from tokensieve.cli.show import show
 from tokensieve.cli.supervision import supervised
 from tokensieve.errors import TokensieveError
 
+COMMANDS = (
+    "plugins",
+    "new",
+    "adapters",
+    "check",
+    "explain",
+    "cost",
+    "bench",
+    "run",
+    "show",
+    "compare",
+    "report",
+    "schema",
+    "demo",
+)
+"""The commands, in the order in which help lists them. Each is a function in a module of its name in this package."""
+
+
+def command_function(name: str) -> Callable[..., None]:
+    """Return the function of a command."""
+    function: Callable[..., None] = getattr(import_module(f"tokensieve.cli.{name}"), name)
+    return function
+
+
+def _first_line(name: str) -> str:
+    """Return the first line of a command's docstring; its module is read and not imported."""
+    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return (ast.get_docstring(function) or "").split("\n")[0]
+
 
 class _Commands(TyperGroup):
-    """Turns every error into one paragraph and an exit code."""
+    """Imports a command when it is called, and turns every error into one paragraph and an exit code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # What help and completion list.
+        self.commands = {name: TyperCommand(name, help=_first_line(name)) for name in COMMANDS}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        if listed is None:
+            return name, listed, rest
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(listed.name)(command_function(str(listed.name)))
+        return name, typer.main.get_command(single), rest
 
     def invoke(self, ctx: Any) -> Any:
         debug = bool(ctx.params.get("debug"))
@@ -60,7 +96,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="tokensieve",
     cls=_Commands,
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Drop or merge the visual tokens of multimodal models, and know what it costs in quality.",
@@ -87,10 +123,6 @@ def common_options(
 
 _STUDIES = {"compare", "demo"}
 """The commands that run studies; see `supervised`."""
-
-# Help lists them in this order.
-for _command in (plugins, new, adapters, check, cost, bench, run, show, compare, report, schema, demo):
-    app.command()(_command)
 
 
 def main() -> None:

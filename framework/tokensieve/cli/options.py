@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from tokensieve.algebra.budget import Keep
 from tokensieve.cli import console
 from tokensieve.errors import BudgetError
 
 if TYPE_CHECKING:
+    from tokensieve.algebra.budget import Keep
     from tokensieve.plugins.registry import Registry
 
 VIEWER_SAMPLES = 24
@@ -93,6 +93,8 @@ def parse_budgets(keep: str | None) -> list[Keep] | None:
     Raises:
         typer.Exit: with code 2, if one of them is no budget.
     """
+    from tokensieve.algebra.budget import Keep
+
     if keep is None:
         return None
     try:
