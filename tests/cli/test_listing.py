@@ -148,14 +148,22 @@ def test_tasks_and_checkpoints_are_listed(cli, install, tmp_path):
     assert "│ sphinx-small │ none │" in text
 
 
-def test_two_plugins_of_one_name_are_an_error(cli, install):
+def test_two_plugins_of_one_name_are_reported(cli, install):
     class Imposter(LoudPlugin):
         pass
 
     install(noise=LoudPlugin(), other=Imposter())
     result = cli("plugins")
     assert result.exit_code == 1
-    assert result.stderr.startswith("PluginError: two plugins bring a strategy named 'loud': noise (noise_package)")
+    line = (
+        "error: not added: two plugins bring a strategy named 'loud': noise (noise_package) and other (other_package); "
+        "neither can be used: uninstall one of them, or rename it"
+    )
+    assert line in result.stdout.splitlines()
+    assert "script-merge" in result.stdout
+    refused = cli("check", "loud & gsp", "--keep", 3)
+    assert refused.exit_code == 1
+    assert "two plugins bring a strategy named 'loud'" in refused.stderr
 
 
 # check

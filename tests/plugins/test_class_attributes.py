@@ -119,5 +119,5 @@ def test_a_check_that_would_not_run_is_refused_where_the_class_is_made():
 
 
 def test_two_composers_of_one_symbol():
-    with pytest.raises(PluginError, match="the symbol &, which is that of 'intersection'"):
+    with pytest.raises(PluginError, match="has the symbol &, as has the composer 'intersection'"):
         Registry().add_composer(composer(symbol="&"))

@@ -172,8 +172,8 @@ class LikeAStrategy(Majority):
         ({"strategies": [Nameless]}, "has no name"),
         ({"strategies": [Dashed]}, "'my-norm'"),
         ({"strategies": [Keyword]}, "'lambda'"),
-        ({"strategies": [LikeAComposer]}, "is named like a composer"),
-        ({"strategies": [First], "composers": [LikeAStrategy]}, "is named like a strategy of p"),
+        ({"strategies": [LikeAComposer]}, "is named like the composer"),
+        ({"strategies": [First], "composers": [LikeAStrategy]}, "is named like the strategy 'first' of p"),
         ({"strategies": [First()]}, "as strategy, which is no subclass of Strategy"),
         ({"strategies": [Majority]}, "as strategy, which is no subclass of Strategy"),
         ({"composers": [First]}, "as composer, which is no subclass of Composer"),
@@ -373,19 +373,72 @@ def test_a_broken_thing_costs_a_plugin_that_thing(monkeypatch):
         registry.add_recipe("nowhere.yaml")
 
 
-def test_a_plugin_that_clashes_stops_the_registry(monkeypatch):
+def test_of_two_things_of_one_name_neither_can_be_used(monkeypatch):
     class Clash(First):
         """Takes a built-in's name."""
 
         name = "gsp"
 
+    class Late(Clash):
+        """Comes third."""
+
+    class Sum(Majority):
+        """Is no union."""
+
+        name = "union"
+
+    class Norm(Majority):
+        """Is named like a strategy."""
+
+        name = "norm"
+
+    class Other(Majority):
+        """Has somebody's symbol."""
+
+        name = "other"
+        symbol = "&"
+
     points = [
-        entry_point("acme", lambda: plugin(strategies=[Clash])),
+        entry_point("acme", lambda: plugin(strategies=[Clash, First])),
+        entry_point("zeta", lambda: plugin(strategies=[Late], composers=[Sum, Norm, Other])),
         *importlib.metadata.entry_points(group="tokensieve"),
     ]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    with pytest.raises(PluginError, match=r"a strategy named 'gsp': acme \(acme 1\.0\) and strategies \(tokensieve"):
-        ts.default_registry()
+    registry = ts.default_registry()
+    said = [text for one in registry.plugins for text in one.left_out]
+    ours = "strategies (tokensieve " + importlib.metadata.version("tokensieve") + ")"
+    neither = "neither can be used: uninstall one of them, or"
+    assert said == [
+        f"two plugins bring a strategy named 'gsp': acme (acme 1.0) and {ours}; {neither} rename it",
+        f"two plugins bring a strategy named 'gsp': acme (acme 1.0) and zeta (zeta 1.0); {neither} rename it",
+        "two plugins bring a composer named 'union': tokensieve and zeta (zeta 1.0); uninstall one of them, or "
+        "rename it",
+        f"composer 'norm' of zeta (zeta 1.0) is named like the strategy 'norm' of {ours}; {neither} name it otherwise",
+        "composer 'other' of zeta (zeta 1.0) has the symbol &, as has the composer 'intersection' of tokensieve; "
+        "uninstall one of them, or name it otherwise",
+    ]
+    # All else is there, and what is refused is refused with the reason.
+    assert registry.strategy("first") is First
+    assert "qcsp" in registry.strategies
+    assert registry.composer("union").__module__.startswith("tokensieve")
+    for text, name in (("script", "gsp"), ("gsp", "gsp"), ("norm", "norm")):
+        with pytest.raises(ts.TokensieveError, match=f"Not added: .*'{name}'.*neither can be used"):
+            ts.Recipe.load(text, registry, keep=3)
+
+
+def test_a_hook_that_does_not_fit_costs_its_plugin_alone(monkeypatch):
+    class Misspelt:
+        @ts.hookimpl
+        def register_stratgies(self, registry):
+            """Is no hook."""
+
+    points = [entry_point("acme", Misspelt), *importlib.metadata.entry_points(group="tokensieve")]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    registry = ts.default_registry()
+    (broken,) = (one for one in registry.plugins if one.error is not None)
+    assert broken.name == "acme"
+    assert "implements a hook that does not fit" in broken.error
+    assert "gsp" in registry.strategies
 
 
 def test_models_need_exactly_one_adapter():

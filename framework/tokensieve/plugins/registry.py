@@ -61,7 +61,7 @@ def _one_thing(add: Callable[Concatenate[Registry, P], None]) -> Callable[Concat
         try:
             add(registry, *args, **kwargs)
         except PluginError as error:
-            if registry._left_out is None or error is registry._shared:
+            if registry._left_out is None:
                 raise
             registry._left_out.append(text_of(error))
 
@@ -87,8 +87,8 @@ class Registry:
         self._checkpoints: dict[str, Checkpoint] = {}
         self._origins: dict[tuple[str, str], str] = {}
         self._plugins: list[Plugin] = []
-        # The latest error that is not one plugin's own business.
-        self._shared: PluginError | None = None
+        # Names that two installed plugins bring: nobody could tell which was meant, so neither is there.
+        self._ambiguous: dict[tuple[str, str], None] = {}
         # What the plugin that is being loaded could not add; none where an error is raised.
         self._left_out: list[str] | None = None
         self._current = OWN
@@ -231,28 +231,20 @@ class Registry:
     def add_strategy(self, strategy: type[Strategy]) -> None:
         """Add a strategy class under its `name`."""
         self._check_class("strategy", strategy, Strategy)
-        if strategy.name in self._composers:
-            raise self._for_all(
-                f"strategy '{strategy.name}' of {self._current} is named like a composer of "
-                f"{self.origin('composer', strategy.name)}; name it otherwise"
-            )
+        self._refuse_twin("strategy", strategy.name, "composer", strategy.name, self._composers, "is named like")
         self._add("strategy", self._strategies, strategy.name, strategy)
 
     @_one_thing
     def add_composer(self, composer: type[Composer]) -> None:
         """Add a composer class under its `name`."""
         self._check_class("composer", composer, Composer)
-        twin = next((c for c in self._composers.values() if c.symbol is not None and c.symbol == composer.symbol), None)
-        if twin is not None and twin is not composer:
-            raise self._for_all(
-                f"composer '{composer.name}' of {self._current} has the symbol {composer.symbol}, which is that of "
-                f"'{twin.name}' of {self.origin('composer', twin.name)}"
-            )
-        if composer.name in self._strategies:
-            raise self._for_all(
-                f"composer '{composer.name}' of {self._current} is named like a strategy of "
-                f"{self.origin('strategy', composer.name)}; name it otherwise"
-            )
+        twin = next(
+            (c.name for c in self._composers.values() if c.symbol is not None and c.symbol == composer.symbol), ""
+        )
+        if self._composers.get(twin) is not composer:
+            has = f"has the symbol {composer.symbol}, as has"
+            self._refuse_twin("composer", composer.name, "composer", twin, self._composers, has)
+        self._refuse_twin("composer", composer.name, "strategy", composer.name, self._strategies, "is named like")
         self._add("composer", self._composers, composer.name, composer)
 
     @_one_thing
@@ -308,7 +300,7 @@ class Registry:
     def _register(self, plugin: object, name: str, origin: str) -> None:
         for other in self._plugins:
             if other.name == name and other.error is None:
-                raise self._for_all(
+                raise PluginError(
                     f"two plugins are named '{name}': one of {other.origin} and one of {origin}; uninstall one of them"
                 )
         with self._all_or_nothing(f"{name} ({origin})"):
@@ -317,7 +309,7 @@ class Registry:
                 self._manager.check_pending()
             except pluggy.PluginValidationError as error:
                 known = [name for name, hook in vars(hookspecs).items() if hasattr(hook, PROJECT_SPEC)]
-                raise self._for_all(
+                raise PluginError(
                     f"plugin '{name}' ({origin}) implements a hook that does not fit: {error}. Hooks: {listing(known)}"
                 ) from None
             except ValueError as error:
@@ -328,7 +320,7 @@ class Registry:
                     self._manager.subset_hook_caller(hook, others)(registry=self)
                 # A stranger's hook can raise anything, and even exit; what it added before is there.
                 except (Exception, SystemExit) as error:
-                    if self._left_out is None or error is self._shared:
+                    if self._left_out is None:
                         raise
                     self._left_out.append(f"the rest of {hook} of {self._current}, which raised {_said(error)}")
 
@@ -336,10 +328,8 @@ class Registry:
         """Register every installed plugin, one by one.
 
         A plugin that fails to load is recorded with its reason, and the others go on. Something that is not valid
-        costs a plugin that thing alone, which is recorded likewise.
-
-        Raises:
-            PluginError: if a hook is misspelt or two plugins use one name.
+        costs a plugin that thing alone, which is recorded likewise. Of two things of one name neither is there: nobody
+        could tell which was meant.
         """
         points = metadata.entry_points(group=ENTRY_POINTS)
         for point in sorted(points, key=lambda p: (p.name, p.value)):
@@ -350,8 +340,6 @@ class Registry:
                 self._plugins.append(Plugin(point.name, origin, left_out=tuple(self._left_out)))
             # A stranger's module can raise anything, and even exit; it must not take the others down.
             except (Exception, SystemExit) as error:
-                if error is self._shared:
-                    raise
                 self._plugins.append(Plugin(point.name, origin, _said(error)))
             finally:
                 self._left_out = None
@@ -367,6 +355,7 @@ class Registry:
             self._tasks,
             self._checkpoints,
             self._origins,
+            self._ambiguous,
         ]
         before: list[dict[Any, Any]] = [dict(table) for table in tables]
         plugins = self._manager.get_plugins()
@@ -383,19 +372,30 @@ class Registry:
         finally:
             self._current = BY_HAND
 
-    def _for_all(self, message: str) -> PluginError:
-        """Return an error that stops the loading of plugins: nobody could tell which of two was meant."""
-        self._shared = PluginError(message)
-        return self._shared
-
     def _add(self, kind: str, table: dict[str, T], name: str, value: T) -> None:
-        if name in table:
-            raise self._for_all(
+        if name in table or (kind, name) in self._ambiguous:
+            raise PluginError(
                 f"two plugins bring a {kind} named '{name}': {self.origin(kind, name)} and {self._current}; "
-                "uninstall one of them, or rename it"
+                f"{self._refuse(kind, name, table)}uninstall one of them, or rename it"
             )
         table[name] = value
         self._origins[(kind, name)] = self._current
+
+    def _refuse_twin(self, kind: str, name: str, other: str, twin: str, table: dict[str, Any], what: str) -> None:
+        """Refuse something that a formula could not tell from something else, which is in the table by its name."""
+        if twin in table or (twin and (other, twin) in self._ambiguous):
+            raise PluginError(
+                f"{kind} '{name}' of {self._current} {what} the {other} '{twin}' of {self.origin(other, twin)}; "
+                f"{self._refuse(other, twin, table)}uninstall one of them, or name it otherwise"
+            )
+
+    def _refuse(self, kind: str, name: str, table: dict[str, Any]) -> str:
+        """Take away what another installed plugin brought under a name, and say so; the framework's own stays."""
+        if self._left_out is None or self.origin(kind, name) == OWN:
+            return ""
+        table.pop(name, None)
+        self._ambiguous[(kind, name)] = None
+        return "neither can be used: "
 
     def _file(self, kind: str, path: Traversable | str, suffixes: tuple[str, ...]) -> tuple[Traversable, str]:
         """Return a file that a plugin adds, and its stem, by which it is known."""
@@ -436,8 +436,8 @@ PROJECT_SPEC = f"{hookspecs.PROJECT}_spec"
 def default_registry() -> Registry:
     """Return a new registry of everything installed.
 
-    Raises:
-        PluginError: if a plugin misspells a hook, or two plugins use one name.
+    Its `plugins` say which did not load and what was left out of others, with the reasons: among these are names that
+    two plugins bring, of which neither is there.
     """
     registry = Registry()
     registry.load_entry_points()
