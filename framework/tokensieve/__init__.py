@@ -15,6 +15,7 @@ if _TYPE_CHECKING:
     from tokensieve.algebra.universe import Universe
     from tokensieve.composers.expression import Composer, Expression
     from tokensieve.composers.selection import select
+    from tokensieve.cost.explanation import Explanation, explain
     from tokensieve.drawing.show import show
     from tokensieve.engine import PruneHandle, VisionCache, install, prune, share_vision
     from tokensieve.errors import TokensieveError
@@ -41,6 +42,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Evidence",
+    "Explanation",
     "Expression",
     "Finding",
     "Keep",
@@ -65,6 +67,7 @@ __all__ = [
     "Universe",
     "VisionCache",
     "default_registry",
+    "explain",
     "hookimpl",
     "install",
     "prune",
@@ -84,6 +87,7 @@ _HOMES = {
     "Decoder": "tokensieve.models.decoder",
     "Encoder": "tokensieve.models.encoder",
     "Evidence": "tokensieve.evidence",
+    "Explanation": "tokensieve.cost.explanation",
     "Expression": "tokensieve.composers.expression",
     "Finding": "tokensieve.recipes.review",
     "Keep": "tokensieve.algebra.budget",
@@ -108,6 +112,7 @@ _HOMES = {
     "Universe": "tokensieve.algebra.universe",
     "VisionCache": "tokensieve.engine",
     "default_registry": "tokensieve.plugins.registry",
+    "explain": "tokensieve.cost.explanation",
     "hookimpl": "tokensieve.plugins.hookspecs",
     "install": "tokensieve.engine",
     "prune": "tokensieve.engine",

@@ -1,0 +1,43 @@
+"""The command `explain`: a recipe in words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from tokensieve.cli import console
+from tokensieve.cli.options import Budget, PluginFiles, RecipeName, open_registry, parse_budgets
+from tokensieve.cost.geometry import Geometry
+
+
+def explain(
+    recipe: RecipeName,
+    model: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--model", metavar="NAME", help="A checkpoint's folder, a shipped one's name, or a geometry."),
+    ] = None,
+    keep: Budget = None,
+    visual: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--visual", min=1, help="Visual tokens of the example picture; a geometry has its own."),
+    ] = None,
+    text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of the example prompt.")] = 64,
+    plugin: PluginFiles = None,
+) -> None:
+    """Say in words what a recipe does: where it cuts, from which evidence, how many tokens stay, what it costs."""
+    from tokensieve.cost import explanation
+
+    registry = open_registry(plugin)
+    budgets = parse_budgets(keep)
+    adapter = None
+    if model is not None:
+        from tokensieve.measure.subjects import find_source, planned_adapter
+
+        source = find_source(model, registry)
+        adapter = planned_adapter(source, registry, "sdpa")
+        if isinstance(source, Geometry):
+            visual = visual or source.num_visual_tokens
+    console.echo(str(explanation.explain(recipe, adapter, keep=budgets, visual=visual, text=text, registry=registry)))
+    if adapter is not None and visual is None:
+        console.warn("say --visual N, the visual tokens of a picture, and tokens of every layer and FLOPs are counted")

@@ -1,0 +1,277 @@
+"""A recipe in words: where it cuts, what it computes from which evidence, what stays, and what that costs."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from tokensieve.algebra.budget import Keep
+from tokensieve.composers.expression import Expression
+from tokensieve.cost.geometry import layer_costs, pruned_prefill_flops, visual_per_layer
+from tokensieve.cost.language_model import prefill_flops
+from tokensieve.errors import RefusedError
+from tokensieve.evidence import Evidence
+from tokensieve.models.adapter import Adapter
+from tokensieve.models.offers import DECODER_EVIDENCE, VISION_EVIDENCE
+from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.recipes.meant import GivenRecipe, meant
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.review import review
+from tokensieve.recipes.source import kind_of
+from tokensieve.sites import Site
+from tokensieve.stage import Stage
+from tokensieve.strategy import Strategy
+
+QUESTION = frozenset({Evidence.QUERY, Evidence.TEXT_FEATURES, Evidence.DECODER_TEXT, Evidence.DECODER_TEXT_HEADS})
+"""Evidence that changes with the question, whatever the site."""
+WIDTH = 100
+_INDENT = "  "
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of an explanation.
+
+    Attributes:
+        title: what it is about.
+        lines: its paragraphs; what a formula consists of is indented below it.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a recipe does, as text. `str()` gives it as plain text of 100 columns.
+
+    Attributes:
+        sections: one for the recipe, one for each stage or range of equal stages, and further ones for tokens, cost,
+            differences from papers and findings, as far as each is known.
+    """
+
+    sections: tuple[Section, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join("\n".join([section.title, *_wrapped(section.lines)]) for section in self.sections)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<h4>{html.escape(section.title)}</h4><pre>{html.escape(chr(10).join(_wrapped(section.lines)))}</pre>"
+            for section in self.sections
+        )
+
+
+def explain(
+    recipe: GivenRecipe,
+    model: nn.Module | Adapter | None = None,
+    *,
+    keep: object = None,
+    visual: int | None = None,
+    text: int = 64,
+    registry: Registry | None = None,
+) -> Explanation:
+    """Explain a recipe, without running a model.
+
+    Args:
+        recipe: in any form that `prune` takes.
+        model: the model, or its adapter. Without one, nothing is said of its layers, of costs and of what it cannot do.
+        keep: the budget; needed for a formula, and an override otherwise.
+        visual: the number of visual tokens of an example picture, from which tokens and FLOPs are counted.
+        text: the number of text tokens of the example prompt.
+        registry: where names are looked up.
+
+    Raises:
+        RecipeError: if the recipe cannot be read; or another `TokensieveError` for its parts.
+    """
+    registry = registry or default_registry()
+    loaded = meant(recipe, keep, registry)
+    adapter = registry.adapter_for(model) if isinstance(model, nn.Module) else model
+    parts = [_head(loaded, adapter)]
+    parts += [_stage(loaded, at, stage) for at, stage in loaded.ranges()]
+    if adapter is not None and visual is not None:
+        parts += _counted(loaded, adapter, visual, text)
+    parts += [_differences(loaded, _notes(recipe, registry)), _findings(loaded, adapter)]
+    return Explanation(tuple(parts))
+
+
+def _head(recipe: Recipe, adapter: Adapter | None) -> Section:
+    lines = [f"paper: {recipe.paper}"] if recipe.paper else []
+    kept = "kept tokens keep their position ids"
+    lines.append(
+        f"positions: {kept if recipe.positions == 'original' else 'kept tokens are numbered anew, without gaps'}"
+    )
+    asks = any(_depends_on_question(stage) for stage in recipe.stages)
+    lines.append("question: " + ("what stays depends on it" if asks else "what stays is the same for every question"))
+    if adapter is not None:
+        lines.append(f"model: {type(adapter.model).__name__}, adapter {adapter.name}")
+    return Section(f"{recipe.name} ({recipe.hash()})", tuple(lines))
+
+
+def _stage(recipe: Recipe, at: str, stage: Stage) -> Section:
+    lines = [*_expression(recipe, stage.select, stage.at, ""), _budget(stage)]
+    if stage.by is not None:
+        lines += ["ties are broken by", *_expression(recipe, stage.by, stage.at, _INDENT)]
+    if stage.newlines != "judge":
+        lines.append(f"newline and separator tokens are always {'kept' if stage.newlines == 'keep' else 'dropped'}")
+    return Section(f"{at}: {_place(at, stage.at)}", tuple(lines))
+
+
+def _place(at: str, site: Site) -> str:
+    if site.part == "encoder":
+        return (
+            "in each of these blocks of the vision encoder"
+            if ".." in at
+            else f"in block {site.block} of the vision encoder"
+        )
+    if ".." in at:
+        return "in each of these layers of the language model"
+    if site.block == 0:
+        return "before the language model, whose layers all see what is left"
+    before = "layer 0 sees" if site.block == 1 else f"layers 0 to {site.block - 1} see"
+    return f"before layer {site.block} of the language model; {before} what was there before"
+
+
+def _expression(recipe: Recipe, expression: Expression, site: Site, indent: str) -> Iterator[str]:
+    """Return a line for an expression, and indented lines for what it is made of."""
+    written = recipe.formula(expression)
+    said = (_paragraphs(type(expression)) or ["not described by its author"])[0]
+    if isinstance(expression, Strategy):
+        changed = expression.model_dump(mode="json", exclude_defaults=True)
+        settings = ", ".join(f"{name} {value}" for name, value in changed.items())
+        yield f"{indent}{written} is {expression.name}{f' with {settings}' if settings else ''}: {said}"
+        yield f"{indent}{_INDENT}reads {_evidence(expression, site)}"
+    else:
+        yield f"{indent}{written}: {said}"
+    for part in expression.parts:
+        yield from _expression(recipe, part, site, indent + _INDENT)
+
+
+def _evidence(strategy: Strategy, site: Site) -> str:
+    def where(kind: Evidence) -> str:
+        if kind is Evidence.FEATURES:
+            return f"the vectors entering {site}"
+        if kind in VISION_EVIDENCE:
+            return "of the vision encoder"
+        if kind in QUESTION and kind not in DECODER_EVIDENCE:
+            return "the question"
+        return f"of decoder layer {site.block - 1}" if kind in DECODER_EVIDENCE and site.block else ""
+
+    told = [f"{kind} ({where(kind)})" if where(kind) else str(kind) for kind in sorted(strategy.needs)]
+    return ", ".join(told) or "nothing but where tokens are"
+
+
+def _depends_on_question(stage: Stage) -> bool:
+    # Attention of a prompt's last token, and the vectors inside the language model, have seen the question.
+    inside = stage.at.part == "decoder" and stage.at.block > 0
+    return bool(stage.needs & QUESTION) or (inside and bool(stage.needs & (DECODER_EVIDENCE | {Evidence.FEATURES})))
+
+
+def _budget(stage: Stage) -> str:
+    group = "all images of a prompt together" if stage.per == "sample" else f"each {stage.per}"
+    rest = (
+        "the others are dropped"
+        if stage.rest == "drop"
+        else "each of the others is merged into the most similar kept one"
+    )
+    return f"keeps {_amount(stage.keep)} of {group}; {rest}"
+
+
+def _amount(keep: Keep) -> str:
+    if keep.auto:
+        return "the set that the method itself chooses"
+    if keep.less is not None:
+        return f"all but {keep.less} tokens (half of them at least)"
+    if keep.count is not None:
+        return f"exactly {keep.count} tokens (all, where there are fewer)"
+    return f"{keep.fraction} of the tokens (rounded down, at least one)"
+
+
+def _counted(recipe: Recipe, adapter: Adapter, visual: int, text: int) -> list[Section]:
+    """Return how many visual tokens each layer sees, and the counted FLOPs."""
+    layers = layer_costs(adapter)
+    prunes = adapter.encoder is not None and adapter.encoder.prunes_prompt
+    title = f"a prompt of {visual} visual and {text} text tokens"
+    try:
+        counts = visual_per_layer(recipe, [visual], len(layers), prunes)
+        pruned = pruned_prefill_flops(recipe, layers, [visual], text, prunes)
+    except RefusedError as error:
+        return [Section(title, (f"cannot be counted: {error}",))]
+    lines = [f"{name} {seen:,} visual tokens" for name, seen in _runs(counts)]
+    plain = prefill_flops(layers, [text + visual] * len(layers))
+    lines.append(f"mean over {len(counts)} layers: {sum(counts) / len(counts):,.1f} visual tokens")
+    lines.append(
+        f"prefill of the language model: {pruned / 1e9:,.1f} GFLOPs of {plain / 1e9:,.1f} unpruned, "
+        f"{pruned / plain:.1%} (counted, without the vision encoder, the head and the selection; FLOPs are no times, "
+        "which `tokensieve bench` measures)"
+    )
+    return [Section(title, tuple(lines))]
+
+
+def _runs(counts: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Return the layers that see the same number of tokens, as text, with that number."""
+    for seen, group in itertools.groupby(enumerate(counts), lambda pair: pair[1]):
+        numbers = [number for number, _ in group]
+        yield (f"layer {numbers[0]} sees" if len(numbers) == 1 else f"layers {numbers[0]} to {numbers[-1]} see"), seen
+
+
+def _differences(recipe: Recipe, notes: Sequence[str]) -> Section:
+    """Return what differs from papers: as the head of the recipe's file says, then as each strategy says of itself."""
+    lines = list(notes)
+    for kind in dict.fromkeys(type(leaf) for leaf in recipe.names() if isinstance(leaf, Strategy)):
+        told = [one for one in _paragraphs(kind) if one.startswith("Paper:") or "without a paper" in one]
+        link = f" {kind.paper}" if kind.paper else ""
+        lines.append(f"{kind.name}: {' '.join(told) or 'its author says nothing of it'}{link}")
+    return Section("what differs from papers", tuple(lines))
+
+
+def _notes(recipe: GivenRecipe, registry: Registry) -> list[str]:
+    """Return the paragraphs and items of the comment at the head of a recipe's file."""
+    if not isinstance(recipe, (str, Path)):
+        return []
+    kind = kind_of(recipe, registry) if isinstance(recipe, str) else "path"
+    if kind == "formula":
+        return []
+    file = registry.recipe(str(recipe)) if kind == "name" else Path(recipe)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    paragraphs: list[str] = []
+    fresh = True
+    for line in (line.removeprefix("#").strip() for line in head):
+        if fresh or line.startswith("- "):
+            paragraphs.append(line)
+        else:
+            paragraphs[-1] += f" {line}"
+        fresh = not line
+    return [paragraph.strip() for paragraph in paragraphs if paragraph.strip()]
+
+
+def _findings(recipe: Recipe, adapter: Adapter | None) -> Section:
+    found = tuple(map(str, review(recipe, adapter)))
+    return Section("review", found or ("no findings",))
+
+
+def _paragraphs(documented: type[object]) -> list[str]:
+    """Return the paragraphs of a class's own docstring, each on one line; not those of a base class."""
+    text = inspect.cleandoc(documented.__doc__ or "")
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def _wrapped(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        indent = line[: len(line) - len(line.lstrip())]
+        yield from textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent=_INDENT,
+            subsequent_indent=f"{_INDENT}{indent}{_INDENT}",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
