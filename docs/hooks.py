@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: tables of the registry and of reports, the list of decisions, and figures inside pages.
+"""Hooks of mkdocs: tables of the registry and of reports, and figures inside pages.
 
 A page asks for a table by a comment such as `<!-- table: strategies -->`. Tables are made when the site is built, so
 none is stale.
@@ -27,21 +27,16 @@ KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
 
 
-def on_config(config: Any) -> Any:
-    """Add every decision to the navigation, in order of number."""
-    decisions = ["decisions/index.md", *(f"decisions/{file.name}" for file in _decisions())]
-    config.nav = [{"Decisions": decisions} if "Decisions" in entry else entry for entry in config.nav]
-    return config
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the comments of a page that ask for tables by these tables."""
     return re.sub(r"<!-- table: (\w+) -->", lambda mark: TABLES[mark[1]](), markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Replace links to figures by the figures themselves, so that style sheets apply to them."""
-    return FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
+    """Replace links to figures by the figures themselves, and put tables where they can be scrolled."""
+    html = FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
+    # Focusable, so that the keyboard can scroll it, too.
+    return re.sub(r"<table>.*?</table>", r'<div class="scrolled" tabindex="0">\g<0></div>', html, flags=re.DOTALL)
 
 
 def strategies() -> str:
@@ -157,8 +152,7 @@ def catalogue() -> str:
                 _needs(strategy),
                 "<br>".join(_published(one) for one in origin.publications) or origin.note or "a control",
                 "<br>".join(one.licence for one in published) or "ours",
-                origin.time,
-                origin.memory,
+                *(strategy.complexity or ("not said", "not said")),
             )
         )
     return _table(("name", "kind", "evidence", "source", "licence of the original", "time", "memory"), rows)

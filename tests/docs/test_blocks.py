@@ -177,6 +177,8 @@ def agree(shown, printed):
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)) is not None
 
 
+# peft asks transformers by the older name.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_a_page_runs_as_it_is_written(page, tmp_path, tmp_path_factory, monkeypatch):
     for folder in ("docs", "studies"):
