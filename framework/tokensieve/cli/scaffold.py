@@ -61,14 +61,14 @@ _CONTENT = {
     "recipe.yaml.jinja": "the recipe `{name}`; every other `.yaml` file beside it is a recipe, too",
     "study.yaml.jinja": "a study that asks its questions",
 }
-_TABLES = {
-    "strategy": ("strategies", "composers", "recipes"),
-    "composer": ("composers", "strategies", "recipes"),
-    "recipe": ("recipes",),
-    "adapter": ("adapters",),
-    "task": ("tasks",),
+_RIVALS = {
+    "strategy": ("strategy", "composer", "recipe"),
+    "composer": ("composer", "strategy", "recipe"),
+    "recipe": ("recipe",),
+    "adapter": ("adapter",),
+    "task": ("task",),
 }
-"""By kind, where its name must not be taken."""
+"""By kind, the kinds of which none may have its name."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,15 @@ def _name_problems(kind: str, name: str) -> Iterator[str]:
 
 def _taken(plan: Plan, registry: Registry) -> Iterator[str]:
     """Say who has a name, or that the folder exists."""
-    for table in _TABLES[plan.kind]:
-        if plan.name in getattr(registry, table):
-            kind = {"strategies": "strategy"}.get(table, table.removesuffix("s"))
+    tables = {
+        "strategy": registry.strategies,
+        "composer": registry.composers,
+        "recipe": registry.recipes,
+        "adapter": registry.adapters,
+        "task": registry.tasks,
+    }
+    for kind in _RIVALS[plan.kind]:
+        if plan.name in tables[kind]:
             yield (
                 f"there is {_a(kind)} named '{plan.name}' already, of {registry.origin(kind, plan.name)}; "
                 "choose another name"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder, Modality
+from tokensieve.testing.checks import require
 
 Part = int | tuple[str, int]
 """A number of text tokens, or a picture: `("image", seed)`, `("video", seed)`."""
@@ -96,7 +97,11 @@ class Prompts:
         request = self.adapter.random_inputs(self.model, [seeds], name)
         with torch.no_grad():
             output = self.decoder.encode_visual_inputs(request)[name]
-        return self.decoder.layout(name, output, request)
+        layouts = self.decoder.layout(name, output, request)
+        require(
+            len(layouts) == len(seeds), f"`layout` returns {len(layouts)} layouts for {len(seeds)} {name}s of a prompt"
+        )
+        return layouts
 
     def _placed(self, modality: Modality, layout: Tensor) -> list[int]:
         if modality.name != "video" or not self.adapter.text_between_frames:

@@ -126,7 +126,7 @@ class Kit:
         if not EvidenceRecorder.seen:
             return {}
         [tokens] = EvidenceRecorder.seen
-        assert set(tokens.evidence) == kinds
+        assert set(tokens.evidence) == kinds, f"offered is {sorted(kinds)}, and there is {sorted(tokens.evidence)}"
         return {sample: evidence_by_field(tokens, row) for row, sample in enumerate(tokens.samples.tolist())}
 
     def settings(self, steps: int = NEW_TOKENS) -> dict[str, Any]:
@@ -156,13 +156,20 @@ class Kit:
         for number, row in enumerate(rows):
             reference = self.expected(row, self.kept(run, recipe, number), recipe)
             wanted, seen = reference.greedy(words.shape[1])
-            assert_close(logits[number], seen)
-            assert words[number].tolist() == wanted
+            assert_close(logits[number], seen, f"logits of prompt {number}, beside the reference")
+            found = words[number].tolist()
+            assert found == wanted, f"prompt {number} goes on with {found}, and in the reference with {wanted}"
 
 
-def assert_close(a: Tensor, b: Tensor) -> None:
-    """Raise `AssertionError` unless two float32 results are equal up to rounding."""
-    torch.testing.assert_close(a, b, atol=5e-4, rtol=1e-3)
+def assert_close(a: Tensor, b: Tensor, what: str = "two results") -> None:
+    """Raise `AssertionError` unless two float32 results are equal up to rounding.
+
+    Args:
+        a: one of them.
+        b: the other.
+        what: what they are, for the message.
+    """
+    torch.testing.assert_close(a, b, atol=5e-4, rtol=1e-3, msg=lambda found: f"{what} differ: {found}")
 
 
 def decoder_stage(block: int, select: ts.Strategy, keep: int, rest: Any = "drop") -> ts.Stage:

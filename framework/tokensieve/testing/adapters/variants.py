@@ -15,12 +15,18 @@ from tokensieve.testing.adapters.probes import (
     LargestFeatures,
     MostAttended,
 )
+from tokensieve.testing.checks import cured_by
 from tokensieve.testing.prompts import Prompts
 
 
 class VariantLaws(AdapterLaws):
     """Both kinds of attention, half precision and saved checkpoints give the same."""
 
+    @cured_by(
+        "name the attention modules of the layers as transformers does, or override `vision_attention_name`: "
+        "evidence is the same for sdpa and eager",
+        raised=True,
+    )
     @torch.no_grad()
     def test_kinds_of_attention(self, kit: Kit) -> None:
         """Both kinds of attention keep the same tokens, by features and by attention."""
@@ -39,8 +45,13 @@ class VariantLaws(AdapterLaws):
                 model(**kit.prompts.batch(rows))
             kept.append([ids.tolist() for ids in run.kept(f"decoder.{block}")])
             self._record(kind)
-        assert all(one == kept[0] for one in kept)
+        assert all(one == kept[0] for one in kept), f"eager attention keeps {kept[0]}, and sdpa {kept[-1]}"
 
+    @cured_by(
+        "keep the dtype of the model: no `.float()` and no new float32 tensors in `projected_features`, "
+        "`replace_features` and `rotary_embeddings`",
+        raised=True,
+    )
     @torch.no_grad()
     def test_half_precision(self, kit: Kit) -> None:
         """In bfloat16 budgets are exact, keeping all changes nothing, and logits are finite."""
@@ -52,11 +63,16 @@ class VariantLaws(AdapterLaws):
         plain = model(**inputs).logits
         for recipe in kit.recipes():
             with ts.prune(model, recipe):
-                assert model(**inputs).logits.isfinite().all()
+                assert model(**inputs).logits.isfinite().all(), "in bfloat16, logits are not finite"
             with ts.prune(model, recipe.replace(keep=[100_000] * len(recipe.stages), positions="original")):
-                assert torch.equal(plain, model(**inputs).logits)
+                assert torch.equal(plain, model(**inputs).logits), "in bfloat16, keeping all tokens changes logits"
         self._record("bfloat16")
 
+    @cured_by(
+        "take everything from the config and the weights, nothing from attributes that `save_pretrained` does not "
+        "write",
+        raised=True,
+    )
     @torch.no_grad()
     def test_a_saved_checkpoint(self, kit: Kit) -> None:
         """A model loaded from a folder keeps the same tokens and generates the same."""
@@ -71,6 +87,7 @@ class VariantLaws(AdapterLaws):
             mine = kit.model.generate(**inputs, **kit.settings())
         with ts.prune(loaded, recipe) as again:
             theirs = loaded.generate(**inputs, **kit.settings())
-        assert torch.equal(mine.sequences, theirs.sequences)
-        assert run.to_dict()["stages"][-1]["samples"] == again.to_dict()["stages"][-1]["samples"]
+        assert torch.equal(mine.sequences, theirs.sequences), "the loaded model generates other tokens"
+        kept, loaded_kept = (one.to_dict()["stages"][-1]["samples"] for one in (run, again))
+        assert kept == loaded_kept, f"the loaded model keeps {loaded_kept}, not {kept}"
         self._record("from_pretrained")
