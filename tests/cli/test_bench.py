@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -95,6 +96,15 @@ def test_if_no_recipe_can_run_nothing_is_made(cli):
     result = cli("bench", "fastv", "--model", "qwen3-vl-8b", "--layers", "4", "--shrink", "16")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "recipe 'fastv' cannot run: error at decoder.2" in result.stderr
+
+
+def test_a_log_has_lines_while_one_piece_of_work_takes_long(capsys):
+    with reported(every=0.02) as report:
+        report(2, 7, "a long cell")
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert all(re.fullmatch(r"2 of 7 after \d+ s: a long cell", line) for line in lines)
 
 
 def test_a_log_has_a_line_every_half_minute(capsys):

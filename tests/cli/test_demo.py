@@ -65,6 +65,33 @@ def test_the_demo(cli, monkeypatch):
     assert f"0 cells run, {len(keys)} were there" in again.stdout
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["new", "begun"])
+def test_a_first_report_comes_before_the_whole_study(cli, monkeypatch, there):
+    """Cells and reports have tests of their own; here is their order, and what each is of."""
+    said = []
+
+    def run(study, store, registry, engine):
+        said.append(("run", store.path, len(plan_study(study, registry).jobs)))
+        return True
+
+    class Written:
+        page, answers, files = Path("page.html"), (), ()
+
+    monkeypatch.setattr("tokensieve.cli.studies.run_study", run)
+    monkeypatch.setattr(
+        "tokensieve.cli.studies.report_study", lambda folder, *_: said.append(("report", folder)) or Written()
+    )
+    monkeypatch.setattr(Store, "finished", lambda self: {"a cell"} if there else set())
+    result = cli("demo")
+    assert result.exit_code == 0, result.output
+    steps = [step[:2] for step in said]
+    whole = [("run", "demo"), ("report", "demo")]
+    assert steps == whole if there else [("run", "demo/first"), ("report", "demo/first"), *whole]
+    assert ("a first report" in result.stdout) == (not there)
+    if not there:
+        assert said[0][2] * 3 < said[2][2]
+
+
 def test_quick_is_the_same_study_made_smaller(study):
     quick = Study.load(shipped_study(), default_registry(), QUICK)
     assert [method.name for method in quick.recipes] == [method.name for method in study.recipes]

@@ -353,3 +353,30 @@ def test_an_empty_place_for_results(cli, command, empty):
     assert result.exit_code == 2, result.output
     assert "an empty name is no place for results" in " ".join(result.output.replace("│", " ").split())
     assert not [path for path in Path.cwd().iterdir() if path.name != "study.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("where", "command"),
+    [
+        ("tokensieve.study.planning.plan.plan_study", ("compare", "study.yaml", "--out", "run", "--dry-run")),
+        ("tokensieve.cli.studies.plan_study", ("compare", "study.yaml", "--out", "run")),
+        ("tokensieve.cli.studies.report_study", ("report", "run")),
+        ("tokensieve.cli.studies.run_study", ("demo", "--quick")),
+        ("tokensieve.cli.studies.report_study", ("demo", "--quick")),
+        ("tokensieve.cli.check.review", ("check", "script")),
+    ],
+)
+def test_an_interrupt_ends_any_command_with_130(cli, monkeypatch, where, command):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    if command[0] == "demo":
+        monkeypatch.setattr("tokensieve.cli.studies.run_study", lambda *_: True)
+    monkeypatch.setattr(where, interrupt)
+    Path("study.yaml").write_text(
+        "name: s\nmodels: [world-llava]\nrecipes: [gsp]\nkeep: [1/9]\nlimit: 2\ntasks: [world]\n",
+        encoding="utf-8",
+    )
+    result = cli(*command)
+    assert result.exit_code == 130, result.output
+    assert "Traceback" not in result.output

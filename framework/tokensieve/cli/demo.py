@@ -25,6 +25,8 @@ QUICK = (
     "limit=108",
 )
 """The settings with which `--quick` makes the study smaller."""
+FIRST = "first"
+"""The folder, in that of the whole study, of the part that is reported first."""
 
 
 def demo(
@@ -35,15 +37,26 @@ def demo(
     settings: Settings = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 2,
 ) -> None:
-    """Compare methods on the models that are shipped, and write the report; it goes on where it stopped."""
+    """Compare methods on the models that are shipped, and write the report; it goes on where it stopped.
+
+    The whole study takes minutes, so a report of a small part of it, that of `--quick`, comes first.
+    """
     from tokensieve.cli.studies import Engine, report_study, run_study
     from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 
     registry = default_registry()
+    engine = Engine(workers=workers)
     loaded = Study.load(shipped_study(), registry, [*(QUICK if quick else ()), *(settings or [])])
     make_folder(out)
-    complete = run_study(loaded, Store(str(out)), registry, Engine(workers=workers))
+    # With settings it is the user's own study, of which the quick one may be no part.
+    if not quick and not settings and not Store(str(out)).finished():
+        first = out / FIRST
+        run_study(Study.load(shipped_study(), registry, QUICK), Store(str(first)), registry, engine)
+        page = report_study(str(first), None, VIEWER_SAMPLES, registry).page
+        console.echo(f"a first report, of a part of the study: {page}")
+        console.echo("the whole study goes on")
+    complete = run_study(loaded, Store(str(out)), registry, engine)
     print_answers(report_study(str(out), None, VIEWER_SAMPLES, registry))
     raise typer.Exit(0 if complete else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,43 +20,66 @@ Report = Callable[[int, int, str], None]
 
 
 @contextmanager
-def reported(clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+def reported(clock: Callable[[], float] = time.monotonic, over: float = 30, every: float = EVERY) -> Iterator[Report]:
     """Return what reports progress inside the block.
+
+    Where stderr is no terminal, a line is printed every so often also while one piece of work takes longer than that.
 
     Args:
         clock: the time in seconds.
+        over: the seconds from whose speed a bar estimates the time that is left.
+        every: the seconds between two lines.
     """
     stderr = Console(stderr=True)
     if stderr.is_terminal:
-        with _bar(stderr) as report:
+        with _bar(stderr, over) as report:
             yield report
         return
-    started = last = clock()
-
-    def say(done: int, total: int, what: str) -> None:
-        nonlocal last
-        now = clock()
-        if now - last >= EVERY:
-            last = now
-            console.warn(f"{done} of {total} after {now - started:.0f} s: {what}")
-
-    yield say
+    lines, ended = _Lines(clock, every), threading.Event()
+    ticking = threading.Thread(target=lines.tick, args=(ended,), daemon=True)
+    ticking.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        ticking.join()
 
 
-def bar(stderr: Console, over: float = 30) -> Progress:
-    """Return a bar that says how much is done, how long it took, what is left, and what goes on now.
+class _Lines:
+    """Plain lines that say how far work has come, from the thread that does it and from one that waits beside it."""
 
-    Args:
-        stderr: where it is drawn.
-        over: the seconds from whose speed the time that is left is estimated.
-    """
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.description}"), console=stderr, speed_estimate_period=over)
+    def __init__(self, clock: Callable[[], float], every: float) -> None:
+        self._clock, self._every = clock, every
+        self._started = self._last = clock()
+        self._state: tuple[int, int, str] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Remember how far it is, and say so if it is time to."""
+        self._state = done, total, what
+        self.say()
+
+    def say(self) -> None:
+        """Print a line if the last one is long enough ago."""
+        with self._lock:
+            now = self._clock()
+            if self._state is not None and now - self._last >= self._every:
+                self._last = now
+                done, total, what = self._state
+                console.warn(f"{done} of {total} after {now - self._started:.0f} s: {what}")
+
+    def tick(self, ended: threading.Event) -> None:
+        """Print lines until the work has ended."""
+        while not ended.wait(self._every):
+            self.say()
 
 
 @contextmanager
-def _bar(stderr: Console) -> Iterator[Report]:
-    with bar(stderr) as progress:
+def _bar(stderr: Console, over: float) -> Iterator[Report]:
+    """Return what moves a bar, which says how much is done, how long it took, what is left, and what goes on now."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    described = TextColumn("{task.description}")
+    with Progress(*columns, described, console=stderr, speed_estimate_period=over) as progress:
         task = progress.add_task("", total=None)
 
         def show(done: int, total: int, what: str) -> None:

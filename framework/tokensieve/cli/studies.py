@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
-from tokensieve.cli.progress import bar
+from tokensieve.cli.progress import reported
 from tokensieve.errors import RefusedError, listing
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.planning.jobs import Plan, SkippedControl
 from tokensieve.study.planning.plan import plan_study
-from tokensieve.study.report import WrittenReport, write_report
+from tokensieve.study.report import STEPS, WrittenReport, write_report
 from tokensieve.study.running.attempt import Result, Summary, cell_name
 from tokensieve.study.running.local_engine import run_local
 from tokensieve.study.spec.plugins import register_plugins
@@ -94,15 +94,16 @@ def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine
         if key in keys:
             console.warn(f"its cell runs again: {problem}")
     left = [job for job in plan.jobs if job.cell.key not in finished]
-    with bar(Console(stderr=True), over=600) as progress:
-        task = progress.add_task("", total=len(left))
+    done = itertools.count(1)
+    with reported(over=600) as report:
+        report(0, len(left), "starting")
 
         def on_result(result: Result) -> None:
             name = cell_name(result.cell)
-            progress.update(task, advance=1, description=console.plain(name))
+            report(next(done), len(left), name)
             if result.status == "failed":
                 reason = result.reason.removeprefix(f"{name}: ")
-                progress.console.print(console.cell(f"failed: {name}: {reason}"))
+                console.warn(f"failed: {name}: {reason}")
 
         if engine.name == "ray":
             from tokensieve.study.running.ray_engine import run_ray
@@ -168,7 +169,8 @@ def report_study(
     folder = Path(run_folder) / "report" if out is None else out
     make_folder(folder)
     title = str(settings.get("name", Path(run_folder).name))
-    with console.working("reading the study") as status:
+    with reported() as report:
+        step = itertools.count()
         written = write_report(
             store,
             folder,
@@ -176,7 +178,7 @@ def report_study(
             title=title,
             study=text,
             samples=samples,
-            progress=lambda step: status.update(f"{step} ..."),
+            progress=lambda what: report(next(step), len(STEPS), what),
         )
     if written.completeness.note:
         console.warn(written.completeness.note)

@@ -52,6 +52,10 @@ BOUNDS = ("unpruned", "text_only", "oracle", "anti_oracle", "inverted")
 Progress = Callable[[str], None]
 
 
+STEPS = ("reading cells", "comparing", "drawing", "writing")
+"""What `write_report` does, in turn."""
+
+
 @dataclass(frozen=True)
 class WrittenReport:
     """A report that was written.
@@ -126,11 +130,11 @@ def write_report(
         StudyError: if no cell is finished, a cell cannot be used, or nothing can be written.
         RecipeError: if the study is not valid YAML.
     """
-    progress("reading cells")
+    progress(STEPS[0])
     comparisons = collect(results)
     if not comparisons:
         raise StudyError(f"'{title}' has no finished cell to report on; run it first: tokensieve compare")
-    progress("comparing")
+    progress(STEPS[1])
     completeness = check_completeness(results)
     note = f"{completeness.note} See “Missing” in the report." if completeness.note else ""
     all_findings = [make_findings(comparison, registry) for comparison in comparisons]
@@ -138,7 +142,7 @@ def write_report(
     made, problems = (tasks, []) if tasks is not None else rebuild_tasks(comparisons, registry, study)
     pictured, changed = (tasks, []) if tasks is not None else unchanged_tasks(comparisons, made)
     tables, asked = _with_own_names(_tables(all_findings, made), asked, note)
-    progress("drawing")
+    progress(STEPS[2])
     undrawn: dict[str, str] = {}
     drawings = unique_names(draw(all_findings, completeness.note, undrawn))
     shown = _viewer(comparisons, pictured, samples)
@@ -146,7 +150,7 @@ def write_report(
     parts = _Parts(title, study, tuple(all_findings), asked, tables, drawings, undrawn, completeness)
     missing = missing_results(results.plan(), completeness, comparisons)
     page = _page(parts, shown, missing)
-    progress("writing")
+    progress(STEPS[3])
     try:
         files = _files(out, parts)
         place = out / "index.html"
