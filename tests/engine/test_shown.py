@@ -1,12 +1,18 @@
 """What runs, recipes, chains and selections show of themselves, in a shell and in a notebook."""
 
+import base64
+import gc
+import io
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tokensieve as ts
 from tokensieve.algebra.markup import PALETTE, bars, grid, table
+from tokensieve.ledger.seen import Seen
 
 from .models import ONE, batch, llava, prompts
 
@@ -60,6 +66,39 @@ def test_a_run(ran):
     assert "gsp & norm on llava" in words
     for name, share in run.latest.stages[0].samples[0].shares.items():
         assert f"{name} {share:.0%}" in words
+
+
+def test_kept_tokens_lie_over_the_picture_while_the_caller_holds_it():
+    model = llava(layers=2)
+    inputs = batch(prompts(model, ONE))
+    with ts.prune(model, "norm", keep=4) as run, torch.no_grad():
+        model(**inputs)
+    page = Page(run._repr_html_())
+    [picture] = [attrs for tag, attrs in page.elements if tag == "image"]
+    head, _, data = picture["href"].partition(",")
+    assert head == "data:image/png;base64"
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), dtype=float)
+    pixels = inputs["pixel_values"][0].permute(1, 2, 0).numpy()
+    assert drawn.shape == pixels.shape
+    assert np.corrcoef(drawn.ravel(), pixels.ravel())[0, 1] > 0.999
+    # A frame for each token that stays, where it was in the picture.
+    frames = [one for tag, one in page.elements if tag == "rect" and one["fill"] == "none"]
+    side = int(frames[0]["width"])
+    found = sorted(int(one["y"]) // side * 4 + int(one["x"]) // side for one in frames)
+    assert found == run.kept("decoder.0")[0].tolist()
+    assert int(picture["width"]) == int(picture["height"]) == 4 * side
+    # The ledger does not hold the picture itself.
+    inputs.clear()
+    gc.collect()
+    assert "<image" not in run._repr_html_()
+    assert Page(run._repr_html_()).lit() == found
+
+
+def test_tokens_of_several_pictures_are_shown_by_id():
+    seen = Seen(np.array([[[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]]), (2,), None)
+    assert seen.places(0) is None
+    assert Seen(np.array([[[0, 0, 0, 0, -1]]]), (1,), None).places(0) is None
+    assert Seen(np.array([[[0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]]), (1,), None).places(0) == [(1, 2)]
 
 
 def test_a_recipe():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 # Okabe and Ito's palette: distinct for every kind of colour vision. Operands take them in turn.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
 
 CELL = 8
+PICTURE = 192
+"""The longer side of a picture in pixels."""
 MOST_ROWS = 4
 """How many groups or samples are shown."""
 
@@ -36,6 +38,37 @@ def grid(strengths: Sequence[float], label: str) -> str:
         cells.append(f"<rect {at} {look}><title>token {number}</title></rect>")
     size = f'width="{columns * CELL}" height="{rows * CELL}"'
     return f'<svg role="img" aria-label="{html.escape(label)}" {size}>{"".join(cells)}</svg>'
+
+
+def placed(places: Sequence[tuple[int, int]], kept: Collection[int], picture: str | None, label: str) -> str:
+    """Return the tokens of a picture at their places: what left is dimmed, what stays has a frame.
+
+    Args:
+        places: the row and column of each token, by id.
+        kept: ids of the tokens that stay.
+        picture: what lies below, as a `data:` address; without it, tokens are squares.
+        label: says what it is, for those who do not see it.
+    """
+    rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
+    cell = max(CELL, PICTURE // max(rows, columns))
+    width, height = columns * cell, rows * cell
+    below = "" if picture is None else f'<image href="{picture}" width="{width}" height="{height}"></image>'
+    gap = 1 if picture is None else 0
+    cells = []
+    for token, (row, column) in enumerate(places):
+        if picture is None:
+            look = f'fill="{PALETTE[0]}"' if token in kept else 'fill="currentColor" fill-opacity="0.12"'
+        else:
+            frame = f'fill="none" stroke="{PALETTE[0]}" stroke-width="2"'
+            look = frame if token in kept else 'fill="#000000" fill-opacity="0.72"'
+        at = f'x="{column * cell}" y="{row * cell}" width="{cell - gap}" height="{cell - gap}"'
+        cells.append((token in kept, f"<rect {at} {look}><title>token {token}</title></rect>"))
+    if picture is not None:
+        # Frames are drawn last, so that no neighbour covers half of one.
+        cells.sort(key=lambda one: one[0])
+    over = "".join(text for _, text in cells)
+    size = f'width="{width}" height="{height}"'
+    return f'<svg role="img" aria-label="{html.escape(label)}" {size}>{below}{over}</svg>'
 
 
 def bars(shares: Mapping[str, float]) -> str:

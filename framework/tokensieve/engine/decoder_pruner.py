@@ -57,6 +57,7 @@ from tokensieve.evidence import Evidence, Value
 from tokensieve.ledger.places import Places
 from tokensieve.ledger.records import StageRecord
 from tokensieve.ledger.run import Run
+from tokensieve.ledger.seen import Seen
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.recipes.recipe import Positions, Recipe
@@ -372,6 +373,7 @@ class DecoderPruner:
         vision, selected = self._vision_evidence(given, list(outputs), layout, features.device)
         tower = encoder_outcome(self._tower, self._decoder, list(outputs), layouts, assigned, given, layout)
         selection = self._selector.start(words, tokens, features, layout, vision, selected, tower)
+        selection.record.seen = Seen.of(tokens.grid.array, tokens.counts, given)
         if 0 in self._selector.stages:
             self._selector.select(0, selection, {Evidence.FEATURES: lambda: features.detach()})
         if generation is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.ledger.places import Places
+from tokensieve.ledger.seen import Seen
 
 KEPT_FORMAT = "tokensieve.kept/2"
 """The format of the files that `run.save` writes and `replay` reads."""
@@ -98,6 +99,7 @@ class Prefill:
         questions: the question of each sample, if a strategy read it.
         notes: remarks, for example on how relevance was measured.
         places: where the places of the prompts stand in the outputs; None until the language model has answered.
+        seen: where the visual tokens were in their pictures; None for prompts without any.
     """
 
     keys: list[int]
@@ -110,6 +112,7 @@ class Prefill:
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     places: Places | None = None
+    seen: Seen | None = None
 
     def fetch(self) -> None:
         """Read everything now, so that nothing is held on the device."""

@@ -28,7 +28,7 @@ LARGE, SLOW = 2048, 1000
 """The visual tokens of a sample, and the milliseconds of a selection, from which on the ledger says that it is slow."""
 
 _UNREAD = 16
-"""How many of the latest prefills may still be on the device."""
+"""How many of the latest prefills may still be on the device, and know where their tokens were."""
 
 
 class Run(ShownRun):
@@ -59,6 +59,7 @@ class Run(ShownRun):
         # What nobody has read by now waits on the host: a server makes many prefills, and devices are small.
         if len(self.prefills) > _UNREAD:
             self.prefills[-1 - _UNREAD].fetch()
+            self.prefills[-1 - _UNREAD].seen = None
 
     @property
     def latest(self) -> Prefill:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 
-from tokensieve.algebra.markup import MOST_ROWS, bars, grid, table
-from tokensieve.ledger.records import Prefill
+from tokensieve.algebra.markup import MOST_ROWS, bars, grid, placed, table
+from tokensieve.ledger.records import Prefill, SampleRecord, StageRecord
 from tokensieve.recipes.recipe import Recipe
 
 
 class ShownRun:
-    """A run as text, and as a table with grids of the kept tokens of the latest prefill."""
+    """A run as text, and as a table that shows the kept tokens of the latest prefill.
+
+    They lie over the picture as long as the caller holds the pixels of the request, and on its grid after that.
+    """
 
     recipe: Recipe
     adapter: str
@@ -39,13 +42,22 @@ class ShownRun:
         rows = []
         for stage in self.latest.stages:
             for number, sample in enumerate(stage.samples[:MOST_ROWS]):
-                kept = sample.kept.tolist()
-                places = max([sample.entered, *(token + 1 for token in kept)])
-                lit = set(kept)
-                picture = grid([float(token in lit) for token in range(places)], f"kept of sample {number}")
-                counts = f"{sample.entered} &rarr; {len(kept)}"
+                picture = _picture(self.latest, stage, sample, number)
+                counts = f"{sample.entered} &rarr; {len(sample.kept)}"
                 where = f"{html.escape(stage.site)}<br><code>{html.escape(stage.formula)}</code>"
                 rows.append([where, str(number), counts, picture, bars(sample.shares)])
         more = len(self.latest.keys) - MOST_ROWS
         note = f"{more} more samples; run.report() has all" if more > 0 else ""
-        return table(title, ["stage", "sample", "tokens", "kept, by id", "own best"], rows, note)
+        return table(title, ["stage", "sample", "tokens", "kept", "own best"], rows, note)
+
+
+def _picture(prefill: Prefill, stage: StageRecord, sample: SampleRecord, number: int) -> str:
+    """Return the kept tokens of a sample over its picture, on its grid, or else in a grid by id."""
+    kept, label = set(sample.kept.tolist()), f"kept of sample {number}"
+    # Ids at encoder sites are those of patches, of which a token may have several.
+    seen = prefill.seen if stage.site.startswith("decoder") else None
+    places = None if seen is None else seen.places(number)
+    if seen is None or places is None:
+        count = max([sample.entered, *(token + 1 for token in kept)])
+        return grid([float(token in kept) for token in range(count)], label)
+    return placed(places, kept, seen.picture(number), label)
