@@ -37,6 +37,11 @@ class Strategy(Expression, BaseModel):
     """Whether its choice at k always holds its choice at k - 1; see `Ranker` for those of which it does not."""
     paper: ClassVar[str | None] = None
     """Where it was published."""
+    complexity: ClassVar[tuple[str, str] | None] = None
+    """How its time and its memory grow with the n tokens of a group, of width d, of which k are read.
+
+    A method that needs more than O(n²) memory says so here; a test measures it.
+    """
     examples: ClassVar[tuple[dict[str, object], ...]] = ({},)
     """Small settings with which the conformance kit tries it."""
     known_failures: ClassVar[Mapping[str, str]] = {}

@@ -46,19 +46,15 @@ class Publication(_FrozenModel):
 
 
 class Origin(_FrozenModel):
-    """The publications of a strategy, and its complexity.
+    """The publications of a strategy.
 
     Attributes:
         publications: the names of its publications; empty for a control.
         note: which part of a publication the strategy is, if not all of it.
-        time: how its time grows with the n tokens of a group.
-        memory: how its memory grows with the n tokens of a group.
     """
 
     publications: tuple[str, ...] = Field(default=(), alias="from")
     note: str | None = None
-    time: str
-    memory: str
 
 
 class PublishedTable(_FrozenModel):

@@ -36,6 +36,7 @@ class CDPP(Ranker):
 
     name = "cdpp"
     paper = "https://arxiv.org/abs/2506.10967"
+    complexity = ("O(n² d + n k²)", "O(n²)")
     examples = ({}, {"theta": 0.5}, {"theta": 0.0})
 
     # Up to here, every exp(alpha r) squared is a normal number beside the largest one.

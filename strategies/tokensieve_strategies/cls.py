@@ -23,6 +23,7 @@ class CLS(Scorer):
 
     name = "cls"
     paper = "https://arxiv.org/abs/2412.01818"
+    complexity = ("O(n heads)", "O(n heads)")
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -32,6 +32,7 @@ class DART(Ranker):
 
     name = "dart"
     paper = "https://arxiv.org/abs/2502.11494"
+    complexity = ("O(p n d), p pivots", "O(n d)")
     examples = ({}, {"visual": 1, "text": 0}, {"visual": 2, "text": 3})
 
     visual: int = Field(default=4, ge=1, le=64)

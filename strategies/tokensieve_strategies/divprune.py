@@ -23,6 +23,7 @@ class DivPrune(Ranker):
 
     name = "divprune"
     paper = "https://arxiv.org/abs/2503.02175"
+    complexity = ("O(n² d + n k)", "O(n²), or O(n d) where that is more than 1 GiB")
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the tokens in the order of greedy picks."""

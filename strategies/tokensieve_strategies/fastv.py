@@ -21,6 +21,7 @@ class FastV(Scorer):
 
     name = "fastv"
     paper = "https://arxiv.org/abs/2403.06764"
+    complexity = ("O(n heads)", "O(n heads)")
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -23,6 +23,7 @@ class Feather(Scorer):
 
     name = "feather"
     paper = "https://arxiv.org/abs/2412.13180"
+    complexity = ("O(n heads)", "O(n heads)")
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -42,6 +42,7 @@ class GSP(Scorer):
 
     name = "gsp"
     paper = "https://arxiv.org/abs/2512.01949"
+    complexity = ("O(n² d), a quarter of all pairs", "O(n d)")
     examples = ({}, {"tau": 0.3}, {"quantile": 0.8, "gamma": 0.0, "low_degree": 4})
 
     tau: float | None = Field(default=None, ge=-1, le=1)

@@ -36,6 +36,7 @@ class HiPrune(Ranker):
     name = "hiprune"
     nested = False
     paper = "https://arxiv.org/abs/2508.00553"
+    complexity = ("O(n log n)", "O(n heads)")
     examples = ({}, {"share": 0.9})
 
     share: float = Field(default=0.1, ge=0, le=1)

@@ -42,6 +42,7 @@ class HoloV(Ranker):
 
     name = "holov"
     paper = "https://arxiv.org/abs/2510.02912"
+    complexity = ("O(n² d / p), p runs", "O(n d)")
     examples = ({}, {"runs": 3, "variety": 1.0})
     known_failures: ClassVar = {
         "ties_by_id": "runs take turns, so of tokens that are alike some of every run come first"

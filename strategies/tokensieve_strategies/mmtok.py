@@ -47,6 +47,7 @@ class MMTok(Ranker):
 
     name = "mmtok"
     paper = "https://arxiv.org/abs/2508.18264"
+    complexity = ("O((m + n) n (d + k)), m words", "O((m + n) n)")
     examples = ({}, {"text_temperature": 0.5, "alpha": 0.0}, {"vision_temperature": 1.0, "alpha": 2.0})
 
     text_temperature: float = Field(default=0.02, ge=1e-3, allow_inf_nan=False)

@@ -21,6 +21,7 @@ class Norm(Scorer):
     """
 
     name = "norm"
+    complexity = ("O(n d)", "O(n d)")
     examples = ({}, {"p": 1.0})
 
     p: float = Field(default=2.0, gt=0, allow_inf_nan=False)

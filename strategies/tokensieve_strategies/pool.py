@@ -41,6 +41,7 @@ class Pool(Merger):
 
     name = "pool"
     nested = False
+    complexity = ("O(n log n)", "O(n)")
     known_failures: ClassVar = {"ties_by_id": "tokens that are alike are spread over cells, and each keeps its middle"}
 
     @property

@@ -33,6 +33,7 @@ class PruMerge(Chooser):
 
     name = "prumerge"
     paper = "https://arxiv.org/abs/2403.15388"
+    complexity = ("O(n log n)", "O(n heads)")
     examples = ({}, {"whisker": 0.0})
 
     whisker: float = Field(default=1.5, ge=0, allow_inf_nan=False)

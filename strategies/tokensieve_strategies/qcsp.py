@@ -40,6 +40,7 @@ class QCSP(Ranker):
 
     name = "qcsp"
     paper = "https://arxiv.org/abs/2512.01949"
+    complexity = ("O(n k (d + k)), or O(n² d + n k²)", "O(n (d + k)), or O(n²)")
     examples = ({}, {"cosine": False}, {"cosine": False, "orthogonal": False})
 
     cosine: bool = True

@@ -21,6 +21,7 @@ class Random(Scorer):
     """
 
     name = "random"
+    complexity = ("O(n)", "O(n)")
     examples = ({}, {"seed": 7})
 
     seed: int = 0

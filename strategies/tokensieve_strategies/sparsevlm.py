@@ -29,6 +29,7 @@ class SparseVLM(Scorer):
 
     name = "sparsevlm"
     paper = "https://arxiv.org/abs/2410.04417"
+    complexity = ("O(n m d), m words", "O(n m)")
 
     @property
     def needs(self) -> frozenset[Evidence]:

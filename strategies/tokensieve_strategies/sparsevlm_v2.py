@@ -38,6 +38,7 @@ class SparseVLMv2(Scorer):
 
     name = "sparsevlm_v2"
     paper = "https://arxiv.org/abs/2410.04417"
+    complexity = ("O(n m (d + heads)), m words", "O(n m heads)")
     examples = ({}, {"heads": 2})
 
     heads: int = Field(default=14, ge=1)

@@ -39,6 +39,7 @@ class Temporal(Scorer):
 
     name = "temporal"
     paper = "https://arxiv.org/abs/2411.15024"
+    complexity = ("O(n d)", "O(n d)")
     examples = ({}, {"frames": 1}, {"frames": 1000})
 
     frames: int = Field(default=4, ge=1)

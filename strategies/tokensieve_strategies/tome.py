@@ -36,6 +36,7 @@ class ToMe(Merger):
 
     name = "tome"
     paper = "https://arxiv.org/abs/2210.09461"
+    complexity = ("O(n² d)", "O(n²)")
     examples = ({}, {"metric": "keys"})
     known_failures: ClassVar = {"ties_by_id": "which side a token is on, and so whom it joins, goes by its place"}
 

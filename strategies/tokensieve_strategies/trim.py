@@ -23,6 +23,7 @@ class TRIM(Scorer):
 
     name = "trim"
     paper = "https://arxiv.org/abs/2409.10994"
+    complexity = ("O(n d)", "O(n d)")
 
     @property
     def needs(self) -> frozenset[Evidence]:

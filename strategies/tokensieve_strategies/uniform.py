@@ -24,6 +24,7 @@ class Uniform(Ranker):
     """
 
     name = "uniform"
+    complexity = ("O(n k)", "O(n)")
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -37,6 +37,7 @@ class VisionZip(Merger):
     name = "visionzip"
     nested = False
     paper = "https://arxiv.org/abs/2412.04467"
+    complexity = ("O(n k d)", "O(n (d + k))")
     examples = ({}, {"share": 0.5}, {"share": 1.0})
     known_failures: ClassVar = {"ties_by_id": "contextual targets are spread evenly over the rest"}
 

@@ -40,6 +40,7 @@ class VisPruner(Ranker):
     name = "vispruner"
     nested = False
     paper = "https://arxiv.org/abs/2412.01818"
+    complexity = ("O(n² d)", "O(n²)")
     examples = ({}, {"rho": 0.75, "step": 3}, {"rho": 0.0, "step": 1}, {"order": "similarity"})
     known_failures: ClassVar = {
         "ties_by_id": "which side a token is on, and so what it is compared with, goes by its place"

@@ -104,6 +104,50 @@ def test_a_strangers_plugin_is_listed_like_ours(cli, install):
     assert "by its settings" in result.stdout
 
 
+def test_all_that_is_known_of_a_name(cli, install):
+    install(noise=LoudPlugin())
+    result = cli("plugins", "gsp")
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.replace("│", " ").split())
+    # A strategy and a recipe have this name.
+    for part in (
+        "strategy gsp, from strategies (tokensieve",
+        "recipe gsp, from strategies (tokensieve",
+        "needs features",
+        "can stand at encoder.K, decoder.0, decoder.1 and deeper",
+        "time O(n² d)",
+        "gsp-fastv, script",
+        "quantile number from 0 to 1 0.5",
+        "GSP, the graph half of Script: tokens that resemble the fewest others.",
+    ):
+        assert part in text, part
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    cards = json.loads(cli("plugins", "gsp", "--json").stdout)
+    assert [card["kind"] for card in cards] == ["strategy", "recipe"]
+    assert cards[0]["parameters"][1] == {
+        "name": "quantile",
+        "values": "number from 0 to 1",
+        "default": "0.5",
+        "meaning": "which part of a group's similarities lies below the threshold.",
+    }
+    assert "volume │ number │ required │ not described by its author" in " ".join(cli("plugins", "loud").stdout.split())
+    unknown = cli("plugins", "gps")
+    assert unknown.exit_code == 1
+    assert "nothing is named 'gps'" in unknown.stderr
+    assert "Did you mean 'gsp'?" in unknown.stderr
+
+
+def test_plugins_as_json(cli, install):
+    install(acme=ModuleNotFoundError("No module named 'acme_ops'"))
+    result = cli("plugins", "--json")
+    assert result.exit_code == 1
+    listed = json.loads(result.stdout)
+    assert "gsp" in listed["strategies"]
+    assert [one["error"] for one in listed["plugins"] if one["name"] == "acme"] == [
+        "ModuleNotFoundError: No module named 'acme_ops'"
+    ]
+
+
 class Riddles(Task):
     """Asks [riddles].
 
@@ -331,7 +375,7 @@ def test_help_and_the_version_need_not_even_torch():
         assert said in result.output, (command, result.output)
         assert not heavy & set(sys.modules), (command, heavy & set(sys.modules))
     # Strategies are torch's, so that what lists them has torch, but neither tables of results nor figures.
-    for command in (["plugins"], ["schema"], ["check", "script"]):
+    for command in (["plugins"], ["plugins", "gsp"], ["schema"], ["check", "script"]):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, (command, result.output)
         loaded = heavy & set(sys.modules) - {"torch", "numpy", "PIL"}

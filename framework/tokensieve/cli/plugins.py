@@ -1,32 +1,52 @@
-"""The command `plugins`: what is installed, and which plugin brings it."""
+"""The command `plugins`: what is installed, which plugin brings it, and all that is known of a name."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.resources.abc import Traversable
+from typing import Annotated, Any, Optional
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import PluginFiles, open_registry
-from tokensieve.cli.tables import adapters_table, first_paragraph, titled_table
+from tokensieve.cli.tables import adapters_table, titled_table
 from tokensieve.errors import TokensieveError
+from tokensieve.plugins.parameters import sentence
 from tokensieve.plugins.plugin import Plugin
 from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.cards import Card, cards, kind_of_strategy, needs_of, recipe_sentence
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
+from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
 
-KINDS = (Merger, Ranker, Chooser, Scorer)
 
-
-def plugins(plugin: PluginFiles = None) -> None:
-    """List plugins, and all that they bring: strategies, recipes, adapters, tasks and so on."""
+def plugins(
+    name: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads the annotation
+        typer.Argument(metavar="[NAME]", help="A strategy, composer, recipe, adapter, task or kind of evidence."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """List plugins, and all that they bring; with a name, say all that is known of it."""
     registry = open_registry(plugin)
+    if name is not None:
+        known = cards(name, registry)
+        if as_json:
+            console.echo(json.dumps([asdict(card) for card in known], indent=2, ensure_ascii=False))
+        else:
+            for card in known:
+                _print_card(card)
+        return
+    if as_json:
+        console.echo(json.dumps(_listed(registry), indent=2, ensure_ascii=False))
+        raise typer.Exit(1 if any(plugin_errors(registry)) else 0)
     for table in plugin_tables(registry):
         console.show(table)
         console.echo()
@@ -34,6 +54,41 @@ def plugins(plugin: PluginFiles = None) -> None:
     for error in errors:
         console.echo(f"error: {error}")
     raise typer.Exit(1 if errors else 0)
+
+
+def _print_card(card: Card) -> None:
+    """Print what is known of something: a sentence, its facts, and its parameters."""
+    console.echo(f"{card.kind} {card.name}, from {card.origin}")
+    console.echo(card.what)
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for about, text in card.facts.items():
+        facts.add_row(cell(about), cell(text))
+    console.show(facts)
+    if card.parameters:
+        table = titled_table("Parameters", "name", "values", "default", "meaning")
+        for one in card.parameters:
+            default = "required" if one.default is None else one.default
+            table.add_row(cell(one.name), cell(one.values), cell(default), cell(one.meaning))
+        console.show(table)
+    console.echo()
+
+
+def _listed(registry: Registry) -> dict[str, Any]:
+    """Return plugins and the names of what there is, for JSON."""
+    tables = {
+        "strategies": registry.strategies,
+        "composers": registry.composers,
+        "recipes": registry.recipes,
+        "adapters": registry.adapters,
+        "tasks": registry.tasks,
+        "checkpoints": registry.checkpoints,
+        "geometries": registry.geometries,
+    }
+    return {"plugins": [asdict(one) for one in registry.plugins]} | {
+        kind: sorted(table) for kind, table in tables.items()
+    }
 
 
 def plugin_errors(registry: Registry) -> Iterator[str]:
@@ -86,35 +141,28 @@ def _counts(registry: Registry, plugin: Plugin) -> str:
 def _strategies(registry: Registry) -> Table:
     table = titled_table(f"Strategies ({len(registry.strategies)})", "name", "kind", "needs", "what it does", no_wrap=3)
     for name, strategy in sorted(registry.strategies.items()):
-        text = first_paragraph(strategy) + (f"\n{strategy.paper}" if strategy.paper else "")
-        table.add_row(cell(name), cell(_kind(strategy)), cell(_needs(strategy)), cell(text))
+        text = sentence(strategy) + (f"\n{strategy.paper}" if strategy.paper else "")
+        table.add_row(cell(name), cell(kind_of_strategy(strategy)), cell(_needs(strategy)), cell(text))
     return table
-
-
-def _kind(strategy: type[Strategy]) -> str:
-    """Return the kind of a strategy, such as `Scorer`."""
-    return next((kind.__name__ for kind in KINDS if issubclass(strategy, kind)), "Strategy")
 
 
 def _needs(strategy: type[Strategy]) -> str:
     """Return the evidence that a strategy needs, with its default settings or else with its first example."""
-    for settings in ({}, *strategy.examples[:1]):
-        try:
-            return "\n".join(sorted(strategy(**settings).needs)) or "nothing"
-        except ValidationError:
-            continue
-    return "by its settings"
+    needs = needs_of(strategy)
+    return "by its settings" if needs is None else "\n".join(sorted(needs)) or "nothing"
 
 
 def _composers(registry: Registry) -> Table:
     table = titled_table(f"Composers ({len(registry.composers)})", "name", "sign", "what it does", no_wrap=2)
     for name, composer in sorted(registry.composers.items()):
-        table.add_row(cell(name), cell(composer.symbol or ""), cell(first_paragraph(composer)))
+        table.add_row(cell(name), cell(composer.symbol or ""), cell(sentence(composer)))
     return table
 
 
 def _recipes(registry: Registry) -> Table:
-    table = titled_table(f"Recipes ({len(registry.recipes)})", "name", "at", "keep", "select", no_wrap=3)
+    table = titled_table(
+        f"Recipes ({len(registry.recipes)})", "name", "at", "keep", "select, and what it is", no_wrap=3
+    )
     for name, file in sorted(registry.recipes.items()):
         table.add_row(cell(name), *(cell(text) for text in _recipe(name, file, registry)))
     return table
@@ -122,7 +170,8 @@ def _recipes(registry: Registry) -> Table:
 
 def _recipe(name: str, file: Traversable, registry: Registry) -> tuple[str, ...]:
     try:
-        recipe = Recipe.loads(file.read_text(encoding="utf-8"), registry, source=name)
+        text = file.read_text(encoding="utf-8")
+        recipe = Recipe.loads(text, registry, source=name)
     except (OSError, TokensieveError) as error:
         return "", "", f"cannot be read: {error}"
     entries = recipe.to_dict()["stages"]
@@ -130,14 +179,14 @@ def _recipe(name: str, file: Traversable, registry: Registry) -> tuple[str, ...]
     return (
         "\n".join(entry["at"] for entry in entries),
         "\n".join(format_budget(entry) for entry in entries),
-        "\n".join([*select, recipe.paper] if recipe.paper else select),
+        "\n".join([*select, recipe_sentence(text), *filter(None, [recipe.paper])]),
     )
 
 
 def _tasks(registry: Registry) -> Table:
     table = titled_table(f"Tasks ({len(registry.tasks)})", "name", "metric", "what it asks", no_wrap=2)
     for name, task in sorted(registry.tasks.items()):
-        table.add_row(cell(name), cell(_default_metric(task)), cell(first_paragraph(task)))
+        table.add_row(cell(name), cell(_default_metric(task)), cell(sentence(task)))
     return table
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 from rich.table import Table
 
 from tokensieve.cli.console import cell
+from tokensieve.plugins.parameters import sentence
 from tokensieve.plugins.registry import Registry
 
 
@@ -22,14 +21,8 @@ def adapters_table(registry: Registry) -> Table:
     """Return a table of the adapters, with the model family of each."""
     table = titled_table(f"Adapters ({len(registry.adapters)})", "name", "what it is for")
     for name, adapter in sorted(registry.adapters.items()):
-        text = first_paragraph(adapter)
+        text = sentence(adapter)
         if adapter.refusal_reason is not None:
             text += f"\nRefused: {adapter.refusal_reason}."
         table.add_row(cell(name), cell(text))
     return table
-
-
-def first_paragraph(documented: object) -> str:
-    """Return the first paragraph of a docstring as one line."""
-    text = inspect.getdoc(documented) or ""
-    return " ".join(text.split("\n\n")[0].split())

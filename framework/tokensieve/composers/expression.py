@@ -292,7 +292,11 @@ class SymmetricDifference(Composer):
 
 
 class Best(Composer):
-    """`a[m]` fixes `a` at its m best; m is a count or a fraction of the group."""
+    """`a[m]` fixes `a` at its m best.
+
+    Attributes:
+        m: how many tokens: a count, or a fraction of the group.
+    """
 
     m: Keep = Keep(count=1)
 

@@ -14,7 +14,11 @@ from tokensieve.composers.expression import Composer, Expression
 
 
 class AtLeast(Composer):
-    """What at least `j` operands hold; written `at_least(j, a, b, c)`."""
+    """What at least `j` operands hold; written `at_least(j, a, b, c)`.
+
+    Attributes:
+        j: how many operands must hold a token: 1 to all of them.
+    """
 
     j: int = 1
 
@@ -38,7 +42,11 @@ class AtLeast(Composer):
 
 
 class Quota(Composer):
-    """Deals places to a and b in the proportion `share : 1 - share`, each token once."""
+    """Deals places to a and b in the proportion `share : 1 - share`, each token once.
+
+    Attributes:
+        share: which part of the places is for a: above 0, below 1.
+    """
 
     share: Fraction = Fraction(1, 2)
 
@@ -70,7 +78,11 @@ class Borda(Composer):
 
 
 class Weighted(Composer):
-    """Ranks by the weighted sum of places; `weights` holds one number an operand."""
+    """Ranks by the weighted sum of places.
+
+    Attributes:
+        weights: one number an operand, none negative, and not all zero.
+    """
 
     weights: tuple[Fraction, ...] = ()
 

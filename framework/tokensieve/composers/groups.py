@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
@@ -19,20 +19,26 @@ from tokensieve.composers.expression import Composer, Expression, Reading
 from tokensieve.composers.settings import no_order
 from tokensieve.evidence import GRID_COLUMNS, Evidence
 
+_BY = (*GRID_COLUMNS, "window")
+_SHARES = ("equal", "proportional", "ranked")
+
 
 class PerGroup(Composer):
-    """Judges every `by` group of a row on its own and deals places between the groups.
+    """Judges every group of a row on its own and deals places between the groups.
 
-    `by` is a grid column: image, tile, frame, row or column. Grids are numbered from the outside
-    in, so tokens of one group agree on the image too, and on the tile, as far as these are outside
-    of `by`. Or it is `window`: squares of `size` rows and columns of one picture. Places are dealt
-    by Sainte-Laguë, and what a saturated group cannot use goes to the others. `share` says in
-    which proportion: `equal`; `proportional` to the groups' sizes; or `ranked`, by how the operand
-    ranks the row as a whole, where the token at place p of n adds n - p to its group's weight.
+    Places are dealt by Sainte-Laguë, and what a saturated group cannot use goes to the others.
+
+    Attributes:
+        by: what makes a group: a column of the grid, or `window`, squares of `size` rows and columns of one picture.
+            Grids are numbered from the outside in, so tokens of one group agree on the image too, and on the tile, as
+            far as these are outside of `by`.
+        share: in which proportion places are dealt: `equal`; `proportional` to the groups' sizes; or `ranked`, by how
+            the operand ranks the row as a whole, where the token at place p of n adds n - p to its group's weight.
+        size: how many rows and columns a window has: 1 or more with `by=window`, and 0 otherwise.
     """
 
-    by: str = "frame"
-    share: str = "equal"
+    by: str = Field(default="frame", json_schema_extra={"enum": [*_BY]})
+    share: str = Field(default="equal", json_schema_extra={"enum": [*_SHARES]})
     size: int = 0
 
     name = "per_group"
@@ -48,8 +54,8 @@ class PerGroup(Composer):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for setting, value, known in (
-            ("by", self.by, (*GRID_COLUMNS, "window")),
-            ("share", self.share, ("equal", "proportional", "ranked")),
+            ("by", self.by, _BY),
+            ("share", self.share, _SHARES),
         ):
             if value not in known:
                 raise ValueError(f"per_group's {setting} is one of {', '.join(known)}, not '{value}'")

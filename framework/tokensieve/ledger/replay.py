@@ -102,6 +102,7 @@ class Replay(Chooser):
     """
 
     name = "replay"
+    complexity = ("O(n)", "O(n)")
     examples = ()
 
     path: str

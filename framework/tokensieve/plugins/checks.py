@@ -62,6 +62,8 @@ def _strategy(cls: type[Strategy]) -> Iterator[str]:
     yield from _kind(cls, "nested", bool, "True or False")
     if cls.paper is not None:
         yield from _kind(cls, "paper", str, "an address, or none")
+    if cls.complexity is not None:
+        yield from _kind(cls, "complexity", tuple, "how time and memory grow, such as (\"O(n d)\", \"O(n)\"), or none")
     yield from _known_failures(cls)
     yield from _examples(cls)
     yield from _needs(cls)

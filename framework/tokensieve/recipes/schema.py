@@ -9,6 +9,7 @@ from tokensieve.composers.formula import LONGEST as LONGEST_FORMULA
 from tokensieve.errors import (
     listing,
 )
+from tokensieve.plugins.parameters import described_schema, sentence
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.stage import Stage
 
@@ -24,13 +25,13 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     for name, strategy in sorted(registry.strategies.items()):
         # Strategies of two plugins may have nested models of the same name.
-        own = strategy.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+        own = described_schema(strategy, f"#/$defs/{name}.{{model}}")
         definitions |= {f"{name}.{inner}": content for inner, content in own.pop("$defs", {}).items()}
         operands.append(
             {
                 "type": "object",
                 "title": name,
-                "description": (strategy.__doc__ or name).strip().split("\n")[0],
+                "description": sentence(strategy),
                 "properties": {"use": {"const": name}, **own.get("properties", {})},
                 "required": ["use", *own.get("required", [])],
                 "additionalProperties": False,
