@@ -14,8 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 import tokensieve as ts
 from tokensieve.cli.adapters import offered_evidence
+from tokensieve.plugins.parameters import parameters, sentence
+from tokensieve.recipes.cards import kind_of_strategy, needs_of, recipe_sentence, sites_for
 from tokensieve.recipes.formulas import format_budget
 from tokensieve_strategies._provenance import Origin, provenance
 
@@ -23,7 +27,6 @@ DOCS = Path(__file__).parent
 FINDINGS = DOCS / "assets" / "findings"
 """The folder with tables of reports, as `tokensieve report` wrote them."""
 SHOWN = ("unpruned", "text_only", "method", "random", "uniform", "pool", "downsampled", "oracle", "anti_oracle")
-KINDS = (ts.Merger, ts.Ranker, ts.Chooser, ts.Scorer)
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
 
 
@@ -47,7 +50,7 @@ def strategies() -> str:
         (
             (
                 f"`{name}`",
-                _kind(strategy),
+                kind_of_strategy(strategy),
                 _needs(strategy),
                 _settings(strategy),
                 first_sentence(strategy),
@@ -68,6 +71,7 @@ def recipes() -> str:
         rows.append(
             (
                 f"`{name}`",
+                recipe_sentence(registry.recipes[name].read_text(encoding="utf-8")),
                 "<br>".join(f"`{stage['at']}`" for stage in data["stages"]),
                 "<br>".join(f"`{stage['select']}`" for stage in data["stages"]),
                 "<br>".join(
@@ -77,7 +81,7 @@ def recipes() -> str:
                 _paper(recipe),
             )
         )
-    return _table(("name", "at", "select", "keep", "operands", "paper"), rows)
+    return _table(("name", "what it is", "at", "select", "keep", "operands", "paper"), rows)
 
 
 def composers() -> str:
@@ -148,7 +152,7 @@ def catalogue() -> str:
         rows.append(
             (
                 f"[`{name}`](#{name})",
-                _kind(strategy),
+                kind_of_strategy(strategy),
                 _needs(strategy),
                 "<br>".join(_published(one) for one in origin.publications) or origin.note or "a control",
                 "<br>".join(one.licence for one in published) or "ours",
@@ -156,6 +160,17 @@ def catalogue() -> str:
             )
         )
     return _table(("name", "kind", "evidence", "source", "licence of the original", "time", "memory"), rows)
+
+
+def others() -> str:
+    """Return a section for every registered composer and task with parameters."""
+    registry = ts.default_registry()
+    parts = []
+    for kind, table in (("composer", registry.composers), ("task", registry.tasks)):
+        for name, cls in table.items():
+            if parameters(cls):
+                parts += [f"### {name}", "", f"A {kind}. {sentence(cls)}", "", *_parameters(cls)]
+    return "\n".join(parts)
 
 
 def methods() -> str:
@@ -254,6 +269,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "families": families,
     "catalogue": catalogue,
     "methods": methods,
+    "others": others,
     "published": published,
     "decisions": decisions,
     "measured": measured,
@@ -287,7 +303,9 @@ def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
 def _section(name: str, strategy: type[ts.Strategy]) -> str:
     known, registry = provenance(), ts.default_registry()
     origin: Origin = known.strategies[name]
-    lines = [f"### {name}", "", first_sentence(strategy), "", differences(strategy), ""]
+    lines = [f"### {name}", "", first_sentence(strategy), "", differences(strategy), "", *_parameters(strategy)]
+    needs = needs_of(strategy)
+    lines.append(f"- Can stand at: {'by its settings' if needs is None else sites_for(needs)}.")
     for one in origin.publications:
         work = known.publications[one]
         recipe = f"the recipe [`{one}`](recipes.md#shipped-recipes)" if one in registry.recipes else "no recipe yet"
@@ -303,6 +321,17 @@ def _section(name: str, strategy: type[ts.Strategy]) -> str:
     for law, reason in strategy.known_failures.items():
         lines.append(f"- Does not keep `{law}`: {reason}.")
     return "\n".join(lines)
+
+
+def _parameters(cls: type[BaseModel]) -> list[str]:
+    """Return the lines of a table of parameters, or that there are none."""
+    if not parameters(cls):
+        return ["It has no parameters.", ""]
+    rows = (
+        (f"`{one.name}`", one.values, "required" if one.default is None else f"`{one.default}`", one.meaning)
+        for one in parameters(cls)
+    )
+    return [_table(("parameter", "values", "default", "meaning"), rows), ""]
 
 
 def _used_by(registry: ts.Registry) -> dict[str, set[str]]:
@@ -379,10 +408,6 @@ def _interval(line: Mapping[str, str], column: str, sign: str) -> str:
 
 def _model(file: Path) -> str:
     return file.stem.partition("-")[2].removesuffix("-on-world")
-
-
-def _kind(strategy: type[ts.Strategy]) -> str:
-    return next(kind.__name__ for kind in KINDS if issubclass(strategy, kind))
 
 
 def _needs(strategy: type[ts.Strategy]) -> str:

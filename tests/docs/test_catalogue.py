@@ -7,6 +7,8 @@ import pytest
 from benchmarks.parity import NOT_CALLED, ORIGINALS
 
 import tokensieve as ts
+from tokensieve.plugins.parameters import parameters
+from tokensieve.recipes.cards import recipe_sentence
 from tokensieve_strategies import STRATEGIES
 from tokensieve_strategies._provenance import provenance
 
@@ -82,6 +84,18 @@ def test_an_entry_may_be_of_a_strategy_that_is_not_registered(hooks, monkeypatch
     assert len(hooks.catalogue().splitlines()) == 3
     assert hooks.methods().count("### ") == 1
     assert "To reproduce it: no recipe yet." in hooks.methods()
+
+
+def test_the_page_has_every_parameter_as_the_command_has_it(hooks):
+    page = hooks.methods() + hooks.others()
+    for cls in (*REGISTRY.strategies.values(), *REGISTRY.composers.values(), *REGISTRY.tasks.values()):
+        for one in parameters(cls):
+            default = "required" if one.default is None else f"`{one.default}`"
+            row = " | ".join((f"`{one.name}`", one.values, default, one.meaning.replace("|", "\\|")))
+            assert f"| {row} |" in page, one
+    recipes = hooks.recipes()
+    for name, file in REGISTRY.recipes.items():
+        assert f"| `{name}` | {recipe_sentence(file.read_text(encoding='utf-8'))} |" in recipes
 
 
 def test_the_page_says_what_the_classes_and_the_file_say(hooks):
