@@ -99,8 +99,19 @@ def test_what_is_said_of_the_question_is_so(model, formula):
         assert first == second
 
 
-def test_deeper_vectors_have_seen_the_question():
-    assert "depends on it" in str(ts.explain(ts.Recipe.of(ts.Recipe.load("norm").stages[0].select, 4, at="decoder.2")))
+def test_deeper_vectors_of_a_causal_model_have_not_seen_a_question_behind_the_picture(model):
+    recipe = ts.Recipe.of(ts.Recipe.load("norm").stages[0].select, 4, at="decoder.2")
+    assert "only where the picture's vectors have seen it" in " ".join(str(ts.explain(recipe)).split())
+    [row] = prompts(model, ONE)
+    inputs = batch([row])
+    place = max(place for place, word in enumerate(row.words) if word == IMAGE) + 1
+    words = inputs["input_ids"].clone()
+    words[0, place:] = (words[0, place:] + 5) % 40 + 2
+    with ts.prune(model, recipe) as run, torch.no_grad():
+        model(**inputs)
+        model(**inputs | {"input_ids": words})
+    first, second = (one.stages[0].samples[0].kept.tolist() for one in run.prefills)
+    assert first == second
 
 
 def test_what_depends_on_the_picture_is_not_counted(model):

@@ -28,6 +28,7 @@ COMMANDS = (
     "adapters",
     "check",
     "explain",
+    "recommend",
     "cost",
     "bench",
     "run",

@@ -102,14 +102,30 @@ def explain(
     return Explanation(tuple(parts))
 
 
+def reads_question(recipe: Recipe) -> bool:
+    """Return whether a recipe judges by the question, or by attention of the text that holds it."""
+    asks = QUESTION | (DECODER_EVIDENCE - {Evidence.DECODER_KEYS})
+    return any(stage.needs & asks for stage in recipe.stages)
+
+
+def _question(recipe: Recipe) -> str:
+    if reads_question(recipe):
+        return "what stays depends on it"
+    if any(map(_may_see_question, recipe.stages)):
+        return (
+            "what stays depends on it only where the picture's vectors have seen it: where it stands before the "
+            "picture, or attention is not causal"
+        )
+    return "what stays is the same for every question"
+
+
 def _head(recipe: Recipe, adapter: Adapter | None) -> Section:
     lines = [f"paper: {recipe.paper}"] if recipe.paper else []
     kept = "kept tokens keep their position ids"
     lines.append(
         f"positions: {kept if recipe.positions == 'original' else 'kept tokens are numbered anew, without gaps'}"
     )
-    asks = any(_depends_on_question(stage) for stage in recipe.stages)
-    lines.append("question: " + ("what stays depends on it" if asks else "what stays is the same for every question"))
+    lines.append(f"question: {_question(recipe)}")
     if adapter is not None:
         lines.append(f"model: {type(adapter.model).__name__}, adapter {adapter.name}")
     return Section(f"{recipe.name} ({recipe.hash()})", tuple(lines))
@@ -168,10 +184,10 @@ def _evidence(strategy: Strategy, site: Site) -> str:
     return ", ".join(told) or "nothing but where tokens are"
 
 
-def _depends_on_question(stage: Stage) -> bool:
-    # Attention of a prompt's last token, and the vectors inside the language model, have seen the question.
+def _may_see_question(stage: Stage) -> bool:
+    """Return whether a stage judges by vectors of pictures inside the language model."""
     inside = stage.at.part == "decoder" and stage.at.block > 0
-    return bool(stage.needs & QUESTION) or (inside and bool(stage.needs & (DECODER_EVIDENCE | {Evidence.FEATURES})))
+    return inside and bool(stage.needs & {Evidence.FEATURES, Evidence.DECODER_KEYS})
 
 
 def _budget(stage: Stage) -> str:
