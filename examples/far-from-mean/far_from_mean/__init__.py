@@ -14,10 +14,10 @@ class FarFromMean(Scorer):
     p: float = 2.0
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Return a number for every token, `[rows, n]`: those with higher ones are kept."""
-        features = tokens.features.float().masked_fill(~tokens.valid.unsqueeze(-1), 0)
-        mean = features.sum(dim=1, keepdim=True) / tokens.universe.counts.clamp(min=1).view(-1, 1, 1)
-        return (features - mean).norm(self.p, dim=-1)
+        """Return a number for every token, `[rows, n]`; the highest are kept."""
+        x = tokens.features.float().masked_fill(~tokens.valid.unsqueeze(-1), 0)
+        count = tokens.universe.counts.clamp(min=1).view(-1, 1, 1)
+        return (x - x.sum(dim=1, keepdim=True) / count).norm(self.p, dim=-1)
 
 
 @hookimpl
