@@ -78,7 +78,8 @@ def _cell(cell: dict[str, Any]) -> list[str]:
         elif "text/html" in data:
             parts.append(f'<div class="output">{"".join(data["text/html"])}</div>')
         elif "image/png" in data:
-            parts.append(f'<div class="output"><img alt="The drawing" src="data:image/png;base64,{data["image/png"]}"></div>')
+            image = f'<img alt="The drawing" src="data:image/png;base64,{data["image/png"]}">'
+            parts.append(f'<div class="output">{image}</div>')
         else:
             parts.append(f"```text\n{''.join(data['text/plain'])}\n```")
     return parts
