@@ -63,6 +63,9 @@ def test_verdicts_are_those_of_the_page_of_findings():
     assert (round(divprune.right, 1), round(divprune.low, 1), divprune.verdict) == (89.7, 86.2, "better")
     fastv = [studies["fastv", "world-llava", keep.fraction].verdict for keep in KEEPS]
     assert (fastv[:2], "worse" in fastv[3:]) == (["worse", "worse"], False)
+    # Above a mean over draws of random tokens: the table has no p-value there.
+    few = studies["qcsp", "world-llava", Fraction(1, 36)]
+    assert (round(few.over_control, 1), few.verdict) == (56.2, "untested")
     assert studies["uniform", "world-qwen", Fraction(1, 3)].verdict == "control"
     assert not any(one.recipe.startswith(("oracle", "anti_oracle", "unpruned")) for one in studies.values())
 
@@ -112,6 +115,8 @@ def test_evidence_is_of_the_nearest_budget_and_first(adviser):
     assert evidence_of(found["uniform"]).endswith("a control")
     assert "better on 3 of 3 models" in evidence_of(found["divprune"])
     assert evidence_of(found["trim"]) == "none"
+    [few] = large.with_budget(["divprune"], Keep.of(16)).candidates
+    assert evidence_of(few).endswith("untested on 3 (+12 to +25 points) of 3 models")
     # Nothing was measured near this budget.
     assert not any(one.studied for one in large.with_budget(names, Keep.of(500)).candidates)
 

@@ -176,7 +176,12 @@ def evidence_of(one: Candidate) -> str:
     said = f"at {one.studied[0].keep} {kept} % of unpruned; "
     if one.studied[0].verdict == "control":
         return said + "a control"
-    counts = [f"{kind} on {number}" for kind in ("better", "undecided", "worse") if (number := one.verdicts(kind))]
+    counts = [
+        f"{kind} on {number}" for kind in ("better", "undecided", "worse", "untested") if (number := one.verdicts(kind))
+    ]
+    points = [row.over_control for row in one.studied if row.verdict == "untested" and row.over_control is not None]
+    if points:
+        counts[-1] += f" ({min(points):+.0f} to {max(points):+.0f} points)"
     return f"{said}against the best control {', '.join(counts)} of {len(one.studied)} models"
 
 
@@ -194,7 +199,8 @@ def _limits(answer: Recommendation, adviser: Adviser) -> list[str]:
     if models:
         limits.append(
             f"The studies ask {', '.join(models)}, which are small, about drawn scenes (docs/findings.md). 'better' "
-            "and 'worse' survive Holm's correction. Another training run of a model changed a result by 24 points."
+            "and 'worse' survive Holm's correction; 'untested' have no p-value there. Another training run of "
+            "a model changed results by more than 20 points."
         )
     unknown = sum(not one.studied for one in answer.candidates)
     if unknown:

@@ -41,7 +41,8 @@ class Studied:
         high: the upper end.
         relative: right answers in per cent of the unpruned model's.
         over_control: points over the best control of the same cost; None for controls.
-        p: of that difference, after Holm's correction; None for controls.
+        p: of that difference, after Holm's correction; None for controls, and where the report has none, as where the
+            best control is a mean over several draws.
     """
 
     recipe: str
@@ -57,10 +58,12 @@ class Studied:
     p: float | None
 
     @property
-    def verdict(self) -> Literal["control", "better", "worse", "undecided"]:
+    def verdict(self) -> Literal["control", "better", "worse", "undecided", "untested"]:
         """How it compares with the best control of the same cost."""
-        if self.over_control is None or self.p is None:
+        if self.control or self.over_control is None:
             return "control"
+        if self.p is None:
+            return "untested"
         if self.p >= LEVEL:
             return "undecided"
         return "better" if self.over_control > 0 else "worse"
