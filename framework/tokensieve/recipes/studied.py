@@ -119,7 +119,10 @@ def _rows(file: Path) -> Iterator[Studied]:
             named[2],
             Fraction(budget[1]),
             row["role"] in _CONTROLS,
-            *(float(row[column]) for column in (_ALL, f"{_ALL} low", f"{_ALL} high", "Rel. %")),
+            float(row[_ALL]),
+            float(row[f"{_ALL} low"]),
+            float(row[f"{_ALL} high"]),
+            float(row["Rel. %"]),
             float(over) if over else None,
             float(p) if p else None,
         )
