@@ -6,6 +6,7 @@ TokensieveError
 ├── ScoreError               a strategy returned NaN, a wrong shape or a wrong order
 ├── BudgetError              a `keep` that is no budget (also a ValueError)
 ├── FormulaError             a formula that cannot be read
+├── SettingError             a setting that a strategy does not have or take (also a ValueError)
 ├── RecipeError              a recipe file or value that cannot be used
 ├── UnknownNameError         a name nobody registered
 │   ├── UnknownStrategyError
@@ -28,8 +29,9 @@ Messages say what was asked, what there is and what to do, in one paragraph.
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -52,6 +54,10 @@ class BudgetError(TokensieveError, ValueError):
 
 class FormulaError(TokensieveError, ValueError):
     """A formula that cannot be read."""
+
+
+class SettingError(TokensieveError, ValueError):
+    """A setting that a strategy does not have, or a value that it does not take."""
 
 
 class RecipeError(TokensieveError):
@@ -125,14 +131,59 @@ def first_mistake(error: ValidationErrors) -> str:
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "value_error" or not where:
         return message
+    if detail["type"] in _NOT_GIVEN:
+        return f"{where}: {_NOT_GIVEN[detail['type']]}"
     given = detail.get("input")
     shown = str(given) if isinstance(given, Fraction) else repr(given)
-    return f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}: {message}"
+    return f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}: {cure_of(detail)}"
+
+
+_NOT_GIVEN = {"missing": "it has no default, so give a value", "extra_forbidden": "there is no setting of this name"}
+_KINDS = {
+    "int": "write a whole number",
+    "float": "write a number",
+    "finite": "write a finite number",
+    "bool": "write true or false",
+    "string": "write a word",
+    "list": "write a list",
+    "tuple": "write a list",
+    "dict": "write a mapping",
+}
+"""What to write, by the first word of pydantic's type of an error."""
+_LIMITS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge")} | {
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def cure_of(detail: Mapping[str, Any]) -> str:
+    """Return what to write in place of what pydantic found wrong, in words of this library."""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    kind, given = str(detail["type"]), detail.get("input")
+    if kind in _NOT_GIVEN:
+        return _NOT_GIVEN[kind]
+    if kind in _LIMITS:
+        said, key = _LIMITS[kind]
+        return f"it is {said} {detail['ctx'][key]}"
+    if kind in ("literal_error", "enum"):
+        known = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
+        near = did_you_mean(given, known) if isinstance(given, str) else ""
+        return f"it is one of {', '.join(known)}.{near}" if known else message
+    if kind == "is_instance_of" and detail["ctx"]["class"] == "Fraction":
+        kind = "finite"
+    cure = _KINDS.get(kind.split("_")[0], message)
+    quoted = isinstance(given, str) and _NUMBER.fullmatch(given) is not None
+    return f"{cure}, without quotes" if quoted and "number" in cure else cure
+
+
+_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    same = [one for one in names if one.casefold() == name.casefold()]
+    near = same or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

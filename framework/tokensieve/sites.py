@@ -13,6 +13,19 @@ _SITE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
 _RANGE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})\.\.(0|[1-9][0-9]{0,3})")
 
 
+_ALMOST_RANGE = re.compile(r"(encoder|decoder)\.([0-9]+)\s*(?:-|:|to|\.{3}|,)\s*(?:(?:en|de)coder\.)?([0-9]+)")
+
+
+def _hint(value: object) -> str:
+    """Return what may have been meant by what is no site."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f" Did you mean 'decoder.{value}'?"
+    almost = _ALMOST_RANGE.fullmatch(str(value))
+    if almost is not None:
+        return f" A range has two dots: {almost[1]}.{almost[2]}..{almost[3]}."
+    return did_you_mean(str(value), ("decoder.0", "decoder.2", "encoder.0"))
+
+
 @total_ordering
 @dataclass(frozen=True)
 class Site:
@@ -40,7 +53,7 @@ class Site:
             return value
         match = _SITE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            hint = did_you_mean(str(value), ("decoder.0", "decoder.2", "encoder.0"))
+            hint = _hint(value)
             raise RecipeError(
                 f"{value!r} is no site; a site is decoder.K or encoder.K, such as decoder.0 (the tokens entering "
                 f"the language model), decoder.2 or encoder.4.{hint}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
-from tokensieve.errors import (
-    RecipeError,
-)
+from tokensieve.composers.settings import Checked, error_class, unknown_setting
+from tokensieve.errors import RecipeError, TokensieveError, first_mistake
 from tokensieve.evidence import Evidence
 from tokensieve.sites import Site
 
@@ -18,7 +17,7 @@ Group = Literal["image", "tile", "frame", "sample"]
 """Within what a budget is counted."""
 
 
-class Stage(BaseModel):
+class Stage(BaseModel, metaclass=Checked):
     """One cut of a recipe: at a site, a formula selects tokens, and a budget says how many stay.
 
     Attributes:
@@ -84,6 +83,23 @@ class Stage(BaseModel):
             cls.model_validate(settings | {"at": site} | {key: values[i] for key, values in lists.items()})
             for i, site in enumerate(sites)
         )
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> TokensieveError:
+        """Return the error for fields that are wrong."""
+        return error_class(error)(unknown_setting("a stage", cls.model_fields, error) or first_mistake(error))
+
+    @field_validator("select", "by", mode="before")
+    @classmethod
+    def _read_expression(cls, value: object) -> object:
+        if isinstance(value, type):
+            raise ValueError(f"{value.__name__} is a class, and a stage takes an instance; write {value.__name__}()")
+        if isinstance(value, str):
+            raise ValueError(
+                f"{value!r} is text, and a stage takes strategies and formulas of them, such as GSP() & QCSP(); "
+                "Recipe.load and Recipe.loads read text"
+            )
+        return value
 
     @field_validator("at", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from tokensieve.algebra.answers import check_chain
@@ -17,12 +17,12 @@ from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.writes import unwritten
 from tokensieve.composers.expression import Expression, Reading
-from tokensieve.composers.settings import CLASS_ATTRIBUTES
-from tokensieve.errors import ScoreError
+from tokensieve.composers.settings import CLASS_ATTRIBUTES, Checked, strategy_refusal
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve.evidence import Evidence, Tokens
 
 
-class Strategy(Expression, BaseModel):
+class Strategy(Expression, BaseModel, metaclass=Checked):
     """A way of judging tokens. Its fields are its hyper-parameters.
 
     Subclass `Scorer`, `Ranker` or `Chooser`, not this. A strategy sees `Tokens` only: never a
@@ -65,6 +65,11 @@ class Strategy(Expression, BaseModel):
     def is_nested(self) -> bool:
         """Whether it is declared nested."""
         return self.nested
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> SettingError:
+        """Return the error for settings that are wrong."""
+        return SettingError(strategy_refusal(getattr(cls, "name", cls.__name__), cls.model_fields, error))
 
     def refusal(self, family: str) -> str | None:
         """Return why it cannot be used with the models of an adapter, by the adapter's name; None if it can."""

@@ -126,7 +126,7 @@ def test_operators_are_sugar_for_the_named_composers():
     assert A[8] >> B == Then.of(A[8], B)
     assert A & B != B & A
     assert hash(A & B) == hash(Intersection.of(A, B))
-    for bad in (lambda: A & 1, lambda: "a" | A, lambda: A + B, lambda: A ^ None):
+    for bad in (lambda: A & 1, lambda: "a" | A, lambda: A ^ None):
         with pytest.raises(TypeError):
             bad()
 
@@ -254,7 +254,6 @@ def test_composers_of_plugins_are_callable_and_their_checks_run():
         ("a == b", "'a == b'"),
         ("a in b", "'a in b'"),
         ("a & b.c", "'b.c' cannot stand"),
-        ("at_least(a, 2, b)", "'2' cannot stand"),
         ("quota(3/4, a, b)", "'3/4' cannot stand"),
     ],
 )
@@ -269,7 +268,7 @@ def test_what_cannot_stand_in_a_formula_is_named(text, named):
     [
         ("", "'' is not a formula"),
         ("  ", "is not a formula"),
-        ("a &", "'a &' is not a formula: invalid syntax"),
+        ("a &", "'a &' is not a formula: it ends where an operand is missing"),
         ("a b", "'a b' is not a formula"),
         ("a & & b", "not a formula"),
         ("a; b", "not a formula"),
@@ -280,14 +279,15 @@ def test_what_cannot_stand_in_a_formula_is_named(text, named):
         ("a & (b", "not a formula"),
         ("a)", "not a formula"),
         ("a ? b", "not a formula"),
-        ("a[25%]", "not a formula"),
+        ("a[25%25]", "is not a size"),
+        ("at_least(a, 2, b)", "write j=2"),
         ("a[]", "not a formula"),
         ("010", "not a formula"),
         # Calls.
         ("eval(a)", "no composer is named 'eval'. Registered: at_least, best, borda"),
         ("__import__('os')", "no composer is named '__import__'"),
         ("intersecton(a, b)", "no composer is named 'intersecton'.*Did you mean 'intersection'"),
-        ("a(b)", "no composer is named 'a'"),
+        ("a(b)", "'a' is a strategy, which is not called"),
         ("intersection", r"'intersection' is a composer; call it, such as intersection\(a, b\)"),
         ("a & union", "'union' is a composer"),
         ("intersection(*a)", r"'intersection\(\.\.\.\)' takes no \* or \*\*"),
@@ -305,16 +305,16 @@ def test_what_cannot_stand_in_a_formula_is_named(text, named):
         ("intersection(2, a, b)", "intersection takes no number before its operands"),
         ("at_least(0, a, b)", "at_least takes 1 to 2 of 2 operands, not 0"),
         ("at_least(3, a, b)", "at_least takes 1 to 2 of 2 operands, not 3"),
-        ("at_least(True, a, b)", "at_least's j is True: Input should be a valid integer"),
+        ("at_least(True, a, b)", "at_least's j is True: write a whole number"),
         ("at_least(1/2, a, b)", "'1/2' cannot stand"),
-        ("at_least(a, b, j=1/2)", "at_least's j is 1/2: Input should be a valid integer"),
+        ("at_least(a, b, j=1/2)", "at_least's j is 1/2: write a whole number"),
         ("quota(a, b, share=1)", "between 0 and 1, not 1"),
         ("quota(a, b, share=0)", "between 0 and 1, not 0"),
         ("quota(a, b, share=-1)", "between 0 and 1, not -1"),
-        ("quota(a, b, share=b)", "quota's share is 'b': Input should be a finite number"),
-        ("quota(a, b, share=[1, 2])", "quota's share is .*: Input should be a finite number"),
-        ("quota(a, b, share=True)", "quota's share is True: Input should be a finite number"),
-        ("quota(a, b, share=None)", "quota's share is None: Input should be a finite number"),
+        ("quota(a, b, share=b)", "quota's share is 'b': write a finite number"),
+        ("quota(a, b, share=[1, 2])", "quota's share is .*: write a finite number"),
+        ("quota(a, b, share=True)", "quota's share is True: write a finite number"),
+        ("quota(a, b, share=None)", "quota's share is None: write a finite number"),
         ("quota(a, b, share=1/0)", "'1/0' divides by zero"),
         ("quota(a, b, share=a.b)", "'a.b' is not a value"),
         ("quota(a, b, share=eval('1'))", r"'eval\('1'\)' is not a value"),
@@ -331,10 +331,10 @@ def test_what_cannot_stand_in_a_formula_is_named(text, named):
         ("per_group(a, by=pane)", "per_group's by is one of image, tile, frame, row, column, window, not 'pane'"),
         ("per_group(a, share=fair)", "per_group's share is one of equal, proportional, ranked, not 'fair'"),
         ("per_group(a, by=window)", "a size of 1 or more by=window, such as size=6, and none otherwise; not 0"),
-        ("per_group(a, by=window, size=0.5)", "per_group's size is 1/2: Input should be a valid integer"),
+        ("per_group(a, by=window, size=0.5)", "per_group's size is 1/2: write a whole number"),
         ("per_group(a, by=window, size=-1)", "a size of 1 or more by=window"),
         ("per_group(a, by=tile, size=2)", "and none otherwise; not 2"),
-        ("per_group(a, by=[tile])", "per_group's by is .*: Input should be a valid string"),
+        ("per_group(a, by=[tile])", "per_group's by is .*: write a word"),
         ("a >> b", r"the left side of >> needs a size, such as a\[128\] >> b"),
         ("a[8] >> b >> c", "the left side of >> needs a size"),
         ("then(a, b)", "the left side of >> needs a size"),

@@ -65,7 +65,7 @@ CASES = [
     (scorer(paper=2512), "paper = 2512"),
     (scorer(examples=[{}]), r"examples = \[\{\}\]; it is a tuple"),
     (scorer(examples=({"q": 1},)), "an example with 'q', which is no setting"),
-    (scorer(p=1.0, examples=({"p": "x"},), __annotations__={"p": float}), "that it refuses itself: p is 'x'"),
+    (scorer(p=1.0, examples=({"p": "x"},), __annotations__={"p": float}), "that it refuses itself: mine: p is 'x'"),
     (scorer(known_failures=("order_free",)), "known_failures = .*mapping from laws to reasons"),
     (scorer(use=1, __annotations__={"use": int}), "parameter 'use'"),
     (composer(arity=2), r"arity = 2; write the fewest and the most operands"),

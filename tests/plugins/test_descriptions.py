@@ -81,7 +81,8 @@ def probes(values):
 
 def refused(cls, name, value):
     try:
-        cls(**{name: value})
+        # Where pydantic says which field it was.
+        cls.model_validate({name: value})
     except ValidationError as error:
         return any(one["loc"][:1] == (name,) for one in error.errors())
     return False

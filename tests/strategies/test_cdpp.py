@@ -7,11 +7,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, Query, Tokens, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve_strategies import CDPP, QCSP, TRIM, DivPrune
 
 
@@ -131,7 +130,7 @@ def test_without_a_question_it_is_plain_diversity_and_said():
 
 @pytest.mark.parametrize("theta", [-0.1, 0.991, 1.0, math.nan, math.inf])
 def test_theta_has_bounds(theta):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         CDPP(theta=theta)
 
 

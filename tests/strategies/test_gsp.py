@@ -4,12 +4,11 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, sample, vectors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokensieve import Keep, Tokens, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve_strategies import GSP
 from tokensieve_strategies._maths import bipartite, streamed
 
@@ -188,5 +187,5 @@ def test_a_bad_vector_is_refused():
     ],
 )
 def test_settings_are_checked(wrong):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         GSP(**wrong)

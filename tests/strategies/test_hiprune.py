@@ -8,11 +8,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, Tokens, Universe, select
-from tokensieve.errors import FormulaError, ScoreError
+from tokensieve.errors import FormulaError, ScoreError, SettingError
 from tokensieve.evidence import NEWLINE
 from tokensieve_strategies import GSP, HiPrune
 from tokensieve_strategies._maths.grid import neighbours
@@ -150,7 +149,7 @@ def test_hard_batches_and_settings():
     for example in HiPrune.examples:
         hard.check(HiPrune(**example))
     for bad in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             HiPrune(share=bad)
     tokens = sample([4])
     tokens.evidence[Evidence.VISION_MIDDLE][0, 1] = torch.inf

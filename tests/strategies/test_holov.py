@@ -8,11 +8,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve.testing import laws
 from tokensieve_strategies import GSP, HoloV
 
@@ -128,7 +127,7 @@ def test_hard_batches_and_settings():
         hard.check(HoloV(**example))
     assert HoloV().needs == {Evidence.FEATURES, Evidence.VISION_ATTENTION}
     for bad in ({"runs": 0}, {"variety": -1.0}, {"variety": float("inf")}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             HoloV(**bad)
     tokens = sample([4])
     tokens.features[0, 1, 0] = torch.nan

@@ -7,12 +7,11 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokensieve import Evidence, Keep, Text, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve.testing import laws
 from tokensieve_strategies import MMTok
 from tokensieve_strategies._maths import coverage
@@ -171,7 +170,7 @@ def test_hard_batches_and_settings():
         hard.check(MMTok(**example))
     assert MMTok().needs == {Evidence.FEATURES, Evidence.TEXT_FEATURES, Evidence.VISION_FEATURES}
     for bad in ({"alpha": -1.0}, {"text_temperature": 0.0}, {"vision_temperature": float("nan")}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             MMTok(**bad)
 
 

@@ -6,11 +6,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, sample
 
 from tokensieve import Evidence, Keep, Tokens, Universe, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve_strategies import FastV, Norm, Random, Uniform
 from tokensieve_strategies._maths.maxmin import max_min, most_isolated
 
@@ -44,7 +43,7 @@ def test_norm_is_the_formula(p, kind):
 
 @pytest.mark.parametrize("p", [0.0, -1.0, float("nan"), float("inf")])
 def test_norm_checks_its_setting(p):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Norm(p=p)
 
 

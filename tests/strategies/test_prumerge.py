@@ -5,11 +5,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Chooser, Evidence, Keep, Recipe, Tokens, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve_strategies import PruMerge, Uniform
 
 
@@ -122,7 +121,7 @@ def test_it_chooses_a_set():
     assert PruMerge().needs == {Evidence.VISION_ATTENTION}
     hard.check(PruMerge())
     for bad in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             PruMerge(whisker=bad)
 
 

@@ -7,12 +7,11 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 from test_sparsevlm import rate
 
 from tokensieve import Evidence, Keep, Recipe, select
-from tokensieve.errors import MissingEvidenceError, ScoreError
+from tokensieve.errors import MissingEvidenceError, ScoreError, SettingError
 from tokensieve_strategies import SparseVLM, SparseVLMv2
 
 
@@ -121,7 +120,7 @@ def test_other_evidence_is_refused():
     wrong = {**tokens.evidence, Evidence.DECODER_TEXT_HEADS: tokens.decoder_text}
     with pytest.raises(MissingEvidenceError, match="decoder_text_heads are given as a PromptText, not PromptHeads"):
         replace(tokens, evidence=wrong).decoder_text_heads  # noqa: B018
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         SparseVLMv2(heads=0)
 
 

@@ -5,11 +5,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve.evidence import NEWLINE
 from tokensieve_strategies import Temporal
 
@@ -137,7 +136,7 @@ def test_hard_batches_and_settings():
     for example in Temporal.examples:
         hard.check(Temporal(**example))
     assert Temporal().needs == {Evidence.FEATURES, Evidence.GRID}
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Temporal(frames=0)
     tokens = sample([4])
     tokens.features[0, 1, 0] = torch.nan

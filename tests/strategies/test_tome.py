@@ -4,11 +4,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve_strategies import GSP, ToMe
 
 COUNTS = st.lists(st.integers(0, 13), min_size=1, max_size=3)
@@ -112,7 +111,7 @@ def test_it_is_an_order_too():
 def test_it_needs_what_it_compares():
     assert ToMe().needs == {Evidence.FEATURES, Evidence.SIZES}
     assert ToMe(metric="keys").needs == {Evidence.VISION_KEYS, Evidence.SIZES}
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         ToMe(metric="values")
 
 

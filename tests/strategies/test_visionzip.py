@@ -9,11 +9,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, select
-from tokensieve.errors import FormulaError, ScoreError
+from tokensieve.errors import FormulaError, ScoreError, SettingError
 from tokensieve_strategies import GSP, VisionZip
 
 
@@ -125,7 +124,7 @@ def test_hard_batches_and_settings():
         hard.check(VisionZip(**example))
     assert VisionZip().needs == {Evidence.VISION_ATTENTION, Evidence.VISION_KEYS, Evidence.SIZES}
     for bad in (0.0, 1.5):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             VisionZip(share=bad)
     tokens = sample([4])
     tokens.vision_keys[0, 1, 0] = torch.nan

@@ -9,11 +9,10 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from samples import KINDS, row, sample
 
 from tokensieve import Evidence, Keep, select
-from tokensieve.errors import FormulaError, ScoreError
+from tokensieve.errors import FormulaError, ScoreError, SettingError
 from tokensieve_strategies import GSP, VisPruner
 
 
@@ -108,7 +107,7 @@ def test_hard_batches_and_settings():
         hard.check(VisPruner(**example))
     assert VisPruner().needs == {Evidence.VISION_ATTENTION, Evidence.VISION_FEATURES}
     for bad in ({"rho": 1.1}, {"rho": -0.1}, {"step": 0}, {"order": "id"}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             VisPruner(**bad)
     tokens = sample([4])
     tokens.vision_features[0, 1, 0] = torch.nan

@@ -172,8 +172,8 @@ def test_a_plugin_that_exits_while_the_study_is_checked_is_no_finished_study(cli
         ({}, ("--set", "keep"), "StudyError: 'keep' is no setting"),
         ({"models": "[nowhere]"}, (), "StudyError: model 'nowhere': 'nowhere' is no shipped checkpoint"),
         ({"tasks": "[colors]"}, (), "UnknownTaskError: "),
-        ({"cell_timeout": "0"}, (), "StudyError: cell_timeout is 0: Input should be greater than 0"),
-        ({"cell_timeout": "soon"}, (), "StudyError: cell_timeout is 'soon': Input should be a valid number"),
+        ({"cell_timeout": "0"}, (), "StudyError: cell_timeout is 0: it is above 0"),
+        ({"cell_timeout": "soon"}, (), "StudyError: cell_timeout is 'soon': write a number"),
         ({}, ("--set", "cell_timeout=true"), "StudyError: cell_timeout is True"),
     ],
 )

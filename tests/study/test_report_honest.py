@@ -237,9 +237,7 @@ def test_models_that_look_alike_have_their_own_files(tmp_path):
     assert len(ids) == len(set(ids))
     accuracies = [file for file in written.files if file.name.startswith("accuracy-") and file.suffix == ".md"]
     assert len(accuracies) == len(names)
-    assert set(names) == {
-        file.read_text().splitlines()[0][4:].removesuffix(" on shapes") for file in accuracies
-    }
+    assert set(names) == {file.read_text().splitlines()[0][4:].removesuffix(" on shapes") for file in accuracies}
 
 
 def test_models_of_one_name_have_their_own_files(tmp_path):

@@ -98,7 +98,9 @@ class Keep:
             return cls(fraction=simplest(value))
         if isinstance(value, str):
             return cls._parse(value)
-        raise BudgetError(f"keep {value!r} is a {type(value).__name__}: {_HELP}")
+        sweep = "; a stage has one, and a sweep over several goes in the keep of a study"
+        several = sweep if isinstance(value, Sequence) else ""
+        raise BudgetError(f"keep {value!r} is a {type(value).__name__}{several}: {_HELP}")
 
     @classmethod
     def _parse(cls, text: str) -> Keep:

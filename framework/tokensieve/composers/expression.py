@@ -93,6 +93,14 @@ class Expression(ABC):
     def __invert__(self) -> Expression:
         return Complement.of(self)
 
+    def _no_arithmetic(self, _: object) -> Never:
+        raise FormulaError(
+            "strategies are joined by & | ^ - >> ~, not by + or *: fuse ranks by the composers borda and weighted, "
+            "such as weighted(a, b, weights=[2, 1]) in a formula"
+        )
+
+    __add__ = __radd__ = __mul__ = __rmul__ = _no_arithmetic
+
     def __bool__(self) -> Never:
         """Raise: `a and b` would silently be `b`."""
         raise FormulaError("an expression is neither true nor false: write a & b for and, a | b for or, ~a for not")
@@ -101,7 +109,7 @@ class Expression(ABC):
         return Best.of(self, m=Keep.of(m))
 
 
-class Composer(Expression, BaseModel):
+class Composer(Expression, BaseModel, metaclass=checks.Checked):
     """Expressions joined into one. Subclass it to add a composer; its fields are its settings, as those of a strategy.
 
     A subclass sets `name` and implements `combine`, or `read` where chains alone are not enough. Every setting has a
@@ -163,10 +171,12 @@ class Composer(Expression, BaseModel):
             FormulaError: if there are too few or too many operands, or a setting is unknown or wrong.
         """
         checks.check_arguments(cls.name, cls.parameters(), settings, operands, Expression)
-        try:
-            return cls(operands=operands, **settings)
-        except ValidationError as error:
-            raise FormulaError(checks.refusal(cls.name, error)) from None
+        return cls(operands=operands, **settings)
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> FormulaError:
+        """Return the error for settings or operands that are wrong."""
+        return FormulaError(checks.refusal(cls.name, error))
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
@@ -386,6 +396,15 @@ class Then(Composer):
 
 
 def _joined(composer: type[Composer], left: Expression, right: Expression) -> Expression:
+    _refuse_text(right)
     if not isinstance(right, Expression):
         return NotImplemented
     return composer.of(left, right)
+
+
+def _refuse_text(right: object) -> None:
+    if isinstance(right, str):
+        raise FormulaError(
+            f"{right!r} is text, and operators join strategies; a formula as text is read where a recipe is wanted, "
+            "such as prune(model, 'gsp & qcsp', keep=64)"
+        )

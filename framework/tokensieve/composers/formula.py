@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Best, Complement, Composer, Expression
-from tokensieve.errors import BudgetError, FormulaError, did_you_mean, listing
+from tokensieve.errors import BudgetError, FormulaError, TokensieveError, did_you_mean, listing
 
 LONGEST = 1_000
 MOST_OPERANDS = 64
@@ -21,6 +21,9 @@ DEEPEST = 32
 
 _INTEGER = re.compile(r"[0-9]+")
 _DECIMAL = re.compile(r"[0-9]*\.[0-9]+|[0-9]+\.")
+
+# A percentage as a size or a setting: [25%], share=75%. Python would take the sign for an operator.
+_PERCENT = re.compile(r"(?<![\w.])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%(?=\s*[,)\]])")
 
 _OPERATORS: dict[type[ast.operator], str] = {
     ast.BitAnd: "&",
@@ -56,6 +59,7 @@ def parse(
     """
     if len(text) > LONGEST:
         raise FormulaError(f"a formula has at most {LONGEST} characters, this one {len(text)}")
+    text = _PERCENT.sub(_as_fraction, text)
     _check_depth(text)
     try:
         with warnings.catch_warnings():
@@ -63,9 +67,37 @@ def parse(
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise FormulaError(f"'{_short(text)}' is not a formula: {getattr(error, 'msg', None) or error}") from None
+        said = getattr(error, "msg", None) or error
+        raise FormulaError(f"'{_short(text)}' is not a formula: {_syntax_cure(text) or said}") from None
     _check_words(text.strip())
     return _Reader(text.strip(), operand, composers, origin).read(tree, 0)
+
+
+def _as_fraction(percentage: re.Match[str]) -> str:
+    part = Fraction(percentage[1]) / 100
+    return f"{part.numerator}/{part.denominator}"
+
+
+def _syntax_cure(text: str) -> str:
+    """Return what to do about a formula that is no Python, for the slips that are common; else nothing."""
+    text = text.strip()
+    if not text:
+        return "it is empty; name a strategy, such as gsp"
+    if "&&" in text or "||" in text:
+        return "write & and | once"
+    if re.search(r"!(?!=)", text):
+        return "write ~ for not"
+    if re.search(r"[&|^>~-]\s*\)?$", text):
+        return "it ends where an operand is missing"
+    if re.match(r"[&|^>]", text):
+        return "it begins where an operand is missing"
+    if re.search(r"[&|^]\s*[&|^]", text):
+        return "an operand is missing between two operators"
+    if text.count("(") != text.count(")"):
+        return f"it has {text.count('(')} '(' and {text.count(')')} ')'"
+    if re.search(r"\w\s+\w", text):
+        return "two words stand side by side; join them by an operator, such as & or |"
+    return ""
 
 
 def _check_words(text: str) -> None:
@@ -155,6 +187,7 @@ class _Reader:
     def _call(self, name: str, args: list[ast.expr], keywords: list[ast.keyword], depth: int) -> Expression:
         composer = self._composers.get(name)
         if composer is None:
+            self._refuse_settings(name, args, keywords)
             raise FormulaError(
                 f"no composer is named '{name}'. Registered: {listing(self._composers)}."
                 f"{did_you_mean(name, self._composers)}"
@@ -168,6 +201,9 @@ class _Reader:
                 raise FormulaError(f"{name} takes no number before its operands")
             parameters[composer.parameters()[0]] = self._value(args[0])
             args = args[1:]
+        for arg in args:
+            if isinstance(arg, ast.Constant):
+                self._refuse_positional(name, composer, arg)
         operands = [self.read(arg, depth + 1) for arg in args]
         for keyword in keywords:
             if str(keyword.arg) in parameters:
@@ -178,6 +214,25 @@ class _Reader:
         except FormulaError as error:
             plugin = self._origin(name)
             raise FormulaError(f"{error}" if plugin is None else f"{error} ('{name}' is {plugin})") from None
+
+    def _refuse_positional(self, name: str, composer: type[Composer], node: ast.Constant) -> None:
+        """Refuse a value among operands, naming the setting that it may be for."""
+        value, settings = self._source(node), composer.parameters()
+        cure = f"write {' or '.join(f'{one}={value}' for one in settings)}" if settings else "it has no settings"
+        raise FormulaError(f"{name} takes operands without names, and settings by name: {value} is no operand; {cure}")
+
+    def _refuse_settings(self, name: str, args: list[ast.expr], keywords: list[ast.keyword]) -> None:
+        """Refuse a strategy that is called; nothing happens if the name is no operand."""
+        try:
+            self._operand(name)
+        except TokensieveError:
+            return
+        given = ", ".join(f"{one.arg}: {self._source(one.value)}" for one in keywords if one.arg is not None)
+        settings = given or (f"...: {self._source(args[0])}" if args else "...")
+        raise FormulaError(
+            f"'{name}' is a strategy, which is not called in a formula: its settings go under strategies:, such as "
+            f"strategies: {{mine: {{use: {name}, {settings}}}}}, and the formula says mine"
+        )
 
     def _size(self, node: ast.expr) -> Keep:
         if isinstance(node, ast.Name):

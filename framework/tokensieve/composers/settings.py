@@ -7,13 +7,28 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tokensieve.algebra.budget import Keep, simplest
-from tokensieve.errors import FormulaError, PluginError, did_you_mean, first_mistake
+from tokensieve.errors import (
+    BudgetError,
+    FormulaError,
+    PluginError,
+    RecipeError,
+    SettingError,
+    TokensieveError,
+    did_you_mean,
+    first_mistake,
+    listing,
+)
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 CLASS_ATTRIBUTES = (frozenset, set)
 """Types of attributes without annotation that are no fields, so that `needs = frozenset({...})` can be written."""
@@ -130,9 +145,59 @@ def check_operands(name: str, arity: tuple[int, int | None], obstacles: Sequence
             raise ValueError(f"{name} joins orders: {obstacle}")
 
 
+class Checked(ModelMetaclass):
+    """The type of classes whose mistakes are told in this library's words, and not in pydantic's.
+
+    That is so where they are called; what pydantic validates inside, with its places, stays as it is.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __call__(self, *args: object, **settings: object) -> object:
+            """Make an instance.
+
+            Raises:
+                TokensieveError: as `refused` of the class says.
+            """
+            if args:
+                names = listing(name for name in self.model_fields if name != "operands")
+                raise SettingError(f"{self.__name__} takes its settings by name: {names}")
+            try:
+                return super().__call__(**settings)
+            except ValidationError as error:
+                raise self.refused(error) from None
+
+        def _forgotten(self, *_: object) -> NoReturn:
+            raise FormulaError(f"{self.__name__} is a class, and a formula joins instances; write {self.__name__}()")
+
+        # Not `|`: it makes types, such as `GSP | None`.
+        __and__ = __rand__ = __xor__ = __rxor__ = __sub__ = __rsub__ = _forgotten
+        __rshift__ = __rrshift__ = __invert__ = _forgotten
+
+
+def strategy_refusal(name: str, fields: Iterable[str], error: ValidationError) -> str:
+    """Return what pydantic found wrong with a strategy's settings, with the strategy's name."""
+    return unknown_setting(f"'{name}'", fields, error) or f"{name}: {first_mistake(error)}"
+
+
+def unknown_setting(who: str, fields: Iterable[str], error: ValidationError) -> str:
+    """Return that a setting is unknown, with those that are known, or nothing if the mistake is another."""
+    detail = error.errors()[0]
+    if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
+        known, key = list(fields), str(detail["loc"][0])
+        return f"{who} has no parameter '{key}'; it has {listing(known)}.{did_you_mean(key, known)}"
+    return ""
+
+
+def error_class(error: ValidationError) -> type[TokensieveError]:
+    """Return `BudgetError` if one is the cause of pydantic's error, else `RecipeError`."""
+    cause = error.errors()[0].get("ctx", {}).get("error")
+    return type(cause) if isinstance(cause, BudgetError) else RecipeError
+
+
 def refusal(name: str, error: ValidationError) -> str:
     """Return what pydantic found wrong with a composer's settings, with the composer's name."""
-    said = first_mistake(error).replace("an instance of Fraction", "a finite number")
+    said = first_mistake(error)
     if error.errors()[0]["type"] != "value_error":
         said = f"{name}'s {said}"
     return said if name in said else f"{name}: {said}"

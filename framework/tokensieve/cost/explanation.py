@@ -93,6 +93,8 @@ def explain(
     """
     registry = registry or default_registry()
     loaded = meant(recipe, keep, registry)
+    if model is not None and not isinstance(model, (nn.Module, Adapter)):
+        raise RefusedError(f"explain takes a model or its adapter, not {model!r}; the command explain takes names")
     adapter = registry.adapter_for(model) if isinstance(model, nn.Module) else model
     parts = [_head(loaded, adapter)]
     parts += [_stage(loaded, at, stage) for at, stage in loaded.ranges()]

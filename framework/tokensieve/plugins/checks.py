@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
 from tokensieve.composers.expression import Composer
 from tokensieve.composers.formula import SYMBOLS
 from tokensieve.composers.settings import types_in
-from tokensieve.errors import first_mistake, listing
+from tokensieve.errors import SettingError, listing
 from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder
@@ -63,7 +63,7 @@ def _strategy(cls: type[Strategy]) -> Iterator[str]:
     if cls.paper is not None:
         yield from _kind(cls, "paper", str, "an address, or none")
     if cls.complexity is not None:
-        yield from _kind(cls, "complexity", tuple, "how time and memory grow, such as (\"O(n d)\", \"O(n)\"), or none")
+        yield from _kind(cls, "complexity", tuple, 'how time and memory grow, such as ("O(n d)", "O(n)"), or none')
     yield from _known_failures(cls)
     yield from _examples(cls)
     yield from _needs(cls)
@@ -168,8 +168,8 @@ def _examples(cls: type[Strategy] | type[Composer]) -> Iterator[str]:
         elif issubclass(cls, Strategy):
             try:
                 cls(**example)
-            except ValidationError as error:
-                yield f"has the example {example!r} that it refuses itself: {first_mistake(error)}"
+            except SettingError as error:
+                yield f"has the example {example!r} that it refuses itself: {error}"
 
 
 def _needs(cls: type[Strategy]) -> Iterator[str]:

@@ -6,10 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from tokensieve.composers.expression import Composer
-from tokensieve.errors import TokensieveError, UnknownNameError, did_you_mean
+from tokensieve.errors import SettingError, TokensieveError, UnknownNameError, did_you_mean
 from tokensieve.evidence import Evidence
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
 from tokensieve.plugins.parameters import NOT_DESCRIBED, Parameter, attribute_docstrings, parameters, sentence
@@ -132,7 +130,7 @@ def needs_of(strategy: type[Strategy]) -> frozenset[Evidence] | None:
     for settings in ({}, *strategy.examples[:1]):
         try:
             return strategy(**settings).needs
-        except ValidationError:
+        except SettingError:
             continue
     return None
 

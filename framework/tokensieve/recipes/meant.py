@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from torch.nn import Module
+
 from tokensieve.composers.expression import Expression
 from tokensieve.errors import RecipeError
 from tokensieve.plugins.registry import Registry
@@ -36,6 +38,10 @@ def meant(
         return Recipe.of(given, keep, positions=positions or "original")
     if isinstance(given, (str, Path)):
         given, keep = Recipe.load(given, registry, keep=keep), None
+    if isinstance(given, type) and issubclass(given, Expression):
+        raise RecipeError(f"{given.__name__} is a class, and a recipe has instances; write {given.__name__}()")
+    if isinstance(given, Module):
+        raise RecipeError(f"{type(given).__name__} is a model where a recipe is wanted; the model comes first")
     if not isinstance(given, Recipe):
         raise RecipeError(
             f"{given!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or a formula with keep="

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from pydantic import ValidationError
 from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.formula import parse
+from tokensieve.composers.settings import error_class, strategy_refusal
 from tokensieve.errors import (
     BudgetError,
     FormulaError,
     RecipeError,
+    SettingError,
     TokensieveError,
     UnknownStrategyError,
     did_you_mean,
@@ -26,7 +29,6 @@ from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.validation import (
     BUDGETS_EXAMPLE,
-    error_class,
     find_order_problem,
     find_problem,
     read_budget_list,
@@ -67,7 +69,9 @@ class RecipeReader:
         operands = self._operands(data.get("strategies"))
         entries = data["stages"]
         if not isinstance(entries, list) or not entries:
-            raise self.error(RecipeError, "stages is a list with at least one stage", ("stages",))
+            raise self.error(
+                RecipeError, "stages is a list with at least one stage; each begins with a dash", ("stages",)
+            )
         expanded: list[tuple[int, Stage]] = []
         for i, entry in enumerate(entries):
             last = expanded[-1][1].at if expanded else None
@@ -122,22 +126,16 @@ class RecipeReader:
         try:
             strategy = self._registry.strategy(settings["use"])
         except UnknownStrategyError as error:
-            raise self.error(type(error), str(error), (*path, "use")) from None
+            name = settings["use"]
+            recipe = f" {_said_of_recipe(name, self._registry)}" if name in self._registry.recipes else ""
+            raise self.error(type(error), f"{error}{recipe}", (*path, "use")) from None
         given = {key: value for key, value in settings.items() if key != "use"}
         try:
             # As JSON, because YAML also has lists in place of tuples and strings in place of enumerations.
             return strategy.model_validate_json(json.dumps(given))
         except ValidationError as error:
-            detail = error.errors()[0]
-            at = (*path, *detail["loc"])
-            if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
-                fields = list(strategy.model_fields)
-                key = str(detail["loc"][0])
-                message = (
-                    f"'{strategy.name}' has no parameter '{key}'; it has {listing(fields)}.{did_you_mean(key, fields)}"
-                )
-                raise self.error(RecipeError, message, at) from None
-            raise self.error(RecipeError, f"{strategy.name}: {first_mistake(error)}", at) from None
+            said = strategy_refusal(strategy.name, strategy.model_fields, error)
+            raise self.error(RecipeError, said, (*path, *error.errors()[0]["loc"])) from None
 
     def _stages(self, entry: object, index: int, operands: dict[str, Strategy], last: Site | None) -> tuple[Stage, ...]:
         """Return the stages of an entry, which may be a range of sites, after the site `last`."""
@@ -148,7 +146,8 @@ class RecipeReader:
             if data.get(key) is None:
                 continue
             if not isinstance(data[key], str):
-                raise self.error(RecipeError, f"{key} is a formula, such as gsp & qcsp", (*path, key))
+                said = f"{key} is one formula as text, such as gsp & qcsp; settings go under strategies:"
+                raise self.error(RecipeError, said, (*path, key))
             try:
                 data[key] = read_formula(data[key], self._registry, operands)
             except TokensieveError as error:
@@ -173,14 +172,16 @@ class RecipeReader:
         self, data: object, path: yaml_lines.Path, what: str, keys: Sequence[str], required: tuple[str, ...]
     ) -> dict[str, Any]:
         if not isinstance(data, dict):
-            raise self.error(RecipeError, f"a {what} is a mapping with the keys {', '.join(keys)}", path)
+            alone = " A formula alone stands behind `select:`." if isinstance(data, str) else ""
+            raise self.error(RecipeError, f"a {what} is a mapping with the keys {', '.join(keys)}.{alone}", path)
         for key in data:
             if key not in keys:
-                message = f"a {what} has no key '{key}'; it has {', '.join(keys)}.{did_you_mean(key, keys)}"
+                message = f"a {what} has no key '{key}'; it has {', '.join(keys)}.{_key_hint(key, keys, data)}"
                 raise self.error(RecipeError, message, (*path, key))
         for key in required:
             if data.get(key) is None:
-                raise self.error(RecipeError, f"a {what} needs '{key}'", (*path, key))
+                empty = " (it is empty; a ~ that is not quoted is nothing in YAML)" if key in data else ""
+                raise self.error(RecipeError, f"a {what} needs '{key}'{empty}", (*path, key))
         return data
 
 
@@ -201,13 +202,12 @@ def _resolve(name: str, registry: Registry, operands: Mapping[str, Strategy]) ->
         strategy = registry.strategy(name)
         try:
             return strategy()
-        except ValidationError as error:
+        except SettingError as error:
             raise FormulaError(
-                f"'{name}' has no default for every parameter ({first_mistake(error)}); "
-                f"set it under strategies: {{use: {name}, ...}}"
+                f"'{name}' has no default for every parameter ({error}); set it under strategies: {{use: {name}, ...}}"
             ) from None
     if name in registry.recipes:
-        raise FormulaError(f"'{name}' is a recipe, which is no operand: write the formula of its stage instead")
+        raise FormulaError(_said_of_recipe(name, registry))
     if operands:
         known = {*operands, *registry.strategies}
         raise FormulaError(
@@ -216,3 +216,42 @@ def _resolve(name: str, registry: Registry, operands: Mapping[str, Strategy]) ->
             f"{broken(registry.plugins)}"
         )
     return registry.strategy(name)()
+
+
+_MEANT = {
+    "keep": ("ratio", "keep_ratio", "budget", "k", "num_tokens", "tokens", "retain"),
+    "at": ("site", "layer", "where"),
+    "select": ("formula", "strategy", "method", "expression"),
+    "rest": ("merge", "drop"),
+    "per": ("group",),
+}
+"""What others call the keys of a stage."""
+
+
+def _key_hint(key: str, keys: Sequence[str], data: Mapping[str, object]) -> str:
+    """Return what may have been meant by an unknown key."""
+    if data[key] is None and any(
+        isinstance(value, str) and value.count("(") > value.count(")") for value in data.values()
+    ):
+        return " A comma between { and } ends a value: quote the formula."
+    meant = next((one for one, others in _MEANT.items() if key in others and one in keys), None)
+    if meant is not None:
+        return f" It is called '{meant}'."
+    if key in ("models", "tasks", "recipes") and "stages" in keys:
+        return " This is a study: tokensieve compare runs it."
+    return did_you_mean(key, keys)
+
+
+def _said_of_recipe(name: str, registry: Registry) -> str:
+    """Return that a name is a recipe's, which is no operand, with the formulas of its stages."""
+    data = yaml_lines.read(registry.recipe(name).read_text(encoding="utf-8"), name).data
+    stages = [stage for stage in data.get("stages") or () if isinstance(stage, dict)]
+    named = (data.get("strategies") or {}).items()
+    used = {key: entry if isinstance(entry, str) else entry["use"] for key, entry in named}
+    formulas = dict.fromkeys(
+        re.sub(r"\w+", lambda word: used.get(word[0], word[0]), str(stage["select"])) for stage in stages
+    )
+    return (
+        f"'{name}' is a recipe, which is no operand: write the formula of its stage instead, here "
+        f"{' and '.join(f'`{one}`' for one in formulas)}"
+    )

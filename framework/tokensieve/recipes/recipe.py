@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from tokensieve.algebra.budget import Keep
 from tokensieve.algebra.markup import table
 from tokensieve.composers.expression import Expression
+from tokensieve.composers.settings import Checked, error_class, unknown_setting
 from tokensieve.errors import (
     RecipeError,
+    TokensieveError,
     did_you_mean,
     first_mistake,
     listing,
@@ -64,7 +66,7 @@ class FrozenDict(Mapping[_Key, _Value]):
         return repr(self._content)
 
 
-class Recipe(BaseModel):
+class Recipe(BaseModel, metaclass=Checked):
     """Stages, each with a site, a formula of strategies and a budget.
 
     Attributes:
@@ -85,6 +87,11 @@ class Recipe(BaseModel):
     strategies: Mapping[str, Strategy] = {}
     stages: tuple[Stage, ...]
     budgets: Mapping[int, tuple[Keep, ...]] = {}
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> TokensieveError:
+        """Return the error for fields that are wrong."""
+        return error_class(error)(unknown_setting("a recipe", cls.model_fields, error) or first_mistake(error))
 
     @field_validator("budgets", mode="before")
     @classmethod
@@ -138,6 +145,10 @@ class Recipe(BaseModel):
             UnknownRecipeError: if a text is none of the three.
             RecipeError: if it cannot be read, with file and line; or another `TokensieveError` for its parts.
         """
+        if not isinstance(source, (str, Path)):
+            raise RecipeError(
+                f"{source!r} is no recipe's name, no path and no formula; Recipe.load reads text and paths"
+            )
         registry = registry or default_registry()
         kind = kind_of(source, registry) if isinstance(source, str) else "path"
         if kind == "formula":
@@ -211,7 +222,7 @@ class Recipe(BaseModel):
         try:
             return cls(name=name, positions=positions, stages=Stage.each(at=at, select=select, **budget, **stage))
         except ValidationError as error:
-            raise RecipeError(first_mistake(error)) from None
+            raise Stage.refused(error) from None
 
     def replace(self, *, keep: object = None, **changes: Any) -> Recipe:
         """Return a changed copy.
@@ -248,10 +259,7 @@ class Recipe(BaseModel):
             stages = tuple(
                 stage.model_copy(update={"keep": Keep.of(budget)}) for stage, budget in zip(stages, keeps, strict=True)
             )
-        try:
-            return type(self)(**{**fields, **changes, "stages": stages})
-        except ValidationError as error:
-            raise RecipeError(first_mistake(error)) from None
+        return type(self)(**{**fields, **changes, "stages": stages})
 
     # Writing
 

@@ -16,7 +16,7 @@ from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe, draw
 from tokensieve.composers.expression import Best, Expression, Reading
 from tokensieve.composers.selection import select
-from tokensieve.errors import listing
+from tokensieve.errors import RecipeError, listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
@@ -75,7 +75,12 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
     Args:
         recipe: the recipe.
         adapter: the adapter of the model; without one, what depends on the model is a note.
+
+    Raises:
+        RecipeError: if it is given no recipe.
     """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"review takes a Recipe, not {recipe!r}; Recipe.load reads names, paths and formulas")
     findings = []
     written = _writer(recipe)
     budgets = _budget_findings(recipe)
@@ -172,7 +177,7 @@ def _budget_findings(recipe: Recipe) -> list[list[Finding]]:
         elif first < len(earlier):
             before = earlier[first]
             said = f"keeps {stage.keep} of the {before.keep} that {before.at} leaves, so it changes nothing"
-            found.append([Finding("note", at, said)])
+            found.append([Finding("warning", at, f"{said}; a later stage keeps less than an earlier one")])
         else:
             found.append([])
         if count and (not earlier or count < (earlier[-1].keep.count or 0)):

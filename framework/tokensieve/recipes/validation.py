@@ -8,13 +8,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-
 from tokensieve.algebra.budget import Keep
 from tokensieve.errors import (
     BudgetError,
-    RecipeError,
-    TokensieveError,
 )
 from tokensieve.plugins.plugin import usable
 from tokensieve.recipes import yaml_lines
@@ -100,9 +96,3 @@ def find_order_problem(before: Site, after: Site) -> str | None:
 def unusable_name_message(name: str) -> str:
     """Return the error message for an operand whose name cannot be used in formulas."""
     return f"'{name}' is no name a formula can use; write letters, digits and _, but none of Python's own words"
-
-
-def error_class(error: ValidationError) -> type[TokensieveError]:
-    """Return `BudgetError` if one is the cause of pydantic's error, else `RecipeError`."""
-    cause = error.errors()[0].get("ctx", {}).get("error")
-    return type(cause) if isinstance(cause, BudgetError) else RecipeError

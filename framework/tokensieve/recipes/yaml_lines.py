@@ -96,10 +96,43 @@ def read(text: str, source: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise RecipeError(f"this is not YAML: {problem}  ({source}:{line})") from None
+        raise RecipeError(f"this is not YAML: {_cure(problem)}  ({source}:{line})") from None
     if node is None:
         raise RecipeError(f"the file is empty  ({source}:1)")
     return Document(_build(node, (), lines, source), lines)
+
+
+_CURES = (
+    (r"'\\t'", "a tab stands where YAML has spaces; indent by spaces"),
+    (
+        r"comment or a line break|chomping or indentation",
+        "a value that begins with | or > is a block of text; if it is a formula, quote it: select: '...'",
+    ),
+    (r"alphabetic or numeric", "a value cannot begin with & or * and a space; quote the formula: select: '...'"),
+    (r"found character '(.)' that cannot start", r"a value cannot begin with \1; quote it: '\1...'"),
+    (
+        r"mapping values are not allowed",
+        "there is a colon too many, or the key is not aligned with those above it; align the keys, and quote a value "
+        "that holds a colon and a space",
+    ),
+    (
+        r"expected <block end>|could not find expected ':'|did not find expected",
+        "this line fits none above it; align the keys of a mapping, and the dashes of a list, and quote a value that "
+        "begins with a quote, a bracket or a sign",
+    ),
+    (r"expected ',' or|expected the node content", "a bracket { or [ is not closed, or a comma is missing"),
+    (r"unexpected end of stream|quoted scalar", "a quote is not closed"),
+    (r"unknown escape", "a backslash stands in double quotes; use single quotes"),
+)
+"""What to do about a problem that PyYAML tells in words of its own."""
+
+
+def _cure(problem: str) -> str:
+    for pattern, cure in _CURES:
+        found = re.search(pattern, problem)
+        if found is not None:
+            return found.expand(cure)
+    return problem
 
 
 def write(data: Any) -> str:
@@ -116,7 +149,10 @@ def _check_events(text: str, source: str) -> None:
         # Events always have a mark here, but PyYAML's types say that it is optional.
         line = event.start_mark.line + 1 if event.start_mark is not None else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise RecipeError(f"anchors and aliases (& and *) are not used here; write it out  ({source}:{line})")
+            raise RecipeError(
+                "anchors and aliases (& and * at the beginning of a value) are not used here; write it out, or quote "
+                f"it if it is a formula: select: '...'  ({source}:{line})"
+            )
         if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag is not None:
             raise RecipeError(f"tags such as {event.tag} are not used here; remove it  ({source}:{line})")
         if isinstance(event, yaml.DocumentStartEvent):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tokensieve.errors import (
     TaskError,
+    cure_of,
     listing,
 )
 from tokensieve.plugins.registry import Registry
@@ -115,7 +116,7 @@ class TaskEntry(BaseModel):
             detail = error.errors()[0]
             where = ".".join(map(str, detail["loc"]))
             known = listing(kind.model_fields)
-            message = str(detail["msg"]).removeprefix("Value error, ")
+            message = cure_of(detail)
             raise TaskError(f"the task '{self.use}': {where}: {message}; its settings: {known}") from None
 
 

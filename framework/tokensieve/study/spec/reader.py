@@ -15,6 +15,7 @@ from tokensieve.errors import (
     TaskError,
     TokensieveError,
     UnknownTaskError,
+    cure_of,
     did_you_mean,
     listing,
 )
@@ -122,7 +123,7 @@ class StudyReader:
             path: where the validated entry is in the document.
         """
         detail = error.errors()[0]
-        message = str(detail["msg"]).removeprefix("Value error, ")
+        message = cure_of(detail)
         where = ".".join(map(str, detail["loc"])) or "it"
         shown = repr(detail.get("input"))
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
