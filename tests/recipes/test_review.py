@@ -132,7 +132,7 @@ def test_a_range_of_all_sites_is_reviewed_in_little_more_time_than_one():
     # All stages after the first leave all that it left.
     assert len([f for f in findings if "changes nothing" in f.message]) == 9999
     last = str(findings[-1])
-    assert last.startswith("warning at decoder.9999: keeps 4 of the 4 that decoder.0 leaves, so it changes nothing")
+    assert last == "note at decoder.9999: keeps 4 of the 4 that decoder.0 leaves, so it changes nothing"
 
 
 def test_a_finding_of_a_formula_is_told_of_every_site():
@@ -153,7 +153,8 @@ def test_the_first_stage_that_leaves_too_few_is_named(keeps, said):
     stages = tuple(ts.Stage(at=f"decoder.{i}", select=Norm(), keep=keep) for i, keep in enumerate(keeps))
     findings = ts.review(Recipe(stages=stages))
     assert [str(f) for f in findings] == [
-        f"warning at decoder.{i}: keeps {mine} of the {theirs} that decoder.{first} leaves, so it changes nothing; "
-        "a later stage keeps less than an earlier one"
+        f"{'note' if mine == theirs else 'warning'} at decoder.{i}: keeps {mine} of the {theirs} that "
+        f"decoder.{first} leaves, so it changes nothing"
+        + ("" if mine == theirs else "; a later stage keeps less than an earlier one")
         for i, (mine, theirs, first) in said.items()
     ]

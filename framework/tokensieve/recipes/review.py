@@ -177,7 +177,11 @@ def _budget_findings(recipe: Recipe) -> list[list[Finding]]:
         elif first < len(earlier):
             before = earlier[first]
             said = f"keeps {stage.keep} of the {before.keep} that {before.at} leaves, so it changes nothing"
-            found.append([Finding("warning", at, f"{said}; a later stage keeps less than an earlier one")])
+            # As many is what a range of sites says, and is no mistake.
+            if stage.keep == before.keep:
+                found.append([Finding("note", at, said)])
+            else:
+                found.append([Finding("warning", at, f"{said}; a later stage keeps less than an earlier one")])
         else:
             found.append([])
         if count and (not earlier or count < (earlier[-1].keep.count or 0)):
