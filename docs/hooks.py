@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import tokensieve as ts
 from tokensieve.cli.adapters import offered_evidence
-from tokensieve.plugins.parameters import parameters, sentence
+from tokensieve.plugins.parameters import differences, parameters, sentence
 from tokensieve.recipes.cards import kind_of_strategy, needs_of, recipe_sentence, sites_for
 from tokensieve.recipes.formulas import format_budget
 from tokensieve_strategies._provenance import Origin, provenance
@@ -285,13 +285,6 @@ TABLES: dict[str, Callable[[], str]] = {
 def first_sentence(documented: object) -> str:
     """Return the first paragraph of a docstring on one line."""
     return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
-
-
-def differences(strategy: type[ts.Strategy]) -> str:
-    """Return the paragraphs of a docstring about differences from the paper, or saying that there is no paper."""
-    paragraphs = (inspect.getdoc(strategy) or "").split("\n\n")
-    told = [" ".join(p.split()) for p in paragraphs if p.startswith("Paper:") or "without a paper" in p]
-    return " ".join(told)
 
 
 def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:

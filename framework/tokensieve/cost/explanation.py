@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import inspect
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from tokensieve.errors import RefusedError
 from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, VISION_EVIDENCE
+from tokensieve.plugins.parameters import differences, sentence
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes.meant import GivenRecipe, meant
 from tokensieve.recipes.recipe import Recipe
@@ -160,7 +160,7 @@ def _place(at: str, site: Site) -> str:
 def _expression(recipe: Recipe, expression: Expression, site: Site, indent: str) -> Iterator[str]:
     """Return a line for an expression, and indented lines for what it is made of."""
     written = recipe.formula(expression)
-    said = (_paragraphs(type(expression)) or ["not described by its author"])[0]
+    said = sentence(type(expression))
     if isinstance(expression, Strategy):
         changed = expression.model_dump(mode="json", exclude_defaults=True)
         settings = ", ".join(f"{name} {value}" for name, value in changed.items())
@@ -244,9 +244,8 @@ def _differences(recipe: Recipe, notes: Sequence[str]) -> Section:
     """Return what differs from papers: as the head of the recipe's file says, then as each strategy says of itself."""
     lines = list(notes)
     for kind in dict.fromkeys(type(leaf) for leaf in recipe.names() if isinstance(leaf, Strategy)):
-        told = [one for one in _paragraphs(kind) if one.startswith("Paper:") or "without a paper" in one]
         link = f" {kind.paper}" if kind.paper else ""
-        lines.append(f"{kind.name}: {' '.join(told) or 'its author says nothing of it'}{link}")
+        lines.append(f"{kind.name}: {differences(kind) or 'its author says nothing of it'}{link}")
     return Section("what differs from papers", tuple(lines))
 
 
@@ -274,12 +273,6 @@ def _notes(recipe: GivenRecipe, registry: Registry) -> list[str]:
 def _findings(recipe: Recipe, adapter: Adapter | None) -> Section:
     found = tuple(map(str, review(recipe, adapter)))
     return Section("review", found or ("no findings",))
-
-
-def _paragraphs(documented: type[object]) -> list[str]:
-    """Return the paragraphs of a class's own docstring, each on one line; not those of a base class."""
-    text = inspect.cleandoc(documented.__doc__ or "")
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def _wrapped(lines: Sequence[str]) -> Iterator[str]:

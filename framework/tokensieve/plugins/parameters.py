@@ -65,8 +65,18 @@ class Parameter:
 
 def sentence(documented: object) -> str:
     """Return the first paragraph of a docstring of its own as one line, or that there is none."""
+    return next(iter(_paragraphs(documented)), NOT_DESCRIBED)
+
+
+def differences(documented: object) -> str:
+    """Return the paragraphs of a docstring about differences from the paper, or saying that there is no paper."""
+    return " ".join(one for one in _paragraphs(documented) if one.startswith("Paper:") or "without a paper" in one)
+
+
+def _paragraphs(documented: object) -> list[str]:
+    """Return the paragraphs of a class's own docstring, each on one line; not those of a base class."""
     text = inspect.cleandoc(vars(documented).get("__doc__") or "") if isinstance(documented, type) else ""
-    return " ".join(text.split("\n\n")[0].split()) or NOT_DESCRIBED
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def parameters(cls: type[BaseModel]) -> tuple[Parameter, ...]:
