@@ -117,6 +117,79 @@ def test_no_difference_seen_is_no_certainty():
     assert more.high < alike.high / 5
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.3])
+def test_intervals_of_ratios_cover_the_truth(rho):
+    one, other = pairs(np.random.default_rng(31), 600, UNEVEN, 0.05, 0.15, rho)
+    # The second is right where neither or only it is: 0.4 + 0.15; the first 0.4 + 0.05.
+    truth = 0.45 / 0.55
+    found = [s.ratio_intervals([(each[None], base, quick(UNEVEN))])[0] for each, base in zip(one, other, strict=True)]
+    low, high = expected(600, 0.95)
+    assert low <= covered(found, truth) <= high
+
+
+def test_intervals_of_a_mean_over_benchmarks_cover_the_truth():
+    random, benchmarks = np.random.default_rng(32), []
+    for wins, losses in ((0.05, 0.15), (0.1, 0.05), (0.02, 0.2)):
+        benchmarks.append((*pairs(random, 400, UNEVEN, wins, losses, 0.1), wins, losses))
+    truth = np.mean([((1 - w - l) / 2 + w) / ((1 - w - l) / 2 + l) for *_, w, l in benchmarks])
+    found = [
+        s.ratio_intervals([(one[at][None], other[at], quick(UNEVEN)) for one, other, *_ in benchmarks])[0]
+        for at in range(400)
+    ]
+    low, high = expected(400, 0.95)
+    assert low <= covered(found, truth) <= high
+
+
+def test_a_ratio_is_that_of_a_loop():
+    random = np.random.default_rng(33)
+    parts = []
+    for clusters in (list("aabbcd"), list("wwxyyz")):
+        kinds = [random.choice(["k", "l"]) for _ in clusters[:-2]] + ["k", "l"]
+        scores = random.random((2, 6)) / 2 + 0.4
+        parts.append((scores, random.random(6) / 2 + 0.5, s.Design(clusters, kinds, resamples=20)))
+    looped = np.zeros((20, 2))
+    estimates = np.zeros(2)
+    for seed, (scores, base, design) in enumerate(parts):
+        names, kinds = sorted(set(design.clusters)), sorted(set(design.kinds))
+        draws = np.random.default_rng(seed).integers(0, 6, (20, 6))
+
+        def mean(method, kind, drawn, scores=scores, base=base, design=design, names=names, kinds=kinds):
+            row = base if method is None else scores[method]
+            held, weights = [], []
+            for cluster in drawn:
+                if cluster >= len(names):
+                    # Of the two added pictures, only the base is wrong on the first, only the method on the second.
+                    held.append(float((method is None) == (cluster == len(names) + 1)))
+                    weights.append(1 / len(kinds))
+                    continue
+                for sample, (own, sort) in enumerate(zip(design.clusters, design.kinds, strict=True)):
+                    if own == names[cluster] and sort == kind:
+                        held.append(row[sample])
+                        weights.append(1.0)
+            observed = [x for x, sort in zip(row, design.kinds, strict=True) if sort == kind]
+            return np.average(held, weights=weights) if held else np.mean(observed)
+
+        for method in (0, 1):
+            for row in range(20):
+                ratios = [mean(method, kind, draws[row]) / mean(None, kind, draws[row]) for kind in kinds]
+                looped[row, method] += np.mean(ratios) / 2
+            whole = [mean(method, kind, range(4)) / mean(None, kind, range(4)) for kind in kinds]
+            estimates[method] += np.mean(whole) / 2
+    tail = scipy.stats.norm.cdf(-math.sqrt(4 / 3) * scipy.stats.t.ppf(0.975, 3))
+    for one, column, estimate in zip(s.ratio_intervals(parts), looped.T, estimates, strict=True):
+        place = max(0.0, tail * 21 - 1)
+        assert one.estimate == pytest.approx(estimate)
+        assert one.low == pytest.approx(np.interp(place, range(20), np.sort(column)))
+        assert one.high == pytest.approx(np.interp(19 - place, range(20), np.sort(column)))
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_interval():
+    right_once = np.array([1.0, *[0.0] * 9])
+    assert s.ratio_intervals([(GOOD, np.zeros(4), s.Design())]) is None
+    assert s.ratio_intervals([(np.ones((1, 10)), right_once, quick(kinds=["a"] * 5 + ["b"] * 5))]) is None
+    assert s.ratio_intervals([(np.ones((1, 10)), np.ones(10), quick())])[0].estimate == 1
+
+
 def test_kinds_weigh_alike_however_many_questions_they_have():
     kinds = (["color"] * 6 + ["count"] * 2) * 40
     clusters = pictures(*[8] * 40)
@@ -739,6 +812,9 @@ GOOD = np.zeros((2, 4))
         (lambda: s.Design(resamples=0), "at least 1 resample"),
         (lambda: s.difference_intervals(GOOD, np.zeros(3)), "same samples"),
         (lambda: s.difference_intervals(GOOD, np.zeros((3, 4))), "same samples"),
+        (lambda: s.ratio_intervals([]), "at least one part"),
+        (lambda: s.ratio_intervals([(GOOD, np.ones(3), s.Design())]), "same samples"),
+        (lambda: s.ratio_intervals([(GOOD, np.full(4, 2.0), s.Design())]), r"outside of `bounds` \[0, 1\]"),
         (lambda: s.sign_flip(GOOD, np.zeros(3)), "same samples"),
         (lambda: s.mcnemar([1, 0], [1]), "pairs samples"),
         (lambda: s.mcnemar([1, 1 / 3], [1, 0]), "use `sign_flip`"),

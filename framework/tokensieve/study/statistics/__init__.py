@@ -3,7 +3,7 @@
 from tokensieve.study.statistics.controls import AgainstBest, Alarm, against_best, inverse_alarm
 from tokensieve.study.statistics.design import Design
 from tokensieve.study.statistics.draws import Draws, budget_weights, over_draws
-from tokensieve.study.statistics.intervals import Interval, difference_intervals, score_intervals
+from tokensieve.study.statistics.intervals import Interval, difference_intervals, ratio_intervals, score_intervals
 from tokensieve.study.statistics.overlap import chance_jaccard, jaccard, overlaps
 from tokensieve.study.statistics.paired import McNemar, holm, mcnemar, sign_flip
 from tokensieve.study.statistics.pareto import front, front_shares
@@ -55,6 +55,7 @@ __all__ = [
     "over_draws",
     "overlaps",
     "rank_intervals",
+    "ratio_intervals",
     "samples_needed",
     "score_intervals",
     "sign_flip",

@@ -170,22 +170,35 @@ def replicates(values: Array, design: Design, bounds: tuple[float, float] | None
             before drawing, one with the smallest and one with the largest value. They keep intervals from having no
             width if the observed values do not vary, like adding a success and a failure for a proportion.
     """
+    added = None if bounds is None else np.repeat(np.array(bounds)[:, None], len(values), axis=1)
+    drawn = np.empty((design.resamples, len(values)))
+    for place, means in kind_replicates(values, design, added):
+        drawn[place] = means.mean(axis=1)
+    return drawn
+
+
+def kind_replicates(values: Array, design: Design, added: Array | None) -> Iterator[tuple[slice, Array]]:
+    """Yield the mean of each kind and row of `[m, n]` in every bootstrap sample, `[resamples, kinds, m]` in parts.
+
+    Args:
+        values: `[m, n]`.
+        design: clusters and kinds of the samples.
+        added: `[clusters, m]`, the values of clusters of one question of each kind, all kinds together weighing as
+            much as one question, that are added before drawing; see `replicates`.
+    """
     layout = design.layout(values.shape[1])
     sums, sizes = layout.by_cell(values), layout.by_cell(np.ones_like(values[:1]))[..., 0]
     observed = sums.sum(axis=0) / sizes.sum(axis=0)[:, None]
-    if bounds is not None:
+    if added is not None:
         part = 1 / layout.kinds
-        added = np.array(bounds)[:, None, None] * part
-        sums = np.concatenate([sums, np.broadcast_to(added, (2, *sums.shape[1:]))])
-        sizes = np.concatenate([sizes, np.full((2, layout.kinds), part)])
-    drawn = np.empty((design.resamples, len(values)))
+        more = added[:, None] * part
+        sums = np.concatenate([sums, np.broadcast_to(more, (len(added), *sums.shape[1:]))])
+        sizes = np.concatenate([sizes, np.full((len(added), layout.kinds), part)])
     flat = sums.reshape(len(sums), -1)
     for place, counts in _counts(len(sums), design):
         top = (counts @ flat).reshape(len(counts), *sums.shape[1:])
         bottom = (counts @ sizes)[..., None]
-        means = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), observed)
-        drawn[place] = means.mean(axis=1)
-    return drawn
+        yield place, np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), observed)
 
 
 def _counts(clusters: int, design: Design) -> Iterator[tuple[slice, Array]]:

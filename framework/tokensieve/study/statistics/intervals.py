@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tokensieve.errors import StudyError
-from tokensieve.study.statistics.design import Array, Design, estimates, paired, replicates, scores_of, within
+from tokensieve.study.statistics.design import (
+    Array,
+    Design,
+    estimates,
+    kind_replicates,
+    paired,
+    replicates,
+    scores_of,
+    within,
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,67 @@ def difference_intervals(
     if simultaneous:
         tail = shared_tail([drawn, -drawn], 1 - design.level, tail)
     return _intervals(differences, drawn, tail, design)
+
+
+def ratio_intervals(parts: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, Design]]) -> tuple[Interval, ...] | None:
+    """Return an interval for the ratio of every method's score to a base's, the mean over parts and their kinds.
+
+    This is the relative average of papers: the mean, over benchmarks, of a method's accuracy divided by that of the
+    unpruned model. Bootstrap samples of a part have the same clusters for methods and base; parts, such as benchmarks,
+    are drawn independently of each other. As in `difference_intervals`, each part has two more clusters, one in which
+    only the method is right, and one in which only the base is.
+
+    Args:
+        parts: for each, the scores `[methods, n]`, the base `[n]`, both in [0, 1], and the design.
+
+    Returns:
+        An interval for each method; none where the base's score of a kind is zero, or may well be.
+
+    Raises:
+        StudyError: if scores have another shape or range, there are no parts or fewer than two clusters in one.
+    """
+    if not parts:
+        raise StudyError("a mean of ratios takes at least one part; none was given.")
+    level, resamples = parts[0][2].level, parts[0][2].resamples
+    total, observed = 0.0, 0.0
+    for number, (scores, base, design) in enumerate(parts):
+        # Parts with as many clusters must not draw the same numbers.
+        own = replace(design, seed=design.seed + number, level=level, resamples=resamples)
+        found = _ratio_replicates(scores_of(scores), scores_of(np.atleast_2d(np.asarray(base, np.float64))), own)
+        if found is None:
+            return None
+        observed, total = observed + found[0], total + found[1]
+    means, drawn = np.asarray(observed) / len(parts), np.asarray(total) / len(parts)
+    layouts = [design.layout(np.asarray(scores).shape[1]) for scores, _, design in parts]
+    # The part with fewest clusters decides how much wider an interval has to be than its bootstrap.
+    fewest, tail = min(layout.clusters for layout in layouts), (1 - level) / 2
+    lows, highs = bound(drawn, tail, fewest), -bound(-drawn, tail, fewest)
+    counted = sum(len(layout.cluster) for layout in layouts), sum(layout.clusters for layout in layouts)
+    return tuple(
+        Interval(float(mean), float(low), float(high), level, *counted)
+        for mean, low, high in zip(means, lows, highs, strict=True)
+    )
+
+
+def _ratio_replicates(scores: Array, base: Array, design: Design) -> tuple[Array, Array] | None:
+    """Return the ratios `[methods]` and their bootstrap samples `[resamples, methods]`; none where a base is zero."""
+    paired(scores, base)
+    within(scores, (0, 1))
+    within(base, (0, 1))
+    values = np.concatenate([base, scores])
+    added = np.ones((2, len(values)))
+    added[0, 0] = added[1, 1:] = 0
+    layout = design.layout(values.shape[1])
+    ones = layout.by_cell(np.ones_like(base)).sum(axis=0)
+    whole = layout.by_cell(values).sum(axis=0) / ones
+    drawn = np.empty((design.resamples, len(scores)))
+    if not (whole[:, 0] > 0).all():
+        return None
+    for place, means in kind_replicates(values, design, added):
+        if not (means[..., 0] > 0).all():
+            return None
+        drawn[place] = (means[..., 1:] / means[..., :1]).mean(axis=1)
+    return (whole[:, 1:] / whole[:, :1]).mean(axis=0), drawn
 
 
 def difference_replicates(
