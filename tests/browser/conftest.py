@@ -23,7 +23,9 @@ def made():
 def page_file(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     tasks = {TASK.hash(): TASK}
-    return write_report(made, folder, default_registry(), title="A made-up study", study="name: x", tasks=tasks).page
+    return write_report(
+        made, folder, default_registry(), title="A made-up study", studies=["name: x"], tasks=tasks
+    ).page
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tokensieve.study.analysis.measured import KeptIds, MeasuredCell
 from tokensieve.study.analysis.transfers import order_transfers
 from tokensieve.study.report.answers import answer_questions
 from tokensieve.study.report.tables.accuracy import relative
-from tokensieve.study.report.tables.formats import to_latex
+from tokensieve.study.report.tables.latex import to_latex
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes

@@ -12,8 +12,8 @@ from tokensieve.study.analysis import significance
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.analysis.completeness import check_completeness
 from tokensieve.study.analysis.measured import encodable
-from tokensieve.study.report import write_report, writing
-from tokensieve.study.report.figures import curves
+from tokensieve.study.report import files, write_report
+from tokensieve.study.report.figures import curves, panels
 from tokensieve.study.report.figures import draw as drawing
 from tokensieve.study.report.figures.kept import maps, overlap
 from tokensieve.study.report.names import unique_names
@@ -34,8 +34,8 @@ EVERY = drawing.MAKERS
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Reports of few figures and few resamples: their texts are looked at, not their numbers."""
-    monkeypatch.setattr(writing, "KINDS", ("svg",))
-    monkeypatch.setattr(drawing, "MAKERS", (curves.by_kind,))
+    monkeypatch.setattr(files, "KINDS", ("svg",))
+    monkeypatch.setattr(drawing, "MAKERS", (panels.by_kind,))
     monkeypatch.setattr(
         significance, "_design", lambda clusters, _=0: Design(clusters=clusters.tolist(), level=0.95, resamples=50)
     )
@@ -162,7 +162,7 @@ def test_numbers_that_are_none_cost_what_is_made_of_them(tmp_path):
     assert any(question.name == "certainty" for question in written.answers)
 
 
-@pytest.mark.parametrize(("module", "part"), [(curves, "_token_axis"), (accuracy, "block_name")])
+@pytest.mark.parametrize(("module", "part"), [(curves, "token_axis"), (accuracy, "block_name")])
 def test_a_figure_or_table_that_cannot_be_made_costs_itself(tmp_path, monkeypatch, module, part):
     def fail(*_, **__):
         raise ValueError("no such axis")
@@ -286,7 +286,7 @@ def test_the_page_has_no_path_of_the_machine(tmp_path):
     study = json.dumps({"models": [{"name": "small-a", "path": str(tmp_path / "deep" / "checkpoint")}]})
     broken = synthetic.cell(TASK, "small-a", "divprune", "method", "1/9")
     made.failed.append(Failure(broken, f"OSError: {tmp_path}/deep/file.png is gone", ""))
-    _, page = report(made, tmp_path / "out", study=study)
+    _, page = report(made, tmp_path / "out", studies=[study])
     assert str(tmp_path) not in page
     assert "checkpoint" in page
     assert "file.png is gone" in page

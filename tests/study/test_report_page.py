@@ -60,7 +60,7 @@ def written(made, tmp_path_factory):
         folder,
         registry,
         title="A <b>study</b>",
-        study="name: x",
+        studies=["name: x"],
         tasks={TASK.hash(): TASK},
         progress=steps.append,
     )
@@ -82,7 +82,7 @@ def test_everything_is_written(written):
     assert all(file.is_file() and file.stat().st_size for file in written.files)
     figures_ = {file.stem for file in (folder / "figures").iterdir()}
     assert {name.split("-")[0] for name in figures_} == {
-        *("tokens", "flops", "time", "kinds", "recall", "overlap", "shares", "maps", "ranks")
+        *("tokens", "flops", "time", "kinds", "recall", "overlap", "shares", "maps", "ranks", "methods")
     }
     for name in figures_:
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -165,7 +165,7 @@ def test_methods_never_look_alike():
 
 def test_a_figure_in_the_page_takes_the_colour_of_its_text(page):
     drawn = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
-    assert len(drawn) == 9
+    assert len(drawn) == 10
     for svg in drawn:
         assert style.INK not in svg
         assert "currentColor" in svg

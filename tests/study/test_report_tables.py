@@ -2,18 +2,23 @@
 
 import csv
 import io
+import itertools
 import re
 
 import pytest
 
+from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.analysis.findings import make_findings
 from tokensieve.study.analysis.significance import PairedDifference
 from tokensieve.study.report.answers import answer_questions
-from tokensieve.study.report.tables.accuracy import accuracy_table, task_table
+from tokensieve.study.report.labels import method_labels
+from tokensieve.study.report.tables.accuracy import accuracy_table
+from tokensieve.study.report.tables.benchmarks import task_table
 from tokensieve.study.report.tables.differences import control_table
-from tokensieve.study.report.tables.formats import escape_latex, to_csv, to_latex, to_markdown
+from tokensieve.study.report.tables.formats import to_csv, to_markdown
+from tokensieve.study.report.tables.latex import LatexStyle, MethodLabel, checked_columns, escape_latex, to_latex
 from tokensieve.study.report.tables.ranks import rank_table
 from tokensieve.study.report.tables.values import (
     Delta,
@@ -26,6 +31,7 @@ from tokensieve.study.report.tables.values import (
     slug,
     with_columns_first,
 )
+from tokensieve.study.statistics import Interval
 
 from . import synthetic
 from .synthetic import KEEPS, Shapes
@@ -98,30 +104,31 @@ def test_the_main_table_has_the_numbers_of_the_comparison(all_findings):
 def test_only_the_best_of_a_ranking_is_bold(all_findings):
     table = accuracy_table(all_findings[0])
     for group in table.groups:
-        shares = [(line, line.cells[5]) for line in group.rows if line.role not in ("oracle", "anti_oracle")]
-        best = [cell.interval.estimate for _, cell in shares if cell.best]
-        if len(shares) == 1 or group.heading.startswith("All tokens"):
-            assert best == []
-        else:
-            assert set(best) == {max(cell.interval.estimate for _, cell in shares)}
+        for column in range(7):
+            shares = [line.cells[column] for line in group.rows if line.role not in ("oracle", "anti_oracle")]
+            best = [cell.interval.estimate for cell in shares if cell.best]
+            if len(shares) == 1 or group.heading.startswith("All 144"):
+                assert best == []
+            else:
+                assert set(best) == {max(cell.interval.estimate for cell in shares)}
 
 
 def test_a_method_with_another_ledger_stands_alone(all_findings):
     groups = {group.heading: [line.label for line in group.rows] for group in accuracy_table(all_findings[0]).groups}
-    assert groups["keep 1/9: 58.7 visual tokens per layer"] == ["fastv"]
-    assert "fastv" not in groups["keep 1/9: 16 visual tokens per layer"]
+    assert groups["keep 1/9: 58.7 visual tokens per layer (↓ 59.3 %)"] == ["fastv"]
+    assert "fastv" not in groups["keep 1/9: 16 visual tokens per layer (↓ 88.9 %)"]
 
 
 def test_tasks_of_two_cards_are_in_no_table_with_others(all_findings):
     table = task_table(all_findings)
-    assert table.columns == ("shapes", "other", "Rel. %")
+    assert table.columns == ("shapes", "other", "Rel. %", "Tokens/layer", "GFLOPs")
     assert any("both was run under several cards" in note for note in table.notes)
     cells = {line.label: line.cells for line in lines(table) if line.label in ("script", "gsp")}
     # Not measured on the other task: a dash, and no average.
-    assert cells["script"][1:] == (None, None)
+    assert cells["script"][1:] == (None,) * 4
     for line in lines(table):
         if line.label == "unpruned":
-            assert line.cells[2] == pytest.approx(100)
+            assert line.cells[2].interval.estimate == pytest.approx(1)
     assert task_table(all_findings[:1]) is None
 
 
@@ -188,15 +195,133 @@ def test_markdown_is_a_table(every):
         assert widths == {len(table.columns) + 2}, table.name
 
 
+def tabulars(text):
+    """The tabular environments of a LaTeX text, as rows of cells."""
+    for body in re.findall(r"\\begin\{tabular\}.*?\\toprule(.*?)\\bottomrule", text, re.DOTALL):
+        rows = [row for row in body.replace("\\midrule", "").split("\n") if row.strip()]
+        yield [re.split(r"(?<!\\)&", row.strip().removesuffix("\\\\")) for row in rows if "multicolumn" not in row]
+
+
 def test_latex_is_a_table(every):
     for table in every:
         text = to_latex(table)
-        body = text.split("\\toprule")[1].split("\\bottomrule")[0]
-        rows = [row for row in body.split("\\\\") if row.strip() and "multicolumn" not in row]
-        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table.columns)}, table.name
+        panels = list(tabulars(text))
+        assert {len({len(row) for row in rows}) for rows in panels} == {1}, table.name
+        # All columns are there, once for each row, whether side by side or below each other.
+        assert sum(len(row) - 1 for rows in panels for row in rows[1:]) == len(lines(table)) * len(table.columns)
         assert text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
         assert not re.search(r"[^\x00-\x7f]", text), re.findall(r"[^\x00-\x7f]", text)
-        assert "\\begin{tabular}{l" + "r" * len(table.columns) + "}" in text
+        assert text.count("\\label{") == 1
+
+
+def wide(rows, columns, groups=1):
+    cell = Share(Interval(0.5, 0.4, 0.6, 0.95, 10, 5))
+    return Table(
+        "wide",
+        "wide",
+        tuple(f"benchmark {number}" for number in range(columns)),
+        tuple(
+            RowGroup(f"group {group}", tuple(TableRow(f"row {group}.{row}", (cell,) * columns) for row in range(rows)))
+            for group in range(groups)
+        ),
+    )
+
+
+def test_a_narrow_table_takes_a_column_and_a_wide_one_the_page():
+    assert "\\begin{table}[tp]" in to_latex(wide(3, 2))
+    assert "\\begin{table*}[tp]" in to_latex(wide(3, 7))
+    [rows] = tabulars(to_latex(wide(3, 7)))
+    assert len(rows[0]) == 8
+
+
+def test_a_table_wider_than_the_page_has_its_columns_below_each_other():
+    panels = list(tabulars(to_latex(wide(3, 30))))
+    assert len(panels) > 2
+    assert sum(len(rows[0]) - 1 for rows in panels) == 30
+    assert [[row[0].strip() for row in rows[1:]] for rows in panels] == [["row 0.0", "row 0.1", "row 0.2"]] * len(
+        panels
+    )
+
+
+def test_p_values_stay_beside_their_differences(all_findings):
+    for rows in tabulars(to_latex(control_table(all_findings[0]))):
+        heads = [re.sub(r"\\shortstack\[r\]|[{}\\]", " ", head).split() for head in rows[0]]
+        for before, head in itertools.pairwise(heads):
+            assert head[:1] != ["p"] or head[-1] == before[-1]
+
+
+def test_a_table_higher_than_the_page_goes_on_in_other_floats():
+    text = to_latex(wide(40, 2, groups=3))
+    floats = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.DOTALL)
+    assert len(floats) == 3
+    assert [len(re.findall(r"row \d", one)) for one in floats] == [40, 40, 40]
+    assert all("group" in one and "\\caption{wide" in one for one in floats)
+    long = to_latex(wide(100, 2))
+    assert sorted(re.findall(r"row 0\.\d+", long)) == sorted(f"row 0.{row}" for row in range(100))
+
+
+def test_an_author_sees_no_intervals_if_none_are_asked_for():
+    text = to_latex(wide(1, 1), LatexStyle(intervals=False))
+    assert "50.0" in text
+    assert "pm" not in text
+    assert "\\tokensieveinterval{$\\pm$10.0}" in to_latex(wide(1, 1))
+
+
+def test_columns_are_chosen_in_order(all_findings):
+    table = accuracy_table(all_findings[0])
+    [rows] = tabulars(to_latex(table, LatexStyle(columns=("Rel. %", "shape"))))
+    assert [head.strip() for head in rows[0]] == ["", "Rel. \\%", "shape"]
+    with pytest.raises(StudyError, match=r"no main table has a column 'shap'; there are .*'shape'"):
+        checked_columns(("shap",), [table])
+
+
+def test_papers_name_methods_by_title_and_citation(all_findings):
+    comparisons = [found.comparison for found in all_findings]
+    for comparison in comparisons:
+        for arm in comparison.arms:
+            if arm.method == "gsp":
+                arm.cells[0].cell.recipe.update(title="GSP & co", paper="https://arxiv.org/abs/2512.01949")
+            elif arm.method == "fastv":
+                arm.cells[0].cell.recipe.update(title="GSP & co", paper="https://example.org/x")
+    labels, references = method_labels(comparisons)
+    assert labels["gsp"] == MethodLabel("GSP & co (gsp)", "gsp")
+    assert labels["script"] == MethodLabel("script", None)
+    assert "@misc{gsp,\n  title = {{GSP \\& co}},\n  eprint = {2512.01949}," in references
+    assert "year = {2025}" in references
+    assert "@misc{fastv,\n  title = {{GSP \\& co}},\n  url = {https://example.org/x},\n}" in references
+    text = to_latex(accuracy_table(all_findings[0]), LatexStyle(labels))
+    assert "GSP \\& co (gsp)~\\cite{gsp}" in text
+
+
+def test_the_unpruned_model_is_first(all_findings):
+    for table in (accuracy_table(all_findings[0]), task_table(all_findings)):
+        assert table.groups[0].heading == "All 144 visual tokens per layer (100 %), and none"
+        assert [line.label for line in table.groups[0].rows] == ["unpruned", "text_only"]
+
+
+def test_the_relative_average_over_tasks_is_that_of_a_loop(all_findings):
+    table = task_table(all_findings)
+    singles = [found.comparison for found in all_findings if found.comparison.task in ("shapes", "other")]
+    seen = 0
+    for group in table.groups:
+        keep = group.heading.split(":")[0].removeprefix("keep ") if "keep" in group.heading else None
+        for line in group.rows:
+            arms = [comparison.find_arm(line.label, keep) for comparison in singles]
+            if None in arms:
+                continue
+            ratios, tokens, flops = [], [], []
+            for comparison, arm in zip(singles, arms, strict=True):
+                counted = [at for at, kind in enumerate(comparison.kinds) if kind != "count"]
+                whole = sum(comparison.unpruned.correct[at] for at in counted)
+                ratios.append(sum(arm.correct[at] for at in counted) / whole)
+                tokens.append(sum(arm.per_layer) / len(arm.per_layer))
+                flops.append(arm.flops / 1e9)
+            assert line.cells[2].interval.estimate == pytest.approx(sum(ratios) / 2)
+            assert line.cells[2].interval.low < line.cells[2].interval.estimate < line.cells[2].interval.high
+            assert float(line.cells[3]) == pytest.approx(sum(tokens) / 2, abs=0.051)
+            assert float(line.cells[4]) == pytest.approx(sum(flops) / 2, rel=1e-3)
+            seen += 1
+    assert seen > 8
 
 
 def test_csv_has_the_numbers(every):

@@ -131,7 +131,7 @@ def test_intervals_of_a_mean_over_benchmarks_cover_the_truth():
     random, benchmarks = np.random.default_rng(32), []
     for wins, losses in ((0.05, 0.15), (0.1, 0.05), (0.02, 0.2)):
         benchmarks.append((*pairs(random, 400, UNEVEN, wins, losses, 0.1), wins, losses))
-    truth = np.mean([((1 - w - l) / 2 + w) / ((1 - w - l) / 2 + l) for *_, w, l in benchmarks])
+    truth = np.mean([(1 + wins - losses) / (1 - wins + losses) for *_, wins, losses in benchmarks])
     found = [
         s.ratio_intervals([(one[at][None], other[at], quick(UNEVEN)) for one, other, *_ in benchmarks])[0]
         for at in range(400)

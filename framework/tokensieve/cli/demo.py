@@ -53,11 +53,11 @@ def demo(
     if not quick and not settings and not Store(str(out)).finished():
         first = out / FIRST
         run_study(Study.load(shipped_study(), registry, QUICK), Store(str(first)), registry, engine)
-        page = report_study(str(first), None, VIEWER_SAMPLES, registry).page
+        page = report_study([str(first)], None, VIEWER_SAMPLES, registry).page
         console.echo(f"a first report, of a part of the study: {page}")
         console.echo("the whole study goes on")
     complete = run_study(loaded, Store(str(out)), registry, engine)
-    print_answers(report_study(str(out), None, VIEWER_SAMPLES, registry))
+    print_answers(report_study([str(out)], None, VIEWER_SAMPLES, registry))
     raise typer.Exit(0 if complete else 1)
 
 
@@ -75,7 +75,8 @@ def shipped_study() -> Path:
 
 
 def print_answers(written: WrittenReport) -> None:
-    """Print the questions that a report answers, with the answers, and where the report is."""
+    """Print what won, the questions that a report answers, with the answers, and where the report is."""
+    console.echo(written.headline)
     for question in written.answers:
         console.echo()
         console.echo(question.text)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -15,9 +16,10 @@ from tokensieve.cli.progress import reported
 from tokensieve.errors import RefusedError, listing
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
+from tokensieve.study.analysis.merged import MergedResults
 from tokensieve.study.planning.jobs import Plan, SkippedControl
 from tokensieve.study.planning.plan import plan_study
-from tokensieve.study.report import STEPS, WrittenReport, write_report
+from tokensieve.study.report import STEPS, PaperStyle, WrittenReport, write_report
 from tokensieve.study.running.attempt import Result, Summary, cell_name
 from tokensieve.study.running.local_engine import run_local
 from tokensieve.study.spec.plugins import register_plugins
@@ -135,49 +137,52 @@ def _summary_line(summary: Summary, store: Store, skipped: Sequence[SkippedContr
 
 
 def report_study(
-    run_folder: str, out: Path | None, samples: int, registry: Registry, plugins: bool = False
+    run_folders: Sequence[str],
+    out: Path | None,
+    samples: int,
+    registry: Registry,
+    plugins: bool = False,
+    paper: PaperStyle | None = None,
 ) -> WrittenReport:
-    """Write the report of a study.
+    """Write the report of a study, or of several that are merged.
 
     Args:
-        run_folder: the folder of the study, or an address that fsspec knows.
-        out: the folder of the report; if none is given, `report` in `run_folder`.
+        run_folders: the folders of the studies, or addresses that fsspec knows.
+        out: the folder of the report; if none is given, `report` in the folder of a single study.
         samples: how many questions the viewer shows.
         registry: where names are looked up.
-        plugins: whether the plugins that the study names are imported, which runs their code, and registered.
+        plugins: whether the plugins that the studies name are imported, which runs their code, and registered.
+        paper: how tables are written for a paper.
 
     Raises:
-        StudyError: if there is no study, no cell is finished, or a file of the study cannot be read.
+        StudyError: if there is no study, no cell is finished, or a file of a study cannot be read.
         PluginError: if a plugin cannot be imported.
-        RefusedError: if the study is on another machine and `out` is not given.
+        RefusedError: if a study is on another machine, or there are several, and `out` is not given.
     """
-    store = Store(run_folder)
-    text = store.study()
-    data = yaml_lines.read(text, f"{run_folder}/study.yaml").data
-    settings = data if isinstance(data, dict) else {}
-    named = settings.get("plugins") or []
-    names = [str(name) for name in (named if isinstance(named, list) else [named])]
-    if plugins:
-        register_plugins(names, registry)
-    elif unknown := set(names) - {plugin.name for plugin in registry.plugins}:
-        console.warn(
-            f"the study names plugins that are not installed ({listing(unknown)}); reading a report runs no code of a "
-            "folder, so what they add is not shown. If you trust them, add --plugins"
-        )
-    if out is None and "://" in run_folder:
-        raise RefusedError(f"{run_folder} is not on this machine; say where the report goes with --out")
-    folder = Path(run_folder) / "report" if out is None else out
+    folders = list(dict.fromkeys(one.rstrip("/") or one for one in run_folders))
+    if out is None and len(folders) > 1:
+        raise RefusedError("several runs make one report; say where it goes with --out DIR")
+    if out is None and "://" in folders[0]:
+        raise RefusedError(f"{folders[0]} is not on this machine; say where the report goes with --out")
+    stores = [Store(folder) for folder in folders]
+    texts = [store.study() for store in stores]
+    settings = [_settings_of(text, folder) for text, folder in zip(texts, folders, strict=True)]
+    _register_study_plugins(settings, registry, plugins)
+    folder = Path(folders[0]) / "report" if out is None else out
     make_folder(folder)
-    title = str(settings.get("name", Path(run_folder).name))
+    title = " + ".join(
+        dict.fromkeys(str(one.get("name", Path(at).name)) for one, at in zip(settings, folders, strict=True))
+    )
     with reported() as report:
         step = itertools.count()
         written = write_report(
-            store,
+            stores[0] if len(stores) == 1 else MergedResults(stores),
             folder,
             registry,
             title=title,
-            study=text,
+            studies=texts,
             samples=samples,
+            paper=paper,
             progress=lambda what: report(next(step), len(STEPS), what),
         )
     if written.completeness.note:
@@ -185,3 +190,24 @@ def report_study(
     for problem in written.problems:
         console.warn(problem)
     return written
+
+
+def _settings_of(text: str, folder: str) -> dict[str, Any]:
+    """Return the keys of a study."""
+    data = yaml_lines.read(text, f"{folder}/study.yaml").data
+    return data if isinstance(data, dict) else {}
+
+
+def _register_study_plugins(settings: Sequence[Mapping[str, Any]], registry: Registry, trusted: bool) -> None:
+    """Import and register the plugins that studies name, if they are trusted, or say that they are not there."""
+    names: list[str] = []
+    for one in settings:
+        named = one.get("plugins") or []
+        names += [str(name) for name in (named if isinstance(named, list) else [named])]
+    if trusted:
+        register_plugins(list(dict.fromkeys(names)), registry)
+    elif unknown := set(names) - {plugin.name for plugin in registry.plugins}:
+        console.warn(
+            f"the study names plugins that are not installed ({listing(unknown)}); reading a report runs no code of a "
+            "folder, so what they add is not shown. If you trust them, add --plugins"
+        )

@@ -71,6 +71,7 @@ class Recipe(BaseModel, metaclass=Checked):
 
     Attributes:
         name: the name of the recipe.
+        title: the name as papers write it, for their tables.
         paper: the link to the paper.
         positions: whether kept tokens keep their position ids (`original`) or get new ones without gaps (`compact`).
         strategies: the strategies by the names that formulas use; strategies without a name get one.
@@ -82,6 +83,7 @@ class Recipe(BaseModel, metaclass=Checked):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str = "unnamed"
+    title: str | None = None
     paper: str | None = None
     positions: Positions = "original"
     strategies: Mapping[str, Strategy] = {}
@@ -302,6 +304,8 @@ class Recipe(BaseModel, metaclass=Checked):
                 entry["by"] = strip_outer_parentheses(self.formula(stage.by))
             stages.append(entry)
         head: dict[str, Any] = {"name": self.name}
+        if self.title is not None:
+            head["title"] = self.title
         if self.paper is not None:
             head["paper"] = self.paper
         head["positions"] = self.positions
@@ -322,7 +326,8 @@ class Recipe(BaseModel, metaclass=Checked):
     def hash(self) -> str:
         """Return 16 hexadecimal digits that differ for any two recipes that may give different results.
 
-        Every setting counts, also defaults. The names of the recipe and its strategies do not count, nor do `budgets`.
+        Every setting counts, also defaults. The names of the recipe and its strategies do not count, nor do `title`,
+        `paper` and `budgets`.
         """
 
         def leaf(strategy: Expression) -> str:

@@ -86,6 +86,7 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "name": {"type": "string"},
+            "title": {"type": ["string", "null"], "description": "the name as papers write it, for their tables"},
             "paper": {"type": ["string", "null"]},
             "positions": {"enum": ["original", "compact"]},
             "strategies": {

@@ -216,6 +216,26 @@ class Comparison:
     def _interval_cache(self) -> dict[str | None, dict[int, Interval]]:
         return {}
 
+    def relative(self, arm: Arm) -> Interval | None:
+        """Return the mean, over the headline's types of question, of an arm's ratio to the unpruned model.
+
+        Returns:
+            The ratio with its interval; none where the unpruned model was not measured, may well have nothing right in
+            a type, or all questions are about one picture.
+        """
+        return self._relative_intervals.get(id(arm))
+
+    @cached_property
+    def _relative_intervals(self) -> dict[int, Interval]:
+        """Return `relative` of all arms by id, from one bootstrap."""
+        if self.unpruned is None:
+            return {}
+        mask = self.headline
+        scores = np.array([arm.correct[mask] for arm in self.arms])
+        kinds = [kind for kind, counts in zip(self.kinds, mask, strict=True) if counts]
+        found = significance.relative_intervals([(scores, self.unpruned.correct[mask], self.clusters[mask], kinds)])
+        return {} if found is None else {id(arm): one for arm, one in zip(self.arms, found, strict=True)}
+
     def score(self, arm: Arm) -> float:
         """Return the share of right answers of an arm over the headline."""
         return float(arm.correct[self.headline].mean())

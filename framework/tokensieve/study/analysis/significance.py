@@ -79,6 +79,26 @@ def mean_intervals(scores: Floats, clusters: Integers) -> list[Interval]:
     return list(statistics.score_intervals(scores, _design(clusters)))
 
 
+def relative_intervals(
+    parts: Sequence[tuple[Floats, Floats, Integers, Sequence[str]]],
+) -> list[Interval] | None:
+    """Return the mean ratio of each row to a base over types of question and benchmarks, with its interval.
+
+    Args:
+        parts: for each benchmark, the scores `[rows, samples]`, those of the base `[samples]`, the clusters `[samples]`
+            and the types of question; see `statistics.ratio_intervals`.
+
+    Returns:
+        The ratios; none with a single image, or a base that may well have nothing right.
+    """
+    if not parts or any(len(set(clusters.tolist())) < 2 for _, _, clusters, _ in parts):
+        return None
+    found = statistics.ratio_intervals(
+        [(scores, base, replace(_design(clusters), kinds=tuple(kinds))) for scores, base, clusters, kinds in parts]
+    )
+    return None if found is None else list(found)
+
+
 def paired_differences(first: Floats, second: Floats, clusters: Integers) -> list[PairedDifference]:
     """Return the paired difference of each row of two arrays, after Holm's correction over all rows.
 

@@ -113,7 +113,14 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
     stages = tuple(stage_of(stage) for stage in recipe.stages)
     named = {name: changed(leaf) for name, leaf in recipe.strategies.items()}
     known = {name: leaf for name, leaf in named.items() if isinstance(leaf, Strategy)}
-    return Recipe(name=recipe.name, paper=recipe.paper, positions=recipe.positions, strategies=known, stages=stages)
+    return Recipe(
+        name=recipe.name,
+        title=recipe.title,
+        paper=recipe.paper,
+        positions=recipe.positions,
+        strategies=known,
+        stages=stages,
+    )
 
 
 def with_needed_tokens(recipe: Recipe, needed: Mapping[int, frozenset[int]]) -> Recipe:

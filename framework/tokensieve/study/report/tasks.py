@@ -21,9 +21,9 @@ CHANGED = "the task is not what it was at the run."
 
 
 def rebuild_tasks(
-    comparisons: Sequence[Comparison], registry: Registry, study: str = ""
+    comparisons: Sequence[Comparison], registry: Registry, studies: Sequence[str] = ()
 ) -> tuple[dict[str, Task], list[str]]:
-    """Return the tasks of comparisons: from the entries of the study, or from their cards.
+    """Return the tasks of comparisons: from the entries of the studies, or from their cards.
 
     Nothing is read, so a task may be asked for what needs no files, such as its measures. Its files may be others than
     at the run, or gone: see `unchanged`.
@@ -31,29 +31,42 @@ def rebuild_tasks(
     Args:
         comparisons: the comparisons.
         registry: where tasks are looked up.
-        study: the study as YAML. Its entries have the paths of files; cards do not.
+        studies: the studies as YAML. Their entries have the paths of files; cards do not.
 
     Returns:
         The tasks by the hash of their cards, and why others could not be built.
 
     Raises:
-        RecipeError: if the study is not valid YAML.
+        RecipeError: if a study is not valid YAML.
     """
-    asked = _entries_by_name(study)
+    asked = [_entries_by_name(study) for study in studies]
     found: dict[str, Task] = {}
-    problems = []
+    problems: list[str] = []
     for comparison in _by_card(comparisons):
         said, card = f"The pictures and measures of {comparison.task} are not shown: ", comparison.card
-        try:
-            task = (asked.get(comparison.task) or _entry_from_card(comparison, registry)).build(registry)
-        # The code of a task can raise anything.
-        except Exception as error:
-            problems.append(f"{said}{_told(error)}")
-            continue
-        if (task.name, task.version, task.metric) == (card.get("task"), card.get("version"), card.get("metric")):
+        named = [entries[comparison.task] for entries in asked if comparison.task in entries]
+        several = any(entry != named[0] for entry in named)
+        why = []
+        # Several studies may have a task of this name; of one, nothing but its own entry is tried.
+        entries: list[TaskEntry | None] = [*named] or [None]
+        for entry in entries:
+            try:
+                task = (_entry_from_card(comparison, registry) if entry is None else entry).build(registry)
+            # The code of a task can raise anything.
+            except Exception as error:
+                why.append(f"{said}{_told(error)}")
+                continue
+            if (task.name, task.version, task.metric) != (card.get("task"), card.get("version"), card.get("metric")):
+                why.append(f"{said}{CHANGED}")
+                continue
+            # Of entries that both could be it, the one with this card is.
+            if several and _card_text(task) != _text(card):
+                why.append(f"{said}{CHANGED}")
+                continue
             found[comparison.card_hash] = task
+            break
         else:
-            problems.append(f"{said}{CHANGED}")
+            problems += dict.fromkeys(why)
     return found, problems
 
 
@@ -84,6 +97,15 @@ def unchanged_tasks(comparisons: Sequence[Comparison], tasks: Mapping[str, Task]
         else:
             problems.append(f"The pictures of {comparison.task} are not shown: {CHANGED}")
     return found, problems
+
+
+def _card_text(task: Task) -> str | None:
+    """Return the card of a task as text; none if its code fails, as where its files are gone."""
+    try:
+        return _text(task.card())
+    # The code of a task can raise anything.
+    except Exception:
+        return None
 
 
 def _told(error: Exception) -> str:

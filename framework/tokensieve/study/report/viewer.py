@@ -40,9 +40,14 @@ class ViewerContent:
 
     def to_json(self) -> str:
         """Return the content as JSON for a script element."""
-        text = json.dumps({"views": self.views, "pictures": self.pictures}, ensure_ascii=True, separators=(",", ":"))
-        # An answer may contain anything, also the end tag of a script.
-        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        return script_json({"views": self.views, "pictures": self.pictures})
+
+
+def script_json(value: Mapping[str, Any]) -> str:
+    """Return plain data as JSON for a script element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    # An answer may contain anything, also the end tag of a script.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def viewer_content(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], samples: int = 24) -> ViewerContent:

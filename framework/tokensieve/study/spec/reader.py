@@ -28,7 +28,7 @@ from tokensieve.study.spec.entries import ControlSettings, MethodEntry, ModelEnt
 from tokensieve.study.spec.plugins import register_plugins
 
 _STAGE_KEYS = ("at", "select", "keep", "r", "per", "rest", "by", "newlines")
-_INLINE_KEYS = ("name", "paper", "positions", "strategies", "stages", "budgets", *_STAGE_KEYS)
+_INLINE_KEYS = ("name", "title", "paper", "positions", "strategies", "stages", "budgets", *_STAGE_KEYS)
 _USE_KEYS = ("use", "name", "keep", "models")
 
 

@@ -114,15 +114,17 @@ def ratio_intervals(parts: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, Design]]
     if not parts:
         raise StudyError("a mean of ratios takes at least one part; none was given.")
     level, resamples = parts[0][2].level, parts[0][2].resamples
-    total, observed = 0.0, 0.0
+    estimated: list[Array] = []
+    drawn_parts: list[Array] = []
     for number, (scores, base, design) in enumerate(parts):
         # Parts with as many clusters must not draw the same numbers.
         own = replace(design, seed=design.seed + number, level=level, resamples=resamples)
         found = _ratio_replicates(scores_of(scores), scores_of(np.atleast_2d(np.asarray(base, np.float64))), own)
         if found is None:
             return None
-        observed, total = observed + found[0], total + found[1]
-    means, drawn = np.asarray(observed) / len(parts), np.asarray(total) / len(parts)
+        estimated.append(found[0])
+        drawn_parts.append(found[1])
+    means, drawn = np.mean(estimated, axis=0), np.mean(drawn_parts, axis=0)
     layouts = [design.layout(np.asarray(scores).shape[1]) for scores, _, design in parts]
     # The part with fewest clusters decides how much wider an interval has to be than its bootstrap.
     fewest, tail = min(layout.clusters for layout in layouts), (1 - level) / 2

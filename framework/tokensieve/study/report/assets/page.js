@@ -18,6 +18,92 @@
   if (order.indexOf(shade) < 0) shade = "auto";
   paint();
 
+  // Tables and figures: copies, columns and curves.
+  const element = function (tag, text) {
+    const made = document.createElement(tag);
+    made.textContent = text;
+    if (tag === "button") made.type = "button";
+    return made;
+  };
+  function copied(button, done) {
+    const name = button.textContent;
+    button.textContent = done ? "Copied" : "Not copied";
+    setTimeout(function () { button.textContent = name; }, 1500);
+  }
+  function copy(button, text) {
+    // Pages from a disk may have no clipboard; then the selection is copied, as by hand.
+    const byHand = function () {
+      const area = element("textarea", "");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      button.focus();
+      copied(button, done);
+    };
+    if (!navigator.clipboard) { byHand(); return; }
+    navigator.clipboard.writeText(text).then(function () { copied(button, true); }, byHand);
+  }
+  const texts = JSON.parse(document.getElementById("texts").textContent);
+  document.querySelectorAll(".table").forEach(function (holder) {
+    const tools = holder.querySelector(".tools"), own = texts[holder.id.replace(/^table-/, "")];
+    const heads = Array.from(holder.querySelectorAll("thead th"));
+    if (heads.length > 3) {
+      const columns = document.createElement("details"), list = document.createElement("div");
+      columns.append(element("summary", "Columns"), list);
+      heads.forEach(function (head, number) {
+        const label = element("label", " " + head.textContent), box = document.createElement("input");
+        box.type = "checkbox";
+        box.checked = true;
+        box.addEventListener("change", function () {
+          holder.querySelectorAll("tr").forEach(function (line) {
+            if (!line.classList.contains("group") && line.cells[number + 1]) line.cells[number + 1].hidden = !box.checked;
+          });
+        });
+        label.prepend(box);
+        list.append(label);
+      });
+      tools.append(columns);
+    }
+    Object.keys(own || {}).forEach(function (kind) {
+      const button = element("button", "Copy " + kind);
+      button.addEventListener("click", function () { copy(button, own[kind]); });
+      tools.append(button);
+    });
+  });
+  const intervals = document.getElementById("intervals");
+  intervals.closest(".choices").hidden = false;
+  intervals.addEventListener("change", function () { root.classList.toggle("no-intervals", !intervals.checked); });
+  document.querySelectorAll("figure").forEach(function (figure) {
+    const svg = figure.querySelector("svg"), tools = figure.querySelector(".tools");
+    const names = JSON.parse(figure.getAttribute("data-switches") || "[]");
+    const button = element("button", "Copy SVG");
+    button.addEventListener("click", function () { copy(button, svg.outerHTML); });
+    tools.append(button);
+    if (names.length < 2) return;
+    const row = document.createElement("div");
+    row.className = "switches";
+    row.setAttribute("role", "group");
+    row.setAttribute("aria-label", "Curves that are shown");
+    names.forEach(function (name, number) {
+      const parts = Array.from(svg.querySelectorAll("g[id]")).filter(function (part) {
+        return new RegExp("-curve-" + number + "-[a-z0-9-]+$").test(part.id);
+      });
+      const one = element("button", name), path = parts.map(function (part) { return part.querySelector("path"); })
+        .find(function (found) { return found && found.style.stroke && found.style.stroke !== "none"; });
+      if (path) one.style.setProperty("--swatch", path.style.stroke);
+      one.setAttribute("aria-pressed", "true");
+      one.addEventListener("click", function () {
+        const on = one.getAttribute("aria-pressed") !== "true";
+        one.setAttribute("aria-pressed", String(on));
+        parts.forEach(function (part) { part.style.display = on ? "" : "none"; });
+      });
+      row.append(one);
+    });
+    figure.insertBefore(row, figure.querySelector("figcaption"));
+  });
+
   const source = document.getElementById("viewer-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-NEAR = 0.25
-"""The smallest distance of two ticks, in natural logarithms."""
+NEAR = 0.09
+"""The smallest distance of two ticks, as a part of the axis of a whole figure."""
+BANDS = 3
+"""The most methods that have bands in one plot: more bands cover each other."""
+BOUND_ROLES = {"oracle": "oracle", "anti_oracle": "anti-oracle"}
 
 
 # ------------------------------------------------------------------------------------------------------------ curves
@@ -31,19 +33,20 @@ NEAR = 0.25
 def accuracy_tokens(findings: Findings, styles: dict[str, LineStyle]) -> Drawing:
     """Draw right answers against mean visual tokens per decoder layer."""
     comparison = findings.comparison
-    figure = new_figure(height=4.9)
+    figure = new_figure(height=4.3)
     axes = figure.subplots()
-    _curves(axes, comparison, styles, lambda arm: arm.tokens)
-    _token_axis(axes, comparison)
+    banded = leading(comparison)
+    _curves(axes, comparison, styles, lambda arm: arm.tokens, banded=banded)
+    token_axis(axes, comparison)
     axes.set_ylabel("right answers, %")
     legend(axes)
     return Drawing(
         f"tokens-{slug(comparison.title)}",
         f"{comparison.title}: right answers against visual tokens",
-        "Mean visual tokens per decoder layer, as the ledger counted them. Bands are 95 % intervals over pictures. The "
-        "thick pale line is the Pareto front: nothing has more right with as few tokens. Dotted: oracle and "
-        "anti-oracle; dashed and dash-dotted: all tokens, and none.",
+        "Mean visual tokens per decoder layer, as the ledger counted them. "
+        f"{band_caption(banded)} {FRONT_CAPTION}{bounds_caption(comparison)}",
         figure,
+        switches=curve_names(comparison, styles),
     )
 
 
@@ -74,69 +77,35 @@ def accuracy_time(findings: Findings, styles: dict[str, LineStyle]) -> Drawing:
     )
 
 
-def by_kind(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw right answers against visual tokens, with a panel for every type of question."""
-    comparison = findings.comparison
-    kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
-    if len(kinds) < 2:
-        return None
-    across = min(3, len(kinds))
-    down = math.ceil(len(kinds) / across)
-    figure = new_figure(8.4, 2.35 * down + 0.7)
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    for axes, kind in itertools.zip_longest(grid.flat, kinds):
-        if kind is None:
-            axes.set_visible(False)
-            continue
-        _curves(axes, comparison, styles, lambda arm: arm.tokens, kind, bands=False)
-        out = kind in comparison.left_out
-        count = int(comparison.of_kind(kind).sum())
-        axes.set_title(f"{kind}{' †' if out else ''} (n = {count})", loc="left")
-        _token_axis(axes, comparison, label=False)
-        # The lowest panel of each column has tick labels, also if it is not in the last row.
-        axes.tick_params(labelbottom=kinds.index(kind) + across >= len(kinds))
-    figure.supylabel("right answers, %", fontsize=8.5)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6)
-    left = ", ".join(comparison.left_out)
-    return Drawing(
-        f"kinds-{slug(comparison.title)}",
-        f"{comparison.title}: by type of question",
-        "Against mean visual tokens per decoder layer, without bands to stay readable: the tables have the intervals. "
-        "Dotted: oracle and anti-oracle; dashed and dash-dotted: all tokens, and none."
-        + (f" †: below 80 % for the unpruned model, left out of the headline ({left})." if left else ""),
-        figure,
-        wide=True,
-    )
-
-
 def recall(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     """Draw the share of needed tokens that are kept against visual tokens."""
     comparison = findings.comparison
     if not any(np.isfinite(arm.recall).any() for arm in comparison.arms if arm.role == "method"):
         return None
-    figure = new_figure(height=4.7)
+    figure = new_figure(height=4.2)
     axes = figure.subplots()
-    for arms, one in _arms_by_name(comparison, styles):
+    banded = leading(comparison)
+    for number, (arms, one) in enumerate(arms_by_name(comparison, styles)):
         points = [(arm.tokens, *_recall_interval(comparison, arm)) for arm in arms if np.isfinite(arm.recall).any()]
         if points:
-            _curve(axes, arms[0].method, points, one)
+            curve(axes, arms[0].method, points, one, f"curve-{number}", arms[0].method in banded)
     for name, arms in _oracles(comparison).items():
         bound = [arm for arm in arms if np.isfinite(arm.recall).any()]
         xs, ys = [arm.tokens for arm in bound], [100 * float(np.nanmean(arm.recall)) for arm in bound]
         axes.plot(xs, ys, color=INK, linestyle=":", linewidth=1)
         if bound and name == bound[0].role:
             axes.annotate(name.replace("_", "-"), (xs[0], ys[0]), **_label_position(above=False))
-    _token_axis(axes, comparison)
+    token_axis(axes, comparison)
     axes.set_ylabel("needed tokens that stayed, %")
     axes.set_ylim(-2, 104)
     legend(axes)
     return Drawing(
         f"recall-{slug(comparison.title)}",
         f"{comparison.title}: recall of the needed tokens",
-        "The tokens of the asked object are known for every question; this is the mean share of them that was still "
-        "there after the last cut.",
+        "The tokens of the asked object are known for every such question; this is the mean share of them that was "
+        "still there after the last cut. " + band_caption(banded),
         figure,
+        switches=curve_names(comparison, styles),
     )
 
 
@@ -146,9 +115,10 @@ def _accuracy_against(
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     comparison = findings.comparison
-    figure = new_figure(height=4.7)
+    figure = new_figure(height=4.2)
     axes = figure.subplots()
-    _curves(axes, comparison, styles, value)
+    banded = leading(comparison)
+    _curves(axes, comparison, styles, value, banded=banded)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -159,9 +129,48 @@ def _accuracy_against(
     return Drawing(
         f"{name}-{slug(comparison.title)}",
         f"{comparison.title}: right answers against {label}",
-        f"{caption} The thick pale line is the Pareto front.",
+        f"{caption} {band_caption(banded)} {FRONT_CAPTION}{bounds_caption(comparison)}",
         figure,
+        switches=curve_names(comparison, styles),
     )
+
+
+FRONT_CAPTION = "The thick pale line is the Pareto front: nothing has more right with as little."
+
+
+def leading(comparison: Comparison) -> tuple[str, ...]:
+    """Return the methods whose curves have bands: all if they are few, else the three in front most often."""
+    if len(comparison.methods) <= BANDS:
+        return comparison.methods
+    counts: dict[str, int] = {}
+    for block in comparison.blocks:
+        first = next((arm.method for arm in block.arms if arm.role == "method"), None)
+        # A method alone in its blocks is in front of nothing.
+        if first is not None and len(block.arms) > 1:
+            counts[first] = counts.get(first, 0) + 1
+    return tuple(sorted(counts, key=lambda name: -counts[name])[:BANDS])
+
+
+def band_caption(banded: Collection[str]) -> str:
+    """Return the sentence about bands."""
+    if not banded:
+        return "The tables have the intervals."
+    return f"Bands ({', '.join(banded)}) are 95 % intervals over pictures; the tables have all intervals."
+
+
+def bounds_caption(comparison: Comparison) -> str:
+    """Return the sentence about the lines of bounds that are drawn, with a space before it."""
+    roles = {arm.role for arm in comparison.arms}
+    dotted = [name for role, name in BOUND_ROLES.items() if role in roles]
+    said = [f"{' and '.join(dotted)}, dotted"] if dotted else []
+    said += ["all tokens, dashed"] if "unpruned" in roles else []
+    said += ["no tokens, dash-dotted"] if "text_only" in roles else []
+    return f" Bounds: {'; '.join(said)}." if said else ""
+
+
+def curve_names(comparison: Comparison, styles: dict[str, LineStyle]) -> tuple[str, ...]:
+    """Return the names of the curves, in their order."""
+    return tuple(arms[0].method for arms, _ in arms_by_name(comparison, styles))
 
 
 def _curves(
@@ -169,35 +178,45 @@ def _curves(
     comparison: Comparison,
     styles: dict[str, LineStyle],
     value: Callable[[Arm], float],
-    kind: str | None = None,
-    bands: bool = True,
+    *,
+    banded: Collection[str],
 ) -> None:
-    mask = comparison.headline if kind is None else comparison.of_kind(kind)
     everything: list[tuple[float, float]] = []
-    for arms, one in _arms_by_name(comparison, styles):
-        points = []
-        for arm in arms:
-            found = comparison.interval(arm, kind)
-            points.append((value(arm), 100 * found.estimate, 100 * found.low, 100 * found.high))
-        _curve(axes, arms[0].method, points, one, bands)
+    for number, (arms, one) in enumerate(arms_by_name(comparison, styles)):
+        points = interval_points(comparison, arms, value)
+        curve(axes, arms[0].method, points, one, f"curve-{number}", arms[0].method in banded)
         everything += [(x, y) for x, y, *_ in points]
-    if bands and everything:
-        unpruned = comparison.unpruned
-        if unpruned is not None:
-            everything.append((value(unpruned), 100 * float(unpruned.correct[mask].mean())))
+    unpruned = comparison.unpruned
+    if unpruned is not None:
+        everything.append((value(unpruned), 100 * comparison.score(unpruned)))
+    if everything:
         _front(axes, everything)
-    _bounds(axes, comparison, value, mask, named=bands)
+    bounds(axes, comparison, value, comparison.headline, named=True)
 
 
-def _curve(axes: Axes, name: str, points: Sequence[tuple[float, ...]], style: LineStyle, band: bool = True) -> None:
+def interval_points(
+    comparison: Comparison, arms: Sequence[Arm], value: Callable[[Arm], float], kind: str | None = None
+) -> list[tuple[float, float, float, float]]:
+    """Return place, right answers in per cent and both ends of the interval of each arm."""
+    found = [(value(arm), comparison.interval(arm, kind)) for arm in arms]
+    return [(place, 100 * one.estimate, 100 * one.low, 100 * one.high) for place, one in found]
+
+
+def curve(
+    axes: Axes, name: str, points: Sequence[tuple[float, ...]], style: LineStyle, group: str = "", band: bool = False
+) -> None:
+    """Draw a curve, with its band if asked; in SVG, both are in groups whose ids begin with `group`."""
     xs, ys, lows, highs = (list(column) for column in zip(*points, strict=True))
     control = style.colour == INK
     if band and xs != sorted(xs):
         # Measured time need not grow with the budget, and a band that turns back cannot be read.
         errors = [[y - low for y, low in zip(ys, lows, strict=True)], [h - y for y, h in zip(ys, highs, strict=True)]]
-        axes.errorbar(xs, ys, errors, fmt="none", ecolor=style.colour, alpha=0.35, elinewidth=1)
+        bars = axes.errorbar(xs, ys, errors, fmt="none", ecolor=style.colour, alpha=0.35, elinewidth=1)
+        for number, part in enumerate(bars[2]):
+            part.set_gid(f"{group}-bars-{number}" if group else None)
     elif band:
-        axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.07 if control else 0.13, linewidth=0)
+        filled = axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.07 if control else 0.15, linewidth=0)
+        filled.set_gid(f"{group}-band" if group else None)
     axes.plot(
         xs,
         ys,
@@ -208,6 +227,7 @@ def _curve(axes: Axes, name: str, points: Sequence[tuple[float, ...]], style: Li
         linewidth=1.1 if control else 1.5,
         label=name,
         zorder=2 if control else 3,
+        gid=f"{group}-line" if group else None,
     )
 
 
@@ -218,7 +238,8 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     axes.step(xs, ys, where="post", color=INK, alpha=0.16, linewidth=6, solid_capstyle="butt", zorder=1)
 
 
-def _bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask, named: bool) -> None:
+def bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask, named: bool) -> None:
+    """Draw oracles, the unpruned model and the model without the picture over a mask of samples."""
     for name, arms in _oracles(comparison).items():
         ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
         axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
@@ -258,7 +279,7 @@ def _label_position(above: bool) -> dict[str, Any]:
     }
 
 
-def _arms_by_name(comparison: Comparison, styles: dict[str, LineStyle]) -> list[tuple[list[Arm], LineStyle]]:
+def arms_by_name(comparison: Comparison, styles: dict[str, LineStyle]) -> list[tuple[list[Arm], LineStyle]]:
     """Return the arms of each method and control with their style, the smallest budget first, in the legend's order."""
     found: dict[str, list[Arm]] = {name: [] for name in styles}
     for arm in comparison.arms:
@@ -271,15 +292,15 @@ def _sorted(arms: Sequence[Arm], value: Callable[[Arm], float]) -> list[Arm]:
     return sorted(arms, key=value)
 
 
-def _token_axis(axes: Axes, comparison: Comparison, label: bool = True) -> None:
+def token_axis(axes: Axes, comparison: Comparison, label: bool = True, near: float = NEAR) -> None:
+    """Set the axis of visual tokens, with ticks at budgets that are at least `near` of the axis apart."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    ticks = [] if comparison.unpruned is None else [comparison.unpruned.tokens]
-    # Blocks with most arms come first; a tick that is too near to another is left out.
-    for block in sorted(comparison.blocks, key=lambda block: -len(block.arms)):
-        if all(abs(math.log(block.tokens / tick)) > NEAR for tick in ticks):
-            ticks.append(block.tokens)
     axes.set_xscale("log")
+    # Blocks with most arms come first; a tick that is too near to another is left out.
+    blocks = sorted(comparison.blocks, key=lambda block: -len(block.arms))
+    whole = [] if comparison.unpruned is None else [comparison.unpruned.tokens]
+    ticks = _apart(axes, [*whole, *(block.tokens for block in blocks)], near)
     axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
@@ -287,15 +308,27 @@ def _token_axis(axes: Axes, comparison: Comparison, label: bool = True) -> None:
         axes.set_xlabel("mean visual tokens per decoder layer (log)")
 
 
+def _apart(axes: Axes, candidates: Sequence[float], near: float) -> list[float]:
+    """Return candidates that are at least a part of a logarithmic axis apart, earlier ones first."""
+    low, high = axes.get_xlim()
+    span = math.log(high / low)
+    ticks: list[float] = []
+    for one in candidates:
+        if one > 0 and all(abs(math.log(one / tick)) > near * span for tick in ticks):
+            ticks.append(one)
+    return ticks
+
+
 def _round_ticks(axes: Axes) -> None:
     from matplotlib.ticker import FixedLocator
 
     low, high = axes.get_xlim()
-    candidates = [base * 10.0**power for power in range(-6, 13) for base in (1, 2, 3, 5)]
+    # Rounder numbers come first.
+    candidates = [base * 10.0**power for base in (1, 3, 2, 5) for power in range(-6, 13)]
     inside = [tick for tick in candidates if low <= tick <= high]
     if len(inside) < 3:
         inside = [float(f"{tick:.2g}") for tick in np.geomspace(low, high, 6)[1:-1]]
-    axes.xaxis.set_major_locator(FixedLocator(inside))
+    axes.xaxis.set_major_locator(FixedLocator(sorted(_apart(axes, inside, NEAR))))
 
 
 def legend(axes: Axes) -> None:
@@ -303,7 +336,7 @@ def legend(axes: Axes) -> None:
     figure = axes.get_figure()
     handles, labels = axes.get_legend_handles_labels()
     if figure is not None and handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
 def _recall_interval(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:

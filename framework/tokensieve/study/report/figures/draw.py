@@ -10,8 +10,10 @@ from typing import TypeAlias
 from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
 from tokensieve.study.analysis.findings import Findings
-from tokensieve.study.report.figures.curves import accuracy_flops, accuracy_time, accuracy_tokens, by_kind, recall
+from tokensieve.study.report.figures.benchmarks import mean_tokens
+from tokensieve.study.report.figures.curves import accuracy_flops, accuracy_time, accuracy_tokens, recall
 from tokensieve.study.report.figures.kept import maps, overlap, shares
+from tokensieve.study.report.figures.panels import by_kind, by_method
 from tokensieve.study.report.figures.ranks import critical_difference
 from tokensieve.study.report.figures.style import Drawing, LineStyle, line_styles, plot_settings
 
@@ -19,6 +21,7 @@ Maker: TypeAlias = Callable[[Findings, dict[str, LineStyle]], Drawing | None]
 
 MAKERS: tuple[Maker, ...] = (
     accuracy_tokens,
+    by_method,
     accuracy_flops,
     accuracy_time,
     by_kind,
@@ -49,23 +52,25 @@ def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) 
                 roles.setdefault(arm.method, arm.role)
     # Methods come before controls, whatever ran first.
     styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
-    with plot_settings():
-        drawn = [
-            attempt(
-                partial(_drawn, make, findings, styles, note),
-                None,
-                f"{make.__name__.replace('_', ' ')} of {findings.comparison.title}",
-                problems,
-            )
+    models: dict[tuple[str, str], list[Findings]] = {}
+    for findings in all_findings:
+        models.setdefault((findings.comparison.model, findings.comparison.model_hash), []).append(findings)
+    makers: list[tuple[str, Callable[[], Drawing | None]]] = [
+        *((f"mean of {ours[0].comparison.model}", partial(mean_tokens, ours, styles)) for ours in models.values()),
+        *(
+            (f"{make.__name__.replace('_', ' ')} of {findings.comparison.title}", partial(make, findings, styles))
             for make in MAKERS
             for findings in all_findings
-        ]
+        ),
+    ]
+    with plot_settings():
+        drawn = [attempt(partial(_drawn, make, note), None, name, problems) for name, make in makers]
     return [drawing for drawing in drawn if drawing is not None]
 
 
-def _drawn(make: Maker, findings: Findings, styles: dict[str, LineStyle], note: str) -> Drawing | None:
+def _drawn(make: Callable[[], Drawing | None], note: str) -> Drawing | None:
     """Return a figure with its layout, which is computed once and not again for every file."""
-    drawing = make(findings, styles)
+    drawing = make()
     if drawing is None:
         return None
     if note:

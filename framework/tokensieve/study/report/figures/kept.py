@@ -48,7 +48,7 @@ def overlap(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
     last = [[frozenset(row[-1]) if row else frozenset() for row in arm.cells[0].kept] for arm in arms]
     values = np.array(statistics.overlaps(last))
     names = [arm.method for arm in arms]
-    figure = new_figure(5.4, 5.0)
+    figure = new_figure(4.6, 4.4)
     axes = figure.subplots()
     heat_map(axes, values, "viridis", 0, 1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -77,7 +77,7 @@ def shares(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
             composed.setdefault(arm.method, []).append(arm)
     if not composed:
         return None
-    figure = new_figure(5.4, 1.0 + 1.75 * len(composed))
+    figure = new_figure(4.6, 1.0 + 1.75 * len(composed))
     grid = figure.subplots(len(composed), 1, squeeze=False, sharex=True)
     for axes, (name, arms) in zip(grid.flat, composed.items(), strict=True):
         operand_bars(axes, name, arms, findings)
@@ -105,7 +105,7 @@ def maps(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
         return None
     across = min(5, len(drawn))
     down = math.ceil(len(drawn) / across)
-    figure = new_figure(8.4, 1.85 * down + 0.3)
+    figure = new_figure(7.6, 1.75 * down + 0.3)
     grid = figure.subplots(down, across, squeeze=False)
     # The scale is cut: a fixed pattern is one everywhere, and all other maps would be dark beside it.
     top = min(1.0, 4 * max(float(where.mean()) for _, where in drawn))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokensieve.study.analysis import significance
 from tokensieve.study.analysis.findings import Findings
+from tokensieve.study.report.figures.kept import middle_block
 from tokensieve.study.report.figures.style import INK, MARKERS, Drawing, LineStyle, new_figure
 from tokensieve.study.report.tables.accuracy import block_name
 from tokensieve.study.report.tables.values import slug
-
-if TYPE_CHECKING:
-    pass
-from tokensieve.study.report.figures.kept import middle_block
 
 # ------------------------------------------------------------------------------------------------------------- ranks
 
@@ -34,7 +30,7 @@ def critical_difference(findings: Findings, styles: dict[str, LineStyle]) -> Dra
         return None
     order = sorted(range(len(block.arms)), key=lambda place: ranks.ranks[place])
     half = math.ceil(len(order) / 2)
-    figure = new_figure(5.4, 1.2 + 0.24 * half)
+    figure = new_figure(4.6, 1.2 + 0.24 * half)
     axes = figure.subplots()
     axes.set_axis_off()
     last = len(order)

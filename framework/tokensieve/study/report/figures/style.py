@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,15 +19,22 @@ if TYPE_CHECKING:
 # all kinds of colour vision, and also in markers and dashes.
 PALETTE = ("#2f7ed8", "#d95f02", "#0a8f70", "#c2478f", "#7b6fd0", "#8f7a00", "#b4504a", "#2490a8")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-DASHES: Mapping[str, Any] = {
-    "random": (0, (1, 1.6)),
-    "uniform": (0, (5, 2)),
-    "pool": (0, (4, 1.5, 1, 1.5)),
-    "downsampled": (0, (2, 1)),
+DASHES: Mapping[str, tuple[Any, ...]] = {
+    "random": ((0, (1, 1.6)), (0, (1, 3.6)), (0, (3, 1.4, 1, 1.4, 1, 1.4, 1, 1.4))),
+    "uniform": ((0, (5, 2)), (0, (9, 3)), (0, (5, 1.2, 5, 4))),
+    "pool": ((0, (4, 1.5, 1, 1.5)), (0, (8, 1.5, 1, 1.5)), (0, (4, 1.5, 1, 1.5, 1, 1.5))),
+    "downsampled": ((0, (2, 1)), (0, (2, 3)), (0, (3, 1, 1, 1))),
 }
+"""The dashes of controls by role; controls of one role that cut at other sites have the next one."""
 DASH_CYCLE: tuple[Any, ...] = ("-", (0, (6, 1.2)), (0, (2.5, 1.2)))
 """The dashes of methods; the next one is used when all colours are taken."""
-CONTROL_MARKERS: Mapping[str, str] = {"random": "x", "uniform": "+", "pool": "1", "downsampled": "2"}
+CONTROL_MARKERS: Mapping[str, tuple[str, ...]] = {
+    "random": ("x", "4", "8"),
+    "uniform": ("+", "3", "p"),
+    "pool": ("1", "h", "H"),
+    "downsampled": ("2", "d", "*"),
+}
+"""The markers of controls by role, in the same way."""
 
 INK = "#010203"
 """The colour that becomes `currentColor` in a page; it is nearly black in files."""
@@ -58,9 +66,12 @@ def line_styles(methods: Mapping[str, str]) -> dict[str, LineStyle]:
     """
     found = {}
     number = 0
+    seen = Counter[str]()
     for name, role in methods.items():
         if role in DASHES:
-            found[name] = LineStyle(INK, CONTROL_MARKERS[role], DASHES[role])
+            place = seen[role] % len(DASHES[role])
+            seen[role] += 1
+            found[name] = LineStyle(INK, CONTROL_MARKERS[role][place], DASHES[role][place])
         else:
             again = number // len(PALETTE)
             found[name] = LineStyle(
@@ -80,6 +91,7 @@ class Drawing:
         caption: the text below the figure: how to read it.
         figure: the figure of matplotlib.
         wide: whether it takes the whole width of the page.
+        switches: the names of curves that a reader can switch on and off, in the order of their `curve-N` groups.
     """
 
     name: str
@@ -87,6 +99,7 @@ class Drawing:
     caption: str
     figure: Figure
     wide: bool = False
+    switches: tuple[str, ...] = ()
 
     def to_bytes(self, kind: str) -> bytes:
         """Return the figure as `svg`, `png` or `pdf`, on white; the bytes depend on the numbers only."""
@@ -132,12 +145,12 @@ def plot_settings() -> Iterator[None]:
         "svg.hashsalt": "tokensieve",
         "pdf.fonttype": 42,
         "font.family": "DejaVu Sans",
-        "font.size": 8.5,
+        "font.size": 9,
         "axes.titlesize": 9.5,
-        "axes.labelsize": 8.5,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "legend.fontsize": 8.5,
         "text.color": INK,
         "axes.edgecolor": INK,
         "axes.labelcolor": INK,
@@ -164,8 +177,8 @@ def plot_settings() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = 5.4, height: float = 4.3) -> Figure:
-    """Return an empty figure of a size in inches; 5.4 is the width of a page on a phone."""
+def new_figure(width: float = 4.6, height: float = 3.9) -> Figure:
+    """Return an empty figure of a size in inches; on a phone, letters in 4.6 have their size in print."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

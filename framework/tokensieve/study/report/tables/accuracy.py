@@ -1,23 +1,35 @@
-"""Tables of right answers: the main table of a comparison, a table over tasks, and measures of a task."""
+"""Tables of right answers: the main table of a comparison, and measures of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from tokensieve.study.analysis.comparison import Arm, Block, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.significance import PairedDifference
+from tokensieve.study.report.published import (
+    PublishedResult,
+    published_in,
+    published_notes,
+    published_relative,
+)
 from tokensieve.study.report.tables.differences import difference_cells, mcnemar_note
-from tokensieve.study.report.tables.values import NEEDED, NO_BUDGET, RowGroup, Share, Table, TableCell, TableRow, slug
+from tokensieve.study.report.tables.values import NEEDED, RowGroup, Share, Table, TableCell, TableRow, slug
 from tokensieve.tasks.base import Task
 
 # ------------------------------------------------------------------------------------------- from findings to values
 
 
-def accuracy_table(findings: Findings) -> Table:
-    """Return the main table of a comparison: a column for every type of question, a group for every block."""
+def accuracy_table(findings: Findings, published: Sequence[PublishedResult] = ()) -> Table:
+    """Return the main table of a comparison: a column for every type of question, a group for every block.
+
+    Args:
+        findings: the findings of the comparison.
+        published: published results; those of this model and task get rows of their own.
+    """
     comparison = findings.comparison
     kinds = [kind for kind in dict.fromkeys(comparison.kinds) if kind]
     shown = kinds if len(kinds) > 1 else []
@@ -34,63 +46,42 @@ def accuracy_table(findings: Findings) -> Table:
         "ms",
     )
     groups = []
-    free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
     ordered = _kinds_with_last(shown, out)
-    if free:
-        groups.append(RowGroup(NO_BUDGET, tuple(_row(comparison, arm, ordered) for arm in free)))
+    stood: list[PublishedResult] = []
+
+    def published_rows(keep: str | None) -> tuple[TableRow, ...]:
+        """Return rows of the published results at a budget; they are in the first group of the budget only."""
+        own = [one for one in published_in(published, comparison.model, keep, [comparison.task]) if one not in stood]
+        stood.extend(own)
+        return tuple(
+            TableRow(
+                one.label,
+                tuple(
+                    f"{one.values[comparison.task]:.1f}"
+                    if column == "All"
+                    else published_relative(one, published, [comparison.task])
+                    if column == "Rel. %"
+                    else None
+                    for column in columns
+                ),
+                "published",
+            )
+            for one in own
+        )
+
+    free = _without_budget(comparison)
+    if free or published_in(published, comparison.model, None, [comparison.task]):
+        rows = tuple(_row(comparison, arm, ordered) for arm in free)
+        groups.append(RowGroup(whole_name(comparison, free), (*rows, *published_rows(None))))
     for block in comparison.blocks:
-        lines = _block_rows(findings, block, ordered)
-        groups.append(RowGroup(block_name(block), lines))
-    return Table(f"accuracy-{slug(comparison.title)}", comparison.title, columns, tuple(groups), _notes(findings))
-
-
-def task_table(all_findings: Sequence[Findings]) -> Table | None:
-    """Return the table of a model over several tasks, with a column for every task that has one card.
-
-    Args:
-        all_findings: the findings of one model.
-
-    Returns:
-        The table; none if fewer than two tasks have exactly one card.
-    """
-    cards: dict[str, list[Comparison]] = {}
-    for findings in all_findings:
-        cards.setdefault(findings.comparison.task, []).append(findings.comparison)
-    single = [comparisons[0] for comparisons in cards.values() if len(comparisons) == 1]
-    if len(single) < 2:
-        return None
-    groups: dict[tuple[str, ...], list[tuple[TableRow, float]]] = {}
-    for arm in _distinct_arms(single):
-        where = [comparison.find_arm(arm.method, arm.keep) for comparison in single]
-        blocks = [
-            None if one is None or one.keep is None else comparison.block_of(one)
-            for one, comparison in zip(where, single, strict=True)
-        ]
-        # Rows are in the same group only if they are in the same block of every task.
-        heading = tuple("" if block is None else block_name(block) for block in blocks)
-        shares = [
-            None if one is None else Share(comparison.interval(one))
-            for one, comparison in zip(where, single, strict=True)
-        ]
-        ratios = [
-            None if one is None else relative(comparison, one, headline_only=True)
-            for one, comparison in zip(where, single, strict=True)
-        ]
-        known = [ratio for ratio in ratios if ratio is not None]
-        mean = 100 * float(np.mean(known)) if len(known) == len(single) else None
-        line = TableRow(arm.method, (*shares, mean), arm.role)
-        groups.setdefault(heading, []).append((line, -1.0 if mean is None else mean))
-    left = [task for task, comparisons in cards.items() if len(comparisons) > 1]
-    notes = [f"{task} was run under several cards, so it is in no table with others." for task in left]
+        lines = (*_block_rows(findings, block, ordered), *published_rows(block.keep))
+        groups.append(RowGroup(block_heading(comparison, block), lines))
     return Table(
-        f"tasks-{slug(single[0].model)}",
-        f"{single[0].model}: all tasks",
-        (*(comparison.task for comparison in single), "Rel. %"),
-        tuple(
-            RowGroup(" / ".join(dict.fromkeys(filter(None, heading))) or NO_BUDGET, _sorted_by_mean(lines))
-            for heading, lines in groups.items()
-        ),
-        ("All: types of question that count in the headline. Rel.: mean ratio to the unpruned model.", *notes),
+        f"accuracy-{slug(comparison.title)}",
+        comparison.title,
+        columns,
+        tuple(groups),
+        (*_notes(findings), *published_notes(stood)),
     )
 
 
@@ -135,18 +126,12 @@ def measures_table(comparison: Comparison, task: Task) -> Table | None:
     )
 
 
-def relative(comparison: Comparison, arm: Arm, headline_only: bool = False) -> float | None:
-    """Return the mean, over types of question, of the ratio to the unpruned model; usual in the literature.
-
-    Args:
-        comparison: where the arm is from.
-        arm: the method at a budget.
-        headline_only: whether to return the ratio over the whole headline instead.
-    """
+def relative(comparison: Comparison, arm: Arm) -> float | None:
+    """Return the mean, over types of question, of the ratio to the unpruned model; usual in the literature."""
     unpruned = comparison.unpruned
     if unpruned is None:
         return None
-    masks = [comparison.headline] if headline_only else [comparison.of_kind(kind) for kind in comparison.headline_kinds]
+    masks = [comparison.of_kind(kind) for kind in comparison.headline_kinds]
     whole = [float(unpruned.correct[mask].mean()) for mask in masks]
     if min(whole) <= 0:
         return None
@@ -158,18 +143,47 @@ def block_name(block: Block) -> str:
     return f"keep {block.keep}: {block.tokens:.3g} visual tokens per layer"
 
 
+def block_heading(comparison: Comparison, block: Block) -> str:
+    """Return the heading of a block with how many fewer tokens these are, such as `... (↓ 88.9 %)`."""
+    whole = all_tokens(comparison)
+    return block_name(block) + (f" (↓ {100 * (1 - block.tokens / whole):.1f} %)" if whole else "")
+
+
+def all_tokens(comparison: Comparison) -> float:
+    """Return the mean visual tokens of the unpruned model, per layer; of the prompts, if it was not measured."""
+    if comparison.unpruned is not None:
+        return comparison.unpruned.tokens
+    return max((float(np.mean(arm.cells[0].visual)) for arm in comparison.arms), default=0.0)
+
+
+def whole_name(comparison: Comparison, arms: Sequence[Arm]) -> str:
+    """Return the heading of the rows without a budget."""
+    none = any(arm.role == "text_only" for arm in arms)
+    return f"All {all_tokens(comparison):.3g} visual tokens per layer (100 %)" + (", and none" if none else "")
+
+
+def _without_budget(comparison: Comparison) -> list[Arm]:
+    """Return the arms without a budget, the unpruned model first."""
+    return [arm for role in ("unpruned", "text_only") for arm in comparison.arms if arm.role == role]
+
+
 def _row(
     comparison: Comparison,
     arm: Arm,
     kinds: Sequence[str],
-    best: bool = False,
+    best: Mapping[str | None, float] | None = None,
     difference: PairedDifference | None = None,
 ) -> TableRow:
-    cells: list[TableCell] = [Share(comparison.interval(arm, kind)) for kind in kinds]
-    ratio = relative(comparison, arm)
+    best = best or {}
+
+    def share(kind: str | None) -> Share:
+        found = comparison.interval(arm, kind)
+        return Share(found, found.estimate >= best.get(kind, math.inf))
+
+    cells: list[TableCell] = [share(kind) for kind in kinds]
     cells += [
-        Share(comparison.interval(arm), best),
-        None if ratio is None else 100 * ratio,
+        share(None),
+        _relative_cell(comparison, arm, best.get("Rel. %", math.inf)),
         *difference_cells(difference),
         *((_kept_share(arm),) if _has_needed_tokens(comparison) else ()),
         f"{arm.tokens:.1f}",
@@ -177,6 +191,14 @@ def _row(
         f"{arm.ms:.3g}",
     ]
     return TableRow(arm.method, tuple(cells), arm.role)
+
+
+def _relative_cell(comparison: Comparison, arm: Arm, best: float) -> TableCell:
+    """Return the relative average with its interval, or without one where there is none."""
+    ratio, found = relative(comparison, arm), comparison.relative(arm)
+    if ratio is None or found is None:
+        return None if ratio is None else 100 * ratio
+    return Share(found, ratio >= best)
 
 
 def _has_needed_tokens(comparison: Comparison) -> bool:
@@ -192,24 +214,26 @@ def _kept_share(arm: Arm) -> str | None:
 
 def _block_rows(findings: Findings, block: Block, kinds: Sequence[str]) -> tuple[TableRow, ...]:
     comparison = findings.comparison
-    best = max((comparison.score(arm) for arm in block.arms), default=0.0)
+    best: dict[str | None, float] = {}
+    if len(block.arms) > 1:
+        best = {kind: max(comparison.interval(arm, kind).estimate for arm in block.arms) for kind in (*kinds, None)}
+        best["Rel. %"] = max(relative(comparison, arm) or 0.0 for arm in block.arms)
     lines = []
     for arm in block.arms:
         one = next((one for one in findings.controls if one.arm is arm), None)
-        first = len(block.arms) > 1 and comparison.score(arm) >= best
-        lines.append(_row(comparison, arm, kinds, first, None if one is None else one.difference))
+        lines.append(_row(comparison, arm, kinds, best, None if one is None else one.difference))
     bounds = [arm for arm in block.bounds if arm.role != "inverted"]
     return (*lines, *(_row(comparison, arm, kinds) for arm in bounds))
 
 
 def _arms_by_heading(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
     """Return all arms but inverted ones, under the headings of the main table."""
-    free = [arm for arm in comparison.arms if arm.role in ("unpruned", "text_only")]
+    free = _without_budget(comparison)
     blocks = [
-        (block_name(block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
+        (block_heading(comparison, block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
         for block in comparison.blocks
     ]
-    return [(NO_BUDGET, free), *blocks] if free else blocks
+    return [(whole_name(comparison, free), free), *blocks] if free else blocks
 
 
 def _measure_cell(values: Sequence[float]) -> TableCell:
@@ -225,7 +249,8 @@ def _notes(findings: Findings) -> tuple[str, ...]:
     notes = [
         f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
         f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
-        "Best of a block in bold, where there is something to rank. GFLOPs are counted, ms are measured."
+        "Rel.: the mean, over types of question, of the ratio to the unpruned model. Best of a block in bold, where "
+        "there is something to rank. GFLOPs are counted, ms are measured."
         + (
             f" {NEEDED}: of the tokens that answers need, those that stayed."
             if _has_needed_tokens(findings.comparison)
@@ -243,16 +268,3 @@ def _notes(findings: Findings) -> tuple[str, ...]:
 
 def _kinds_with_last(kinds: Iterable[str], last: set[str]) -> list[str]:
     return sorted(kinds, key=lambda kind: kind in last)
-
-
-def _distinct_arms(comparisons: Sequence[Comparison]) -> list[Arm]:
-    found: dict[tuple[str, str | None], Arm] = {}
-    for comparison in comparisons:
-        for arm in comparison.arms:
-            if arm.role != "inverted":
-                found.setdefault((arm.method, arm.keep), arm)
-    return list(found.values())
-
-
-def _sorted_by_mean(lines: Sequence[tuple[TableRow, float]]) -> tuple[TableRow, ...]:
-    return tuple(line for line, _ in sorted(lines, key=lambda pair: -pair[1]))

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV."""
+"""Tables as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from tokensieve.study.analysis.significance import half_width
-from tokensieve.study.report.tables.values import NOTHING, Delta, PValue, Share, Table, TableCell, cell_text
+from tokensieve.study.report.tables.values import Delta, PValue, Share, Table, TableCell, cell_text
 
 
 def to_markdown(table: Table) -> str:
@@ -26,31 +25,6 @@ def to_markdown(table: Table) -> str:
             ]
             lines.append(_markdown_row([escape_markdown(line.label), *cells]))
     return "\n".join([*lines, "", *(f"{escape_markdown(note)}  " for note in table.notes), ""])
-
-
-def to_latex(table: Table) -> str:
-    """Return a table as LaTeX with booktabs."""
-    width = len(table.columns) + 1
-    notes = [table.warning, *table.notes] if table.warning else table.notes
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
-        "  \\centering\\small",
-        f"  \\caption{{{escape_latex(table.title)}. {' '.join(escape_latex(note) for note in notes)}}}",
-        f"  \\label{{tab:{table.name}}}",
-        f"  \\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        "    \\toprule",
-        "    " + " & ".join(["", *(escape_latex(column) for column in table.columns)]) + " \\\\",
-    ]
-    for group in table.groups:
-        lines.append("    \\midrule")
-        if group.heading:
-            lines.append(f"    \\multicolumn{{{width}}}{{l}}{{\\emph{{{escape_latex(group.heading)}}}}} \\\\")
-        for line in group.rows:
-            lines.append(
-                "    " + " & ".join([escape_latex(line.label), *(_tex_cell(cell) for cell in line.cells)]) + " \\\\"
-            )
-    return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
 
 
 def to_csv(table: Table) -> str:
@@ -74,45 +48,6 @@ def to_csv(table: Table) -> str:
             row += [table.warning] if table.warning else []
             writer.writerow(row)
     return out.getvalue()
-
-
-def escape_latex(text: str) -> str:
-    """Return text with the special characters of LaTeX escaped."""
-    signs = {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "|": r"\textbar{}",
-        "<": r"$<$",
-        ">": r"$>$",
-        "±": r"$\pm$",
-        "Δ": r"$\Delta$",
-        "τ": r"$\tau$",
-        "▲": r"$\blacktriangle$",
-        "▼": r"$\blacktriangledown$",
-        "†": r"$\dagger$",
-        "‡": r"$\ddagger$",
-        NOTHING: "--",
-    }
-    return "".join(signs.get(sign, sign) for sign in text)
-
-
-def _tex_cell(cell: TableCell) -> str:
-    if isinstance(cell, Share):
-        number = f"{100 * cell.interval.estimate:.1f}"
-        bold = f"\\textbf{{{number}}}" if cell.best else number
-        return f"{bold} {{\\scriptsize $\\pm${100 * half_width(cell.interval):.1f}}}"
-    if isinstance(cell, Delta):
-        value, _, rest = cell_text(cell).partition(" ")
-        return f"${value}$ {{\\scriptsize {escape_latex(rest)}}}"
-    return escape_latex(cell_text(cell))
 
 
 def _is_best(cell: TableCell) -> bool:

@@ -17,8 +17,6 @@ NOTHING = "\u2013"
 """The text of a cell without a value: an en dash."""
 NEEDED = "Needed %"
 """The column with the share of needed tokens that are kept."""
-NO_BUDGET = "All tokens, and none"
-"""The heading of rows without a budget."""
 DIFFERENCE_NOTE = "Points, 95 % intervals over pictures; ▲ better, ▼ worse after Holm's correction."
 VERDICT_MARKS = {"better": "▲", "worse": "▼", "open": ""}
 """The mark after a difference, by verdict."""
@@ -26,11 +24,11 @@ VERDICT_MARKS = {"better": "▲", "worse": "▼", "open": ""}
 
 @dataclass(frozen=True)
 class Share:
-    """A share of right answers with its interval, printed in per cent as `87.3 ±2.1`.
+    """A share of right answers, or a ratio, with its interval, printed in per cent as `87.3 ±2.1`.
 
     Attributes:
         interval: the share with its interval.
-        best: whether it is the highest of its block.
+        best: whether it is the highest of its column in the group.
     """
 
     interval: Interval

@@ -1,0 +1,315 @@
+"""Tables as LaTeX that fits a page of the usual two-column styles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tokensieve.errors import StudyError, did_you_mean, listing
+from tokensieve.study.analysis.significance import half_width
+from tokensieve.study.report.tables.values import (
+    NOTHING,
+    Delta,
+    RowGroup,
+    Share,
+    Table,
+    TableCell,
+    TableRow,
+    cell_text,
+)
+
+ENVIRONMENTS = {"table": 219.0, "table*": 455.0}
+"""The width in points of a column and of a page, in the narrowest usual style (that of ACL)."""
+SIZES = {"footnotesize": 8.0, "scriptsize": 7.0}
+"""The sizes of letters in points, the one that is tried first first."""
+COLUMN_GAP = 6.0
+"""The points between two columns."""
+CHARACTER = 0.52
+"""The width of a digit or letter in the size of the letters; most have a half."""
+TINY = 0.72
+"""The size of intervals in the size of the letters, at most."""
+ROWS = 48
+"""The rows of a float, headings included: with its caption it then fits the height of a page."""
+NEW_ROW = "\\\\"
+INTERVAL = "\\tokensieveinterval"
+"""The command around every interval. An author who defines it before as empty hides all intervals."""
+
+
+@dataclass(frozen=True)
+class MethodLabel:
+    """How a paper names a method.
+
+    Attributes:
+        title: the name.
+        cite: the citation key, or none.
+    """
+
+    title: str
+    cite: str | None = None
+
+
+@dataclass(frozen=True)
+class LatexStyle:
+    """How tables are written.
+
+    Attributes:
+        labels: how papers name the methods of the study, by their names there.
+        intervals: whether intervals are printed.
+        columns: the columns of the main tables, in this order; all if there are none.
+    """
+
+    labels: Mapping[str, MethodLabel] = field(default_factory=dict)
+    intervals: bool = True
+    columns: tuple[str, ...] = ()
+
+
+MAIN_TABLES = ("accuracy-", "tasks-")
+"""How the names of the tables begin whose columns can be chosen."""
+
+
+def checked_columns(columns: Sequence[str], tables: Sequence[Table]) -> tuple[str, ...]:
+    """Return columns that a main table has.
+
+    Raises:
+        StudyError: if none has such a column.
+    """
+    known = list(
+        dict.fromkeys(name for table in tables if table.name.startswith(MAIN_TABLES) for name in table.columns)
+    )
+    for name in columns:
+        if name not in known:
+            raise StudyError(
+                f"no main table has a column '{name}'; there are {listing(known)}.{did_you_mean(name, known)}"
+            )
+    return tuple(columns)
+
+
+def to_latex(table: Table, style: LatexStyle | None = None) -> str:
+    """Return a table as LaTeX with booktabs, no wider and higher than a page of a two-column style.
+
+    It takes one column where it fits in, else the page's width. A table that is wider has its columns below each
+    other, with the names of rows again; one that is higher is continued in further floats.
+
+    Args:
+        table: the table.
+        style: how it is written; by default with intervals, and with the study's names of methods.
+    """
+    style = style or LatexStyle()
+    if style.columns and table.name.startswith(MAIN_TABLES):
+        numbers = [table.columns.index(name) for name in style.columns if name in table.columns]
+        table = _with_columns(table, numbers) if numbers else table
+    environment, size, panels = _fitting(table, style)
+    parts = [part for panel in panels for part in _by_height(panel)]
+    floats: list[list[Table]] = []
+    for part in parts:
+        if floats and _height(part) + sum(map(_height, floats[-1])) <= ROWS:
+            floats[-1].append(part)
+        else:
+            floats.append([part])
+    lines = ["% needs \\usepackage{booktabs,amssymb}"]
+    if style.intervals:
+        lines.append(f"\\providecommand{{{INTERVAL}}}[1]{{ {{\\tiny #1}}}}")
+    for number, content in enumerate(floats):
+        lines += _float(table, content, style, environment, size, number)
+    return "\n".join([*lines, ""])
+
+
+def _float(
+    table: Table, content: Sequence[Table], style: LatexStyle, environment: str, size: str, number: int
+) -> Iterator[str]:
+    """Yield the lines of a float; the first one has the notes and the label."""
+    notes = [table.warning, *table.notes] if table.warning else table.notes
+    caption = f"{escape_latex(table.title)}. {' '.join(escape_latex(note) for note in notes)}"
+    if number:
+        caption = f"{escape_latex(table.title)}, continued."
+    yield f"\\begin{{{environment}}}[tp]"
+    yield f"  \\centering\\{size}\\setlength{{\\tabcolsep}}{{{COLUMN_GAP / 2:g}pt}}"
+    yield f"  \\caption{{{caption}}}"
+    if not number:
+        yield f"  \\label{{tab:{table.name}}}"
+    for place, panel in enumerate(content):
+        if place:
+            yield "  \\par\\medskip"
+        yield f"  \\begin{{tabular}}{{@{{}}l{'r' * len(panel.columns)}@{{}}}}"
+        yield "    \\toprule"
+        yield f"    {' & '.join(['', *map(_heading, panel.columns)])} {NEW_ROW}"
+        for group in panel.groups:
+            yield "    \\midrule"
+            if group.heading:
+                width = len(panel.columns) + 1
+                yield f"    \\multicolumn{{{width}}}{{@{{}}l}}{{\\emph{{{escape_latex(group.heading)}}}}} {NEW_ROW}"
+            for line in group.rows:
+                cells = [_row_label(line, style), *(_cell(one, style) for one in line.cells)]
+                yield f"    {' & '.join(cells)} {NEW_ROW}"
+        yield "    \\bottomrule"
+        yield "  \\end{tabular}"
+    yield f"\\end{{{environment}}}"
+
+
+def escape_latex(text: str) -> str:
+    """Return text with the special characters of LaTeX escaped."""
+    signs = {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "τ": r"$\tau$",
+        "↓": r"$\downarrow$",
+        "▲": r"$\blacktriangle$",
+        "▼": r"$\blacktriangledown$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        NOTHING: "--",
+    }
+    return "".join(signs.get(sign, sign) for sign in text)
+
+
+# --------------------------------------------------------------------------------------------------------- to fit
+
+
+def _fitting(table: Table, style: LatexStyle) -> tuple[str, str, list[Table]]:
+    """Return the environment, the size of letters, and the panels with which a table is narrow enough."""
+    widths = [
+        _width(column, [line.cells[number] for line in _lines(table)], style)
+        for number, column in enumerate(table.columns)
+    ]
+    longest = max((_characters(group.heading) for group in table.groups), default=0.0)
+    first = max((_characters(_row_label(line, style, plain=True)) for line in _lines(table)), default=0.0)
+    for environment, space in ENVIRONMENTS.items():
+        for size, points in SIZES.items():
+            body = first * points + sum(COLUMN_GAP + width * points for width in widths)
+            if max(body, longest * points) <= space:
+                return environment, size, [table]
+    environment, size = "table*", "scriptsize"
+    space, points = ENVIRONMENTS[environment] - first * SIZES[size], SIZES[size]
+    panels: list[list[int]] = [[]]
+    used = 0.0
+    for numbers in _together(table.columns):
+        own = sum(COLUMN_GAP + widths[number] * points for number in numbers)
+        if panels[-1] and used + own > space:
+            panels.append([])
+            used = 0.0
+        panels[-1] += numbers
+        used += own
+    return environment, size, [_with_columns(table, numbers) for numbers in panels]
+
+
+def _together(columns: Sequence[str]) -> list[list[int]]:
+    """Return the numbers of columns that stay beside each other: a p-value stays beside its difference."""
+    found: list[list[int]] = []
+    for number, name in enumerate(columns):
+        if found and (name == "p" or name.startswith("p at ")):
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
+def _width(heading: str, cells: Sequence[TableCell], style: LatexStyle) -> float:
+    """Return the width of a column, as a multiple of the size of its letters."""
+    parts = [_characters(part) for part in _heading_lines(heading)]
+    return max([*parts, *(_cell_width(cell, style) for cell in cells)])
+
+
+def _cell_width(cell: TableCell, style: LatexStyle) -> float:
+    number, interval = _number_and_interval(cell)
+    return _characters(number) + (TINY * _characters(f" {interval}") if interval and style.intervals else 0.0)
+
+
+def _characters(text: str) -> float:
+    """Return the width of a text, as a multiple of the size of its letters."""
+    return CHARACTER * len(text)
+
+
+def _with_columns(table: Table, numbers: Sequence[int]) -> Table:
+    """Return a table with some of its columns."""
+    groups = tuple(
+        RowGroup(
+            group.heading,
+            tuple(replace(line, cells=tuple(line.cells[number] for number in numbers)) for line in group.rows),
+        )
+        for group in table.groups
+    )
+    return replace(table, columns=tuple(table.columns[number] for number in numbers), groups=groups)
+
+
+def _by_height(table: Table) -> Iterator[Table]:
+    """Yield parts of a table that are no higher than a float; a group that is cut has its heading again."""
+    groups: list[RowGroup] = []
+    for group in table.groups:
+        for start in range(0, max(1, len(group.rows)), ROWS - 4):
+            part = replace(group, rows=group.rows[start : start + ROWS - 4])
+            if groups and _height(replace(table, groups=(*groups, part))) > ROWS:
+                yield replace(table, groups=tuple(groups))
+                groups = []
+            groups.append(part)
+    yield replace(table, groups=tuple(groups))
+
+
+def _height(table: Table) -> int:
+    """Return the rows of a panel with its headings."""
+    return 3 + sum(len(group.rows) + 1 for group in table.groups)
+
+
+def _lines(table: Table) -> list[TableRow]:
+    return [line for group in table.groups for line in group.rows]
+
+
+# --------------------------------------------------------------------------------------------------------- to text
+
+
+def _heading(text: str) -> str:
+    """Return the heading of a column, on two lines if it has several words."""
+    lines = _heading_lines(text)
+    return escape_latex(text) if len(lines) == 1 else f"\\shortstack[r]{{{NEW_ROW.join(map(escape_latex, lines))}}}"
+
+
+def _heading_lines(text: str) -> list[str]:
+    """Return a heading as one line, or as the two most equal ones if it is long."""
+    words = text.split(" ")
+    if len(text) <= 8 or len(words) == 1:
+        return [text]
+    cut = min(range(1, len(words)), key=lambda place: max(len(" ".join(words[:place])), len(" ".join(words[place:]))))
+    return [" ".join(words[:cut]), " ".join(words[cut:])]
+
+
+def _row_label(line: TableRow, style: LatexStyle, plain: bool = False) -> str:
+    label = style.labels.get(line.label)
+    title = line.label if label is None else label.title
+    if plain:
+        # A citation is printed as a number, or as a name and a year in other styles.
+        return title + (" [12]" if label is not None and label.cite else "")
+    return escape_latex(title) + (f"~\\cite{{{label.cite}}}" if label is not None and label.cite else "")
+
+
+def _number_and_interval(cell: TableCell) -> tuple[str, str]:
+    """Return the text of a cell, and the interval after it."""
+    if isinstance(cell, Share):
+        return f"{100 * cell.interval.estimate:.1f}", f"±{100 * half_width(cell.interval):.1f}"
+    if isinstance(cell, Delta):
+        value, _, rest = cell_text(cell).partition(" ")
+        interval, bracket, mark = rest.partition("]")
+        return f"{value}{mark}", f"{interval}{bracket}"
+    return cell_text(cell), ""
+
+
+def _cell(cell: TableCell, style: LatexStyle) -> str:
+    number, interval = _number_and_interval(cell)
+    text = escape_latex(number)
+    if isinstance(cell, Share) and cell.best:
+        text = f"\\textbf{{{text}}}"
+    elif isinstance(cell, Delta):
+        value, space, mark = number.partition(" ")
+        text = f"${value}$" + (f"{space}{escape_latex(mark)}" if mark else "")
+    return text + (f"{INTERVAL}{{{escape_latex(interval)}}}" if interval and style.intervals else "")
