@@ -79,7 +79,7 @@ def test_nothing_is_wider_than_the_page(page):
 
 def test_every_figure_is_seen(page):
     drawn = page.locator("figure svg")
-    assert drawn.count() == 18
+    assert drawn.count() == 20
     for number in range(drawn.count()):
         box = drawn.nth(number).bounding_box()
         assert box["width"] > 250
@@ -170,6 +170,129 @@ def test_the_gallery_has_every_method_and_picks_it_by_the_keyboard(page, made):
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
 
 
+ONCE = pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
+"""For what depends neither on the width nor on the scheme."""
+
+
+def test_it_starts_with_what_won_then_a_figure_then_findings(page):
+    parts = ("#headline", "figure svg", "#findings")
+    tops = [page.locator(part).first.bounding_box()["y"] for part in parts]
+    assert tops == sorted(tops)
+    assert "script has the most right answers at" in page.locator("#headline").inner_text()
+
+
+def test_the_whole_navigation_is_seen(page):
+    for link in page.locator("nav a").all():
+        box = link.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= page.viewport_size["width"]
+
+
+@ONCE
+def test_a_table_is_copied_as_its_file(page, page_file):
+    # A page from a disk has no clipboard in every browser, so what is copied is caught.
+    page.evaluate("""() => {
+      window.caught = [];
+      Object.defineProperty(navigator, "clipboard", {
+        value: { writeText: function (text) { window.caught.push(text); return Promise.resolve(); } },
+        configurable: true
+      });
+    }""")
+    table = page.locator("#table-accuracy-small-a-on-shapes")
+    for kind, end in (("LaTeX", "tex"), ("Markdown", "md"), ("CSV", "csv")):
+        button = table.get_by_role("button", name=f"Copy {kind}")
+        button.click()
+        file = page_file.parent / "tables" / f"accuracy-small-a-on-shapes.{end}"
+        assert page.evaluate("window.caught.pop()") == file.read_text(encoding="utf-8")
+        table.get_by_role("button", name="Copied").first.wait_for()
+    figure = page.locator("figure").first
+    figure.get_by_role("button", name="Copy SVG").click()
+    assert page.evaluate("window.caught.pop()").startswith("<svg")
+
+
+@ONCE
+def test_without_a_clipboard_the_selection_is_copied(page):
+    page.evaluate("""() => {
+      Object.defineProperty(navigator, "clipboard", { value: undefined, configurable: true });
+      document.execCommand = function () { window.caught = document.activeElement.value; return true; };
+    }""")
+    page.locator("#table-accuracy-small-a-on-shapes").get_by_role("button", name="Copy CSV").click()
+    assert page.evaluate("window.caught").startswith("group,row,role,")
+    assert page.locator("textarea").count() == 0
+
+
+@ONCE
+def test_tables_and_figures_have_links(page):
+    for kind in ("table", "figure"):
+        links = page.locator(f'a.anchor[href^="#{kind}-"]')
+        assert links.count() > 8
+        for link in links.all():
+            assert page.locator(link.get_attribute("href")).count() == 1
+
+
+@ONCE
+def test_intervals_and_columns_are_switched(page):
+    table = page.locator("#table-accuracy-small-a-on-shapes")
+    assert table.locator("td small").first.is_visible()
+    page.locator("#intervals").uncheck()
+    assert not table.locator("td small").first.is_visible()
+    page.locator("#intervals").check()
+    heads = table.locator("thead th")
+    name = heads.nth(1).inner_text()
+    assert heads.nth(1).is_visible()
+    table.locator(".tools summary").click()
+    table.get_by_label(name, exact=True).uncheck()
+    assert not heads.nth(1).is_visible()
+    hidden = table.locator("tbody tr:not(.group)").evaluate_all(
+        "all => all.map(one => [...one.cells].map(c => c.hidden))"
+    )
+    assert all(row[2] and sum(row) == 1 for row in hidden)
+
+
+@ONCE
+def test_curves_are_switched(page):
+    figure = page.locator("figure").first
+    buttons = figure.locator(".switches button")
+    names = [one.inner_text() for one in buttons.all()]
+    assert {"script", "gsp", "qcsp", "fastv", "random", "uniform"} <= set(names)
+    number = names.index("gsp")
+    parts = figure.locator(f'svg g[id*="-curve-{number}-"]')
+    assert parts.count() >= 1
+    buttons.nth(number).click()
+    assert buttons.nth(number).get_attribute("aria-pressed") == "false"
+    assert all(not part.is_visible() for part in parts.all())
+    others = figure.locator(f'svg g[id*="-curve-"]:not([id*="-curve-{number}-"])')
+    assert all(part.evaluate("one => one.style.display") != "none" for part in others.all())
+    buttons.nth(number).click()
+    assert all(part.is_visible() for part in parts.all())
+
+
+def test_long_lists_are_folded(page):
+    shown = page.locator("#findings .answers ul > li")
+    for details in page.locator("#findings .answers details").all():
+        assert not details.evaluate("one => one.open")
+    for lists in page.locator("#findings .answers > li > ul").all():
+        assert lists.locator("li").count() <= 5
+    assert shown.count() > 0
+
+
+def test_ticks_do_not_collide(page):
+    colliding = page.evaluate("""() => {
+      const found = [];
+      for (const axis of document.querySelectorAll('figure svg g[id*="matplotlib.axis"]')) {
+        const boxes = [...axis.querySelectorAll('g[id*="tick_"] text')].map(one => one.getBoundingClientRect());
+        for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
+          const a = boxes[i], b = boxes[j];
+          if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom && a.width && b.width)
+            found.push(axis.closest("figure").id);
+        }
+      }
+      return [...new Set(found)];
+    }""")
+    # Names of methods along an overlap are turned, so their boxes cover each other though they do not.
+    assert [name for name in colliding if not name.startswith("figure-overlap")] == []
+
+
 def test_the_first_tab_leads_past_the_head(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the findings"
@@ -188,7 +311,7 @@ def test_without_scripts_all_but_the_viewer_is_there(browser, page_file):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(page_file.as_uri())
-    assert page.locator("figure svg").count() == 18
+    assert page.locator("figure svg").count() == 20
     assert page.get_by_text("Does any method beat the best control?").is_visible()
     assert page.get_by_text("The viewer needs JavaScript").is_visible()
     assert not page.locator("#viewer-parts").is_visible()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tests.study import synthetic
 
-from tokensieve.study.report import writing
+from tokensieve.study.report import files
 from tokensieve.study.report.figures import draw
-from tokensieve.study.report.figures.curves import by_kind
+from tokensieve.study.report.figures.panels import by_kind
 from tokensieve.study.rows import Failure
 from tokensieve.study.store import Store
 
@@ -17,7 +17,7 @@ TASK = synthetic.Shapes(pictures=4)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """One figure in one format: what is drawn is seen by the tests of reports."""
-    monkeypatch.setattr(writing, "KINDS", ("svg",))
+    monkeypatch.setattr(files, "KINDS", ("svg",))
     monkeypatch.setattr(draw, "MAKERS", (by_kind,))
 
 
@@ -37,12 +37,57 @@ def run(tmp_path):
 def test_a_folder_becomes_a_page(cli, run):
     result = cli("report", run, "--samples", 3)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip().endswith("index.html")
+    opening, place = result.stdout.strip().splitlines()
+    assert place.endswith("index.html")
+    # With so few questions it depends on the draw what is in front; it is a sentence about some arm.
+    assert "the most right answers" in opening
+    assert "Incomplete study: 1 of " in opening
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert "<h1>little</h1>" in page
     assert "OutOfMemoryError: too much" in page
     # Its task is no plugin's, so there are no pictures, and that is said.
     assert "no task is named 'shapes'" in result.stderr
+
+
+def test_several_runs_make_one_page(cli, run, tmp_path):
+    other = Store(tmp_path / "runs" / "y")
+    made = synthetic.study(TASK, models=("small-a",), keeps=("1/9",), methods=("qcsp",))
+    other.begin("name: more\n", {"keys": list(made.content), "skipped": []})
+    for cell, rows in made.content.values():
+        other.write(cell, rows)
+    refused = cli("report", run, other.path)
+    assert refused.exit_code == 1
+    assert "several runs make one report; say where it goes with --out" in refused.stderr
+    out = tmp_path / "both"
+    result = cli("report", run, other.path, f"{run}/", "--out", out, "--samples", 2)
+    assert result.exit_code == 0, result.output
+    # The cell that one run lacks is in the other, so nothing is missing.
+    assert "Incomplete" not in result.output
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "<h1>little + more</h1>" in page
+    assert "The study, as it was resolved (2 of 2)" in page
+    rows = (out / "tables" / "accuracy-small-a-on-shapes.csv").read_text(encoding="utf-8")
+    assert ",gsp,method," in rows
+    assert ",qcsp,method," in rows
+    assert rows.count(",uniform,uniform,") == 1
+
+
+def test_tables_for_a_paper(cli, run, tmp_path):
+    numbers = tmp_path / "numbers.yaml"
+    numbers.write_text("- {source: Gale, model: small-a, method: gale, keep: 1/9, values: {shapes: 12.5}}\n")
+    options = ("--published", numbers, "--no-intervals", "--columns", "All, Rel. %")
+    result = cli("report", run, "--samples", 1, *options)
+    assert result.exit_code == 0, result.output
+    latex = (run / "report" / "tables" / "accuracy-small-a-on-shapes.tex").read_text(encoding="utf-8")
+    assert "& All & Rel. \\% \\\\" in latex
+    assert "gale, published & 12.5 & -- \\\\" in latex
+    for option, value, said in (
+        ("--columns", "Al", "no main table has a column 'Al'"),
+        ("--published", "no.yaml", "no.yaml"),
+    ):
+        refused = cli("report", run, "--samples", 1, option, value)
+        assert refused.exit_code == 1
+        assert said in refused.stderr
 
 
 MARK = """
