@@ -286,9 +286,12 @@ def test_papers_name_methods_by_title_and_citation(all_findings):
     labels, references = method_labels(comparisons)
     assert labels["gsp"] == MethodLabel("GSP & co (gsp)", "gsp")
     assert labels["script"] == MethodLabel("script", None)
-    assert "@misc{gsp,\n  title = {{GSP \\& co}},\n  eprint = {2512.01949}," in references
+    assert "@misc{gsp,\n  key = {GSP \\& co},\n  title = {{GSP \\& co}},\n  eprint = {2512.01949}," in references
     assert "year = {2025}" in references
-    assert "@misc{fastv,\n  title = {{GSP \\& co}},\n  url = {https://example.org/x},\n}" in references
+    assert (
+        "@misc{fastv,\n  key = {GSP \\& co},\n  title = {{GSP \\& co}},\n  url = {https://example.org/x},\n}"
+        in references
+    )
     text = to_latex(accuracy_table(all_findings[0]), LatexStyle(labels))
     assert "GSP \\& co (gsp)~\\cite{gsp}" in text
 

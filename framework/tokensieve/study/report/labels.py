@@ -51,7 +51,8 @@ def method_labels(
 
 
 def _entry(key: str, title: str, paper: str) -> str:
-    fields = {"title": f"{{{escape_latex(title)}}}"}
+    # Without authors, styles sort by `key`.
+    fields = {"key": escape_latex(title), "title": f"{{{escape_latex(title)}}}"}
     found = _ARXIV.search(paper)
     if found is not None:
         fields |= {"eprint": "".join(found.groups()), "archivePrefix": "arXiv", "year": f"20{found.group(1)}"}

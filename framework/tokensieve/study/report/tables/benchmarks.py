@@ -19,6 +19,8 @@ from tokensieve.study.report.published import (
 from tokensieve.study.report.tables.accuracy import all_tokens, block_name
 from tokensieve.study.report.tables.values import RowGroup, Share, Table, TableCell, TableRow, slug
 
+BOUND_ROLES = ("text_only", "oracle", "anti_oracle")
+"""Roles whose rows are below those that are ranked."""
 RELATIVE = "Rel. %"
 """The column with the relative average."""
 
@@ -79,7 +81,7 @@ def _heading(benchmarks: Benchmarks, averages: Sequence[BenchmarkAverage]) -> st
 
 
 def _rows(benchmarks: Benchmarks, averages: Sequence[BenchmarkAverage]) -> tuple[TableRow, ...]:
-    """Return the rows of a group, the highest relative average first."""
+    """Return the rows of a group: the unpruned model, then the highest relative average first, bounds last."""
     ranked = [one for one in averages if one.keep is not None and (one.role == "method" or one.role in CONTROL_ROLES)]
     columns = range(len(benchmarks.comparisons))
     best = [math.inf] * (len(columns) + 1)
@@ -97,8 +99,9 @@ def _rows(benchmarks: Benchmarks, averages: Sequence[BenchmarkAverage]) -> tuple
         cells.append(None if one.relative is None else Share(one.relative, one.relative.estimate >= tops[-1]))
         cells += [f"{one.tokens:.1f}", f"{one.flops / 1e9:.4g}"] if one.whole else [None, None]
         place = -1.0 if one.relative is None else one.relative.estimate
-        lines.append((one.role != "unpruned", -place, TableRow(one.method, tuple(cells), one.role)))
-    return tuple(line for *_, line in sorted(lines, key=lambda entry: entry[:2]))
+        order = (one.role != "unpruned", one.role in BOUND_ROLES, -place)
+        lines.append((order, TableRow(one.method, tuple(cells), one.role)))
+    return tuple(line for _, line in sorted(lines, key=lambda entry: entry[0]))
 
 
 def _score(benchmarks: Benchmarks, one: BenchmarkAverage, column: int) -> float:

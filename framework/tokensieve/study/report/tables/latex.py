@@ -20,14 +20,12 @@ from tokensieve.study.report.tables.values import (
 
 ENVIRONMENTS = {"table": 219.0, "table*": 455.0}
 """The width in points of a column and of a page, in the narrowest usual style (that of ACL)."""
-SIZES = {"footnotesize": 8.0, "scriptsize": 7.0}
-"""The sizes of letters in points, the one that is tried first first."""
+SIZES = {"footnotesize": 4.3, "scriptsize": 4.0}
+"""The width of a digit in points by size of letters, the size that is tried first first; in the widest usual font."""
+TINY = 3.4
+"""The width of a digit of an interval."""
 COLUMN_GAP = 6.0
 """The points between two columns."""
-CHARACTER = 0.52
-"""The width of a digit or letter in the size of the letters; most have a half."""
-TINY = 0.72
-"""The size of intervals in the size of the letters, at most."""
 ROWS = 48
 """The rows of a float, headings included: with its caption it then fits the height of a page."""
 NEW_ROW = "\\\\"
@@ -124,7 +122,8 @@ def _float(
         caption = f"{escape_latex(table.title)}, continued."
     yield f"\\begin{{{environment}}}[tp]"
     yield f"  \\centering\\{size}\\setlength{{\\tabcolsep}}{{{COLUMN_GAP / 2:g}pt}}"
-    yield f"  \\caption{{{caption}}}"
+    # The caption is above the table, where most classes leave no space below it.
+    yield f"  \\setlength{{\\belowcaptionskip}}{{3pt}}\\caption{{{caption}}}"
     if not number:
         yield f"  \\label{{tab:{table.name}}}"
     for place, panel in enumerate(content):
@@ -180,23 +179,18 @@ def escape_latex(text: str) -> str:
 
 def _fitting(table: Table, style: LatexStyle) -> tuple[str, str, list[Table]]:
     """Return the environment, the size of letters, and the panels with which a table is narrow enough."""
-    widths = [
-        _width(column, [line.cells[number] for line in _lines(table)], style)
-        for number, column in enumerate(table.columns)
-    ]
-    longest = max((_characters(group.heading) for group in table.groups), default=0.0)
-    first = max((_characters(_row_label(line, style, plain=True)) for line in _lines(table)), default=0.0)
+    longest = max((len(group.heading) for group in table.groups), default=0)
+    first = max((len(_row_label(line, style, plain=True)) for line in _lines(table)), default=0)
     for environment, space in ENVIRONMENTS.items():
         for size, points in SIZES.items():
-            body = first * points + sum(COLUMN_GAP + width * points for width in widths)
-            if max(body, longest * points) <= space:
+            if max(first * points + sum(_widths(table, style, points)), longest * points) <= space:
                 return environment, size, [table]
     environment, size = "table*", "scriptsize"
-    space, points = ENVIRONMENTS[environment] - first * SIZES[size], SIZES[size]
+    space, widths = ENVIRONMENTS[environment] - first * SIZES[size], _widths(table, style, SIZES[size])
     panels: list[list[int]] = [[]]
     used = 0.0
     for numbers in _together(table.columns):
-        own = sum(COLUMN_GAP + widths[number] * points for number in numbers)
+        own = sum(widths[number] for number in numbers)
         if panels[-1] and used + own > space:
             panels.append([])
             used = 0.0
@@ -216,20 +210,19 @@ def _together(columns: Sequence[str]) -> list[list[int]]:
     return found
 
 
-def _width(heading: str, cells: Sequence[TableCell], style: LatexStyle) -> float:
-    """Return the width of a column, as a multiple of the size of its letters."""
-    parts = [_characters(part) for part in _heading_lines(heading)]
-    return max([*parts, *(_cell_width(cell, style) for cell in cells)])
+def _widths(table: Table, style: LatexStyle, points: float) -> list[float]:
+    """Return the width of each column, with the gap before it, where a digit is so many points wide."""
+    found = []
+    for number, column in enumerate(table.columns):
+        parts = [points * len(part) for part in _heading_lines(column)]
+        parts += [_cell_width(line.cells[number], style, points) for line in _lines(table)]
+        found.append(COLUMN_GAP + max(parts))
+    return found
 
 
-def _cell_width(cell: TableCell, style: LatexStyle) -> float:
+def _cell_width(cell: TableCell, style: LatexStyle, points: float) -> float:
     number, interval = _number_and_interval(cell)
-    return _characters(number) + (TINY * _characters(f" {interval}") if interval and style.intervals else 0.0)
-
-
-def _characters(text: str) -> float:
-    """Return the width of a text, as a multiple of the size of its letters."""
-    return CHARACTER * len(text)
+    return points * len(number) + (TINY * len(f" {interval}") if interval and style.intervals else 0.0)
 
 
 def _with_columns(table: Table, numbers: Sequence[int]) -> Table:
