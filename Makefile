@@ -25,7 +25,7 @@ env: ## the environment alone: made and installed if it is not up to date
 demo: env ## compare methods on the models that are shipped, and write the report (into demo/; QUICK=1 for a small one)
 	OMP_NUM_THREADS=1 "$(BIN)"/tokensieve demo $(if $(QUICK),--quick)
 
-test: lint docs unit ## everything that CI runs: lint, documentation, tests with coverage
+test: lint docs unit ## what everybody runs: lint, documentation, tests
 # The tests look at the site that was built a moment ago; run alone, they build their own.
 test: export TOKENSIEVE_SITE := $(CURDIR)/site
 
@@ -39,11 +39,11 @@ lint: env ## style, types by two checkers, and the never rules of the imports
 
 # One thread per worker: the models are tiny, and threads of several workers would only wait for each other.
 # By scope, so that a module's or a class's fixtures are made once, and a family's laws are seen by one worker.
-unit: env ## the tests with coverage, in parallel (WORKERS=2)
-	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope --cov
+unit: env ## the tests, in parallel (WORKERS=2; COVERAGE=1 measures what they cover, and takes half as long again)
+	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope $(if $(COVERAGE),--cov)
 
-nightly: env ## the widest sweeps, and every property on all its examples (a quarter of an hour)
-	TOKENSIEVE_NIGHTLY=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope -m "nightly or hypothesis"
+nightly: env ## the widest sweeps, and every property on all its examples (half an hour; PART=1/3 is a third)
+	TOKENSIEVE_NIGHTLY=1 TOKENSIEVE_PART=$(PART) OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n $(WORKERS) --dist loadscope -m "nightly or hypothesis"
 
 sweep: env ## random trials of docs/guarantees.md, for MINUTES=10; a failure is printed with its seed
 	OMP_NUM_THREADS=1 "$(BIN)"/python tools/sweep.py --minutes $(or $(MINUTES),10) --out docs/assets/sweeps.json

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 import hypothesis
 import pytest
 import torch
-from effort import covering, examples
+from effort import covering, examples, in_part
 
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=examples(100), derandomize="CI" in os.environ, print_blob=True
@@ -26,7 +26,14 @@ cases of a test run few other lines. What is reported is at most what all cases 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    part = os.environ.get("TOKENSIEVE_PART")
+    if part:
+        # By module or class, which share what is slow to make.
+        groups = [item.nodeid.partition("[")[0].rpartition("::")[0] for item in items]
+        others = [item for item, group in zip(items, groups, strict=True) if not in_part(group, part)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item, group in zip(items, groups, strict=True) if in_part(group, part)]
     wide = defaultdict(list)
     seen = Counter()
     for item in items:

@@ -1,6 +1,7 @@
 """How much is tried every day: a part of a property's examples and of a wide product; all in `make nightly`."""
 
 import os
+import zlib
 from collections import Counter
 from itertools import combinations
 
@@ -10,6 +11,18 @@ NIGHTLY = bool(os.environ.get("TOKENSIEVE_NIGHTLY"))
 def examples(most: int) -> int:
     """Return how many examples to try, of `most`."""
     return most if NIGHTLY else max(10, most // 6)
+
+
+def in_part(name: str, part: str) -> bool:
+    """Return whether a module or class of tests is in a part such as `2/3`: each is in one of three.
+
+    Raises:
+        ValueError: if the part is none, such as `4/3`.
+    """
+    number, _, count = part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"a part is written as 2/3, and '{part}' was given")
+    return zlib.crc32(name.encode()) % int(count) == int(number) - 1
 
 
 def covering(cases: list[dict[str, object]], size: int) -> set[int]:
