@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import html
 import json
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.algebra.markup import table
@@ -31,13 +32,17 @@ from tokensieve.recipes.formulas import (
     strategy_names,
     strip_outer_parentheses,
 )
+from tokensieve.recipes.hub import FILE, HubAddress, card_text, fetch_recipe, foreign_origins, push_files
 from tokensieve.recipes.reader import RecipeReader, read_formula
 from tokensieve.recipes.source import kind_of
 from tokensieve.recipes.validation import find_problem, read_budget_list
+from tokensieve.sites import Site
 from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 
 Positions = Literal["original", "compact"]
+_NO_FILE = "<text>"
+"""Where text comes from that was not in a file."""
 
 
 _Key = TypeVar("_Key")
@@ -66,6 +71,13 @@ class FrozenDict(Mapping[_Key, _Value]):
         return repr(self._content)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """Where stages stand in a file. All are equal, so that a recipe equals one that was read from another file."""
+
+    by_site: Mapping[Site, str] = dataclasses.field(default_factory=dict, compare=False)
+
+
 class Recipe(BaseModel, metaclass=Checked):
     """Stages, each with a site, a formula of strategies and a budget.
 
@@ -89,6 +101,8 @@ class Recipe(BaseModel, metaclass=Checked):
     strategies: Mapping[str, Strategy] = {}
     stages: tuple[Stage, ...]
     budgets: Mapping[int, tuple[Keep, ...]] = {}
+
+    _places: _Places = PrivateAttr(default_factory=_Places)
 
     @classmethod
     def refused(cls, error: ValidationError) -> TokensieveError:
@@ -135,16 +149,17 @@ class Recipe(BaseModel, metaclass=Checked):
 
     @classmethod
     def load(cls, source: str | Path, registry: Registry | None = None, *, keep: object = None) -> Recipe:
-        """Load a recipe: the name of a shipped one, a path to YAML, or a formula such as `gsp & qcsp`.
+        """Load a recipe: the name of a shipped one, a path to YAML, `hub://owner/name`, or a formula like `gsp & qcsp`.
 
         Args:
             source: a text is the name of a shipped recipe if one has it, else the path of a file if there is one,
-                else a formula if it has operators or is the name of a strategy.
+                else a formula if it has operators or is the name of a strategy. `hub://owner/name[@revision]` is the
+                file `recipe.yaml` of a repository on the Hugging Face hub; it is data, and no code is downloaded.
             registry: where names are looked up.
             keep: the budget; needed for a formula, and an override otherwise (one for each stage).
 
         Raises:
-            UnknownRecipeError: if a text is none of the three.
+            UnknownRecipeError: if a text is none of these.
             RecipeError: if it cannot be read, with file and line; or another `TokensieveError` for its parts.
         """
         if not isinstance(source, (str, Path)):
@@ -158,6 +173,11 @@ class Recipe(BaseModel, metaclass=Checked):
         if kind == "name":
             file = registry.recipe(str(source))
             recipe = cls.loads(file.read_text(encoding="utf-8"), registry, source=str(file))
+            # What is found in a shipped recipe is not cured in its file.
+            recipe._places = _Places()
+        elif kind == "hub":
+            address = HubAddress.parse(str(source))
+            recipe = cls._from_file(fetch_recipe(address), registry, f"{address}/{FILE}")
         else:
             recipe = cls._from_file(Path(source), registry)
         return recipe if keep is None else recipe.replace(keep=keep)
@@ -171,22 +191,16 @@ class Recipe(BaseModel, metaclass=Checked):
         return cls.of(select, 1, name=name).replace(keep=keep)
 
     @classmethod
-    def _from_file(cls, path: Path, registry: Registry) -> Recipe:
-        if path.exists() and not path.is_file():
-            raise RecipeError(f"{path} is a folder, a pipe or a device; a recipe is a file")
+    def _from_file(cls, path: Path, registry: Registry, source: str | None = None) -> Recipe:
         try:
-            with path.open(encoding="utf-8") as opened:
-                # One character more than the limit, so that a file without an end is refused as too large.
-                content = opened.read(yaml_lines.LARGEST + 1)
+            content = yaml_lines.file_text(path)
         except FileNotFoundError:
             near = f" Shipped recipes: {listing(registry.recipes)}." if path.parent == Path() else ""
             raise RecipeError(f"there is no file {path}.{near}") from None
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{path} cannot be read: {error}") from None
-        return cls.loads(content, registry, source=str(path))
+        return cls.loads(content, registry, source=source or str(path))
 
     @classmethod
-    def loads(cls, text: str, registry: Registry | None = None, source: str = "<text>") -> Recipe:
+    def loads(cls, text: str, registry: Registry | None = None, source: str = _NO_FILE) -> Recipe:
         """Read a recipe from YAML text.
 
         Raises:
@@ -195,7 +209,7 @@ class Recipe(BaseModel, metaclass=Checked):
         return cls.read(yaml_lines.read(text, source), registry, source)
 
     @classmethod
-    def read(cls, document: yaml_lines.Document, registry: Registry | None = None, source: str = "<text>") -> Recipe:
+    def read(cls, document: yaml_lines.Document, registry: Registry | None = None, source: str = _NO_FILE) -> Recipe:
         """Read a recipe from a YAML document with lines, such as a part of a study's document.
 
         Raises:
@@ -204,9 +218,12 @@ class Recipe(BaseModel, metaclass=Checked):
         reader = RecipeReader(document, registry or default_registry(), source)
         fields = reader.fields(tuple(cls.model_fields))
         try:
-            return cls.model_validate(fields)
+            recipe = cls.model_validate(fields)
         except ValidationError as error:
             raise reader.error(RecipeError, first_mistake(error), error.errors()[0]["loc"]) from None
+        if source != _NO_FILE:
+            recipe._places = _Places(reader.places)
+        return recipe
 
     @classmethod
     def of(
@@ -261,7 +278,14 @@ class Recipe(BaseModel, metaclass=Checked):
             stages = tuple(
                 stage.model_copy(update={"keep": Keep.of(budget)}) for stage, budget in zip(stages, keeps, strict=True)
             )
-        return type(self)(**{**fields, **changes, "stages": stages})
+        changed = type(self)(**{**fields, **changes, "stages": stages})
+        if [stage.at for stage in stages] == [stage.at for stage in self.stages]:
+            changed._places = self._places
+        return changed
+
+    def place(self, site: Site) -> str:
+        """Return file and line of the stage at a site; empty if the recipe was not read from a file."""
+        return self._places.by_site.get(site, "")
 
     # Writing
 
@@ -322,6 +346,42 @@ class Recipe(BaseModel, metaclass=Checked):
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
+
+    def push(
+        self,
+        repo: str,
+        registry: Registry | None = None,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Write the recipe",
+        token: str | None = None,
+    ) -> str:
+        """Write the recipe, and a card that shows it, into a repository of the Hugging Face hub.
+
+        Args:
+            repo: the repository, as `owner/name`; it is made if it is not there.
+            registry: where the origin of strategies is looked up, for the card.
+            private: whether a new repository is private; what its owner's settings say by default.
+            revision: the branch; the main one by default.
+            message: the commit message.
+            token: an access token; by default, that of `hf auth login`.
+
+        Returns:
+            The address with the commit, as `Recipe.load` reads it.
+
+        Raises:
+            RecipeError: if `repo` is no name of a repository, or the hub refuses.
+        """
+        plugins = foreign_origins([stage.select for stage in self.stages], registry or default_registry())
+        about: dict[str, Any] = {"title": self.title or self.name, "paper": self.paper, "digest": self.hash()}
+
+        def files(address: HubAddress) -> dict[str, str]:
+            text = self.dump()
+            return {FILE: text, "README.md": card_text(address, text, self._plan(), plugins=plugins, **about)}
+
+        done = push_files(repo, files, private=private, revision=revision, message=message, token=token)
+        return str(done)
 
     def hash(self) -> str:
         """Return 16 hexadecimal digits that differ for any two recipes that may give different results.

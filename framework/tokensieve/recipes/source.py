@@ -1,4 +1,4 @@
-"""What a text means where a recipe is wanted: the name of a shipped one, a path to YAML, or a formula."""
+"""What a text means where a recipe is wanted: a shipped one, a path, an address on the hub, or a formula."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Literal
 from tokensieve.errors import UnknownRecipeError, did_you_mean, listing
 from tokensieve.plugins.plugin import broken
 from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.hub import SCHEME
 
 _SIGN = re.compile(r"[&|^~()\[\]>\s]")
 """What formulas have, and names and most paths do not."""
 
-Kind = Literal["name", "path", "formula"]
+Kind = Literal["name", "path", "formula", "hub"]
 
 
 def kind_of(text: str, registry: Registry) -> Kind:
     """Return what a text means. The name of a shipped recipe comes first, then a file that is there.
 
     Raises:
-        UnknownRecipeError: if it is none of the three.
+        UnknownRecipeError: if it is none of these.
     """
+    if text.startswith(SCHEME):
+        return "hub"
     if text in registry.recipes:
         return "name"
     if os.path.exists(text) or text.lower().endswith((".yaml", ".yml")):
