@@ -19,7 +19,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def run(script, device, *options, **environment):
     """Run tests of a file in a process of its own, and return what pytest says at the end."""
     # Not measured: kernels are interpreted line by line, which coverage makes thrice as slow.
-    inherited = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+    # Nor does it run a part of the tests only, as this process may.
+    left = ("COVERAGE_PROCESS_CONFIG", "TOKENSIEVE_PART")
+    inherited = {name: value for name, value in os.environ.items() if name not in left}
     ran = subprocess.run(
         [
             sys.executable,
