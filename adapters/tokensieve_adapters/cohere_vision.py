@@ -16,6 +16,12 @@ from tokensieve_adapters._tower import MergedPatchesDecoder, TowerEncoder
 class CohereVisionDecoder(MergedPatchesDecoder):
     """One grid for each tile. Only the prompt's text says which tiles are one image, so each tile counts as one."""
 
+    @property
+    def tokens_per_image(self) -> int:
+        """The number of tokens of a tile."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size // self.merge_size) ** 2
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each tile."""
         return squares([tile.shape[-2] for tile in output.pooler_output], request.get("pixel_values"))

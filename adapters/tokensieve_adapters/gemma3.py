@@ -25,6 +25,11 @@ class Gemma3Decoder(MergedPatchesDecoder):
         vision = self.config.vision_config
         return int(vision.image_size // vision.patch_size // math.isqrt(self.config.mm_tokens_per_image))
 
+    @property
+    def tokens_per_image(self) -> int:
+        """What the config says; a crop of an image counts as an image of its own."""
+        return int(self.config.mm_tokens_per_image)
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each image."""
         require_size(request.get("pixel_values"), self.config.vision_config.image_size)

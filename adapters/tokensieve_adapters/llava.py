@@ -18,6 +18,12 @@ from tokensieve_adapters._tower import NUM_CLASS_TOKENS, PatchTokenEncoder, Towe
 class LlavaDecoder(TowerDecoder):
     """One square grid of patches for each image, one placeholder for each patch."""
 
+    @property
+    def tokens_per_image(self) -> int:
+        """The number of patches."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size) ** 2
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a square grid for each image."""
         return squares([image.shape[-2] for image in output.pooler_output], request.get("pixel_values"))

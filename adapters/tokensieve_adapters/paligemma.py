@@ -17,6 +17,12 @@ from tokensieve_adapters._tower import PatchTokenEncoder, TowerDecoder
 class PaliGemmaDecoder(TowerDecoder):
     """One square grid for each image. Position ids begin at 1."""
 
+    @property
+    def tokens_per_image(self) -> int:
+        """The number of patches."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size) ** 2
+
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: a grid for each image."""
         vision = self.config.vision_config

@@ -27,8 +27,9 @@ if _TYPE_CHECKING:
     from tokensieve.models.encoder import Encoder
     from tokensieve.plugins.hookspecs import hookimpl
     from tokensieve.plugins.registry import Registry, default_registry
+    from tokensieve.recipes.findings import Finding
     from tokensieve.recipes.recipe import Recipe
-    from tokensieve.recipes.review import Finding, review
+    from tokensieve.recipes.review import review
     from tokensieve.recipes.schema import schema
     from tokensieve.sites import Site
     from tokensieve.stage import Stage
@@ -89,7 +90,7 @@ _HOMES = {
     "Evidence": "tokensieve.evidence",
     "Explanation": "tokensieve.cost.explanation",
     "Expression": "tokensieve.composers.expression",
-    "Finding": "tokensieve.recipes.review",
+    "Finding": "tokensieve.recipes.findings",
     "Keep": "tokensieve.algebra.budget",
     "Merger": "tokensieve.strategy",
     "PromptHeads": "tokensieve.evidence",

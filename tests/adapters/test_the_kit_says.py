@@ -9,6 +9,7 @@ import torch
 import tokensieve as ts
 from tokensieve.testing import AdapterConformance
 from tokensieve.testing.adapters.kit import Kit
+from tokensieve.testing.prompts import Prompts
 from tokensieve_adapters._tower import PatchTokenEncoder
 from tokensieve_adapters.llava import LlavaAdapter, LlavaDecoder
 
@@ -147,3 +148,10 @@ def test_a_fault_is_explained(law, kit, monkeypatch):
 
 def test_there_is_a_fault_for_every_law():
     assert {f"test_{name}" for name in FAULTS} == {law.values[0] for law in laws()}
+
+
+def test_a_number_of_tokens_that_is_not_that_of_the_layout(monkeypatch):
+    monkeypatch.setattr(LlavaDecoder, "tokens_per_image", 35)
+    model = LlavaAdapter.tiny()
+    with pytest.raises(AssertionError, match="`tokens_per_image` is 35, and images have 36, 36 tokens by `layout`"):
+        Prompts(model, LlavaAdapter(model)).row([2, ("image", 1), 3, ("image", 2)])

@@ -291,7 +291,7 @@ def test_check_with_a_model_knows_its_sites(cli, checkpoint, recipe):
         assert f"│ {sites} " in result.stdout
     result = cli("check", recipe(at="decoder.9"), "--model", checkpoint)
     assert result.exit_code == 1
-    assert "error at decoder.9: llava has no decoder.9; it offers decoder.0 ... decoder.3" in result.stdout
+    assert "error at decoder.9: llava has no such site; it offers decoder.0 ... decoder.3" in result.stdout
     assert result.stdout.splitlines()[-1] == "1 error"
 
 

@@ -223,7 +223,7 @@ def test_evidence_that_the_model_lacks(cli, recipe, checkpoint):
 def test_a_picture_of_a_stage_deeper_than_any_example(cli, recipe):
     result = cli("show", recipe(at="encoder.23"), "--image", PHOTO)
     assert result.exit_code == 1
-    assert "llava has no encoder.23; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.2" in result.stderr
+    assert "llava has no such site; it offers decoder.0 ... decoder.3, encoder.0 ... encoder.2" in result.stderr
 
 
 def test_a_picture_of_patches_that_are_no_tokens(recipe):

@@ -60,11 +60,39 @@ def test_ranges_that_overlap_or_meet():
 
 def test_a_recipe_is_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
-    for path in (tmp_path / "pipe.yaml", tmp_path, "/dev/zero", "/dev/null"):
-        with pytest.raises(RecipeError, match="is a folder, a pipe or a device"):
+    pipe = "is a pipe or a device: write its content to a file, and name that"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path, said in (
+        (tmp_path / "pipe.yaml", pipe),
+        ("/dev/zero", pipe),
+        ("/dev/null", pipe),
+        (tmp_path, f"is a folder: name a file in it, such as {tmp_path}/pipe.yaml"),
+        (empty, "is a folder: name a file in it; there is no .yaml in it"),
+    ):
+        with pytest.raises(RecipeError, match=said):
             Recipe.load(path)
-        with pytest.raises(StudyError, match="it is a folder, a pipe or a device"):
+        with pytest.raises(StudyError, match=said):
             Study.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"the file is empty; write at least `{least}:.*:1\)$"),
+        (b"# nothing\n", r"the file is empty; write at least `{least}:.*:1\)$"),
+        (b"name: \xfc\n", r"is no UTF-8 text \(it holds the byte 0xfc\): save it as UTF-8 text"),
+        ("name: x\n".encode("utf-16"), r"is no UTF-8 text \(it holds the byte 0xff\): save it as UTF-8 text"),
+        ("name: x\n".encode("utf-16-le"), r"U\+0000 cannot stand in YAML; remove it, or save the file as UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_text_of_yaml(tmp_path, content, said):
+    file = tmp_path / "x.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError, match=said.replace("{least}", "stages")):
+        Recipe.load(file)
+    with pytest.raises(StudyError, match=said.replace("{least}", "models")):
+        Study.load(file)
 
 
 @pytest.mark.parametrize("number", HUGE)

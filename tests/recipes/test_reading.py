@@ -253,7 +253,7 @@ def test_line_endings_and_letters(tmp_path):
     file.write_bytes(GOOD.replace("name: x", "name: café").replace("\n", "\r\n").encode())
     assert Recipe.load(file, REGISTRY).name == "café"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="is no UTF-8 text"):
         Recipe.load(file, REGISTRY)
 
 

@@ -14,8 +14,9 @@ from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeName, open_registry, parse_budgets
 from tokensieve.models.adapter import Adapter
+from tokensieve.recipes.findings import Finding
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.recipes.review import Finding, review
+from tokensieve.recipes.review import review
 from tokensieve.stage import Stage
 from tokensieve.strategy import Strategy
 

@@ -251,6 +251,11 @@ class Decoder(ABC):
         return new
 
     @property
+    def tokens_per_image(self) -> int | None:
+        """The number of visual tokens of every image; None if it depends on the image, or the model takes videos."""
+        return None
+
+    @property
     def vision_layers(self) -> Sequence[nn.Module]:
         """The vision tower's layers; empty if their patches cannot be mapped to tokens."""
         known = not self.vision_model_types or self.config.vision_config.model_type in self.vision_model_types

@@ -55,6 +55,12 @@ class RecipeReader:
         self._document = document
         self._registry = registry
         self._source = source
+        self._places: dict[Site, str] = {}
+
+    @property
+    def places(self) -> Mapping[Site, str]:
+        """File and line of every stage, once `fields` has read them; the stages of a range have the same."""
+        return self._places
 
     def fields(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the fields of the recipe, with `strategies`, `stages` and `budgets` as objects.
@@ -77,6 +83,7 @@ class RecipeReader:
             last = expanded[-1][1].at if expanded else None
             expanded += [(i, stage) for stage in self._stages(entry, i, operands, last)]
         stages = tuple(stage for _, stage in expanded)
+        self._places = {stage.at: self._place(("stages", i)) for i, stage in expanded}
         budgets = self._budgets(data.get("budgets"))
         problem = find_problem(operands, stages, budgets)
         if problem is not None:
@@ -89,7 +96,10 @@ class RecipeReader:
 
     def error(self, kind: type[TokensieveError], message: str, path: yaml_lines.Path) -> TokensieveError:
         """Return an error whose message ends in the file and line of `path`."""
-        return kind(f"{message[:1800]}  ({self._source}:{self._document.line(tuple(path))})")
+        return kind(f"{message[:1800]}  ({self._place(path)})")
+
+    def _place(self, path: yaml_lines.Path) -> str:
+        return f"{self._source}:{self._document.line(tuple(path))}"
 
     def _operands(self, data: object) -> dict[str, Strategy]:
         if data is None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tokensieve.algebra.budget import Keep
+from tokensieve.algebra.budget import Keep, count
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe, draw
 from tokensieve.composers.expression import Best, Expression, Reading
@@ -20,38 +19,17 @@ from tokensieve.errors import RecipeError, listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.recipes.findings import Finding, by_range
 from tokensieve.recipes.formulas import distinct_strategies, format_formula
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 from tokensieve.stage import Stage
 from tokensieve.strategy import Chooser, Scorer, Strategy
 
-Level = Literal["error", "warning", "note"]
 Writer = Callable[[Expression], str]
 """Writes an expression as a formula."""
 _MAX_SIZE = 8192
 """The largest group size that is tried."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A finding about one stage of a recipe.
-
-    Attributes:
-        level: `error` if the recipe cannot run, `warning` if it runs but probably does not do what its author meant,
-            `note` for other remarks.
-        site: the site of the stage.
-        message: what was found, and what to do.
-        missing_evidence: whether the error is that evidence is not available at the site.
-    """
-
-    level: Level
-    site: str
-    message: str
-    missing_evidence: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.level} at {self.site}: {self.message}"
 
 
 def find_errors(recipe: Recipe, adapter: Adapter) -> list[Finding]:
@@ -63,7 +41,7 @@ def find_errors(recipe: Recipe, adapter: Adapter) -> list[Finding]:
     """
     written = _writer(recipe)
     findings = [finding for stage in recipe.stages for finding in _evidence_findings(written, stage, adapter)]
-    return list(dict.fromkeys([*findings, *_refusal_findings(recipe, adapter)]))
+    return _told(recipe, [*findings, *_refusal_findings(recipe, adapter)])
 
 
 def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
@@ -83,7 +61,10 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         raise RecipeError(f"review takes a Recipe, not {recipe!r}; Recipe.load reads names, paths and formulas")
     findings = []
     written = _writer(recipe)
-    budgets = _budget_findings(recipe)
+    budgets = [
+        found or beyond
+        for found, beyond in zip(_budget_findings(recipe), _findings_of_sizes(recipe, adapter), strict=True)
+    ]
     # Formulas are tried once, however many sites they stand at.
     formulas: dict[Stage, list[Finding]] = {}
     for stage, budget in zip(recipe.stages, budgets, strict=True):
@@ -95,8 +76,12 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         findings += [replace(finding, site=str(stage.at)) for finding in formulas[anywhere]]
     if adapter is not None:
         findings += _refusal_findings(recipe, adapter)
-    # Missing evidence of an operand that occurs twice is one finding.
-    return list(dict.fromkeys(findings))
+    return _told(recipe, findings)
+
+
+def _told(recipe: Recipe, findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings with file and line of their stages, each once: also that of an operand that occurs twice."""
+    return by_range(replace(finding, place=recipe.place(Site.of(finding.site))) for finding in findings)
 
 
 def _writer(recipe: Recipe) -> Writer:
@@ -118,7 +103,7 @@ def _evidence_findings(written: Writer, stage: Stage, adapter: Adapter | None) -
     at = str(stage.at)
     if adapter is not None and stage.at not in adapter.sites():
         sites = _site_ranges(adapter)
-        return [Finding("error", at, f"{adapter.name} has no {at}; it offers {sites}")]
+        return [Finding("error", at, f"{adapter.name} has no such site; it offers {sites}")]
     offered = adapter.offers(stage.at) if adapter is not None else _evidence_of_any_model(stage.at)
     findings = []
     for expression in (stage.select, stage.by):
@@ -127,7 +112,7 @@ def _evidence_findings(written: Writer, stage: Stage, adapter: Adapter | None) -
             for kind in sorted(missing):
                 who = written(part) if isinstance(part, Strategy) else getattr(part, "name", "it")
                 where = _sites_with(kind, adapter)
-                said = f"'{who}' needs {kind}, which {at} does not offer; {where}"
+                said = f"'{who}' needs {kind}, which is not offered there; {where}"
                 findings.append(Finding("error", at, said, missing_evidence=True))
     if adapter is None and Evidence.QUERY in stage.needs:
         findings.append(
@@ -147,7 +132,7 @@ def _evidence_of_any_model(site: Site) -> frozenset[Evidence]:
 
 def _sites_with(kind: Evidence, adapter: Adapter | None) -> str:
     if adapter is None:
-        return "decoder.1 and deeper do" if kind in DECODER_EVIDENCE else "decoder sites do"
+        return "decoder.1 and deeper offer it" if kind in DECODER_EVIDENCE else "decoder sites offer it"
     sites = [site for site in adapter.sites() if kind in adapter.offers(site)]
     if not sites:
         return f"{adapter.name} offers it nowhere"
@@ -187,6 +172,31 @@ def _budget_findings(recipe: Recipe) -> list[list[Finding]]:
         if count and (not earlier or count < (earlier[-1].keep.count or 0)):
             earlier.append(stage)
     return found
+
+
+def _findings_of_sizes(recipe: Recipe, adapter: Adapter | None) -> list[list[Finding]]:
+    """Return, for every stage, that it keeps all tokens, where the model has equally many of every picture."""
+    decoder = adapter.decoder if adapter is not None else None
+    # How many tokens of a picture enter the next stage, as far as that is known.
+    entering = decoder.tokens_per_image if decoder is not None else None
+    prunes_prompt = adapter is not None and adapter.encoder is not None and adapter.encoder.prunes_prompt
+    found: list[list[Finding]] = []
+    for stage in recipe.stages:
+        known = entering if stage.per != "sample" and (stage.at.part == "decoder" or prunes_prompt) else None
+        found.append(_findings_of_size(stage, known))
+        if stage.at.part == "decoder" or prunes_prompt:
+            entering = None if known is None or stage.keep.auto else count(stage.keep, known)
+    return found
+
+
+def _findings_of_size(stage: Stage, entering: int | None) -> list[Finding]:
+    kept = stage.keep.count
+    if entering is None or kept is None or kept < entering:
+        return []
+    at, said = str(stage.at), f"keeps {kept} of the {entering} visual tokens that a picture has there"
+    if kept == entering:
+        return [Finding("note", at, f"{said}, so it changes nothing")]
+    return [Finding("warning", at, f"{said}, so nothing is pruned; keep fewer, such as {max(1, entering // 9)} or 1/9")]
 
 
 def _formula_findings(written: Writer, stage: Stage) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -70,12 +71,43 @@ for _sign, _resolvers in _Loader.yaml_implicit_resolvers.items():
 _ALLOWED_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")}
 
 
-def read(text: str, source: str) -> Document:
+def file_text(path: pathlib.Path) -> str:
+    """Return the text of a file of YAML; of one that is too large, as much as `read` needs to refuse it.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        RecipeError: if it is no file, or no text.
+    """
+    if path.is_dir():
+        inside = sorted(one.name for one in path.glob("*.y*ml"))
+        such = f", such as {path / inside[0]}" if inside else "; there is no .yaml in it"
+        raise RecipeError(f"{path} is a folder: name a file in it{such}")
+    if path.exists() and not path.is_file():
+        raise RecipeError(f"{path} is a pipe or a device: write its content to a file, and name that")
+    try:
+        with path.open(encoding="utf-8") as opened:
+            # One character more than the limit, so that a file without an end is refused as too large.
+            return opened.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise RecipeError(f"{path} is no UTF-8 text (it holds the byte 0x{byte:02x}): save it as UTF-8 text") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}") from None
+
+
+LEAST = "`stages:` and below it `- {at: decoder.0, select: gsp, keep: 64}`"
+"""What a recipe must hold."""
+
+
+def read(text: str, source: str, least: str = LEAST) -> Document:
     """Read one YAML document.
 
     Args:
         text: the document.
         source: its path, for messages.
+        least: what it must hold, for messages.
 
     Raises:
         RecipeError: if it is not YAML, is too large or too deep, or uses tags, anchors, aliases,
@@ -90,7 +122,8 @@ def read(text: str, source: str) -> Document:
     except ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
         raise RecipeError(
-            f"the character U+{error.character:04X} cannot stand in YAML; remove it  ({source}:{line})"
+            f"the character U+{error.character:04X} cannot stand in YAML; remove it, or save the file as UTF-8 text  "
+            f"({source}:{line})"
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -98,7 +131,7 @@ def read(text: str, source: str) -> Document:
         problem = getattr(error, "problem", None) or str(error).split("\n")[0]
         raise RecipeError(f"this is not YAML: {_cure(problem)}  ({source}:{line})") from None
     if node is None:
-        raise RecipeError(f"the file is empty  ({source}:1)")
+        raise RecipeError(f"the file is empty; write at least {least}  ({source}:1)")
     return Document(_build(node, (), lines, source), lines)
 
 
@@ -182,7 +215,9 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], source: str) -> 
             key = _integer(key_node.value, source, at) if numbered else str(key_node.value)
             if key in mapping:
                 first = lines[(*path, key)]
-                raise RecipeError(f"'{key}' stands here a second time (first at line {first})  ({source}:{at})")
+                raise RecipeError(
+                    f"'{key}' stands here a second time (first at line {first}); remove one of the two  ({source}:{at})"
+                )
             lines[(*path, key)] = at
             mapping[key] = _build(value_node, (*path, key), lines, source)
         return mapping

@@ -101,6 +101,11 @@ class Prompts:
         require(
             len(layouts) == len(seeds), f"`layout` returns {len(layouts)} layouts for {len(seeds)} {name}s of a prompt"
         )
+        said, found = self.decoder.tokens_per_image, [len(layout) for layout in layouts]
+        require(
+            said is None or set(found) == {said},
+            f"`tokens_per_image` is {said}, and {name}s have {', '.join(map(str, found))} tokens by `layout`",
+        )
         return layouts
 
     def _placed(self, modality: Modality, layout: Tensor) -> list[int]:

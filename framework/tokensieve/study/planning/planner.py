@@ -139,7 +139,7 @@ class ModelPlanner:
                     if finding.level == "error":
                         raise StudyError(
                             f"recipe '{method.name}' cannot run on model '{self._opened.model.name}' at keep {budget}: "
-                            f"{finding}{location}"
+                            f"{finding}{'' if finding.place else location}"
                         )
                     if finding.level == "warning":
                         self._plan.notes.append(f"recipe '{method.name}': {finding}")

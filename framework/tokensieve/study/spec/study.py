@@ -19,6 +19,7 @@ from tokensieve.study.spec.entries import NAME, ControlSettings, MethodEntry, Mo
 from tokensieve.study.spec.overrides import apply_override
 from tokensieve.study.spec.reader import StudyReader
 
+_LEAST = "`models: [world-llava]`, `recipes: [gsp]`, `keep: [64]` and `tasks: [world]`"
 CELL_TIMEOUT = 86_400.0
 """The seconds that a cell may take where a study says nothing: a day.
 
@@ -89,16 +90,12 @@ class Study(BaseModel):
         Raises:
             TokensieveError: a `StudyError` or another kind, which names the mistake with file and line.
         """
-        if Path(path).exists() and not Path(path).is_file():
-            raise StudyError(f"{path} cannot be read: it is a folder, a pipe or a device, and a study is a file")
         try:
-            with Path(path).open(encoding="utf-8") as opened:
-                # One character more than is allowed, so that an endless file is refused as too large.
-                text = opened.read(yaml_lines.LARGEST + 1)
+            text = yaml_lines.file_text(Path(path))
         except FileNotFoundError:
             raise StudyError(f"there is no study {path}; name a YAML file of models, recipes, keep and tasks") from None
-        except (OSError, ValueError) as error:
-            raise StudyError(f"{path} cannot be read: {error}") from None
+        except RecipeError as error:
+            raise StudyError(str(error)) from None
         return cls.loads(text, registry, str(path), settings)
 
     @classmethod
@@ -113,7 +110,7 @@ class Study(BaseModel):
             TokensieveError: a `StudyError` or another kind, which names the mistake with file and line.
         """
         try:
-            document = yaml_lines.read(text, source)
+            document = yaml_lines.read(text, source, _LEAST)
         except RecipeError as error:
             raise StudyError(str(error)) from None
         if isinstance(document.data, dict):
