@@ -6,7 +6,7 @@ TokensieveError
 ├── ScoreError               a strategy returned NaN, a wrong shape or a wrong order
 ├── BudgetError              a `keep` that is no budget (also a ValueError)
 ├── FormulaError             a formula that cannot be read
-├── SettingError             a setting that a strategy does not have or take (also a ValueError)
+├── SettingError             a setting that a strategy or task does not have or take (also a ValueError)
 ├── RecipeError              a recipe file or value that cannot be used
 ├── UnknownNameError         a name nobody registered
 │   ├── UnknownStrategyError
@@ -57,7 +57,7 @@ class FormulaError(TokensieveError, ValueError):
 
 
 class SettingError(TokensieveError, ValueError):
-    """A setting that a strategy does not have, or a value that it does not take."""
+    """A setting that a strategy or a task does not have, or a value that it does not take."""
 
 
 class RecipeError(TokensieveError):
@@ -155,6 +155,12 @@ _LIMITS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "
     "less_than_equal": ("at most", "le"),
 }
 
+_LENGTHS = {
+    f"{kind}too_{end}": (said, key, what)
+    for kind, what in (("", ("entry", "entries")), ("string_", ("sign", "signs")))
+    for end, said, key in (("short", "at least", "min_length"), ("long", "at most", "max_length"))
+}
+
 
 def cure_of(detail: Mapping[str, Any]) -> str:
     """Return what to write in place of what pydantic found wrong, in words of this library."""
@@ -162,6 +168,10 @@ def cure_of(detail: Mapping[str, Any]) -> str:
     kind, given = str(detail["type"]), detail.get("input")
     if kind in _NOT_GIVEN:
         return _NOT_GIVEN[kind]
+    if kind in _LENGTHS:
+        said, key, (one, many) = _LENGTHS[kind]
+        number = int(detail["ctx"][key])
+        return f"it has {said} {number} {one if number == 1 else many}"
     if kind in _LIMITS:
         said, key = _LIMITS[kind]
         return f"it is {said} {detail['ctx'][key]}"
@@ -203,6 +213,12 @@ def text_of(error: BaseException) -> str:
     # Whatever the other one is, also SystemExit: the first one is to be told.
     except BaseException as other:
         return f"its text cannot be read, because of a {type(other).__name__}"
+
+
+def brief(thing: object) -> str:
+    """Return what stands for a thing in a message: how it is written, or its class where that is long."""
+    text = f"the class {thing.__name__}" if isinstance(thing, type) else repr(thing)
+    return text if len(text) <= 60 and "\n" not in text and " object at 0x" not in text else f"a {type(thing).__name__}"
 
 
 def short_message(error: BaseException) -> str:

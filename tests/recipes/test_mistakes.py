@@ -1,8 +1,14 @@
 """Mistakes that people make in recipes and in calls: each message names the place and the cure, in one paragraph."""
 
+from pathlib import Path
+
 import pytest
+from torch.nn import Linear
 
 import tokensieve as ts
+from tokensieve.study.spec.entries import TaskEntry
+from tokensieve.tasks.jsonl import VqaJsonl
+from tokensieve.tasks.world import World
 from tokensieve_strategies import GSP, QCSP, Norm, VisPruner
 
 # The recipe, what the message says to do, and the line that it names.
@@ -181,6 +187,29 @@ CALLED = [
     (lambda: ts.explain("gsp", "world-llava"), "takes a model or its adapter"),
     (lambda: ts.Keep.of(None), "a budget is a count"),
     (lambda: ts.Site.of(None), "a site is decoder.K"),
+    (lambda: ts.prune("gsp", Linear(2, 2)), "Linear is a model where a recipe is wanted; the model comes first"),
+    (lambda: ts.prune("gsp & qcsp", Linear(2, 2), keep=4), "the model comes first"),
+    (lambda: ts.install("gsp", Linear(2, 2)), "the model comes first"),
+    (lambda: ts.explain(Linear(2, 2), "gsp"), "the model comes first"),
+    (lambda: ts.prune("gsp", object()), "The model comes first: prune(model, recipe)"),
+    (lambda: ts.prune(Linear(2, 2), ["gsp"]), "['gsp'] is no recipe; pass a Recipe"),
+    (lambda: ts.prune("/no/dir", "gsp"), "load it first: AutoModelForImageTextToText.from_pretrained('/no/dir')"),
+    (lambda: ts.prune(Path("dir"), "gsp"), "load it first: AutoModelForImageTextToText.from_pretrained('dir')"),
+    (lambda: ts.prune("world-llava", "gsp"), "from_pretrained(default_registry().checkpoint('world-llava').folder)"),
+    (lambda: ts.prune(Linear, "gsp"), "the class Linear is no model"),
+    (lambda: ts.prune(None, "gsp"), "None is no model"),
+    (lambda: ts.prune(Linear(2, 2), "gsp", keep=-4), "-4 is not between 1 and"),
+    (lambda: ts.review(ts.Recipe.load("gsp"), "world-llava"), "default_registry().adapter_for(model)"),
+    (lambda: ts.review(ts.Recipe.load("gsp"), Linear(2, 2)), "default_registry().adapter_for(model)"),
+    (lambda: World(pictres=3), "Did you mean 'pictures'?"),
+    (lambda: World(pictures="a"), "the task 'world': pictures is 'a': write a whole number"),
+    (lambda: World(pictures=0), "it is at least 1"),
+    (lambda: World(split="tests"), "Did you mean 'test'?"),
+    (lambda: World(types=["colour"]), "there are"),
+    (lambda: World(3), "takes its settings by name: density, first"),
+    (lambda: VqaJsonl(), "the task 'vqa_jsonl': path: it has no default, so give a value"),
+    (lambda: VqaJsonl(path="x.jsonl", metric="exakt"), "Did you mean 'exact'?"),
+    (lambda: TaskEntry.of({"use": "world", "pictres": 3}).build(ts.default_registry()), "Did you mean 'pictures'?"),
 ]
 
 

@@ -129,8 +129,8 @@ def test_defaults(registry):
         ("    stages:", "    at: decoder.1\n    stages:", "'at' stands beside stages", 16),
         ("keep: [1/3, 64", "keep: [1/3, auto", "a study's budget", 19),
         ("  - colours", "  - colors", "no task is named 'colors'", 21),
-        ("questions: 100", "questions: many", "questions: write a whole number", 22),
-        ("questions: 100", "question: 100", "question: there is no setting of this name", 22),
+        ("questions: 100", "questions: many", "questions is 'many': write a whole number", 22),
+        ("questions: 100", "question: 100", "Did you mean 'questions'?", 22),
         ("name: many", "name: colours", "two of the tasks are named 'colours'", 22),
         ("seeds: [5]", "seeds: []", "seeds is []", 23),
         ("batch: 3", "batch: 0", "batch is 0", 24),
@@ -170,7 +170,7 @@ def test_budgets_of_models_are_enough(registry):
 def test_files_that_are_none(registry, tmp_path):
     with pytest.raises(StudyError, match="there is no study"):
         Study.load(tmp_path / "none.yaml", registry)
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(StudyError, match="is a folder: name a file in it"):
         Study.load(tmp_path, registry)
     for text in ("- a list\n", "models: [\n", ""):
         (tmp_path / "s.yaml").write_text(text, encoding="utf-8")

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pydantic import ValidationError
 
-from tokensieve.errors import TaskError
+from tokensieve.errors import SettingError, TaskError
 from tokensieve.tasks import Answer
 from tokensieve.tasks.fidelity import Fidelity, divergence
 
@@ -58,12 +57,12 @@ def test_folders_without_pictures(tmp_path):
             "answer_agreement or top1_agreement, not 'top1_agree'. Did you mean 'top1_agreement'?",
         ),
         ({"metric": "kl"}, "not 'kl'"),
-        ({"prompts": []}, "at least 1 item"),
-        ({"prompts": [""]}, "at least 1 character"),
+        ({"prompts": []}, "it has at least 1 entry"),
+        ({"prompts": [""]}, "it has at least 1 sign"),
     ],
 )
 def test_settings_that_do_not_fit(given, part):
-    with pytest.raises(ValidationError) as raised:
+    with pytest.raises(SettingError) as raised:
         Fidelity(images="pictures", **given)
     assert part in str(raised.value)
 

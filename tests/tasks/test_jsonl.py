@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
-from tokensieve.errors import TaskError, UnknownTaskError
+from tokensieve.errors import SettingError, TaskError, UnknownTaskError
 from tokensieve.tasks import Answer
 from tokensieve.tasks.base import columns
 from tokensieve.tasks.jsonl import SHORT, VqaJsonl
@@ -80,13 +79,13 @@ def test_the_usual_prompts(write):
         ({"ocr": True, "prompt": "{question}"}, "ocr is True, and the prompt '{question}' says otherwise"),
         ({"prompt": "{question}{ocr}"}, "ocr is False"),
         ({"prompt": "{question}{choices}"}, "lists choices, but the metric is 'exact'"),
-        ({"subset": 0}, "greater than or equal to 1"),
-        ({"longest": 0}, "greater than or equal to 1"),
-        ({"pfad": "x"}, "pfad"),
+        ({"subset": 0}, "it is at least 1"),
+        ({"longest": 0}, "it is at least 1"),
+        ({"pfad": "x"}, "the task 'vqa_jsonl' has no parameter 'pfad'; it has frames, images"),
     ],
 )
 def test_settings_that_do_not_fit(given, part):
-    with pytest.raises(ValidationError) as raised:
+    with pytest.raises(SettingError) as raised:
         VqaJsonl(**{"path": "asked.jsonl", **given})
     assert all(piece in str(raised.value) for piece in part.split(".*"))
 

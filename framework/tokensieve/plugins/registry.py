@@ -195,7 +195,7 @@ class Registry:
             RefusedError: if the one that matches is of a family that cannot be pruned, or the model is compiled as a
                 whole.
         """
-        model = unwrap(model, lambda module: self._matching(module)[0])
+        model = unwrap(model, lambda module: self._matching(module)[0], self._checkpoints)
         matching, failed = self._matching(model)
         kind = type(model).__name__
         model_type = getattr(getattr(model, "config", None), "model_type", None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from pathlib import Path
 
 from torch import nn
 
-from tokensieve.errors import RefusedError, UnsupportedModelError, listing
+from tokensieve.errors import RefusedError, UnsupportedModelError, brief, listing
 from tokensieve.models.adapter import Adapter
 
 Matching = Callable[[nn.Module], list[type[Adapter]]]
@@ -15,7 +16,7 @@ Matching = Callable[[nn.Module], list[type[Adapter]]]
 _COMPILED = "_orig_mod"
 
 
-def unwrap(model: object, matching: Matching) -> nn.Module:
+def unwrap(model: object, matching: Matching, shipped: Container[str] = ()) -> nn.Module:
     """Return the model inside a wrapper, or the model itself.
 
     Wrappers may forward attributes of the model, so that an adapter matches them as well. Whatever a wrapper calls, it
@@ -24,6 +25,7 @@ def unwrap(model: object, matching: Matching) -> nn.Module:
     Args:
         model: a model, a wrapper of one, or an object with one as its `model`, such as a pipeline.
         matching: the adapters that match a module.
+        shipped: the names of shipped checkpoints, which are no models but can be loaded.
 
     Raises:
         UnsupportedModelError: if there is no model, or several are inside.
@@ -33,8 +35,7 @@ def unwrap(model: object, matching: Matching) -> nn.Module:
         inside = getattr(model, "model", None)
         if not isinstance(inside, nn.Module):
             raise UnsupportedModelError(
-                f"{_brief(model)} is no model, and has none as its attribute 'model'; pass a model of transformers or "
-                "timm, or a pipeline"
+                f"{brief(model)} is no model, and has none as its attribute 'model'; {_cure(model, shipped)}"
             )
         model = inside
     path: list[str] = []
@@ -73,6 +74,11 @@ def _is_wrapped(outer: nn.Module, inner: nn.Module, kind: type[Adapter]) -> bool
     return {id(one) for one in outer.parameters()} <= {id(one) for one in inner.parameters()}
 
 
-def _brief(thing: object) -> str:
-    text = repr(thing)
-    return text if len(text) <= 60 else f"a {type(thing).__name__}"
+def _cure(thing: object, shipped: Container[str]) -> str:
+    if isinstance(thing, (str, Path)):
+        name = repr(str(thing))
+        folder = f"default_registry().checkpoint({name}).folder" if str(thing) in shipped else name
+        return f"load it first: AutoModelForImageTextToText.from_pretrained({folder}) of transformers"
+    if isinstance(thing, type):
+        return f"pass an instance of it, such as {thing.__name__}.from_pretrained(folder)"
+    return "pass a model of transformers or timm, or a pipeline"

@@ -8,7 +8,7 @@ from typing import Literal
 from torch.nn import Module
 
 from tokensieve.composers.expression import Expression
-from tokensieve.errors import RecipeError
+from tokensieve.errors import RecipeError, brief
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 
@@ -44,7 +44,8 @@ def meant(
         raise RecipeError(f"{type(given).__name__} is a model where a recipe is wanted; the model comes first")
     if not isinstance(given, Recipe):
         raise RecipeError(
-            f"{given!r} is no recipe; pass a Recipe, the name of a shipped one, a path, or a formula with keep="
+            f"{brief(given)} is no recipe; pass a Recipe, the name of a shipped one, a path, or a formula with keep=. "
+            "The model comes first: prune(model, recipe)"
         )
     if keep is not None:
         given = given.replace(keep=keep)

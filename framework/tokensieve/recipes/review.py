@@ -15,7 +15,7 @@ from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe, draw
 from tokensieve.composers.expression import Best, Expression, Reading
 from tokensieve.composers.selection import select
-from tokensieve.errors import RecipeError, listing
+from tokensieve.errors import RecipeError, brief, listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
@@ -55,10 +55,14 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         adapter: the adapter of the model; without one, what depends on the model is a note.
 
     Raises:
-        RecipeError: if it is given no recipe.
+        RecipeError: if it is given no recipe, or no adapter.
     """
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"review takes a Recipe, not {recipe!r}; Recipe.load reads names, paths and formulas")
+        raise RecipeError(f"review takes a Recipe, not {brief(recipe)}; Recipe.load reads names, paths and formulas")
+    if adapter is not None and not isinstance(adapter, Adapter):
+        raise RecipeError(
+            f"review takes the adapter of a model, not {brief(adapter)}: default_registry().adapter_for(model)"
+        )
     findings = []
     written = _writer(recipe)
     budgets = [

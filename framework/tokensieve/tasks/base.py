@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from tokensieve.composers.settings import Checked, unknown_setting
+from tokensieve.errors import SettingError, first_mistake
 from tokensieve.models.pictures import ImageOrVideo, Video
 
 
@@ -54,7 +56,7 @@ class Answer:
     logits: Tensor | None = None
 
 
-class Task(BaseModel):
+class Task(BaseModel, metaclass=Checked):
     """A set of samples and a way to grade answers. Its fields are its protocol.
 
     Subclass it, give it a `name` and its `metric` a default, and register it by `registry.add_task(cls)` in the
@@ -81,6 +83,12 @@ class Task(BaseModel):
     if TYPE_CHECKING:
 
         def __hash__(self) -> int: ...
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> SettingError:
+        """Return the error for settings that are wrong."""
+        who = f"the task '{getattr(cls, 'name', cls.__name__)}'"
+        return SettingError(unknown_setting(who, cls.model_fields, error) or f"{who}: {first_mistake(error)}")
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:

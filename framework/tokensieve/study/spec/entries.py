@@ -7,11 +7,6 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tokensieve.errors import (
-    TaskError,
-    cure_of,
-    listing,
-)
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.study.spec.budget import Budget, budgets_of
@@ -106,18 +101,14 @@ class TaskEntry(BaseModel):
 
         Raises:
             UnknownTaskError: if no such task is registered.
-            TaskError: if a setting is not valid.
+            SettingError: if a setting is not valid; pydantic's error is its cause.
         """
         kind = registry.task(self.use)
         try:
             # Not strict, because YAML has lists where fields are tuples.
             return kind.model_validate(dict(self.settings), strict=False)
         except ValidationError as error:
-            detail = error.errors()[0]
-            where = ".".join(map(str, detail["loc"]))
-            known = listing(kind.model_fields)
-            message = cure_of(detail)
-            raise TaskError(f"the task '{self.use}': {where}: {message}; its settings: {known}") from None
+            raise kind.refused(error) from error
 
 
 class ControlSettings(BaseModel):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tokensieve.errors import (
     BudgetError,
     PluginError,
+    SettingError,
     StudyError,
     TaskError,
     TokensieveError,
@@ -210,9 +211,11 @@ class StudyReader:
             raise self.invalid(error, path) from None
         except UnknownTaskError as error:
             raise self._error(UnknownTaskError, str(error), (*path, "use")) from None
-        except TaskError as error:
-            wrong = next((key for key in data if f": {key}:" in str(error)), "use")
-            raise self._error(StudyError, str(error), (*path, wrong)) from None
+        except (SettingError, TaskError) as error:
+            cause = error.__cause__
+            wrong = cause.errors()[0]["loc"][:1] if isinstance(cause, ValidationError) else ()
+            at = wrong if wrong and wrong[0] in data else ("use",)
+            raise self._error(StudyError, str(error), (*path, *at)) from None
         return task
 
     def _controls(self, data: dict[str, Any]) -> ControlSettings:
