@@ -62,7 +62,7 @@ def test_keep_overrides_what_a_recipe_says():
     ("text", "keep", "kind", "said"),
     [
         ("gsp & qcsp", None, RecipeError, r"'gsp & qcsp' is a formula, which needs a budget: keep=64, or --keep 64"),
-        ("gsp & qcsp", [3, 2], RecipeError, "has 1 stages"),
+        ("gsp & qcsp", [3, 2], RecipeError, r"has 1 stage \(decoder\.0\), so keep takes 1 budget, not 2"),
         ("gsp & qscp", 3, UnknownStrategyError, r"'qscp'.*Did you mean 'qcsp'\?"),
         ("gsp & script", 3, FormulaError, "'script' is a recipe, which is no operand: write the formula"),
         ("gsp & ", 3, FormulaError, "is not a formula"),

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 
 from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
-from tokensieve.errors import MissingEvidenceError, RefusedError, TokensieveError, listing, short_message
+from tokensieve.errors import (
+    MissingEvidenceError,
+    RefusedError,
+    TokensieveError,
+    did_you_mean,
+    listing,
+    short_message,
+)
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.pretrained import (
     LOCAL,
@@ -35,7 +42,7 @@ def load_adapter(directory: Path, registry: Registry) -> Adapter:
         RefusedError: if the folder holds no checkpoint of an image-text-to-text model.
         UnsupportedModelError: if no adapter matches, or several.
     """
-    _require_checkpoint(directory)
+    _require_checkpoint(directory, registry)
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with quiet():
@@ -142,12 +149,13 @@ def _require_runnable(recipe: Recipe, adapter: Adapter) -> None:
             raise kind(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
 
 
-def _require_checkpoint(directory: Path) -> None:
+def _require_checkpoint(directory: Path, registry: Registry) -> None:
     """Raise `RefusedError` unless the folder exists and has a config."""
     if not directory.is_dir():
         raise RefusedError(
             f"there is no folder {directory}; --model takes a folder written by save_pretrained, or "
-            "the name of a shipped checkpoint, and downloads nothing"
+            "the name of a shipped checkpoint, and downloads nothing."
+            + did_you_mean(str(directory), registry.checkpoints)
         )
     if not (directory / "config.json").is_file():
         raise RefusedError(

@@ -99,7 +99,7 @@ class RecipeReader:
         return kind(f"{message[:1800]}  ({self._place(path)})")
 
     def _place(self, path: yaml_lines.Path) -> str:
-        return f"{self._source}:{self._document.line(tuple(path))}"
+        return self._document.place(tuple(path), self._source)
 
     def _operands(self, data: object) -> dict[str, Strategy]:
         if data is None:

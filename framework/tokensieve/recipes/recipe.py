@@ -49,6 +49,10 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 class FrozenDict(Mapping[_Key, _Value]):
     """An immutable mapping: it has a hash, and equals a dict with the same content."""
 
@@ -272,8 +276,8 @@ class Recipe(BaseModel, metaclass=Checked):
             if len(keeps) != len(stages):
                 own = f", or one of its own: {listing(map(str, fields['budgets']))}" if fields["budgets"] else ""
                 raise RecipeError(
-                    f"'{self.name}' has {len(stages)} stages ({', '.join(str(s.at) for s in stages)}), so keep "
-                    f"takes {len(stages)} budgets, not {len(keeps)}{own}"
+                    f"'{self.name}' has {_number(len(stages), 'stage')} ({', '.join(str(s.at) for s in stages)}), so "
+                    f"keep takes {_number(len(stages), 'budget')}, not {len(keeps)}{own}"
                 )
             stages = tuple(
                 stage.model_copy(update={"keep": Keep.of(budget)}) for stage, budget in zip(stages, keeps, strict=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -28,10 +29,19 @@ class Document:
     Attributes:
         data: the content: mappings, lists and scalars.
         lines: the 1-based line of every key and item, by path.
+        changed: what was changed after reading, by path, and where that was said, such as `--set limit=100`.
     """
 
     data: Any
     lines: dict[Path, int]
+    changed: Mapping[Path, str] = field(default_factory=dict)
+
+    def place(self, path: Path, source: str) -> str:
+        """Return `source` and line of the innermost part of `path` in the document, or where it was changed."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.changed:
+                return self.changed[path[:end]]
+        return f"{source}:{self.line(path)}"
 
     def line(self, path: Path) -> int:
         """Return the line of the innermost part of `path` that is in the document."""

@@ -135,8 +135,11 @@ class Store:
         """
         try:
             return self._text("study.yaml")
-        except FileNotFoundError:
-            raise StudyError(f"{self.path} is no folder of a study: it has no study.yaml") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise StudyError(
+                f"{self.path} is no folder of a study: it has no study.yaml. "
+                "`tokensieve compare STUDY --out DIR` makes one"
+            ) from None
 
     def plan(self) -> dict[str, Any]:
         """Return the latest plan; empty if no plan was written.

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
-from tokensieve.errors import StudyError, listing
+from tokensieve.errors import StudyError, did_you_mean, listing
 from tokensieve.plugins.registry import Registry
 from tokensieve.study.spec.entries import ModelEntry
 
@@ -50,7 +50,7 @@ def checkpoint_folder(
     if not name or "/" in name or path.startswith((".", "/", "~")):
         raise StudyError(
             f"'{path}' is no shipped checkpoint ({listing(registry.checkpoints)}), no folder, and no id of the hub, "
-            "which is owner/name"
+            f"which is owner/name.{did_you_mean(path, registry.checkpoints)}"
         )
     from huggingface_hub import snapshot_download
 

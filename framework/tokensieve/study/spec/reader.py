@@ -59,6 +59,9 @@ class StudyReader:
         data = self._document.data
         if not isinstance(data, dict):
             raise self._error(StudyError, f"a study is a mapping with the keys {', '.join(keys)}", ())
+        if "stages" in data and "models" not in data:
+            said = "this is a recipe: tokensieve check reviews it, and a study names its file under recipes:"
+            raise self._error(StudyError, said, ("stages",))
         self._check_keys(data, keys, (), "a study")
         own = [isinstance(entry, dict) and entry.get("keep") is not None for entry, _ in self._entries("models")]
         for key in ("models", "tasks") if all(own) else ("models", "keep", "tasks"):
@@ -111,7 +114,7 @@ class StudyReader:
     def locations(self) -> dict[tuple[str, int], str]:
         """Return the file and line of every model, recipe and task, by key and index."""
         return {
-            (key, i): f"  ({self._source}:{self._document.line(path)})"
+            (key, i): f"  ({self._document.place(path, self._source)})"
             for key in ("models", "recipes", "tasks")
             for i, (_, path) in enumerate(self._entries(key))
         }
@@ -186,6 +189,7 @@ class StudyReader:
     def _inline_recipe(self, entry: dict[str, Any], path: yaml_lines.Path) -> Recipe:
         """Read a recipe that is written out in the study; errors have the lines of the study."""
         lines = {at[len(path) :]: line for at, line in self._document.lines.items() if at[: len(path)] == path}
+        changed = {at[len(path) :]: said for at, said in self._document.changed.items() if at[: len(path)] == path}
         data = {key: value for key, value in entry.items() if key not in ("keep", "models")}
         stage = {key: data.pop(key) for key in _STAGE_KEYS if key in data}
         if "stages" not in data:
@@ -193,12 +197,13 @@ class StudyReader:
             budget = {} if "r" in stage else {"keep": 1}
             data["stages"] = [{"at": "decoder.0", **budget, **stage}]
             lines |= {("stages", 0, *at): line for at, line in lines.items() if at and at[0] in _STAGE_KEYS}
+            changed |= {("stages", 0, *at): said for at, said in changed.items() if at and at[0] in _STAGE_KEYS}
         elif stage:
             message = f"'{next(iter(stage))}' stands beside stages; write it into one of them"
             raise self._error(StudyError, message, (*path, next(iter(stage))))
         if isinstance(data.get("budgets"), dict):
             data["budgets"] = {int(key) if str(key).isdecimal() else key: v for key, v in data["budgets"].items()}
-        return Recipe.read(yaml_lines.Document(data, lines), self._registry, self._source)
+        return Recipe.read(yaml_lines.Document(data, lines, changed), self._registry, self._source)
 
     def _task(self, entry: Any, path: yaml_lines.Path) -> TaskEntry:
         data = {"use": entry} if isinstance(entry, str) else entry
@@ -243,7 +248,7 @@ class StudyReader:
                 raise self._error(StudyError, message, (*path, key))
 
     def _error(self, kind: type[TokensieveError], message: str, path: yaml_lines.Path) -> TokensieveError:
-        return kind(f"{message[:1700]}  ({self._source}:{self._document.line(tuple(path))})")
+        return kind(f"{message[:1700]}  ({self._document.place(tuple(path), self._source)})")
 
 
 def _name_of(recipe: Recipe, source: str) -> str:

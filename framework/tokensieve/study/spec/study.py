@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -93,7 +94,11 @@ class Study(BaseModel):
         try:
             text = yaml_lines.file_text(Path(path))
         except FileNotFoundError:
-            raise StudyError(f"there is no study {path}; name a YAML file of models, recipes, keep and tasks") from None
+            known = (registry or default_registry()).recipes
+            recipe = f"; '{path}' is a recipe, which a study names under recipes" if str(path) in known else ""
+            raise StudyError(
+                f"there is no study {path}; name a YAML file of models, recipes, keep and tasks{recipe}"
+            ) from None
         except RecipeError as error:
             raise StudyError(str(error)) from None
         return cls.loads(text, registry, str(path), settings)
@@ -114,8 +119,8 @@ class Study(BaseModel):
         except RecipeError as error:
             raise StudyError(str(error)) from None
         if isinstance(document.data, dict):
-            for setting in settings:
-                apply_override(document.data, setting)
+            changed = {apply_override(document.data, setting): f"--set {setting}" for setting in settings}
+            document = replace(document, changed=changed)
         reader = StudyReader(document, registry or default_registry(), source)
         fields = reader.fields(list(cls.model_fields))
         try:
