@@ -8,7 +8,7 @@ import pytest
 from tokensieve import default_registry
 from tokensieve.cli.demo import QUICK, shipped_study
 from tokensieve.study.planning.plan import plan_study
-from tokensieve.study.report import writing
+from tokensieve.study.report import files
 from tokensieve.study.report.figures import draw
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
@@ -58,7 +58,7 @@ def test_the_demo(cli, monkeypatch):
             assert {len(row.kept[-1]) for row in rows} == {16}
     keys = json.loads(Path("demo/plan.json").read_text(encoding="utf-8"))["keys"]
 
-    monkeypatch.setattr(writing, "KINDS", ("png",))
+    monkeypatch.setattr(files, "KINDS", ("png",))
     monkeypatch.setattr(draw, "MAKERS", draw.MAKERS[:1])
     again = cli("demo", *small)
     assert again.exit_code == 0, again.output

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tokensieve as ts
 from tokensieve.cli import app
 from tokensieve.study.planning import plan as planning
-from tokensieve.study.report import writing
+from tokensieve.study.report import files
 from tokensieve.study.running.runner import Runner
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
@@ -235,7 +235,7 @@ def test_every_cell_runs_on_stand_ins_and_keeps_its_budget(brought, checkpoints,
     skipped = {one["reason"] for one in store.plan()["skipped"] if one["model"] == "video-llava-7b"}
     assert any("a video is not downsampled" in reason for reason in skipped)
     # Figures as PNG and PDF are drawn in other tests.
-    monkeypatch.setattr(writing, "KINDS", ("svg",))
+    monkeypatch.setattr(files, "KINDS", ("svg",))
     told = CliRunner().invoke(app, ["report", "runs/x"])
     assert told.exit_code == 0, told.output
     page = Path("runs/x/report/index.html").read_text(encoding="utf-8")
