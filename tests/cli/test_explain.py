@@ -147,7 +147,14 @@ def test_the_command(cli):
     assert result.exit_code == 0, result.output
     assert "keeps 1/4 of the tokens" in result.stdout
     assert "layers 0 to 31 see 144 visual tokens" in result.stdout
+    # Every picture of the one has as many visual tokens; those of the other have as many as they are large.
     result = cli("explain", "gsp", "--keep", "3", "--model", "world-llava")
+    assert (result.exit_code, "a prompt of 144 visual and 64 text tokens" in result.stdout, result.stderr) == (
+        0,
+        True,
+        "",
+    )
+    result = cli("explain", "gsp", "--keep", "3", "--model", "world-qwen")
     assert (result.exit_code, "say --visual N" in result.stderr) == (0, True)
     assert cli("explain", "gsp", "--model", "lava").exit_code == 1
 

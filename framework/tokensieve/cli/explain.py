@@ -20,7 +20,11 @@ def explain(
     keep: Budget = None,
     visual: Annotated[
         Optional[int],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--visual", min=1, help="Visual tokens of the example picture; a geometry has its own."),
+        typer.Option(
+            "--visual",
+            min=1,
+            help="Visual tokens of the example picture; by default those that a geometry has, or every picture.",
+        ),
     ] = None,
     text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of the example prompt.")] = 64,
     plugin: PluginFiles = None,
@@ -38,6 +42,8 @@ def explain(
         adapter = planned_adapter(source, registry, "sdpa")
         if isinstance(source, Geometry):
             visual = visual or source.num_visual_tokens
+        elif visual is None and adapter.decoder is not None:
+            visual = adapter.decoder.tokens_per_image
     console.echo(str(explanation.explain(recipe, adapter, keep=budgets, visual=visual, text=text, registry=registry)))
     if adapter is not None and visual is None:
         console.warn("say --visual N, the visual tokens of a picture, and tokens of every layer and FLOPs are counted")

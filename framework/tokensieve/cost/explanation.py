@@ -15,7 +15,7 @@ from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
 from tokensieve.cost.geometry import layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import prefill_flops
-from tokensieve.errors import RefusedError
+from tokensieve.errors import RefusedError, brief
 from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.offers import DECODER_EVIDENCE, VISION_EVIDENCE
@@ -84,7 +84,8 @@ def explain(
         recipe: in any form that `prune` takes.
         model: the model, or its adapter. Without one, nothing is said of its layers, of costs and of what it cannot do.
         keep: the budget; needed for a formula, and an override otherwise.
-        visual: the number of visual tokens of an example picture, from which tokens and FLOPs are counted.
+        visual: the number of visual tokens of an example picture, from which tokens and FLOPs are counted; by default
+            that of every picture, where a model has one.
         text: the number of text tokens of the example prompt.
         registry: where names are looked up.
 
@@ -94,8 +95,10 @@ def explain(
     registry = registry or default_registry()
     loaded = meant(recipe, keep, registry)
     if model is not None and not isinstance(model, (nn.Module, Adapter)):
-        raise RefusedError(f"explain takes a model or its adapter, not {model!r}; the command explain takes names")
+        raise RefusedError(f"explain takes a model or its adapter, not {brief(model)}; the command explain takes names")
     adapter = registry.adapter_for(model) if isinstance(model, nn.Module) else model
+    if visual is None and adapter is not None and adapter.decoder is not None:
+        visual = adapter.decoder.tokens_per_image
     parts = [_head(loaded, adapter)]
     parts += [_stage(loaded, at, stage) for at, stage in loaded.ranges()]
     if adapter is not None and visual is not None:
