@@ -75,11 +75,11 @@ def test_a_first_report_comes_before_the_whole_study(cli, monkeypatch, there):
         return True
 
     class Written:
-        page, answers, files = Path("page.html"), (), ()
+        page, headline, answers, files = Path("page.html"), "gsp has the most right answers.", (), ()
 
     monkeypatch.setattr("tokensieve.cli.studies.run_study", run)
     monkeypatch.setattr(
-        "tokensieve.cli.studies.report_study", lambda folder, *_: said.append(("report", folder)) or Written()
+        "tokensieve.cli.studies.report_study", lambda folders, *_: said.append(("report", *folders)) or Written()
     )
     monkeypatch.setattr(Store, "finished", lambda self: {"a cell"} if there else set())
     result = cli("demo")
