@@ -18,6 +18,8 @@ from tokensieve_adapters._tower import NUM_CLASS_TOKENS, PatchTokenEncoder, Towe
 class LlavaDecoder(TowerDecoder):
     """One square grid of patches for each image, one placeholder for each patch."""
 
+    prefills_from_embeddings = True
+
     @property
     def tokens_per_image(self) -> int:
         """The number of patches."""

@@ -110,7 +110,7 @@ class Chain(ShownChain):
             by_id = universe.order()
             order = by_id.gather(1, ranked.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices)
         turn = torch.arange(universe.n, device=order.device).expand_as(order)
-        place = torch.empty_like(order).scatter_(1, order, turn)
+        place = order.scatter(1, order, turn)
         return cls(universe, place, universe.n, (Leaf(key, place, universe.n),), notes, ranking=True)
 
     @classmethod
@@ -245,9 +245,10 @@ class Chain(ShownChain):
     def ordered(self, key: object) -> Chain:
         """Return this chain as a total order: the order in which its cut takes tokens."""
         order, known = self._order(None)
-        prefix = known.long().cumprod(dim=1).sum(dim=1)
-        ends = prefix[prefix < self.universe.counts]
-        depth = int(ends.min()) if len(ends) else self.universe.n
+        depth = self.universe.n
+        if not self.complete:
+            prefix = known.long().cumprod(dim=1).sum(dim=1)
+            depth = min([depth, *prefix[prefix < self.universe.counts].tolist()])
         return Chain.from_picks(self.universe, order[:, :depth], key, self.notes)
 
     def queue(self) -> Tensor:

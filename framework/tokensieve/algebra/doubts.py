@@ -56,6 +56,16 @@ def settled_together() -> Iterator[None]:
         raise found
 
 
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Leave out all checks in the block: a graph that is traced in it can ask for no outcome."""
+    token = _PENDING.set([])
+    try:
+        yield
+    finally:
+        _PENDING.reset(token)
+
+
 def _first(pending: list[Doubt]) -> Exception | None:
     """Return the error of the first check that failed, or none."""
     if not pending:

@@ -164,15 +164,29 @@ def select_stage(
         return _nothing(recipe, stage, pool)
     # All that is checked on the device is asked for once, at the end.
     with settled_together():
-        tokens = _rows(stage, pool, groups, fresh)
-        # Counted before any strategy sees the tokens.
-        budget, pinned = _budget(stage, pool, groups)
-        chosen, reduction = _chosen(stage, tokens, budget)
-        _check_kept(recipe, stage, chosen.mask, budget)
-        outcome = _outcome(stage, pool, groups, tokens, chosen, reduction, budget, pinned)
+        chosen, outcome = decide(recipe, stage, pool, groups, fresh)
     record = _record(recipe, stage, pool, groups, chosen, outcome, clock)
     pool.leave(outcome)
     return outcome, record
+
+
+def decide(
+    recipe: Recipe,
+    stage: Stage,
+    pool: TokenPool,
+    groups: Groups,
+    fresh: Mapping[Evidence, Callable[[], Value]],
+) -> tuple[Selection, StageOutcome]:
+    """Return what a stage takes of each group, and what that does to each token; the pool stays as it is.
+
+    What the host has to know, it knows beforehand, unless a strategy or composer asks: so this can be traced.
+    """
+    tokens = _rows(stage, pool, groups, fresh)
+    # Counted before any strategy sees the tokens.
+    budget, pinned = _budget(stage, pool, groups)
+    chosen, reduction = _chosen(stage, tokens, budget)
+    _check_kept(recipe, stage, chosen.mask, budget)
+    return chosen, _outcome(stage, pool, groups, tokens, chosen, reduction, budget, pinned)
 
 
 def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcome, StageRecord]:

@@ -70,6 +70,11 @@ class Decoder(ABC):
     """The modalities whose patches `patches_to_tokens` can map to tokens."""
     joins_adjacent_tiles: ClassVar[bool] = False
     """Whether tiles of equal rank that are adjacent in a prompt are one image."""
+    prefills_from_embeddings: ClassVar[bool] = False
+    """Whether a prefill of embeddings, with the features of pictures among them, is that of a prompt with pictures.
+
+    It is not where layers are told which tokens are visual, or where pictures enter deeper layers. `export` asks.
+    """
 
     refused_inputs: ClassVar[Mapping[str, str]] = {}
     """Arguments of forward with which the model cannot be pruned, with the reason."""

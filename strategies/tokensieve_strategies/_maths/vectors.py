@@ -35,7 +35,8 @@ def in_float32(n: int, d: int, device: torch.device) -> bool:
 
     They are where float64 would take time, and where torch computes products in float32 when it is told to.
     """
-    if n * n * d <= SMALL:
+    # A graph cannot go on in float64 where float32 turns out to be too coarse.
+    if n * n * d <= SMALL or torch.compiler.is_exporting():
         return False
     backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     return backend.matmul.fp32_precision in ("ieee", "none")
