@@ -132,7 +132,7 @@ class Reader:
     def _told(self, arguments, expected):
         # In this process, which has the model libraries loaded: a page has many commands. So has the worker of a study,
         # which tests of studies start.
-        if arguments[0] == "compare" and "--dry-run" not in arguments and not NIGHTLY:
+        if arguments[0] in ("compare", "search") and "--dry-run" not in arguments and not NIGHTLY:
             arguments = [*arguments, "--in-process"]
         result = CliRunner().invoke(app, arguments)
         said = f"tokensieve {shlex.join(arguments)} ended with {result.exit_code}:\n{result.output}"

@@ -33,10 +33,13 @@ COMMANDS = (
     "bench",
     "run",
     "show",
+    "export",
     "compare",
+    "search",
     "report",
     "schema",
     "demo",
+    "bridges",
 )
 """The commands, in the order in which help lists them. Each is a function in a module of its name in this package."""
 
@@ -122,7 +125,7 @@ def common_options(
     """Take the options that stand before a command."""
 
 
-_STUDIES = {"compare", "demo"}
+_STUDIES = {"compare", "demo", "search"}
 """The commands that run studies; see `supervised`."""
 
 

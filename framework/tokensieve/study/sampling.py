@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from fractions import Fraction
 
 from tokensieve.tasks.base import Sample
 
@@ -34,8 +35,30 @@ def stratified_indices(kinds: Sequence[str], count: int) -> list[int]:
     return sorted(indices)
 
 
-def select_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """Return at most `limit` samples; see `stratified_indices`."""
+def part_of(samples: Sequence[Sample], part: tuple[Fraction, Fraction] | None) -> Sequence[Sample]:
+    """Return the samples about a part of the pictures.
+
+    Pictures are ordered by a hash of their names, so the order says nothing of them. Parts that do not overlap, such as
+    from 0 to 1/2 and from 1/2 to 1, share no picture.
+
+    Args:
+        samples: all samples of a task.
+        part: both ends, of all pictures; none for all.
+    """
+    if part is None:
+        return samples
+    names = {sample.image for sample in samples}
+    ordered = sorted(names, key=lambda name: (hashlib.sha256(name.encode()).digest(), name))
+    low, high = (int(end * len(ordered)) for end in part)
+    inside = set(ordered[low:high])
+    return [sample for sample in samples if sample.image in inside]
+
+
+def select_samples(
+    samples: Sequence[Sample], limit: int | None, part: tuple[Fraction, Fraction] | None = None
+) -> list[Sample]:
+    """Return at most `limit` samples of a part of the pictures; see `stratified_indices` and `part_of`."""
+    samples = part_of(samples, part)
     if limit is None or limit >= len(samples):
         return list(samples)
     return [samples[index] for index in stratified_indices([sample.kind for sample in samples], limit)]

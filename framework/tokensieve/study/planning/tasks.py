@@ -8,7 +8,7 @@ from typing import Any
 
 from tokensieve.errors import StudyError, TokensieveError
 from tokensieve.plugins.registry import Registry
-from tokensieve.study.sampling import select_samples
+from tokensieve.study.sampling import part_of, select_samples
 from tokensieve.study.spec.entries import TaskEntry
 from tokensieve.study.spec.study import Study
 from tokensieve.tasks.base import Sample, Task
@@ -21,8 +21,8 @@ class PreparedTask:
     Attributes:
         entry: the entry of the study.
         task: the task.
-        samples: all samples of the task.
-        card: the task's card; it has the number of samples where the study limits them.
+        samples: all samples of the task, or of the part that the study asks.
+        card: the task's card; it has the part, and the number of samples where the study limits them.
     """
 
     entry: TaskEntry
@@ -54,5 +54,11 @@ def prepare_task(study: Study, index: int, registry: Registry) -> PreparedTask:
         raise StudyError(f"the task '{entry.name}' has no samples{location}")
     if len({sample.id for sample in samples}) < len(samples):
         raise StudyError(f"the task '{entry.name}' has two samples of one id{location}")
+    samples = part_of(samples, entry.part)
+    if entry.part is not None:
+        low, high = entry.part
+        if not samples:
+            raise StudyError(f"the task '{entry.name}' has no picture in the part from {low} to {high}{location}")
+        card |= {"part": f"pictures from {low} to {high} of all"}
     asked = len(select_samples(samples, study.limit))
     return PreparedTask(entry, task, samples, card | ({"samples": asked} if asked < len(samples) else {}))

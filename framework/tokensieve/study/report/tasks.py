@@ -141,5 +141,5 @@ def _entry_from_card(comparison: Comparison, registry: Registry) -> TaskEntry:
 
 
 def _text(card: Mapping[str, Any]) -> str:
-    # The card has the number of samples if only a part of them was asked.
-    return json.dumps({name: value for name, value in card.items() if name != "samples"}, sort_keys=True)
+    # The card has the number of samples, or the part of the pictures, if only these were asked.
+    return json.dumps({name: card[name] for name in card if name not in ("samples", "part")}, sort_keys=True)

@@ -77,7 +77,7 @@ def _estimate(
 ) -> Estimate:
     first = group[0]
     left = [job for job in group if job.cell.key not in finished]
-    samples = select_samples(first.task.build(registry).samples(), first.limit)
+    samples = select_samples(first.task.build(registry).samples(), first.limit, first.task.part)
     visual, text, basis = None, DEFAULT_TEXT_TOKENS, "nothing: the checkpoint is not here, and no geometry is named"
     if opened.folder is not None and opened.adapter is not None:
         ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)

@@ -156,7 +156,7 @@ class Runner:
         known = self._task
         if known is None or known[0].task != job.task or known[0].limit != job.limit:
             task = job.task.build(self._registry)
-            known = self._task = job, task, select_samples(task.samples(), job.limit)
+            known = self._task = job, task, select_samples(task.samples(), job.limit, job.task.part)
             if self._session is not None:
                 self._session.clear_task()
         return known[1], known[2]

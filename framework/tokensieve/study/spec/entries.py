@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -77,24 +78,33 @@ class TaskEntry(BaseModel):
         use: the name of the task.
         settings: the settings of the task.
         models: the names of the models that are asked; all by default.
+        part: which of the task's pictures are asked about, as a part of all of them; see `sampling.part_of`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str = Field(pattern=NAME)
     use: str
     settings: Mapping[str, Any] = {}
     models: tuple[str, ...] | None = None
+    part: tuple[Fraction, Fraction] | None = None
+
+    @field_validator("part", mode="before")
+    @classmethod
+    def _read_part(cls, value: object) -> object:
+        return value if value is None else part_ends(value)
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Self:
-        """Read an entry of a study: `use`, `name` and `models`; all other keys are settings of the task.
+        """Read an entry of a study: `use`, `name`, `models` and `part`; all other keys are settings of the task.
 
         Raises:
-            ValidationError: if `name` or `models` is not valid.
+            ValidationError: if `name`, `models` or `part` is not valid.
         """
-        settings = {key: _plain(value) for key, value in entry.items() if key not in ("use", "name", "models")}
-        return cls(name=entry.get("name") or entry["use"], use=entry["use"], settings=settings, **models_field(entry))
+        own = ("use", "name", "models", "part")
+        settings = {key: _plain(value) for key, value in entry.items() if key not in own}
+        name = entry.get("name") or entry["use"]
+        return cls(name=name, use=entry["use"], settings=settings, part=entry.get("part"), **models_field(entry))
 
     def build(self, registry: Registry) -> Task:
         """Return the task with its settings.
@@ -129,6 +139,25 @@ class ControlSettings(BaseModel):
     @classmethod
     def _read_budgets(cls, value: object) -> object:
         return value if value is None else budgets_of(value)
+
+
+def part_ends(value: object) -> tuple[Fraction, Fraction]:
+    """Return both ends of a part of a task's pictures, such as `[0, 1/2]`.
+
+    Raises:
+        ValueError: if the value is no part.
+    """
+    what = "part is two ends of all pictures, such as [0, 1/2] for the first half"
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(what)
+    try:
+        # Texts, because a decimal is meant as it is written.
+        low, high = (end if isinstance(end, Fraction) else Fraction(getattr(end, "text", str(end))) for end in value)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(what) from None
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{what}; from {low} to {high} there is none")
+    return low, high
 
 
 def _plain(value: Any) -> Any:

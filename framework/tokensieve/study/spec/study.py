@@ -164,7 +164,9 @@ def _model_data(model: ModelEntry) -> dict[str, Any]:
 
 
 def _task_data(task: TaskEntry) -> dict[str, Any]:
-    own = {} if task.models is None else {"models": list(task.models)}
+    own: dict[str, Any] = {} if task.models is None else {"models": list(task.models)}
+    if task.part is not None:
+        own["part"] = [str(end) for end in task.part]
     return {"name": task.name, "use": task.use, **own, **task.settings}
 
 
