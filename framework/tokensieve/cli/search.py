@@ -17,7 +17,7 @@ from tokensieve.plugins.files import plugin_file
 
 if TYPE_CHECKING:
     from tokensieve.plugins.registry import Registry
-    from tokensieve.search.bench import Bench, CellMeasuring, Cost, Workers
+    from tokensieve.search.bench import Bench, Cost, Workers
     from tokensieve.search.confirmation import Confirmation, Confirmed
     from tokensieve.search.grammar import Grammar
     from tokensieve.search.searching import Found
@@ -58,7 +58,7 @@ def search(
     plugin: PluginFiles = None,
 ) -> None:
     """Search for recipes that beat the shipped ones, and confirm what is found on pictures it did not see."""
-    from tokensieve.search.bench import Bench, CellMeasuring, Workers, with_part
+    from tokensieve.search.bench import Bench, Workers, with_part
     from tokensieve.search.given import budgets_of_study
     from tokensieve.search.optimiser import import_optuna
     from tokensieve.study.spec.study import Study
@@ -85,7 +85,7 @@ def search(
     given = _given(loaded, registry, first, shipped=not no_shipped)
     grammar = _grammar(loaded, registry, first, given)
     claimed = {"study": first.study.dump(), "cost": cost, "calibration": str(share)}
-    found = _searched(out, grammar, given, CellMeasuring(first, ran), registry, seed, claimed, trials)
+    found = _searched(out, grammar, given, first, ran, registry, seed, claimed, trials)
     made = _confirmed(with_part(loaded, unseen), found, given, first, second, registry, ran)
     _show(made, found, cost)
     _write(out, made, found, cost)
@@ -141,7 +141,8 @@ def _searched(
     out: Path,
     grammar: Grammar,
     given: dict[str, Candidate],
-    measuring: CellMeasuring,
+    bench: Bench,
+    workers: Workers,
     registry: Registry,
     seed: int,
     claimed: dict[str, str],
@@ -150,12 +151,21 @@ def _searched(
     """Search, with progress on stderr."""
     from tokensieve.cli.progress import reported
     from tokensieve.cli.studies import INTERRUPTED
+    from tokensieve.search.bench import CellMeasuring
     from tokensieve.search.searching import Search
+    from tokensieve.study.running.attempt import cell_name
 
+    done = 0
     with reported(over=600) as report:
+
+        def progress(measured: int, what: str) -> None:
+            nonlocal done
+            done = measured
+            report(done, trials, what)
+
+        measuring = CellMeasuring(bench, workers, lambda result: report(done, trials, cell_name(result.cell)))
         try:
-            searching = Search(out, grammar, given, measuring, registry, seed, claimed)
-            return searching.run(trials, lambda done, what: report(done, trials, what))
+            return Search(out, grammar, given, measuring, registry, seed, claimed).run(trials, progress)
         except KeyboardInterrupt:
             console.warn(f"stopped; what is finished is in {out}. The same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
