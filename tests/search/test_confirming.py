@@ -120,13 +120,15 @@ def test_p_values_are_corrected_for_the_number_of_confirmed_recipes():
     assert wide.low < narrow.comparisons[0].difference.low
 
 
-def test_a_given_recipe_that_failed_on_held_out_pictures_is_left_out():
+def test_a_recipe_that_failed_on_held_out_pictures_is_left_out():
     made = confirmed(
         {"gsp": scores(0.5), "norm": scores(0.6), "trim": scores(0.9)},
         {"gsp": scores(0.5), "norm": scores(0.6)},
         ["gsp"],
     )
     assert [one.name for one in made.given] == ["norm"]
+    with pytest.raises(StudyError, match="everything that was found failed on held-out pictures"):
+        confirmed({"gsp": scores(0.5), "norm": scores(0.6)}, {"norm": scores(0.6)}, ["gsp"])
 
 
 def test_models_and_tasks_have_the_same_weight():

@@ -145,7 +145,7 @@ def confirm(
 ) -> Confirmation:
     """Compare what was found with what was given, on held-out pictures.
 
-    A given recipe that was not measured there is left out.
+    A recipe that failed there is left out.
 
     Args:
         found: the trials that are confirmed.
@@ -155,10 +155,15 @@ def confirm(
         design: level, resamples and seed; clusters are pictures.
 
     Raises:
-        StudyError: if something that was found was not measured there.
+        StudyError: if nothing that was found was measured there.
     """
     settings = design or Design(level=LEVEL, resamples=RESAMPLES)
-    known = [one for one in given if one.candidate and one.measured and held_out.has(one.candidate)]
+    known, found = (
+        [one for one in some if one.candidate and one.measured and held_out.has(one.candidate)]
+        for some in (given, found)
+    )
+    if not found:
+        raise StudyError("everything that was found failed on held-out pictures; `failures` there has the reasons")
     rows = [None, *(one.candidate for one in [*known, *found])]
     scores = [held_out.scores(one) for one in rows]
     first = scores[0]
