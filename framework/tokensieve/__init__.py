@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from tokensieve.engine import PruneHandle, VisionCache, install, prune, share_vision
     from tokensieve.errors import TokensieveError
     from tokensieve.evidence import Evidence, PromptHeads, PromptText, Query, Text, Tokens
+    from tokensieve.exporting.export import Exported, export
     from tokensieve.ledger.replay import Replay, replay
     from tokensieve.ledger.run import Run
     from tokensieve.models.adapter import Adapter
@@ -44,6 +45,7 @@ __all__ = [
     "Encoder",
     "Evidence",
     "Explanation",
+    "Exported",
     "Expression",
     "Finding",
     "Keep",
@@ -69,6 +71,7 @@ __all__ = [
     "VisionCache",
     "default_registry",
     "explain",
+    "export",
     "hookimpl",
     "install",
     "prune",
@@ -89,6 +92,7 @@ _HOMES = {
     "Encoder": "tokensieve.models.encoder",
     "Evidence": "tokensieve.evidence",
     "Explanation": "tokensieve.cost.explanation",
+    "Exported": "tokensieve.exporting.export",
     "Expression": "tokensieve.composers.expression",
     "Finding": "tokensieve.recipes.findings",
     "Keep": "tokensieve.algebra.budget",
@@ -114,6 +118,7 @@ _HOMES = {
     "VisionCache": "tokensieve.engine",
     "default_registry": "tokensieve.plugins.registry",
     "explain": "tokensieve.cost.explanation",
+    "export": "tokensieve.exporting.export",
     "hookimpl": "tokensieve.plugins.hookspecs",
     "install": "tokensieve.engine",
     "prune": "tokensieve.engine",

@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -40,8 +41,7 @@ class Exported:
     """An exported prefill.
 
     Attributes:
-        program: the program of torch.export; `program.module()` runs it, also under
-            `torch.compile(..., fullgraph=True)`.
+        program: the program of torch.export.
         about: layout, recipe, versions and what was compared, as in the file beside the graph.
         files: what was written; empty if no file was asked for.
     """
@@ -49,6 +49,11 @@ class Exported:
     program: ExportedProgram
     about: Mapping[str, Any]
     files: tuple[Path, ...] = ()
+
+    @cached_property
+    def module(self) -> torch.nn.Module:
+        """The program as a module, which `torch.compile(..., fullgraph=True)` takes, too."""
+        return self.program.module()
 
 
 def export(
@@ -106,10 +111,11 @@ def export(
         expected.compare(prefill, "eager torch", tolerance)
         program = _traced(prefill, wanted, expected.examples[0])
         about = _about(target, adapter.name, wanted, prefill, expected)
-        if file is None:
-            about["compared"] = expected.compare(program.module(), target.name, tolerance)
-            return Exported(program, about)
-        return Exported(program, about, _written(program, target, file, about, expected, tolerance))
+        if file is not None:
+            return Exported(program, about, _written(program, target, file, about, expected, tolerance))
+        made = Exported(program, about)
+        about["compared"] = expected.compare(made.module, "torch", tolerance)
+        return made
 
 
 class _Expected:
@@ -152,12 +158,14 @@ class _Expected:
                     f"the graph for {name} keeps {common} of the {len(kept)} tokens that prune keeps of the example: "
                     f"{ids.flatten().tolist()}, not {kept.tolist()}. Nothing was written"
                 )
-            largest = max(largest, float((found - logits).abs().max()))
-        if not largest <= tolerance:
-            raise RefusedError(
-                f"the graph for {name} keeps the same tokens, but a logit differs by {largest:.2g} from that of prune, "
-                f"and {tolerance:.2g} is allowed. Nothing was written"
-            )
+            difference = float((found - logits).abs().max())
+            # NaN is not small.
+            if not difference <= tolerance:
+                raise RefusedError(
+                    f"the graph for {name} keeps the same tokens, but a logit differs by {difference:.2g} from that of "
+                    f"prune, and {tolerance:.2g} is allowed. Nothing was written"
+                )
+            largest = max(largest, difference)
         return {"examples": len(self.examples), "largest_difference_of_a_logit": largest, "tolerance": tolerance}
 
 
@@ -176,17 +184,17 @@ def _traced(prefill: StaticPrefill, recipe: Recipe, example: tuple[Tensor, Tenso
     except Exception as error:
         asks = isinstance(error, GuardOnDataDependentSymNode)
         why = "it asks the host for a value that only the picture decides" if asks else short_message(error)
-        raise RefusedError(
-            f"{_who(error, recipe)} cannot be part of a graph of fixed shape: {why}. Export a formula whose order needs "
-            "no look at values, such as that of a scorer, or prune with tokensieve.prune"
-        ) from error
+        raise RefusedError(f"{_who(error, prefill, recipe)} cannot be part of a graph of fixed shape: {why}") from error
 
 
-def _who(error: Exception, recipe: Recipe) -> str:
-    """Return the innermost strategy or composer in which an error was raised, as a subject."""
+def _who(error: Exception, prefill: StaticPrefill, recipe: Recipe) -> str:
+    """Return what raised an error, as a subject: the model, or the innermost strategy or composer of the formula."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if all(frame.f_code is not StaticPrefill.select.__code__ for frame in frames):
+        return f"the code of {type(prefill.model).__name__}"
     (stage,) = recipe.stages
-    frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    inside = [one for one in frames if isinstance(one, Expression)]
+    selves = [frame.f_locals.get("self") for frame in frames]
+    inside = [one for one in selves if isinstance(one, Expression)]
     formula = recipe.formula(stage.select)
     name = getattr(inside[-1], "name", formula) if inside else formula
     return f"'{formula}'" if name == formula else f"'{name}' in '{formula}'"

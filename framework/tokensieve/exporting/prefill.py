@@ -61,7 +61,7 @@ class StaticPrefill(nn.Module):
             self._positions = decoder.position_ids(inputs, real, 0, ids.shape[1])
             self._groups = self._pool().groups(stage)
             self._fixed: StageOutcome | None = None
-            outcome = self._outcome(self.layout.by_id(features))
+            outcome = self.select(self.layout.by_id(features))
         if outcome.counts is None:
             raise RefusedError(
                 f"newlines: {stage.newlines} leaves it open how many tokens stay; a graph of fixed shape takes "
@@ -81,7 +81,7 @@ class StaticPrefill(nn.Module):
         """
         features = self._features(pixels)
         with left_out():
-            outcome = self._outcome(features)
+            outcome = self.select(features)
         request = self._shortened(input_ids, outcome.apply(features), outcome)
         output = self.model(**request, use_cache=False, logits_to_keep=int(self._logits == "last"))
         return output.logits, _true_places(outcome.keep, self.kept)
@@ -114,7 +114,7 @@ class StaticPrefill(nn.Module):
         ((_, output),) = self._decoder.encode_visual_inputs(self._encoder_inputs(pixels)).items()
         return self.layout.by_id(self._decoder.projected_features(output))
 
-    def _outcome(self, features: Tensor) -> StageOutcome:
+    def select(self, features: Tensor) -> StageOutcome:
         """Return what the stage decides; a constant where it does not look at the picture."""
         if self._fixed is not None:
             return self._fixed
