@@ -18,6 +18,7 @@ from tokensieve.cli import app
 from tokensieve.errors import StudyError
 from tokensieve.search.bench import Scores, cost_of, with_part
 from tokensieve.search.confirmation import MOST_CONFIRMED, chosen, confirm, confirmation_study
+from tokensieve.search.given import matched_candidates
 from tokensieve.search.trial import Trial
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.planning.tasks import prepare_task
@@ -39,7 +40,7 @@ def scores(right, cost=0.1):
     correct = np.zeros((EACH, PICTURES))
     correct.flat[: round(right * correct.size)] = 1
     clusters = tuple(("t", f"p{i}") for _ in range(EACH) for i in range(PICTURES))
-    return Scores(correct.ravel(), clusters, (("m", "t"),) * correct.size, cost)
+    return Scores(correct.ravel(), clusters, (("m", "t"),) * correct.size, cost, cost)
 
 
 class Answers:
@@ -54,6 +55,9 @@ class Answers:
 
     def has(self, candidate):
         return candidate.hash in self._by_hash
+
+    def why_not(self, recipe, strict):
+        return None
 
 
 def trials(names, bench):
@@ -133,8 +137,22 @@ def test_a_recipe_that_failed_on_held_out_pictures_is_left_out():
 
 def test_models_and_tasks_have_the_same_weight():
     clusters = tuple(("t", str(i)) for i in range(4))
-    made = Scores(np.array([1.0, 0, 0, 0]), clusters, (("a", "t"), *((("b", "t"),) * 3)), 0.5)
+    made = Scores(np.array([1.0, 0, 0, 0]), clusters, (("a", "t"), *((("b", "t"),) * 3)), 0.5, 0.5)
     assert made.measured.accuracy == 0.5
+
+
+def test_a_late_cut_meets_given_recipes_with_as_many_tokens():
+    bench = Answers({"divprune-fastv": scores(0.9, 0.41), "gsp": scores(0.8), "norm": scores(0.7), "trim": scores(0.6)})
+    known = trials(["gsp", "norm", "trim"], bench)
+    late = trials(["divprune-fastv"], bench)
+    tokens = {one.name: bench.scores(one.candidate).tokens for one in [*known, *late]}
+    known, late = ([replace(one, name=f"{one.name} at 16") for one in some] for some in (known, late))
+    tokens = {f"{name} at 16": share for name, share in tokens.items()}
+    matched = matched_candidates(late, known, tokens, bench)
+    assert list(matched) == ["gsp at 41/100", "norm at 41/100", "trim at 41/100"]
+    assert {str(one.recipe.stages[0].keep) for one in matched.values()} == {"41/100"}
+    # A recipe that costs what a given one costs has its opponents.
+    assert matched_candidates(known[:1], known, tokens, bench) == {}
 
 
 def test_of_a_long_front_both_ends_and_what_lies_between_are_confirmed():
@@ -223,8 +241,6 @@ def test_a_search_from_end_to_end(tmp_path):
     again = search("--trials", "2")
     assert again.exit_code == 0, again.output
     assert "confirmed: 0 cells run" in again.output
-    # Unpruned, what was given, and what was drawn.
-    assert len(list((out / "calibration" / "cells").iterdir())) == 4
     recipe = ts.Recipe.load(out / "best.yaml")
     best = (out / "best.yaml").read_text(encoding="utf-8")
     assert best.startswith(f"# trial {recipe.name.removeprefix('trial-')} of a search for accuracy against tokens")
@@ -233,7 +249,12 @@ def test_a_search_from_end_to_end(tmp_path):
     assert {finding.level for finding in ts.review(recipe, adapter)} <= {"note"}
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert result["held_out"]["pictures"] == 2
-    assert {one["name"] for one in result["given"]} == {"gsp at 16"}
+    # What was given has, beside its own budget, those at which it costs what was found.
+    names = [one["name"] for one in result["given"]]
+    assert names[0] == "gsp at 16"
+    assert {name.split(" at ")[0] for name in names} == {"gsp"}
+    # The unpruned model, what was drawn, and what was given: each once.
+    assert len(list((out / "calibration" / "cells").iterdir())) == 1 + 2 + len(names)
     [comparison] = collect(Store(out / "confirmed"))
     assert {"unpruned", "gsp"} < {arm.method for arm in comparison.arms}
     assert set(comparison.images).isdisjoint(collect(Store(out / "calibration"))[0].images)

@@ -183,15 +183,21 @@ def _confirmed(
     """Run the study of what was found on held-out pictures, and compare."""
     from tokensieve.cli.studies import Engine, run_study
     from tokensieve.errors import RefusedError
+    from tokensieve.search.bench import CellMeasuring
     from tokensieve.search.confirmation import chosen, confirm, confirmation_study
+    from tokensieve.search.given import matched_candidates
 
     front = chosen(found.on_front())
     if not front:
         raise RefusedError("no recipe that was drawn could be measured; trials.jsonl has the reasons")
-    known = {one.name: given[one.name] for one in found.given if one.state == "measured"}
+    known = [one for one in found.given if one.state == "measured"]
+    tokens = {one.name: first.scores(one.candidate).tokens for one in [*known, *front]}
+    matched = matched_candidates(front, known, tokens, first)
+    opponents = [*known, *CellMeasuring(first, workers).measure(matched).values()]
     engine = Engine("local", workers.count, in_process=workers.in_process)
-    run_study(confirmation_study(study, front, known), second.store, registry, engine)
-    return confirm(front, found.given, first, second)
+    tried = {one.name: (given | matched)[one.name] for one in opponents if one.measured}
+    run_study(confirmation_study(study, front, tried), second.store, registry, engine)
+    return confirm(front, opponents, first, second)
 
 
 def _show(made: Confirmation, found: Found, cost: Cost) -> None:

@@ -57,12 +57,14 @@ class Scores:
         clusters: what is drawn together: the task and the picture of each sample.
         pairs: the model and the task of each sample.
         cost: the share of the unpruned model's cost, the mean over models and tasks.
+        tokens: the share of its visual tokens in the language model, likewise.
     """
 
     correct: Floats
     clusters: tuple[tuple[str, str], ...]
     pairs: tuple[tuple[str, str], ...]
     cost: float
+    tokens: float
 
     @property
     def measured(self) -> Measured:
@@ -222,7 +224,7 @@ class Bench:
         correct: list[Floats] = []
         clusters: list[tuple[str, str]] = []
         pairs: list[tuple[str, str]] = []
-        costs = []
+        costs, tokens = [], []
         for opened, task in self._pairs:
             whole = self.store.read(self._unpruned_job(opened, task).cell.key)[1]
             jobs = (
@@ -235,7 +237,10 @@ class Bench:
             clusters += [(task.entry.name, row.image) for row in drawn[0]]
             pairs += [(opened.model.name, task.entry.name)] * len(drawn[0])
             costs.append(np.mean([cost_of(rows, whole, self._cost) for rows in drawn]))
-        return Scores(np.concatenate(correct), tuple(clusters), tuple(pairs), float(np.mean(costs)))
+            tokens.append(np.mean([cost_of(rows, whole, "tokens") for rows in drawn]))
+        return Scores(
+            np.concatenate(correct), tuple(clusters), tuple(pairs), float(np.mean(costs)), float(np.mean(tokens))
+        )
 
     def _begin(self, jobs: Iterable[Job]) -> None:
         """Write the study, and the plan with all cells so far, so that a report finds them."""

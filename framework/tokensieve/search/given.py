@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from tokensieve.algebra.budget import Keep
 from tokensieve.errors import RefusedError, TokensieveError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.search.bench import Bench
-from tokensieve.search.trial import Candidate
+from tokensieve.search.trial import Candidate, Trial
+from tokensieve.sites import Site
 from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.study import Study
+
+MOST_MATCHED = 3
+"""How many of the given recipes are also tried with as many tokens as a found one has."""
+FINEST = 100
+"""The largest denominator of a budget that is made for that."""
 
 
 def budgets_of_study(study: Study) -> tuple[Budget, ...]:
@@ -48,6 +58,49 @@ def given_candidates(
     # Of recipes that are the same, the first one is given.
     first = {one.hash: name for name, one in reversed(candidates.items())}
     return {name: one for name, one in candidates.items() if first[one.hash] == name}, left_out
+
+
+def matched_candidates(
+    found: Sequence[Trial], given: Sequence[Trial], tokens: Mapping[str, float], bench: Bench
+) -> dict[str, Candidate]:
+    """Return the best given recipes with as many tokens as found ones have, where no budget of the study gives that.
+
+    A found recipe that cuts late has more tokens than its budget says, and must not be compared with recipes of fewer
+    tokens alone. One cut before the language model to the same mean number of tokens per layer has at most its FLOPs,
+    because attention grows faster than the number of tokens.
+
+    Args:
+        found: the trials that are confirmed.
+        given: the recipes that were given, measured on the pictures of the search.
+        tokens: the share of visual tokens of each of both, by name.
+        bench: the models that have to be able to run them.
+    """
+    first = Site("decoder", 0)
+    early = [
+        one
+        for one in sorted(given, key=lambda one: -(one.measured.accuracy if one.measured else 0.0))
+        if one.measured and one.candidate and [stage.at for stage in one.candidate.recipe.stages] == [first]
+    ]
+    best = list({_base(one): one.candidate for one in early if one.candidate}.items())[:MOST_MATCHED]
+    matched: dict[str, Candidate] = {}
+    for trial in found:
+        share = Fraction(int(tokens[trial.name] * FINEST), FINEST)
+        near = [one for one in early if abs(tokens[one.name] - tokens[trial.name]) <= 1 / FINEST]
+        if near or not 0 < share < 1:
+            continue
+        budget = Budget(keeps=(Keep(fraction=share),))
+        for name, candidate in best:
+            try:
+                matched[f"{name} at {budget}"] = _fitting(candidate.base or candidate.recipe, budget, bench)
+            except TokensieveError:
+                # It keeps a set of its own size, so no budget makes it as dear.
+                continue
+    return matched
+
+
+def _base(trial: Trial) -> str:
+    """Return the name of a given recipe without its budget."""
+    return trial.name.rpartition(" at ")[0]
 
 
 def _fitting(recipe: Recipe, budget: Budget, bench: Bench) -> Candidate:

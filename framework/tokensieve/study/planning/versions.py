@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
-_IGNORED_FOLDERS = ("cli", "testing", "study")
+_IGNORED_FOLDERS = ("cli", "testing", "search", "study")
 """Folders of the framework whose code decides no rows ..."""
 _COUNTED_FILES = (
     "study/planning/controls.py",
