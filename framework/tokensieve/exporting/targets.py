@@ -5,8 +5,11 @@ Their packages are imported when a form is asked for.
 
 from __future__ import annotations
 
+import logging
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,8 +129,14 @@ class OpenVinoTarget(Target):
 
     def write(self, program: ExportedProgram, file: Path) -> None:
         """Write the graph, and its weights to a `.bin` beside it."""
-        openvino: Any = import_module("openvino")
-        converted = openvino.convert_model(program)
+        openvino = import_openvino()
+        # What `openvino.convert_model` calls, without what a graph of fixed shape does not need.
+        decoders: Any = import_module("openvino.frontend.pytorch.fx_decoder")
+        frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
+        with _no_logs():
+            # Held until all is written: the converted graph calls it, and has its weights.
+            decoder = decoders.TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
+        converted = frontend.convert(frontend.load(decoder))
         for ports, names in ((converted.inputs, INPUTS), (converted.outputs, OUTPUTS)):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
@@ -135,7 +144,7 @@ class OpenVinoTarget(Target):
 
     def load(self, file: Path) -> Run:
         """Return the compiled graph."""
-        openvino: Any = import_module("openvino")
+        openvino = import_openvino()
         compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run(input_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,6 +156,34 @@ class OpenVinoTarget(Target):
 
 TARGETS: dict[str, Target] = {target.name: target for target in (TorchTarget(), OnnxTarget(), OpenVinoTarget())}
 """All forms, by name."""
+
+
+def import_openvino() -> Any:
+    """Return OpenVINO, imported without its telemetry.
+
+    When it is imported, it would write a number of the user to the home folder, and send statistics to a server.
+    """
+    telemetry = "openvino_telemetry"
+    if "openvino" in sys.modules or telemetry in sys.modules:
+        return import_module("openvino")
+    modules: dict[str, Any] = sys.modules
+    # What is None there cannot be imported; OpenVINO has a stand-in for that case.
+    modules[telemetry] = None
+    try:
+        return import_module("openvino")
+    finally:
+        del modules[telemetry]
+
+
+@contextmanager
+def _no_logs() -> Iterator[None]:
+    """Silence the logs of a converter, which tells its users what it tries."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
