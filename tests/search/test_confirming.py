@@ -235,10 +235,10 @@ def test_a_search_from_end_to_end(tmp_path):
         words = ["search", str(file), "--out", str(out), "--no-shipped", "--in-process", *more]
         return CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
 
-    first = search("--trials", "2")
+    first = search("--trials", "1")
     assert first.exit_code == 0, first.output
-    assert "2 measured" in first.output
-    again = search("--trials", "2")
+    assert "1 measured" in first.output
+    again = search("--trials", "1")
     assert again.exit_code == 0, again.output
     assert "confirmed: 0 cells run" in again.output
     recipe = ts.Recipe.load(out / "best.yaml")
@@ -254,7 +254,7 @@ def test_a_search_from_end_to_end(tmp_path):
     assert names[0] == "gsp at 16"
     assert {name.split(" at ")[0] for name in names} == {"gsp"}
     # The unpruned model, what was drawn, and what was given: each once.
-    assert len(list((out / "calibration" / "cells").iterdir())) == 1 + 2 + len(names)
+    assert len(list((out / "calibration" / "cells").iterdir())) == 1 + 1 + len(names)
     [comparison] = collect(Store(out / "confirmed"))
     assert {"unpruned", "gsp"} < {arm.method for arm in comparison.arms}
     assert set(comparison.images).isdisjoint(collect(Store(out / "calibration"))[0].images)
