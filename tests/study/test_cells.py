@@ -354,6 +354,7 @@ def test_budgets_that_mean_nothing(registry, recipe, budget, said):
         ({"recipes": "[sparsevlm]", "keep": "[[20, 10, 5]]"}, "recipe 'sparsevlm' cannot run on model", 3),
         ({"recipes": "[sparsevlm]", "keep": "[1/9]"}, "counts in earlier stages", 3),
         ({"recipes": "[{name: x, at: decoder.0, select: fastv}]"}, "'fastv' needs decoder_attention", 3),
+        ({"recipes": "\n- name: x\n  at: decoder.0\n  select: fastv"}, "'fastv' needs decoder_attention", 6),
         ({"models": "[no/where/at/all]"}, "no shipped checkpoint", 2),
         ({"tasks": "[{use: colours, questions: 0}]"}, "has no samples", 5),
     ],

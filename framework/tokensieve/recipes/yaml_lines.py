@@ -48,7 +48,8 @@ class Document:
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 return self.lines[path[:end]]
-        return 1
+        # A part of a document that stands for itself begins where it stands.
+        return self.lines.get((), 1)
 
 
 class _Loader(yaml.SafeLoader):

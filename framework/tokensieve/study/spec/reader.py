@@ -197,6 +197,7 @@ class StudyReader:
             budget = {} if "r" in stage else {"keep": 1}
             data["stages"] = [{"at": "decoder.0", **budget, **stage}]
             lines |= {("stages", 0, *at): line for at, line in lines.items() if at and at[0] in _STAGE_KEYS}
+            lines |= {("stages", 0): lines[("select",)]} if ("select",) in lines else {}
             changed |= {("stages", 0, *at): said for at, said in changed.items() if at and at[0] in _STAGE_KEYS}
         elif stage:
             message = f"'{next(iter(stage))}' stands beside stages; write it into one of them"
