@@ -11,7 +11,9 @@ from tests.engine.models import IMAGE
 from tests.export.small import KEEP, PROMPT, inputs, pruned
 
 import tokensieve as ts
+from tokensieve.checkpoints.loading import load
 from tokensieve.exporting.targets import INPUTS, import_openvino
+from tokensieve.tasks.world import World
 
 
 @torch.no_grad()
@@ -39,10 +41,30 @@ def openvino_run(file):
     return run
 
 
-def test_a_program_compiles_without_a_break_and_is_what_prune_does(model):
-    options = {"keep": KEEP, "positions": "compact"}
-    made = ts.export(model, "norm & random", inputs(model), logits="all", **options)
+def test_on_a_shipped_model_other_pictures_keep_what_prune_keeps():
+    registry = ts.default_registry()
+    ready = load(registry.checkpoint("world-llava").folder, registry, (), "cpu")
+    task, question, seen = World(), "what color is the cross?", set()
+    made = ts.export(ready.model, "norm", ready.inputs(task.picture(task.samples()[4]), question), keep=16)
     assert made.files == ()
+    assert made.about["model"] == {"class": "LlavaForConditionalGeneration", "family": "llava"}
+    for number in range(0, 60, 15):
+        given = ready.inputs(task.picture(task.samples()[number]), question)
+        assert given["input_ids"][0].tolist() == made.about["layout"]["input_ids"]
+        logits, kept = pruned(ready.model, given, "norm", keep=16)
+        with torch.no_grad():
+            found, ids = made.module(given["input_ids"], given["pixel_values"])
+        assert ids.tolist() == [kept]
+        assert float((found - logits).abs().max()) < 1e-4
+        seen.add(tuple(kept))
+    assert len(seen) > 1
+
+
+def test_a_program_compiles_without_a_break_and_is_what_prune_does(model, tmp_path):
+    options = {"keep": KEEP, "positions": "compact"}
+    file = tmp_path / "both.pt2"
+    made = ts.export(model, "norm & random", inputs(model), logits="all", out=file, **options)
+    assert made.files == (file.with_suffix(".json"), file)
     largest, choices = differences(model, made.module, "norm & random", 0, **options)
     assert largest == 0
     assert choices > 1
@@ -50,6 +72,8 @@ def test_a_program_compiles_without_a_break_and_is_what_prune_does(model):
     assert differences(model, compiled, "norm & random", 0, **options) == (0, choices)
 
 
+# Every day, the page on exported prefills does it.
+@pytest.mark.nightly
 def test_onnx_runtime_runs_the_file(model, tmp_path):
     file = tmp_path / "norm.onnx"
     made = ts.export(model, "norm", inputs(model), keep=KEEP, to="onnx", out=file)

@@ -1,17 +1,13 @@
 """The command `export`, on a shipped model."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from tests.export.small import pruned
 from typer.testing import CliRunner
 
-from tokensieve import default_registry
-from tokensieve.checkpoints.loading import load
+from tokensieve import Exported, Recipe, Registry
 from tokensieve.cli import app
-from tokensieve.tasks.world import World
 
 SCENE = Path(__file__).parents[2] / "docs" / "assets" / "scene.png"
 QUESTION = "what color is the cross?"
@@ -22,30 +18,29 @@ def told(*arguments):
     return result.exit_code, result.output
 
 
-def test_the_file_keeps_what_prune_keeps_of_other_pictures(tmp_path):
-    registry = default_registry()
-    checkpoint = registry.checkpoint("world-llava")
+def test_the_command_hands_on_what_it_was_told_and_says_what_was_compared(tmp_path, monkeypatch):
+    # The page on exported prefills runs the command whole.
+    given = {}
+
+    def instead(model, recipe, inputs, **options):
+        given.update(options, recipe=recipe, shape=list(inputs["pixel_values"].shape), dtype=model.dtype)
+        layout = {"kept": 16, "visual_tokens": 144, "input_ids": [0] * 151}
+        compared = {"examples": 2, "largest_difference_of_a_logit": 2.4e-6}
+        return Exported(None, {"layout": layout, "compared": compared}, (options["out"],))
+
+    monkeypatch.setattr("tokensieve.exporting.export.export", instead)
     file = tmp_path / "norm.pt2"
     model, prompt = ("--model", "world-llava"), ("--prompt", QUESTION)
-    code, output = told("norm", *model, "--keep", 16, "--to", "torch", "--out", file, "--image", SCENE, *prompt)
+    size = ("--image-size", "64x80", "--logits", "all")
+    code, output = told("norm", *model, "--keep", 16, "--to", "torch", "--out", file, *size, *prompt)
     assert code == 0, output
-    assert "16 of 144 visual tokens in a prompt of 151; on 2 pictures the tokens that prune keeps" in output
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["norm.json", "norm.pt2"]
-    about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    assert about["model"] == {"class": "LlavaForConditionalGeneration", "family": "llava"}
-    ready = load(checkpoint.folder, registry, (), "cpu")
-    exported = torch.export.load(file).module()
-    task, seen = World(), set()
-    for number in range(0, 60, 15):
-        given = ready.inputs(task.picture(task.samples()[number]), QUESTION)
-        assert given["input_ids"][0].tolist() == about["layout"]["input_ids"]
-        logits, kept = pruned(ready.model, given, "norm", keep=16)
-        with torch.no_grad():
-            found, ids = exported(given["input_ids"], given["pixel_values"])
-        assert ids.tolist() == [kept]
-        assert float((found - logits).abs().max()) < 1e-4
-        seen.add(tuple(kept))
-    assert len(seen) > 1
+    said = (
+        "16 of 144 visual tokens in a prompt of 151; on 2 pictures the tokens that prune keeps, and its logits to 2e-06"
+    )
+    assert output.splitlines()[:2] == [said, str(file)]
+    assert given.pop("recipe").hash() == Recipe.load("norm", keep=16).hash()
+    assert isinstance(given.pop("registry"), Registry)
+    assert given == {"to": "torch", "out": file, "logits": "all", "shape": [1, 3, 96, 96], "dtype": torch.float32}
 
 
 @pytest.mark.parametrize(
