@@ -137,4 +137,5 @@ def test_every_formula_that_asks_nothing_is_what_prune_does(model, formula, look
     largest, choices = differences(model, made.module, formula, keep=KEEP, positions=positions)
     assert largest == 0
     assert made.about["layout"]["selection_depends_on_the_picture"] is looks
-    assert (choices > 1) is looks
+    # Some look, and keep the same of all these pictures.
+    assert looks or choices == 1
