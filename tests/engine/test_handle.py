@@ -219,7 +219,7 @@ def test_mistakes_are_said_at_the_call(model):
         ts.prune(None, "random")
     with pytest.raises(RecipeError, match="is no recipe"):
         ts.prune(model, 3)
-    with pytest.raises(RefusedError, match=r"no decoder\.7"):
+    with pytest.raises(RefusedError, match=r"decoder\.7: llava has no such site"):
         ts.prune(model, ts.Recipe.of(ts.default_registry().strategy("norm")(), 3, at="decoder.7"))
     with pytest.raises(RefusedError, match="query= needs processor="):
         ts.prune(model, "random", query=["what"])

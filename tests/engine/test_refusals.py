@@ -165,7 +165,7 @@ def test_a_question_that_nobody_can_read():
 
 def test_sites_that_are_not_there():
     enters(shared("sdpa"), at("decoder.99"), r"decoder\.0 \.\.\. decoder\.3")
-    enters(shared("sdpa"), at("encoder.2"), r"no encoder\.2")
+    enters(shared("sdpa"), at("encoder.2"), r"encoder\.2: llava has no such site")
 
 
 def test_evidence_that_is_not_there():
