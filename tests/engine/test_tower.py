@@ -321,7 +321,7 @@ def test_refusals():
     model = shared("sdpa")
     rows = prompts(model, ONE)
     with (
-        pytest.raises(RefusedError, match=r"encoder\.2: \w+ has no such site; it offers .*encoder\.0 \.\.\. encoder\.1"),
+        pytest.raises(RefusedError, match=r"encoder\.2: \w+ has no such site; .*encoder\.0 \.\.\. encoder\.1"),
         ts.prune(model, ts.Recipe(stages=(stage("encoder.2", 4),))),
     ):
         pytest.fail("it was let in")
