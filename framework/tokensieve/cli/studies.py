@@ -26,10 +26,6 @@ from tokensieve.study.spec.plugins import register_plugins
 from tokensieve.study.spec.study import Study
 from tokensieve.study.store import Store
 
-CELL_NAMES = ("key", "model", "task", "method", "keep", "seed")
-"""What a plan says about each of its cells."""
-
-
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of shells: 128 and the number of the signal."""
 
@@ -89,7 +85,7 @@ def print_notes(plan: Plan) -> None:
 def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine: Engine) -> Summary:
     """Run the cells of a plan that are not finished, with progress on stderr."""
     keys = [job.cell.key for job in plan.jobs]
-    cells = [{name: getattr(job.cell, name) for name in CELL_NAMES} for job in plan.jobs]
+    cells = [job.planned for job in plan.jobs]
     store.begin(study.dump(), {"keys": keys, "cells": cells, "skipped": [asdict(one) for one in plan.skipped]})
     finished = store.finished()
     for key, problem in store.damaged().items():

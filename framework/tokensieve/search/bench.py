@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -133,6 +133,7 @@ class Bench:
                     f"the part of '{task.entry.name}' has fewer than two pictures; give the task more pictures"
                 )
         self._scores: dict[str, Scores] = {}
+        self._whole: dict[str, list[Row]] = {}
 
     @property
     def models(self) -> Sequence[OpenedModel]:
@@ -179,11 +180,8 @@ class Bench:
         finished = self.store.finished()
         left = [job for key, job in wanted.items() if key not in finished]
         # Model by model and task by task, so that each is loaded once.
-        order = {id(pair): number for number, pair in enumerate(self._pairs)}
-        named = {
-            (opened.model.name, task.entry.name): order[id(pair)] for pair in self._pairs for opened, task in [pair]
-        }
-        left.sort(key=lambda job: named[job.cell.model, job.cell.task])
+        order = {(opened.model.name, task.entry.name): n for n, (opened, task) in enumerate(self._pairs)}
+        left.sort(key=lambda job: order[job.cell.model, job.cell.task])
         self._begin(wanted.values())
         run_local(
             left,
@@ -226,13 +224,9 @@ class Bench:
         pairs: list[tuple[str, str]] = []
         costs, tokens = [], []
         for opened, task in self._pairs:
-            whole = self.store.read(self._unpruned_job(opened, task).cell.key)[1]
-            jobs = (
-                [self._unpruned_job(opened, task)]
-                if candidate is None
-                else self._pair_jobs("", candidate, opened, task)
-            )
-            drawn = [self.store.read(job.cell.key)[1] for job in jobs]
+            whole = self._unpruned_rows(opened, task)
+            jobs = [] if candidate is None else self._pair_jobs("", candidate, opened, task)
+            drawn = [self.store.read(job.cell.key)[1] for job in jobs] or [whole]
             correct.append(np.mean([[row.correct for row in rows] for rows in drawn], axis=0))
             clusters += [(task.entry.name, row.image) for row in drawn[0]]
             pairs += [(opened.model.name, task.entry.name)] * len(drawn[0])
@@ -242,13 +236,19 @@ class Bench:
             np.concatenate(correct), tuple(clusters), tuple(pairs), float(np.mean(costs)), float(np.mean(tokens))
         )
 
+    def _unpruned_rows(self, opened: OpenedModel, task: PreparedTask) -> list[Row]:
+        """Return the rows of the unpruned model, to which every candidate is relative; they are read once."""
+        key = self._unpruned_job(opened, task).cell.key
+        if key not in self._whole:
+            self._whole[key] = self.store.read(key)[1]
+        return self._whole[key]
+
     def _begin(self, jobs: Iterable[Job]) -> None:
         """Write the study, and the plan with all cells so far, so that a report finds them."""
         known = self.store.plan()
         cells = {one["key"]: one for one in known.get("cells", ())}
         for job in jobs:
-            named = ("key", "model", "task", "method", "keep", "seed")
-            cells.setdefault(job.cell.key, {name: value for name, value in asdict(job.cell).items() if name in named})
+            cells.setdefault(job.cell.key, job.planned)
         self.store.begin(self.study.dump(), {"keys": list(cells), "cells": list(cells.values()), "skipped": []})
 
     def _jobs(self, name: str, candidate: Candidate) -> list[Job]:

@@ -7,7 +7,7 @@ it has only what it is worth. So what is said of a found recipe is said of these
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -167,7 +167,7 @@ def confirm(
     rows = [None, *(one.candidate for one in [*known, *found])]
     scores = [held_out.scores(one) for one in rows]
     first = scores[0]
-    design = Design(first.clusters, first.pairs, settings.level, settings.resamples, settings.seed)
+    design = replace(settings, clusters=first.clusters, kinds=first.pairs)
     intervals = score_intervals(np.array([one.correct for one in scores]), design)
     names = ["unpruned", *(one.name for one in [*known, *found])]
     confirmed = [
@@ -189,9 +189,7 @@ def _compare(
     ours: Sequence[tuple[Confirmed, Scores]], others: Sequence[tuple[Confirmed, Scores]], design: Design
 ) -> list[Comparison]:
     # With a level of 1 - 5 % / m for each, all m intervals hold together at 95 % (Bonferroni).
-    each = Design(
-        design.clusters, design.kinds, 1 - (1 - design.level) / max(len(ours), 1), design.resamples, design.seed
-    )
+    each = replace(design, level=1 - (1 - design.level) / max(len(ours), 1))
     made: list[Comparison] = []
     for one, scores in ours:
         affordable = [(other, row) for other, row in others if row.cost <= scores.cost + SAME_COST]
@@ -203,9 +201,4 @@ def _compare(
         opponent = affordable[against.control][0].name
         made.append(Comparison(one, opponent, len(affordable), against.difference, against.p, against.p))
     adjusted = iter(holm([one.p for one in made if one.difference is not None]))
-    return [
-        one
-        if one.difference is None
-        else Comparison(one.found, one.opponent, one.opponents, one.difference, one.p, next(adjusted))
-        for one in made
-    ]
+    return [one if one.difference is None else replace(one, p_holm=next(adjusted)) for one in made]

@@ -125,6 +125,14 @@ class Findings:
     uncomputed: Mapping[str, str] = field(default_factory=dict)
 
 
+def by_model(all_findings: Sequence[Findings]) -> list[list[Findings]]:
+    """Return findings in groups of one model, told apart by its weights, in their order."""
+    models: dict[tuple[str, str], list[Findings]] = {}
+    for findings in all_findings:
+        models.setdefault((findings.comparison.model, findings.comparison.model_hash), []).append(findings)
+    return list(models.values())
+
+
 def make_findings(comparison: Comparison, registry: Registry) -> Findings:
     """Return the findings of a comparison. What cannot be computed is empty, and its reason is in `uncomputed`.
 

@@ -8,6 +8,9 @@ from tokensieve.algebra.budget import Keep
 from tokensieve.study.rows import Cell
 from tokensieve.study.spec.entries import ModelEntry, TaskEntry
 
+PLANNED = ("key", "model", "task", "method", "keep", "seed")
+"""What a plan says about each of its cells."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -32,6 +35,11 @@ class Job:
     limit: int | None
     share: bool
     plugins: tuple[str, ...]
+
+    @property
+    def planned(self) -> dict[str, str | int | None]:
+        """Return what a plan says about the cell."""
+        return {name: getattr(self.cell, name) for name in PLANNED}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 from tokensieve.study.analysis.measured import encodable
 from tokensieve.study.report.parts import ReportParts
 from tokensieve.study.report.provenance import comparability_warnings
-from tokensieve.study.report.tables.formats import escape_markdown, to_csv, to_markdown
-from tokensieve.study.report.tables.latex import to_latex
+from tokensieve.study.report.tables.formats import escape_markdown, to_markdown
 from tokensieve.study.report.text import without_folders
 
 KINDS = ("svg", "png", "pdf")
 """The formats of figures."""
+ENDINGS = {"LaTeX": "tex", "Markdown": "md", "CSV": "csv"}
+"""The endings of the files of tables, by the kind of text."""
 
 
 def write_files(out: Path, parts: ReportParts) -> list[Path]:
@@ -32,10 +33,9 @@ def write_files(out: Path, parts: ReportParts) -> list[Path]:
         place.write_bytes(content)
         written.append(place)
 
-    for table in parts.all_tables:
-        put_text("tables", f"{table.name}.md", to_markdown(table))
-        put_text("tables", f"{table.name}.tex", to_latex(table, parts.latex))
-        put_text("tables", f"{table.name}.csv", to_csv(table))
+    for name, texts in parts.texts.items():
+        for kind, text in texts.items():
+            put_text("tables", f"{name}.{ENDINGS[kind]}", text)
     if parts.references:
         put_text("tables", "references.bib", parts.references)
     for drawing in parts.drawings:

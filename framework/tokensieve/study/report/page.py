@@ -10,9 +10,7 @@ from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.report.figures.style import Drawing
 from tokensieve.study.report.parts import ReportParts
 from tokensieve.study.report.provenance import MissingResult, comparability_warnings, provenance, task_cards
-from tokensieve.study.report.tables.formats import to_csv, to_markdown
-from tokensieve.study.report.tables.latex import to_latex
-from tokensieve.study.report.tables.values import Delta, Share, TableCell, cell_text, with_columns_first
+from tokensieve.study.report.tables.values import Delta, Share, TableCell, number_and_interval, with_columns_first
 from tokensieve.study.report.text import without_folders
 from tokensieve.study.report.viewer import ViewerContent, script_json
 
@@ -57,7 +55,7 @@ def make_page(parts: ReportParts, shown: ViewerContent, missing: Sequence[Missin
         css=Markup(_asset("page.css")),  # noqa: S704
         js=Markup(_asset("page.js")),  # noqa: S704
         viewer=Markup(shown.to_json()) if any(view["methods"] for view in shown.views) else "",  # noqa: S704
-        texts=Markup(_texts(parts)),  # noqa: S704
+        texts=Markup(script_json(parts.texts)),  # noqa: S704
         first=figures[:1],
         drawings=figures[1:],
         facts=_facts(parts.findings),
@@ -97,20 +95,6 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
     }
 
 
-def _texts(parts: ReportParts) -> str:
-    """Return every table as text, for the buttons that copy it, as JSON for a script element."""
-    return script_json(
-        {
-            table.name: {
-                "LaTeX": without_folders(to_latex(table, parts.latex)),
-                "Markdown": without_folders(to_markdown(table)),
-                "CSV": without_folders(to_csv(table)),
-            }
-            for table in parts.all_tables
-        }
-    )
-
-
 def _facts(all_findings: Sequence[Findings]) -> list[tuple[str, str]]:
     comparisons = [findings.comparison for findings in all_findings]
     smallest = [findings.detectable for findings in all_findings if findings.detectable is not None]
@@ -138,14 +122,10 @@ def _cell(cell: TableCell) -> Any:
     """Return a cell of a table as HTML."""
     from markupsafe import Markup
 
+    number, interval = number_and_interval(cell)
     if isinstance(cell, Share):
-        number, _, spread = cell_text(cell).partition(" ")
         value = Markup("<strong>{}</strong>").format(number) if cell.best else number
-        return Markup("<td>{} <small>{}</small></td>").format(value, spread)
+        return Markup("<td>{} <small>{}</small></td>").format(value, interval)
     if isinstance(cell, Delta):
-        number, _, rest = cell_text(cell).partition(" ")
-        interval, bracket, mark = rest.partition("]")
-        return Markup('<td class="{}">{}{} <small>{}</small></td>').format(
-            cell.difference.verdict, number, mark, interval + bracket
-        )
-    return Markup("<td>{}</td>").format(cell_text(cell))
+        return Markup('<td class="{}">{} <small>{}</small></td>').format(cell.difference.verdict, number, interval)
+    return Markup("<td>{}</td>").format(number)

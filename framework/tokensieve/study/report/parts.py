@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tokensieve.study.analysis.completeness import Completeness
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.report.answers import Question
 from tokensieve.study.report.figures.style import Drawing
-from tokensieve.study.report.tables.latex import LatexStyle
+from tokensieve.study.report.tables.formats import to_csv, to_markdown
+from tokensieve.study.report.tables.latex import LatexStyle, to_latex
 from tokensieve.study.report.tables.values import Table
+from tokensieve.study.report.text import without_folders
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,15 @@ class ReportParts:
     def all_tables(self) -> list[Table]:
         """Return all tables, those of questions last."""
         return [*self.tables, *(table for question in self.asked for table in question.tables)]
+
+    @cached_property
+    def texts(self) -> dict[str, dict[str, str]]:
+        """Return every table as text without paths of this machine, by its name and the kind of text."""
+        return {
+            table.name: {
+                "LaTeX": without_folders(to_latex(table, self.latex)),
+                "Markdown": without_folders(to_markdown(table)),
+                "CSV": without_folders(to_csv(table)),
+            }
+            for table in self.all_tables
+        }

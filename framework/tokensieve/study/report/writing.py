@@ -13,7 +13,7 @@ from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.collect import Results, collect
 from tokensieve.study.analysis.comparison import Comparison
 from tokensieve.study.analysis.completeness import Completeness, check_completeness
-from tokensieve.study.analysis.findings import Findings, make_findings
+from tokensieve.study.analysis.findings import Findings, by_model, make_findings
 from tokensieve.study.analysis.measured import encodable
 from tokensieve.study.report import viewer
 from tokensieve.study.report.answers import Question, answer_questions, uncomputed_text
@@ -166,14 +166,11 @@ def _tables(
     all_findings: Sequence[Findings], tasks: Mapping[str, Task], published: Sequence[PublishedResult]
 ) -> list[Table]:
     """Return the tables of a report. One that cannot be computed has no rows, and says why."""
-    models: dict[tuple[str, str], list[Findings]] = {}
-    for findings in all_findings:
-        models.setdefault((findings.comparison.model, findings.comparison.model_hash), []).append(findings)
     measured = [one.comparison for one in all_findings if one.comparison.card_hash in tasks]
     makers: list[tuple[str, str, Callable[[], Table | None]]] = [
         *(
             ("tasks", f"{ours[0].comparison.model}: all tasks", partial(task_table, ours, published))
-            for ours in models.values()
+            for ours in by_model(all_findings)
         ),
         *(("accuracy", one.comparison.title, partial(accuracy_table, one, published)) for one in all_findings),
         *(

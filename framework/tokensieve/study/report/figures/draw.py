@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
-from tokensieve.study.analysis.findings import Findings
+from tokensieve.study.analysis.findings import Findings, by_model
 from tokensieve.study.report.figures.benchmarks import mean_tokens
 from tokensieve.study.report.figures.curves import accuracy_flops, accuracy_time, accuracy_tokens, recall
 from tokensieve.study.report.figures.kept import maps, overlap, shares
@@ -52,11 +52,11 @@ def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) 
                 roles.setdefault(arm.method, arm.role)
     # Methods come before controls, whatever ran first.
     styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
-    models: dict[tuple[str, str], list[Findings]] = {}
-    for findings in all_findings:
-        models.setdefault((findings.comparison.model, findings.comparison.model_hash), []).append(findings)
     makers: list[tuple[str, Callable[[], Drawing | None]]] = [
-        *((f"mean of {ours[0].comparison.model}", partial(mean_tokens, ours, styles)) for ours in models.values()),
+        *(
+            (f"mean of {ours[0].comparison.model}", partial(mean_tokens, ours, styles))
+            for ours in by_model(all_findings)
+        ),
         *(
             (f"{make.__name__.replace('_', ' ')} of {findings.comparison.title}", partial(make, findings, styles))
             for make in MAKERS

@@ -72,7 +72,7 @@ def accuracy_table(findings: Findings, published: Sequence[PublishedResult] = ()
     free = _without_budget(comparison)
     if free or published_in(published, comparison.model, None, [comparison.task]):
         rows = tuple(_row(comparison, arm, ordered) for arm in free)
-        groups.append(RowGroup(whole_name(comparison, free), (*rows, *published_rows(None))))
+        groups.append(RowGroup(_whole_name(comparison, free), (*rows, *published_rows(None))))
     for block in comparison.blocks:
         lines = (*_block_rows(findings, block, ordered), *published_rows(block.keep))
         groups.append(RowGroup(block_heading(comparison, block), lines))
@@ -146,7 +146,12 @@ def block_name(block: Block) -> str:
 def block_heading(comparison: Comparison, block: Block) -> str:
     """Return the heading of a block with how many fewer tokens these are, such as `... (↓ 88.9 %)`."""
     whole = all_tokens(comparison)
-    return block_name(block) + (f" (↓ {100 * (1 - block.tokens / whole):.1f} %)" if whole else "")
+    return block_name(block) + fewer(block.tokens, whole)
+
+
+def fewer(tokens: float, whole: float) -> str:
+    """Return how many fewer tokens these are than all, such as ` (↓ 88.9 %)`; nothing if there are none at all."""
+    return f" (↓ {100 * (1 - tokens / whole):.1f} %)" if whole else ""
 
 
 def all_tokens(comparison: Comparison) -> float:
@@ -156,10 +161,13 @@ def all_tokens(comparison: Comparison) -> float:
     return max((float(np.mean(arm.cells[0].visual)) for arm in comparison.arms), default=0.0)
 
 
-def whole_name(comparison: Comparison, arms: Sequence[Arm]) -> str:
-    """Return the heading of the rows without a budget."""
-    none = any(arm.role == "text_only" for arm in arms)
-    return f"All {all_tokens(comparison):.3g} visual tokens per layer (100 %)" + (", and none" if none else "")
+def whole_name(tokens: float, roles: Iterable[str]) -> str:
+    """Return the heading of the rows without a budget, of these roles, where all tokens are so many per layer."""
+    return f"All {tokens:.3g} visual tokens per layer (100 %)" + (", and none" if "text_only" in roles else "")
+
+
+def _whole_name(comparison: Comparison, arms: Sequence[Arm]) -> str:
+    return whole_name(all_tokens(comparison), [arm.role for arm in arms])
 
 
 def _without_budget(comparison: Comparison) -> list[Arm]:
@@ -233,7 +241,7 @@ def _arms_by_heading(comparison: Comparison) -> list[tuple[str, list[Arm]]]:
         (block_heading(comparison, block), [*block.arms, *(arm for arm in block.bounds if arm.role != "inverted")])
         for block in comparison.blocks
     ]
-    return [(whole_name(comparison, free), free), *blocks] if free else blocks
+    return [(_whole_name(comparison, free), free), *blocks] if free else blocks
 
 
 def _measure_cell(values: Sequence[float]) -> TableCell:

@@ -16,11 +16,9 @@ from tokensieve.study.report.published import (
     published_notes,
     published_relative,
 )
-from tokensieve.study.report.tables.accuracy import all_tokens, block_name
+from tokensieve.study.report.tables.accuracy import all_tokens, block_name, fewer, whole_name
 from tokensieve.study.report.tables.values import RowGroup, Share, Table, TableCell, TableRow, slug
 
-BOUND_ROLES = ("text_only", "oracle", "anti_oracle")
-"""Roles whose rows are below those that are ranked."""
 RELATIVE = "Rel. %"
 """The column with the relative average."""
 
@@ -73,11 +71,10 @@ def _heading(benchmarks: Benchmarks, averages: Sequence[BenchmarkAverage]) -> st
     """Return the heading of rows with the same blocks."""
     whole = float(np.mean([all_tokens(comparison) for comparison in benchmarks.comparisons]))
     if averages[0].keep is None:
-        none = any(one.role == "text_only" for one in averages)
-        return f"All {whole:.3g} visual tokens per layer (100 %)" + (", and none" if none else "")
+        return whole_name(whole, [one.role for one in averages])
     kept = float(np.mean([one.tokens for one in averages]))
     named = f"keep {averages[0].keep}: {kept:.3g} visual tokens per layer"
-    return named + (f" (↓ {100 * (1 - kept / whole):.1f} %)" if whole and averages[0].whole else "")
+    return named + (fewer(kept, whole) if averages[0].whole else "")
 
 
 def _rows(benchmarks: Benchmarks, averages: Sequence[BenchmarkAverage]) -> tuple[TableRow, ...]:
@@ -99,7 +96,7 @@ def _rows(benchmarks: Benchmarks, averages: Sequence[BenchmarkAverage]) -> tuple
         cells.append(None if one.relative is None else Share(one.relative, one.relative.estimate >= tops[-1]))
         cells += [f"{one.tokens:.1f}", f"{one.flops / 1e9:.4g}"] if one.whole else [None, None]
         place = -1.0 if one.relative is None else one.relative.estimate
-        order = (one.role != "unpruned", one.role in BOUND_ROLES, -place)
+        order = (one.role != "unpruned", one not in ranked, -place)
         lines.append((order, TableRow(one.method, tuple(cells), one.role)))
     return tuple(line for _, line in sorted(lines, key=lambda entry: entry[0]))
 

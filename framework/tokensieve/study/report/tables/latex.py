@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokensieve.errors import StudyError, did_you_mean, listing
-from tokensieve.study.analysis.significance import half_width
 from tokensieve.study.report.tables.values import (
     NOTHING,
     Delta,
@@ -15,7 +14,7 @@ from tokensieve.study.report.tables.values import (
     Table,
     TableCell,
     TableRow,
-    cell_text,
+    number_and_interval,
 )
 
 ENVIRONMENTS = {"table": 219.0, "table*": 455.0}
@@ -221,7 +220,7 @@ def _widths(table: Table, style: LatexStyle, points: float) -> list[float]:
 
 
 def _cell_width(cell: TableCell, style: LatexStyle, points: float) -> float:
-    number, interval = _number_and_interval(cell)
+    number, interval = number_and_interval(cell)
     return points * len(number) + (TINY * len(f" {interval}") if interval and style.intervals else 0.0)
 
 
@@ -286,19 +285,8 @@ def _row_label(line: TableRow, style: LatexStyle, plain: bool = False) -> str:
     return escape_latex(title) + (f"~\\cite{{{label.cite}}}" if label is not None and label.cite else "")
 
 
-def _number_and_interval(cell: TableCell) -> tuple[str, str]:
-    """Return the text of a cell, and the interval after it."""
-    if isinstance(cell, Share):
-        return f"{100 * cell.interval.estimate:.1f}", f"±{100 * half_width(cell.interval):.1f}"
-    if isinstance(cell, Delta):
-        value, _, rest = cell_text(cell).partition(" ")
-        interval, bracket, mark = rest.partition("]")
-        return f"{value}{mark}", f"{interval}{bracket}"
-    return cell_text(cell), ""
-
-
 def _cell(cell: TableCell, style: LatexStyle) -> str:
-    number, interval = _number_and_interval(cell)
+    number, interval = number_and_interval(cell)
     text = escape_latex(number)
     if isinstance(cell, Share) and cell.best:
         text = f"\\textbf{{{text}}}"

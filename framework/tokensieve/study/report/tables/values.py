@@ -130,6 +130,19 @@ def with_columns_first(table: Table, first: Collection[str]) -> Table:
     return replace(table, columns=tuple(table.columns[number] for number in order), groups=groups)
 
 
+def number_and_interval(cell: TableCell) -> tuple[str, str]:
+    """Return the number of a cell, with its verdict, and the interval after it; empty if there is none."""
+    text = cell_text(cell)
+    if isinstance(cell, Share):
+        number, _, interval = text.partition(" ")
+        return number, interval
+    if isinstance(cell, Delta):
+        number, _, rest = text.partition(" ")
+        interval, bracket, mark = rest.partition("]")
+        return number + mark, interval + bracket
+    return text, ""
+
+
 def cell_text(cell: TableCell) -> str:
     """Return a cell as plain text."""
     if cell is None:
