@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 import tokensieve as ts
 import tokensieve.testing
+from tokensieve.composers.settings import Value
 from tokensieve.plugins import hookspecs, renamed
 
 PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
@@ -83,6 +84,14 @@ def test_every_model_is_frozen_and_forbids_what_it_does_not_know():
     for model in models:
         assert model.model_config.get("frozen"), model
         assert model.model_config.get("extra") == "forbid", model
+
+
+def test_mistakes_in_what_people_make_by_hand_are_told_in_our_words():
+    # A line of a file is read with its number by its task.
+    made = [cls for cls in classes() if issubclass(cls, BaseModel) and cls.__name__ != "Line"]
+    for model in made:
+        if not any(part.startswith("_") for part in (*model.__module__.split("."), model.__name__)):
+            assert issubclass(model, Value), model
 
 
 def test_every_strategy_is_abstract_or_can_be_made_from_its_examples():

@@ -150,6 +150,17 @@ _KINDS = {
     "dict": "write a mapping",
 }
 """What to write, by the first word of pydantic's type of an error."""
+_INSTANCES = {"model_type": "class_name", "dataclass_type": "class_name", "is_instance_of": "class"}
+"""What pydantic calls a value of another class, and where it has the name of the right one."""
+_GIVEN = {
+    "Recipe": "a recipe: Recipe.load reads names, files and formulas",
+    "MethodEntry": "a recipe: Recipe.load reads names, files and formulas",
+    "Stage": "a Stage: Recipe.of makes a recipe of one stage",
+    "Strategy": "a strategy with its settings, as GSP() is",
+    "Expression": "a strategy or a formula of them, such as GSP() & QCSP()",
+    "Keep": "a budget: Keep.of reads 64, 1/9 and 25%",
+}
+"""What to give where an instance of a class is wanted, if its name does not say it."""
 _LIMITS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge")} | {
     "less_than": ("below", "lt"),
     "less_than_equal": ("at most", "le"),
@@ -168,6 +179,14 @@ def cure_of(detail: Mapping[str, Any]) -> str:
     kind, given = str(detail["type"]), detail.get("input")
     if kind in _NOT_GIVEN:
         return _NOT_GIVEN[kind]
+    if kind in _INSTANCES and detail["ctx"][_INSTANCES[kind]] == "Fraction":
+        kind = "finite"
+    if kind in _INSTANCES:
+        wanted = str(detail["ctx"][_INSTANCES[kind]])
+        made = f"; {given.__name__} is a class: write {given.__name__}(...)" if isinstance(given, type) else ""
+        return f"give {_GIVEN.get(wanted, f'a {wanted}')}{made}"
+    if kind == "string_pattern_mismatch":
+        return f"write a text that matches {detail['ctx']['pattern']}"
     if kind in _LENGTHS:
         said, key, (one, many) = _LENGTHS[kind]
         number = int(detail["ctx"][key])
@@ -179,8 +198,6 @@ def cure_of(detail: Mapping[str, Any]) -> str:
         known = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
         near = did_you_mean(given, known) if isinstance(given, str) else ""
         return f"it is one of {', '.join(known)}.{near}" if known else message
-    if kind == "is_instance_of" and detail["ctx"]["class"] == "Fraction":
-        kind = "finite"
     cure = _KINDS.get(kind.split("_")[0], message)
     quoted = isinstance(given, str) and _NUMBER.fullmatch(given) is not None
     return f"{cure}, without quotes" if quoted and "number" in cure else cure

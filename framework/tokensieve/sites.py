@@ -42,6 +42,12 @@ class Site:
     part: Literal["encoder", "decoder"]
     block: int
 
+    def __post_init__(self) -> None:
+        if _SITE.fullmatch(f"{self.part}.{self.block!r}") is None:
+            raise RecipeError(
+                f"Site({self.part!r}, {self.block!r}) is no site; Site.of('decoder.2') reads one from text"
+            )
+
     @classmethod
     def of(cls, value: object) -> Site:
         """Return the site that a text such as `decoder.2` names.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
-from tokensieve.composers.settings import Checked, error_class, unknown_setting
+from tokensieve.composers.settings import Value, error_class, unknown_setting
 from tokensieve.errors import RecipeError, TokensieveError, first_mistake
 from tokensieve.evidence import Evidence
 from tokensieve.sites import Site
@@ -17,7 +17,7 @@ Group = Literal["image", "tile", "frame", "sample"]
 """Within what a budget is counted."""
 
 
-class Stage(BaseModel, metaclass=Checked):
+class Stage(Value):
     """One cut of a recipe: at a site, a formula selects tokens, and a budget says how many stay.
 
     Attributes:
@@ -88,6 +88,9 @@ class Stage(BaseModel, metaclass=Checked):
     def refused(cls, error: ValidationError) -> TokensieveError:
         """Return the error for fields that are wrong."""
         return error_class(error)(unknown_setting("a stage", cls.model_fields, error) or first_mistake(error))
+
+    def _changed_copy(self) -> str:
+        return "it does not change; recipe.replace(keep=...) makes a recipe with another budget"
 
     @field_validator("select", "by", mode="before")
     @classmethod

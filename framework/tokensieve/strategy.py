@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import Tensor
 
 from tokensieve.algebra.answers import check_chain
@@ -17,12 +17,12 @@ from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.reduction import Reduction
 from tokensieve.algebra.writes import unwritten
 from tokensieve.composers.expression import Expression, Reading
-from tokensieve.composers.settings import CLASS_ATTRIBUTES, Checked, strategy_refusal
+from tokensieve.composers.settings import CLASS_ATTRIBUTES, Value, strategy_refusal
 from tokensieve.errors import ScoreError, SettingError
 from tokensieve.evidence import Evidence, Tokens
 
 
-class Strategy(Expression, BaseModel, metaclass=Checked):
+class Strategy(Expression, Value):
     """A way of judging tokens. Its fields are its hyper-parameters.
 
     Subclass `Scorer`, `Ranker` or `Chooser`, not this. A strategy sees `Tokens` only: never a

@@ -76,7 +76,7 @@ def test_what_pruning_adds(cli, tmp_path):
         (("--json", "none/a.json"), 1, "there is no folder none"),
         (("--attention", "x"), 1, "attention 'x' cannot be used"),
         (("--visual", "100"), 1, "take a multiple of 144"),
-        (("--device", "nowhere"), 1, "the device 'nowhere' cannot be used"),
+        (("--device", "nowhere"), 1, "there is no device 'nowhere'; this machine has"),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_a_sentence(cli, options, code, said):

@@ -12,6 +12,7 @@ FILES = {
     "study.yaml": STUDY,
     "lava.yaml": STUDY.replace("world-llava", "world-lava"),
     "recipe.yaml": ONE_STAGE,
+    "device.yaml": STUDY.replace("world-llava", "{path: world-llava, device: gpu}"),
     "early.yaml": ONE_STAGE.replace("gsp", "fastv"),
 }
 DRY = ("compare", "study.yaml", "--out", "run", "--dry-run")
@@ -52,6 +53,41 @@ SAID = [
     ),
     (("explain", "script", "--model", "world-lava"), 1, "Did you mean 'world-llava'?"),
     (("recommend", "--model", "world-lava"), 1, "Did you mean 'world-llava'?"),
+    *(
+        ((*command, "--model", name), 1, cure)
+        for command in (
+            ("check", "gsp"),
+            ("explain", "gsp"),
+            ("cost", "gsp"),
+            ("recommend",),
+            ("bench", "gsp"),
+            ("run", "gsp", "--image", PHOTO, "--prompt", "Why?"),
+            ("show", "gsp", "--image", PHOTO, "--out", "run"),
+            ("export", "gsp", "--image", PHOTO, "--prompt", "Why?", "--to", "torch", "--out", "x.pt2"),
+        )
+        for name, cure in (
+            ("world-lava", "Did you mean 'world-llava'?"),
+            ("", "--model is empty; --model takes a folder written by save_pretrained"),
+            ("study.yaml", "study.yaml is a file; --model takes"),
+            ("folder", "folder is no checkpoint: it has no config.json"),
+        )
+    ),
+    (("check", "gsp", "--model", "owner/name"), 1, "to get one from the hub: hf download owner/name"),
+    (("check", "gsp", "--model", "llava-1_5-7b"), 1, "a shape without weights; bench, explain and recommend take"),
+    (("explain", "gsp", "--model", "lava-1_5-7b"), 1, "Did you mean 'llava-1_5-7b'?"),
+    *(
+        ((command, *recipe, "--model", "world-llava", *ASK[: 2 * asks], "--device", name), 1, cure)
+        for command, recipe, asks in (("recommend", (), 0), ("bench", ("gsp",), 0), ("run", ("gsp",), 2))
+        for name, cure in (
+            ("gpu", "there is no device 'gpu'; this machine has cpu"),
+            ("cude", "Did you mean 'cuda'?"),
+            ("cuda0", "Did you mean 'cuda:0'?"),
+            ("", "there is no device ''; this machine has cpu"),
+            ("cuda:99", "the device 'cuda:99' cannot be used; this machine has cpu"),
+        )
+    ),
+    (("compare", "device.yaml", "--out", "run"), 1, "Did you mean 'cuda'?  (device.yaml:2)"),
+    ((*DRY, "--set", "models.0.device=cude"), 1, "Did you mean 'cuda'?  (--set models.0.device=cude)"),
     (("cost", "script", "--geometry", "llava-1.5-7b"), 1, "Did you mean 'llava-1_5-7b'?"),
     (("check", "script", "--keep", "-4"), 2, "keep '-4' cannot be read: a budget is a count (64)"),
     (("check", "script", "--keep=-4"), 2, "keep '-4' cannot be read: a budget is a count (64)"),

@@ -104,7 +104,7 @@ def test_a_picture_that_cannot_be_read(cli, command, content, message):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (None, "RefusedError: there is no folder m; --model takes a folder written by save_pretrained"),
+        (None, "RefusedError: there is no folder m, and nothing is downloaded; --model takes a folder written by"),
         ({}, "RefusedError: m is no checkpoint: it has no config.json."),
         ({"config.json": "{"}, "RefusedError: m is no checkpoint of a model of pictures and text"),
         ({"config.json": "{}"}, "RefusedError: m is no checkpoint of a model of pictures and text"),
@@ -237,7 +237,7 @@ def test_a_picture_of_patches_that_are_no_tokens(recipe):
 
 def test_a_device_that_is_not_there(cli):
     result = cli("run", "script", "--model", "m", *ASK, "--device", "abacus")
-    assert said(result).startswith("RefusedError: the device 'abacus' cannot be used: ")
+    assert said(result).startswith("RefusedError: there is no device 'abacus'; this machine has cpu")
 
 
 @pytest.mark.parametrize("option", ["--json", "--save-kept"])

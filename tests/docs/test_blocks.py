@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import tokensieve as ts
 from tokensieve.cli import app
+from tokensieve.study.report.figures import draw
 from tokensieve.study.spec.study import Study
 
 from .pages import PAGES, ROOT, blocks, name
@@ -120,9 +121,7 @@ class Reader:
             case ["mkdir", folder]:
                 Path(folder).mkdir()
             case ["pytest", folder, *chosen]:
-                fewer = chosen or ([] if NIGHTLY else ["-k", FEWER_LAWS])
-                tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder, *fewer]
-                return self._ran(tests, expected)
+                return self._tested([folder, *(chosen or ([] if NIGHTLY else ["-k", FEWER_LAWS]))], expected)
             case ["tokensieve", *arguments]:
                 return self._told(arguments, expected)
             case _:
@@ -138,6 +137,21 @@ class Reader:
         said = f"tokensieve {shlex.join(arguments)} ended with {result.exit_code}:\n{result.output}"
         assert result.exit_code == expected, said
         return result.stdout
+
+    def _tested(self, arguments, expected):
+        arguments = ["-q", "-p", "no:cacheprovider", *arguments]
+        if NIGHTLY:
+            return self._ran([sys.executable, "-m", "pytest", *arguments], expected)
+        # In this process, which spares importing torch.
+        out, path = io.StringIO(), list(sys.path)
+        try:
+            with redirect_stdout(out):
+                code = pytest.main([*arguments, "--capture=sys", "-p", "no:xdist", "-p", "no:faulthandler"])
+        finally:
+            sys.path[:] = path
+        assert code == expected, f"pytest {shlex.join(arguments)} ended with {code}:\n{out.getvalue()}"
+        self.forget()
+        return out.getvalue()
 
     def _ran(self, command, expected=0):
         # Before what the reader's own environment has there.
@@ -191,6 +205,9 @@ def test_a_page_runs_as_it_is_written(page, tmp_path, tmp_path_factory, monkeypa
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    if not NIGHTLY:
+        # Reports of one figure: all are drawn by the tests of reports.
+        monkeypatch.setattr(draw, "MAKERS", draw.MAKERS[:1])
     installed = tmp_path_factory.mktemp("installed")
     reader = Reader(page, installed, monkeypatch)
     try:

@@ -6,7 +6,9 @@ import pytest
 from torch.nn import Linear
 
 import tokensieve as ts
-from tokensieve.study.spec.entries import TaskEntry
+from tokensieve.study.spec.budget import Budget
+from tokensieve.study.spec.entries import ControlSettings, MethodEntry, ModelEntry, TaskEntry
+from tokensieve.study.spec.study import Study
 from tokensieve.tasks.jsonl import VqaJsonl
 from tokensieve.tasks.world import World
 from tokensieve_strategies import GSP, QCSP, Norm, VisPruner
@@ -145,6 +147,11 @@ WRITTEN = [
     ("models: [world-llava]\nrecipes: [script]\nkeep: [64]\ntasks: [world]\n", "tokensieve compare runs it", 1),
 ]
 
+
+def a_study(**changed):
+    return Study(**{"models": ["world-llava"], "keep": [64], "tasks": ["world"]} | changed)
+
+
 CALLED = [
     (lambda: ts.Recipe.of(GSP, 4), "write GSP()"),
     (lambda: ts.Stage(at="decoder.0", select=GSP, keep=4), "write GSP()"),
@@ -209,6 +216,32 @@ CALLED = [
     (lambda: World(3), "takes its settings by name: density, first"),
     (lambda: VqaJsonl(), "the task 'vqa_jsonl': path: it has no default, so give a value"),
     (lambda: VqaJsonl(path="x.jsonl", metric="exakt"), "Did you mean 'exact'?"),
+    (lambda: setattr(GSP(), "quantile", 0.3), "quantile of a GSP cannot be set: it does not change; make another GSP"),
+    (lambda: setattr(ts.Recipe.load("gsp"), "name", "x"), "replace(keep=...) makes a changed copy"),
+    (lambda: setattr(ts.Recipe.load("gsp").stages[0], "keep", 4), "recipe.replace(keep=...)"),
+    (lambda: delattr(GSP() & QCSP(), "operands"), "operands of a Intersection cannot be deleted"),
+    (lambda: ts.Recipe(stages=[GSP()]), "give a Stage: Recipe.of makes a recipe of one stage"),
+    (lambda: ts.Recipe(stages=ts.Recipe.load("gsp").stages, strategies={"a": GSP}), "write GSP(...)"),
+    (lambda: ts.Stage(at="decoder.0", select=3, keep=4), "select is 3: give a strategy or a formula of them"),
+    (lambda: ts.Keep(count="64"), "Keep.of reads texts"),
+    (lambda: ts.Site("decodr", 2), "Site.of('decoder.2') reads one from text"),
+    (lambda: a_study(bacth=4), "Study has no parameter 'bacth'"),
+    (lambda: a_study(batch=0), "batch is 0: it is at least 1"),
+    (lambda: a_study(keep=["many"]), "keep 'many' cannot be read"),
+    (lambda: a_study(models=[3]), "models.0 is 3: give a ModelEntry"),
+    (lambda: a_study(recipes=["gsp"]), "Recipe.load reads names, files and formulas"),
+    (lambda: a_study(controls={"invertd": 3}), "controls.invertd: there is no setting of this name"),
+    (lambda: Study("study.yaml"), "takes its settings by name"),
+    (lambda: ModelEntry(path="m", dtyp="auto"), "Did you mean 'dtype'?"),
+    (lambda: ModelEntry(path="m", dtype="float31"), "Did you mean 'float32'?"),
+    (lambda: ModelEntry(path="m", device="gpu"), "there is no device 'gpu'"),
+    (lambda: ModelEntry(path="m", name="-"), "name is '-': write a text that matches"),
+    (lambda: MethodEntry(name="x", recipe=GSP()), "give a recipe: Recipe.load reads"),
+    (lambda: TaskEntry(use="world", pictures=3), "Settings of the task go into settings={...}"),
+    (lambda: TaskEntry(name="x"), "use: it has no default"),
+    (lambda: TaskEntry.of({"use": "world", "part": [1, 0]}), "from 1 to 0 there is none"),
+    (lambda: ControlSettings(at_every_site="no"), "at_every_site is 'no': write true or false"),
+    (lambda: Budget(keeps=[64]), "keeps.0 is 64: give a budget: Keep.of reads"),
     (lambda: TaskEntry.of({"use": "world", "pictres": 3}).build(ts.default_registry()), "Did you mean 'pictures'?"),
 ]
 
@@ -239,6 +272,9 @@ def test_a_mistake_in_a_call(call, cure):
 
 def test_what_is_no_mistake():
     """Forms that look like some of the mistakes and are fine."""
+    study = a_study(recipes=[ts.Recipe.load("gsp")], keep=["1/9"])
+    assert Study.loads(study.dump()) == study
+    assert study == Study.loads("{models: world-llava, recipes: gsp, keep: 1/9, tasks: world}")
     for text in (
         "\ufeffstages:\n- {at: decoder.0, select: gsp, keep: 4}\n",
         "stages:\r\n- {at: decoder.0, select: gsp, keep: 4}\r\n",

@@ -60,6 +60,12 @@ class Keep:
     def __post_init__(self) -> None:
         if sum(field is not None for field in (self.count, self.fraction, self.less)) > 1:
             raise BudgetError("a budget is one of a count, a fraction and all but a few")
+        for field, kind in (("count", int), ("fraction", Fraction), ("less", int)):
+            value = getattr(self, field)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise BudgetError(
+                    f"{field} is {value!r}, no {kind.__name__}; Keep.of reads texts and decimals: {_HELP}"
+                )
         if self.less is not None and not 0 <= self.less <= _MOST:
             raise BudgetError(f"r {self.less} is not between 0 and {_MOST}: it is how many tokens a stage takes away")
         if self.count is not None and not 1 <= self.count <= _MOST:

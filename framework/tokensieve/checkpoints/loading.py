@@ -5,14 +5,16 @@ transformers is imported inside functions: it is slow to import, and many mistak
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tokensieve.checkpoints.devices import named_device
 from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.errors import (
     MissingEvidenceError,
@@ -25,6 +27,7 @@ from tokensieve.errors import (
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.pretrained import (
     LOCAL,
+    cached_folder,
     from_pretrained,
     model_from_pretrained,
     require_counting_fields,
@@ -42,7 +45,7 @@ def load_adapter(directory: Path, registry: Registry) -> Adapter:
         RefusedError: if the folder holds no checkpoint of an image-text-to-text model.
         UnsupportedModelError: if no adapter matches, or several.
     """
-    _require_checkpoint(directory, registry)
+    _require_config(directory)
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with quiet():
@@ -149,32 +152,50 @@ def _require_runnable(recipe: Recipe, adapter: Adapter) -> None:
             raise kind(f"recipe '{recipe.name}' cannot run on {type(adapter.model).__name__}: {finding}")
 
 
-def _require_checkpoint(directory: Path, registry: Registry) -> None:
-    """Raise `RefusedError` unless the folder exists and has a config."""
-    if not directory.is_dir():
-        raise RefusedError(
-            f"there is no folder {directory}; --model takes a folder written by save_pretrained, or "
-            "the name of a shipped checkpoint, and downloads nothing."
-            + did_you_mean(str(directory), registry.checkpoints)
-        )
-    if not (directory / "config.json").is_file():
-        raise RefusedError(
-            f"{directory} is no checkpoint: it has no config.json. --model takes a folder written by save_pretrained"
-        )
+def checkpoint_named(name: str, registry: Registry, geometries: Iterable[str] = ()) -> Path:
+    """Return the folder of the checkpoint that `--model` names: a shipped one, a folder, or an id in the hub's cache.
 
-
-def named_device(name: str | None) -> torch.device:
-    """Return the device of this name, by default CUDA if available, after checking that a tensor can be put there.
+    Args:
+        name: what was named.
+        registry: for shipped checkpoints.
+        geometries: the names of geometries that the caller takes as well, for the message.
 
     Raises:
-        RefusedError: if none can.
+        RefusedError: if there is none; nothing is downloaded.
     """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(name)
-        torch.empty(1, device=place)
-    # The type of the error depends on the device.
-    except Exception as error:
-        raise RefusedError(f"the device '{name}' cannot be used: {short_message(error)}") from None
-    return place
+    if name in registry.checkpoints:
+        return registry.checkpoints[name].folder
+    folder = Path(name).expanduser()
+    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+    if name.strip() and folder.is_dir():
+        _require_config(folder)
+        return folder
+    if is_id and (cached := cached_folder(name)) is not None:
+        return cached
+    near = did_you_mean(name, [*registry.checkpoints, *geometries])
+    if not name.strip():
+        said = "--model is empty"
+    elif folder.is_file():
+        said = f"{name} is a file"
+        near = f" Did you mean '{folder.parent}'?" if (folder.parent / "config.json").is_file() else near
+    elif name in registry.geometries:
+        said = (
+            f"'{name}' is a geometry, a shape without weights; bench, explain and recommend take it, cost as --geometry"
+        )
+    else:
+        said = f"there is no folder {name}, and nothing is downloaded"
+    takes = ["a folder written by save_pretrained", f"a shipped checkpoint ({listing(registry.checkpoints)})"]
+    takes += [f"a geometry ({listing(geometries)})"] if geometries else []
+    fetch = f"; to get one from the hub: hf download {name}" if is_id else ""
+    raise RefusedError(f"{said}; --model takes {', '.join(takes[:-1])} or {takes[-1]}{fetch}.{near}")
+
+
+def _require_config(folder: Path) -> None:
+    """Raise `RefusedError` unless a folder has a config."""
+    if not (folder / "config.json").is_file():
+        inside = sorted(file.parent for file in folder.glob("*/config.json"))
+        near = f" Did you mean '{inside[0]}'?" if inside else ""
+        raise RefusedError(
+            f"{folder} is no checkpoint: it has no config.json. "
+            f"--model takes a folder written by save_pretrained.{near}"
+        )

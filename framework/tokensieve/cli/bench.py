@@ -14,7 +14,7 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.bench_tables import break_even_table, latency_tables, overhead_table
 from tokensieve.cli.files import require_writable
-from tokensieve.cli.options import Budget, Device, PluginFiles, RecipeNames, open_registry, parse_budgets
+from tokensieve.cli.options import Budget, Device, PluginFiles, RecipeNames, ShapedModel, open_registry, parse_budgets
 from tokensieve.cli.progress import Report, reported
 from tokensieve.errors import RefusedError, listing
 from tokensieve.plugins.registry import Registry
@@ -28,14 +28,7 @@ if TYPE_CHECKING:
 
 def bench(
     recipes: RecipeNames,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="A checkpoint's folder, a shipped one's name, or a geometry (random weights).",
-        ),
-    ],
+    model: ShapedModel,
     keep: Budget = None,
     visual: Annotated[
         Optional[str],  # noqa: UP045 - typer reads the annotation

@@ -10,7 +10,6 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from tokensieve.cli import console
-from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeName, open_registry, parse_budgets
 from tokensieve.models.adapter import Adapter
@@ -30,9 +29,9 @@ def check(recipe: RecipeName, model: OptionalModel = None, keep: Budget = None, 
     loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep))
     adapter = None
     if model is not None:
-        from tokensieve.checkpoints.loading import load_adapter
+        from tokensieve.checkpoints.loading import checkpoint_named, load_adapter
 
-        adapter = load_adapter(checkpoint_folder(model, registry), registry)
+        adapter = load_adapter(checkpoint_named(model, registry), registry)
     found = review(loaded, adapter)
     for table in plan_tables(loaded, adapter):
         console.show(table)

@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from tokensieve.cli import console
-from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeNames, open_registry, parse_budgets
 from tokensieve.cost.geometry import Geometry, layer_costs, pruned_prefill_flops, visual_per_layer
@@ -41,14 +40,15 @@ def cost(
     registry = open_registry(plugin)
     budgets = parse_budgets(keep)
     loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
+    from tokensieve.checkpoints.loading import checkpoint_named, load_adapter
+
+    folder = None if model is None else checkpoint_named(model, registry)
     if (geometry is None) == (model is None) or (model is not None and visual is None):
         console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
         raise typer.Exit(2)
     vision = None
-    if model is not None:
-        from tokensieve.checkpoints.loading import load_adapter
-
-        adapter, title = load_adapter(checkpoint_folder(model, registry), registry), str(model)
+    if folder is not None:
+        adapter, title = load_adapter(folder, registry), str(model)
     else:
         shape = Geometry.load(registry.geometry(str(geometry)))
         with console.working("building the model without its weights, and counting what a picture costs"):

@@ -7,16 +7,13 @@ from typing import Annotated, Optional
 import typer
 
 from tokensieve.cli import console
-from tokensieve.cli.options import Budget, PluginFiles, RecipeName, open_registry, parse_budgets
+from tokensieve.cli.options import Budget, OptionalShapedModel, PluginFiles, RecipeName, open_registry, parse_budgets
 from tokensieve.cost.geometry import Geometry
 
 
 def explain(
     recipe: RecipeName,
-    model: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads the annotation
-        typer.Option("--model", metavar="NAME", help="A checkpoint's folder, a shipped one's name, or a geometry."),
-    ] = None,
+    model: OptionalShapedModel = None,
     keep: Budget = None,
     visual: Annotated[
         Optional[int],  # noqa: UP045 - typer reads the annotation

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from tokensieve.cli import console
-from tokensieve.cli.checkpoints import checkpoint_folder
 from tokensieve.cli.files import read_image, require_writable
 from tokensieve.cli.options import Budget, Model, PluginFiles, RecipeName, open_registry, parse_budgets
 from tokensieve.errors import RefusedError
@@ -58,14 +57,14 @@ def export(
     loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep))
     require_writable(out)
     example = _example(image, image_size)
-    from tokensieve.checkpoints.loading import load
+    from tokensieve.checkpoints.loading import checkpoint_named, load
     from tokensieve.exporting.export import export as export_model
     from tokensieve.exporting.refusals import exported_stage
     from tokensieve.exporting.targets import TARGETS
 
     TARGETS[to].check(out)
     exported_stage(loaded)
-    ready = load(checkpoint_folder(model, registry), registry, (loaded,), "cpu", dtype="float32")
+    ready = load(checkpoint_named(model, registry), registry, (loaded,), "cpu", dtype="float32")
     made = export_model(
         ready.model,
         loaded,

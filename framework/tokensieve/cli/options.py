@@ -36,14 +36,12 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's na
 RecipeNames = Annotated[
     list[str], typer.Argument(metavar="RECIPE...", help="Shipped recipes' names, paths to YAML, or formulas.")
 ]
-Model = Annotated[
-    Path,
-    typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped."),
-]
-OptionalModel = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads the annotation
-    typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped."),
-]
+_MODEL = typer.Option("--model", metavar="DIR", help="A checkpoint's folder, or the name of one that is shipped.")
+_SHAPED = typer.Option("--model", metavar="NAME", help="A checkpoint's folder, a shipped one's name, or a geometry.")
+Model = Annotated[str, _MODEL]
+OptionalModel = Annotated[Optional[str], _MODEL]  # noqa: UP045 - typer reads the annotation
+ShapedModel = Annotated[str, _SHAPED]
+OptionalShapedModel = Annotated[Optional[str], _SHAPED]  # noqa: UP045 - typer reads the annotation
 Budget = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
     typer.Option(
@@ -60,10 +58,24 @@ Settings = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads the annotation
     typer.Option("--set", metavar="PATH=VALUE", help="Change the study, such as keep=64,128 or limit=100."),
 ]
+
+
+def _check_device(name: str | None) -> str | None:
+    """Refuse a device that is not on this machine, before anything else is done."""
+    if name is not None:
+        from tokensieve.checkpoints.devices import named_device
+
+        named_device(name)
+    return name
+
+
 Device = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation
     typer.Option(
-        "--device", metavar="NAME", help="Where the model runs, such as cpu or cuda:0. An accelerator if there is one."
+        "--device",
+        metavar="NAME",
+        callback=_check_device,
+        help="Where the model runs, such as cpu or cuda:0. An accelerator if there is one.",
     ),
 ]
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.cli.files import require_writable
-from tokensieve.cli.options import Device, PluginFiles, open_registry, parse_budgets
+from tokensieve.cli.options import Device, PluginFiles, ShapedModel, open_registry, parse_budgets
 from tokensieve.cli.progress import reported
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ DEFAULT_KEEP = "1/9"
 
 
 def recommend(
-    model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="A checkpoint's folder, a shipped one's name, or a geometry.")
-    ],
+    model: ShapedModel,
     recipes: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer reads the annotation
         typer.Argument(metavar="[RECIPE...]", help="What to choose from; by default all shipped recipes."),

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from tokensieve.cli import console
-from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
+from tokensieve.cli.checkpoints import query_encoder_folder
 from tokensieve.cli.files import read_image, require_writable
 from tokensieve.cli.options import (
     Budget,
@@ -51,10 +51,10 @@ def run(
         require_writable(file)
     picture = read_image(image)
     from tokensieve.checkpoints.asking import answer
-    from tokensieve.checkpoints.loading import load
+    from tokensieve.checkpoints.loading import checkpoint_named, load
 
     encoder = query_encoder_folder(model, query_encoder, registry)
-    ready = load(checkpoint_folder(model, registry), registry, (loaded,), device)
+    ready = load(checkpoint_named(model, registry), registry, (loaded,), device)
     text, ledger = answer(ready, loaded, picture, prompt, max_new_tokens, encoder, registry)
     console.echo(text)
     console.echo()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tokensieve.cli import console
-from tokensieve.cli.checkpoints import checkpoint_folder, query_encoder_folder
+from tokensieve.cli.checkpoints import query_encoder_folder
 from tokensieve.cli.files import make_folder, read_image
 from tokensieve.cli.options import (
     Budget,
@@ -49,10 +49,10 @@ def show(
     budgets = parse_budgets(keep)
     loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     pictures = [(file, read_image(file)) for file in image]
-    make_folder(out)
-    from tokensieve.checkpoints.loading import checkpoint_or_example, load
+    from tokensieve.checkpoints.loading import checkpoint_named, checkpoint_or_example, load
 
-    given = None if model is None else checkpoint_folder(model, registry)
+    given = None if model is None else checkpoint_named(model, registry)
+    make_folder(out)
     encoder = query_encoder_folder(model, query_encoder, registry)
     with checkpoint_or_example(given, registry, loaded) as (folder, description):
         ready = load(folder, registry, loaded, device)

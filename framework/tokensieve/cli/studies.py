@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from tokensieve.checkpoints.devices import named_device
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
 from tokensieve.cli.progress import reported
@@ -56,6 +57,8 @@ def run_study(study: Study, store: Store, registry: Registry, engine: Engine) ->
     Raises:
         typer.Exit: with 130 after Ctrl-C.
     """
+    if engine.name == "local":
+        _check_devices(study)
     with console.working("checking the study"):
         plan = plan_study(study, registry, download=True)
     print_notes(plan)
@@ -67,6 +70,15 @@ def run_study(study: Study, store: Store, registry: Registry, engine: Engine) ->
     left = {job.cell.key for job in plan.jobs} - store.finished()
     console.echo(_summary_line(summary, store, plan.skipped, max(0, len(left) - len(summary.failed))))
     return not summary.failed and not left
+
+
+def _check_devices(study: Study) -> None:
+    """Raise `RefusedError` if this machine does not have the device of a model."""
+    for index, model in enumerate(study.models):
+        try:
+            named_device(model.device)
+        except RefusedError as error:
+            raise RefusedError(f"model '{model.name}': {error}{study.location('models', index)}") from None
 
 
 def print_notes(plan: Plan) -> None:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Never, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from tokensieve.algebra.answers import combined
@@ -109,7 +109,7 @@ class Expression(ABC):
         return Best.of(self, m=Keep.of(m))
 
 
-class Composer(Expression, BaseModel, metaclass=checks.Checked):
+class Composer(Expression, checks.Value):
     """Expressions joined into one. Subclass it to add a composer; its fields are its settings, as those of a strategy.
 
     A subclass sets `name` and implements `combine`, or `read` where chains alone are not enough. Every setting has a

@@ -9,7 +9,7 @@ from enum import Enum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from tokensieve.algebra.budget import Keep, simplest
@@ -173,6 +173,33 @@ class Checked(ModelMetaclass):
         # Not `|`: it makes types, such as `GSP | None`.
         __and__ = __rand__ = __xor__ = __rxor__ = __sub__ = __rsub__ = _forgotten
         __rshift__ = __rrshift__ = __invert__ = _forgotten
+
+
+class Value(BaseModel, metaclass=Checked):
+    """A model that never changes: mistakes in its fields, and attempts to set one, are told in this library's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not name.startswith("_"):
+                raise SettingError(f"{name} of a {type(self).__name__} cannot be set: {self._changed_copy()}")
+            super().__setattr__(name, value)
+
+        def __delattr__(self, name: str) -> None:
+            raise SettingError(f"{name} of a {type(self).__name__} cannot be deleted: {self._changed_copy()}")
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> TokensieveError:
+        """Return the error for fields that are wrong."""
+        return SettingError(
+            unknown_setting(cls.__name__, cls.model_fields, error) or f"{cls.__name__}: {first_mistake(error)}"
+        )
+
+    def _changed_copy(self) -> str:
+        """Return how a changed copy is made."""
+        return f"it does not change; make another {type(self).__name__}"
 
 
 def strategy_refusal(name: str, fields: Iterable[str], error: ValidationError) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tokensieve.checkpoints.devices import named_device
 from tokensieve.checkpoints.loaded_model import quiet
-from tokensieve.checkpoints.loading import load, load_adapter, named_device
+from tokensieve.checkpoints.loading import checkpoint_named, load, load_adapter
 from tokensieve.cost.geometry import Geometry
-from tokensieve.errors import RefusedError, did_you_mean, listing, short_message
+from tokensieve.errors import RefusedError, short_message
 from tokensieve.measure.machine import free_memory
 from tokensieve.measure.prompts import Prompts
 from tokensieve.measure.shapes import difference, fitting, random_model, resized
@@ -63,17 +64,9 @@ def find_source(name: str, registry: Registry) -> Path | Geometry:
     Raises:
         RefusedError: if it is none of them.
     """
-    if name in registry.checkpoints:
-        return registry.checkpoints[name].folder
-    if Path(name).is_dir():
-        return Path(name)
-    if name in registry.geometries:
+    if name in registry.geometries and name not in registry.checkpoints and not Path(name).is_dir():
         return Geometry.load(registry.geometries[name])
-    raise RefusedError(
-        f"'{name}' is no folder of a checkpoint on this machine, no shipped checkpoint "
-        f"({listing(registry.checkpoints)}) and no geometry ({listing(registry.geometries)})."
-        + did_you_mean(name, [*registry.checkpoints, *registry.geometries])
-    )
+    return checkpoint_named(name, registry, registry.geometries)
 
 
 def planned_adapter(source: Path | Geometry, registry: Registry, attention: str) -> Adapter:

@@ -30,14 +30,14 @@ def local_checkpoint(source: str | Path, argument: str) -> Path:
         raise RefusedError(f"{argument} is {folder}, and that is no checkpoint: it has no config.json")
     hint = "give a folder written by save_pretrained"
     if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
-        cached = _cached_folder(source)
+        cached = cached_folder(source)
         if cached is not None:
             return cached
         hint += f", or get it from the hub first: hf download {source}"
     raise RefusedError(f"{argument} is '{source}', and there is no such folder; nothing is downloaded: {hint}")
 
 
-def _cached_folder(repository: str) -> Path | None:
+def cached_folder(repository: str) -> Path | None:
     """Return the folder of a repository in the hub's cache, or None if its config is not there."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

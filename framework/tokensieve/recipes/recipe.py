@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.algebra.markup import table
 from tokensieve.composers.expression import Expression
-from tokensieve.composers.settings import Checked, error_class, unknown_setting
+from tokensieve.composers.settings import Value, error_class, unknown_setting
 from tokensieve.errors import (
     RecipeError,
     TokensieveError,
@@ -82,7 +82,7 @@ class _Places:
     by_site: Mapping[Site, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
-class Recipe(BaseModel, metaclass=Checked):
+class Recipe(Value):
     """Stages, each with a site, a formula of strategies and a budget.
 
     Attributes:
@@ -112,6 +112,9 @@ class Recipe(BaseModel, metaclass=Checked):
     def refused(cls, error: ValidationError) -> TokensieveError:
         """Return the error for fields that are wrong."""
         return error_class(error)(unknown_setting("a recipe", cls.model_fields, error) or first_mistake(error))
+
+    def _changed_copy(self) -> str:
+        return "it does not change; replace(keep=...) makes a changed copy"
 
     @field_validator("budgets", mode="before")
     @classmethod

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from tokensieve.composers.settings import Checked, unknown_setting
+from tokensieve.composers.settings import Value, unknown_setting
 from tokensieve.errors import SettingError, first_mistake
 from tokensieve.models.pictures import ImageOrVideo, Video
 
@@ -56,7 +56,7 @@ class Answer:
     logits: Tensor | None = None
 
 
-class Task(BaseModel, metaclass=Checked):
+class Task(Value):
     """A set of samples and a way to grade answers. Its fields are its protocol.
 
     Subclass it, give it a `name` and its `metric` a default, and register it by `registry.add_task(cls)` in the

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
+from tokensieve.composers.settings import Value
 from tokensieve.errors import RecipeError, StudyError, cure_of, did_you_mean, listing
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.analysis.comparison import Comparison
 
 
-class PublishedResult(BaseModel):
+class PublishedResult(Value):
     """Published numbers of a method at a budget. Nothing is computed from them but their own relative average.
 
     Attributes:

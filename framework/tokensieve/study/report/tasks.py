@@ -7,9 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
-from tokensieve.errors import TokensieveError
+from tokensieve.errors import SettingError, TokensieveError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.analysis.attempt import reason_of
@@ -126,7 +124,7 @@ def _entries_by_name(study: str) -> dict[str, TaskEntry]:
     for one in entries if isinstance(entries, list) else ():
         if isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("use"), str):
             # Without a valid entry, a task is built from its card.
-            with contextlib.suppress(ValidationError):
+            with contextlib.suppress(SettingError):
                 found[one["name"]] = TaskEntry.of(one)
     return found
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from tokensieve.algebra.budget import Keep
-from tokensieve.errors import (
-    BudgetError,
-)
+from tokensieve.composers.settings import Value
+from tokensieve.errors import BudgetError
 
 OWN = "own"
 """The budget of a study that stands for a recipe's own budgets."""
 
 
-class Budget(BaseModel):
+class Budget(Value):
     """A budget of a study: one for the last stage of a recipe, or one for each of its stages.
 
     Attributes:
@@ -48,6 +47,15 @@ class Budget(BaseModel):
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.keeps)) or OWN
+
+
+def own_budgets(value: object) -> object:
+    """Return the budgets of a value, or none if there is no value.
+
+    Raises:
+        BudgetError: if a value is no budget.
+    """
+    return value if value is None else budgets_of(value)
 
 
 def budgets_of(value: object) -> tuple[Budget, ...]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tokensieve.checkpoints.devices import device_of
+from tokensieve.composers.settings import Value
+from tokensieve.errors import RefusedError, SettingError, TokensieveError
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.study.spec.budget import Budget, budgets_of
+from tokensieve.study.spec.budget import Budget, own_budgets
 from tokensieve.tasks.base import Task
 
 NAME = r"^[\w][\w .+&|~()/-]*$"
@@ -18,7 +21,7 @@ METHOD_NAME = r"^[\w~(][\w .+&|~()/^>,=\[\]-]*$"
 """A recipe that is written as a formula has it as its name."""
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(Value):
     """A model of a study.
 
     Attributes:
@@ -44,15 +47,27 @@ class ModelEntry(BaseModel):
     geometry: str | None = None
     keep: tuple[Budget, ...] | None = Field(default=None, min_length=1)
 
+    _read_budgets = field_validator("keep", mode="before")(own_budgets)
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, name: str | None) -> str | None:
+        # Whether it is there, the machine that runs a cell will say.
+        try:
+            return name if name is None else str(device_of(name))
+        except RefusedError as error:
+            raise ValueError(str(error)) from None
+
     @model_validator(mode="before")
     @classmethod
     def _set_default_name(cls, data: object) -> object:
+        data = {"path": data} if isinstance(data, str) else data
         if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str):
             return {**data, "name": data["path"].rstrip("/").rpartition("/")[2]}
         return data
 
 
-class MethodEntry(BaseModel):
+class MethodEntry(Value):
     """A recipe of a study.
 
     Attributes:
@@ -69,8 +84,18 @@ class MethodEntry(BaseModel):
     keep: tuple[Budget, ...] | None = None
     models: tuple[str, ...] | None = None
 
+    _read_budgets = field_validator("keep", mode="before")(own_budgets)
 
-class TaskEntry(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _set_default_name(cls, data: object) -> object:
+        data = {"recipe": data} if isinstance(data, Recipe) else data
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("recipe"), Recipe):
+            return {**data, "name": data["recipe"].name}
+        return data
+
+
+class TaskEntry(Value):
     """A task of a study.
 
     Attributes:
@@ -89,6 +114,20 @@ class TaskEntry(BaseModel):
     models: tuple[str, ...] | None = None
     part: tuple[Fraction, Fraction] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_default_name(cls, data: object) -> object:
+        data = {"use": data} if isinstance(data, str) else data
+        return {**data, "name": data.get("name") or str(data.get("use"))} if isinstance(data, dict) else data
+
+    @classmethod
+    def refused(cls, error: ValidationError) -> TokensieveError:
+        """Return the error for fields that are wrong."""
+        unknown = error.errors()[0]["type"] == "extra_forbidden"
+        return SettingError(
+            f"{super().refused(error)}{' Settings of the task go into settings={...}' if unknown else ''}"
+        )
+
     @field_validator("part", mode="before")
     @classmethod
     def _read_part(cls, value: object) -> object:
@@ -99,12 +138,17 @@ class TaskEntry(BaseModel):
         """Read an entry of a study: `use`, `name`, `models` and `part`; all other keys are settings of the task.
 
         Raises:
-            ValidationError: if `name`, `models` or `part` is not valid.
+            SettingError: if `name`, `models` or `part` is not valid.
         """
+        return cls(**cls.fields_of(entry))
+
+    @staticmethod
+    def fields_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that an entry of a study gives."""
         own = ("use", "name", "models", "part")
         settings = {key: _plain(value) for key, value in entry.items() if key not in own}
-        name = entry.get("name") or entry["use"]
-        return cls(name=name, use=entry["use"], settings=settings, part=entry.get("part"), **models_field(entry))
+        given = {key: entry[key] for key in ("use", "name", "part") if key in entry}
+        return given | {"settings": settings} | models_field(entry)
 
     def build(self, registry: Registry) -> Task:
         """Return the task with its settings.
@@ -121,7 +165,7 @@ class TaskEntry(BaseModel):
             raise kind.refused(error) from error
 
 
-class ControlSettings(BaseModel):
+class ControlSettings(Value):
     """Which controls of a study are left out; by default, none.
 
     Attributes:
@@ -135,10 +179,7 @@ class ControlSettings(BaseModel):
     inverted: tuple[Budget, ...] | None = None
     at_every_site: bool = True
 
-    @field_validator("inverted", mode="before")
-    @classmethod
-    def _read_budgets(cls, value: object) -> object:
-        return value if value is None else budgets_of(value)
+    _read_budgets = field_validator("inverted", mode="before")(own_budgets)
 
 
 def part_ends(value: object) -> tuple[Fraction, Fraction]:

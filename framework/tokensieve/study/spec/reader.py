@@ -211,7 +211,7 @@ class StudyReader:
         if not isinstance(data, dict) or not isinstance(data.get("use"), str):
             raise self._error(StudyError, "a task is a name, or a mapping with use: NAME and its settings", path)
         try:
-            task = TaskEntry.of(data)
+            task = TaskEntry.model_validate(TaskEntry.fields_of(data))
             task.build(self._registry)
         except ValidationError as error:
             raise self.invalid(error, path) from None

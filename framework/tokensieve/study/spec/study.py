@@ -7,15 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from tokensieve.errors import (
-    RecipeError,
-    StudyError,
-)
+from tokensieve.composers.settings import Value
+from tokensieve.errors import RecipeError, StudyError
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes import yaml_lines
-from tokensieve.study.spec.budget import Budget
+from tokensieve.study.spec.budget import Budget, own_budgets
 from tokensieve.study.spec.entries import NAME, ControlSettings, MethodEntry, ModelEntry, TaskEntry
 from tokensieve.study.spec.overrides import apply_override
 from tokensieve.study.spec.reader import StudyReader
@@ -29,7 +27,7 @@ must not keep the others waiting for ever.
 """
 
 
-class Study(BaseModel):
+class Study(Value):
     """Models × recipes × budgets × tasks × seeds.
 
     Attributes:
@@ -65,6 +63,8 @@ class Study(BaseModel):
     plugins: tuple[str, ...] = ()
 
     _locations: dict[tuple[str, int], str] = PrivateAttr(default_factory=dict)
+
+    _read_budgets = field_validator("keep", mode="before")(own_budgets)
 
     @model_validator(mode="after")
     def _check_budgets(self) -> Self:
