@@ -217,6 +217,14 @@ def test_a_page_runs_as_it_is_written(page, tmp_path, tmp_path_factory, monkeypa
         reader.forget()
 
 
+def test_lines_of_code_fit_into_the_column():
+    """A hundred signs at 1280 pixels. What commands print wraps there, a line of JSON is one line by its format."""
+    for page in PAGES:
+        for block in blocks(page):
+            long = [line for line in block.code.splitlines() if len(line) > 100]
+            assert block.language in ("text", "json") or page == ROOT / "README.md" or not long, f"{page}: {long}"
+
+
 def test_the_plugin_is_under_25_lines():
     howto = ROOT / "docs" / "howto"
     for page, file in (
