@@ -80,6 +80,12 @@ EXPORT = Bridge(
     extra="export",
     page="howto/export.md",
 )
+LMMS = Bridge(
+    "Pruned models inside lmms-eval, and its tasks as tasks of a study.",
+    "lmms-eval --model tokensieve --model_args pretrained=DIR,recipe=NAME,keep=64 --tasks TASK",
+    extra="lmms",
+    page="howto/lmms-eval.md",
+)
 
 
 def bridge_states() -> list[BridgeState]:
@@ -97,7 +103,7 @@ def bridge_states() -> list[BridgeState]:
             problem = f"{point.value} is no tokensieve.bridges.Bridge"
             found.append(BridgeState(point.name, package, None, {}, {}, (problem,)))
             continue
-        found.append(_state(point.name, package, bridge))
+        found.append(BridgeState(point.name, package, bridge, *_needs(package, bridge.extra)))
     return found
 
 
@@ -107,27 +113,28 @@ def require(extra: str) -> None:
     Raises:
         PluginError: if something is missing or does not fit; it says what to install.
     """
-    state = _state(extra, "tokensieve", Bridge("", "", extra))
-    if not state.ready:
-        raise PluginError("; ".join(state.problems))
+    _, _, problems = _needs("tokensieve", extra)
+    if problems:
+        raise PluginError("; ".join(problems))
 
 
-def _state(name: str, package: str, bridge: Bridge) -> BridgeState:
+def _needs(package: str, extra: str | None) -> tuple[dict[str, str], dict[str, str | None], tuple[str, ...]]:
+    """Return what an extra needs, what of it is installed, and what is missing; see `BridgeState`."""
     needs: dict[str, str] = {}
     installed: dict[str, str | None] = {}
     problems = []
-    for requirement in _requirements(package, bridge.extra):
+    for requirement in _requirements(package, extra):
         needs[requirement.name] = str(requirement.specifier) or "any version"
         version = _version(requirement.name)
         installed[requirement.name] = version
         if version is None:
-            problems.append(f"{requirement.name} is not installed: pip install '{package}[{bridge.extra}]'")
+            problems.append(f"{requirement.name} is not installed: pip install '{package}[{extra}]'")
         elif not requirement.specifier.contains(version, prereleases=True):
             problems.append(
                 f"{requirement.name} {version} is installed, and {needs[requirement.name]} works: "
-                f"pip install '{package}[{bridge.extra}]'"
+                f"pip install '{package}[{extra}]'"
             )
-    return BridgeState(name, package, bridge, needs, installed, tuple(problems))
+    return needs, installed, tuple(problems)
 
 
 def _requirements(package: str, extra: str | None) -> Iterable[Requirement]:

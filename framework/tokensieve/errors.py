@@ -6,7 +6,7 @@ TokensieveError
 ├── ScoreError               a strategy returned NaN, a wrong shape or a wrong order
 ├── BudgetError              a `keep` that is no budget (also a ValueError)
 ├── FormulaError             a formula that cannot be read
-├── SettingError             a setting that a strategy or task does not have or take (also a ValueError)
+├── SettingError             a setting that something does not have or take (also a ValueError)
 ├── RecipeError              a recipe file or value that cannot be used
 ├── UnknownNameError         a name nobody registered
 │   ├── UnknownStrategyError

@@ -22,6 +22,7 @@ from tokensieve.errors import (
     UnknownTaskError,
     UnsupportedModelError,
 )
+from tokensieve.plugins.rivals import rivals_by_type
 from tokensieve.tasks import Sample, Task
 from tokensieve_adapters.llava import LlavaAdapter
 
@@ -441,6 +442,24 @@ def test_a_hook_that_does_not_fit_costs_its_plugin_alone(monkeypatch):
     assert "gsp" in registry.strategies
 
 
+def test_adapters_that_take_the_same_models_are_said():
+    class One(ToyAdapter):
+        """Takes every model of a type."""
+
+        name = "one"
+        model_types = frozenset({"toy"})
+        matches = Adapter.matches
+
+    class Two(One):
+        """Takes the same."""
+
+        name = "two"
+
+    [said] = rivals_by_type([ToyAdapter, One, Two], lambda kind, name: f"plugin of {kind} {name}")
+    assert "'one' (plugin of adapter one) and 'two' (plugin of adapter two) both take models of type 'toy'" in said
+    assert "uninstall one of the plugins" in said
+
+
 def test_models_need_exactly_one_adapter():
     class Twin(ToyAdapter):
         """Matches the same."""
@@ -451,6 +470,7 @@ def test_models_need_exactly_one_adapter():
     registry.register(plugin(adapters=[ToyAdapter, Twin]), "p")
     with pytest.raises(UnsupportedModelError, match=r"'toy' .* and 'twin' .* both match Linear"):
         registry.adapter_for(nn.Linear(1, 1))
+    assert not list(rivals_by_type(registry.adapters.values(), registry.origin))
     with pytest.raises(UnsupportedModelError, match=r"no adapter matches Conv2d\. Registered: toy, twin"):
         registry.adapter_for(nn.Conv2d(1, 1, 1))
 

@@ -16,7 +16,10 @@ class Greys(Task):
 
     def samples(self) -> Sequence[Sample]:
         """Return the questions, always the same ones."""
-        return [Sample(str(g), "Light or dark?", str(g), ("light" if g > 127 else "dark",)) for g in range(0, 256, 5)]
+        return [
+            Sample(str(g), "Light or dark?", str(g), ("light" if g > 127 else "dark",))
+            for g in range(0, 256, 5)
+        ]
 
     def picture(self, sample: Sample) -> Image.Image:
         """Return the picture of a question."""

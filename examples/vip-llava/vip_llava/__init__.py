@@ -1,4 +1,4 @@
-"""The adapter vip_llava. It begins as one for ViP-LLaVA: put the names of your family in their places."""
+"""The adapter vip_llava. It begins as one for ViP-LLaVA: write your family's names instead."""
 
 import math
 from collections.abc import Mapping

@@ -19,6 +19,7 @@ from tokensieve.errors import TokensieveError
 from tokensieve.plugins.parameters import sentence
 from tokensieve.plugins.plugin import Plugin
 from tokensieve.plugins.registry import Registry
+from tokensieve.plugins.rivals import rivals_by_type
 from tokensieve.recipes.cards import Card, cards, kind_of_strategy, needs_of, recipe_sentence
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
@@ -98,6 +99,7 @@ def plugin_errors(registry: Registry) -> Iterator[str]:
             yield f"the plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.error}"
         for left_out in plugin.left_out:
             yield f"not added: {left_out}"
+    yield from rivals_by_type(registry.adapters.values(), registry.origin)
 
 
 def plugin_tables(registry: Registry) -> Iterator[Table]:

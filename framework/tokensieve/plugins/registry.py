@@ -36,6 +36,7 @@ from tokensieve.models.adapter import Adapter
 from tokensieve.plugins import hookspecs
 from tokensieve.plugins.checks import problem
 from tokensieve.plugins.plugin import BY_HAND, ENTRY_POINTS, OWN, Checkpoint, Plugin, _said, broken
+from tokensieve.plugins.rivals import rivals
 from tokensieve.plugins.wrapped import unwrap
 from tokensieve.strategy import Strategy
 from tokensieve.tasks.base import Task
@@ -209,8 +210,7 @@ class Registry:
                 f"no adapter matches {described}. Registered: {listing(self._adapters)}. "
                 f"A plugin can add one with register_adapters.{failed}{broken(self._plugins)}"
             )
-        both = " and ".join(f"'{cls.name}' ({self.origin('adapter', cls.name)})" for cls in matching)
-        raise UnsupportedModelError(f"{both} both match {described}; uninstall one of the plugins")
+        raise UnsupportedModelError(rivals(matching, self.origin, f"match {described}"))
 
     def _matching(self, model: nn.Module) -> tuple[list[type[Adapter]], str]:
         """Return the adapters that match a module, and a sentence about each that could not tell."""

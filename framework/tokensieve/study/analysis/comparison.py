@@ -29,6 +29,9 @@ HEADLINE_ACCURACY = 0.8
 """The share of right answers of the unpruned model from which on a type of question counts in the headline."""
 CONTROL_ROLES = ("random", "uniform", "pool", "downsampled")
 """Roles that a method has to beat."""
+ORACLE_ROLES = ("oracle", "anti_oracle")
+BOUND_ROLES = ("unpruned", "text_only", *ORACLE_ROLES, "inverted")
+"""Roles that say how good or bad a method could be."""
 
 
 @dataclass(frozen=True, eq=False)

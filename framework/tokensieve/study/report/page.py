@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import metadata, resources
 from typing import Any
 
+from tokensieve.study.analysis.comparison import BOUND_ROLES
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.report.figures.style import Drawing
 from tokensieve.study.report.parts import ReportParts
@@ -14,7 +15,6 @@ from tokensieve.study.report.tables.values import Delta, Share, TableCell, numbe
 from tokensieve.study.report.text import without_folders
 from tokensieve.study.report.viewer import ViewerContent, script_json
 
-BOUNDS = ("unpruned", "text_only", "oracle", "anti_oracle", "inverted")
 FOLD = 5
 """The longest list that is shown whole; of a longer one, all is folded."""
 
@@ -79,7 +79,7 @@ def _row_class(role: str) -> str:
     """Return the class of a row of a table."""
     if role in ("method", "published"):
         return role
-    return "bound" if role in BOUNDS else "control"
+    return "bound" if role in BOUND_ROLES else "control"
 
 
 def _figure(drawing: Drawing) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tokensieve.errors import TaskError
-from tokensieve.study.analysis.comparison import CONTROL_ROLES, Arm, Comparison
+from tokensieve.study.analysis.comparison import CONTROL_ROLES, ORACLE_ROLES, Arm, Comparison
 from tokensieve.study.sampling import stratified_indices
 from tokensieve.tasks.base import Sample, Task
 
@@ -21,7 +21,7 @@ LARGEST = 336
 """The longest side of an inlined picture, in pixels."""
 BYTES = 3_000_000
 """The largest size of the viewer's content, so that a page stays below 5 MB."""
-ROLES = ("method", *CONTROL_ROLES, "oracle", "anti_oracle", "inverted")
+ROLES = ("method", *CONTROL_ROLES, *ORACLE_ROLES, "inverted")
 
 
 @dataclass

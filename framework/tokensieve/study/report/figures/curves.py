@@ -10,7 +10,7 @@ import numpy as np
 
 from tokensieve.study import statistics
 from tokensieve.study.analysis import significance
-from tokensieve.study.analysis.comparison import CONTROL_ROLES, Arm, Comparison
+from tokensieve.study.analysis.comparison import CONTROL_ROLES, ORACLE_ROLES, Arm, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.measured import Mask
 from tokensieve.study.report.figures.style import INK, SOFT_ALPHA, Drawing, LineStyle, new_figure
@@ -24,7 +24,6 @@ NEAR = 0.09
 """The smallest distance of two ticks, as a part of the axis of a whole figure."""
 BANDS = 3
 """The most methods that have bands in one plot: more bands cover each other."""
-BOUND_ROLES = {"oracle": "oracle", "anti_oracle": "anti-oracle"}
 
 
 # ------------------------------------------------------------------------------------------------------------ curves
@@ -161,7 +160,7 @@ def band_caption(banded: Collection[str]) -> str:
 def bounds_caption(comparison: Comparison) -> str:
     """Return the sentence about the lines of bounds that are drawn, with a space before it."""
     roles = {arm.role for arm in comparison.arms}
-    dotted = [name for role, name in BOUND_ROLES.items() if role in roles]
+    dotted = [role.replace("_", "-") for role in ORACLE_ROLES if role in roles]
     said = [f"{' and '.join(dotted)}, dotted"] if dotted else []
     said += ["all tokens, dashed"] if "unpruned" in roles else []
     said += ["no tokens, dash-dotted"] if "text_only" in roles else []
@@ -259,7 +258,7 @@ def _oracles(comparison: Comparison) -> dict[str, list[Arm]]:
     """Return the oracles and anti-oracles by name, the smallest budget first."""
     found: dict[str, list[Arm]] = {}
     for arm in _sorted(comparison.arms, lambda arm: arm.tokens):
-        if arm.role in ("oracle", "anti_oracle"):
+        if arm.role in ORACLE_ROLES:
             found.setdefault(arm.method, []).append(arm)
     return found
 
