@@ -92,9 +92,13 @@ def step_of_generate(model, inputs, name):
     return five[0] - four[0], five[1] - four[1]
 
 
+@pytest.fixture(scope="module")
+def unpruned(model, request_of_one):
+    return step_of_generate(model, request_of_one, None)
+
+
 @pytest.mark.parametrize("name", ["random", "fastv"])
-def test_a_token_of_generate_takes_no_more(model, request_of_one, name):
-    unpruned = step_of_generate(model, request_of_one, None)
+def test_a_token_of_generate_takes_no_more(model, request_of_one, unpruned, name):
     pruned = step_of_generate(model, request_of_one, name)
     assert pruned[0] <= unpruned[0]
     assert pruned[1] <= unpruned[1]

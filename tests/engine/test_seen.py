@@ -216,6 +216,8 @@ def test_in_half_precision(variant):
         assert value.isfinite().all()
 
 
+# Compiling takes ten seconds; that compiled layers call hooks is tried every day (test_traps).
+@pytest.mark.nightly
 # Dynamo says of the clock that it breaks the graph there.
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 @torch.no_grad()

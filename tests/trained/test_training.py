@@ -32,7 +32,7 @@ def first(drawn, tmp_path_factory):
 def second(drawn, first, tmp_path_factory):
     out = tmp_path_factory.mktemp("llava")
     words = ["--out", str(out), "--scenes", str(drawn), "--clip", str(first / "model"), "--questions", "5"]
-    llava.main([*words, "--steps", "4", "--easy", "2", *SMALL])
+    llava.main([*words, "--steps", "2", "--easy", "1", *SMALL])
     return out
 
 
@@ -68,6 +68,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(drawn, first, tmp_
     assert [entry["step"] for entry in curve] == [2, 4]
 
 
+@pytest.mark.nightly
 def test_a_weak_text_tower_stands_on_the_same_vision_tower(drawn, first, tmp_path):
     words = ["--out", str(tmp_path), "--scenes", str(drawn), "--weak-of", str(first / "model"), "--steps", "2", *SMALL]
     clip.main(words)
@@ -111,7 +112,7 @@ def test_heads_that_look_back_do_so_at_their_start(first):
             assert int(torch.stack(seen).argmax()) == place - back
 
 
-@pytest.mark.parametrize("family", ["second", "other"])
+@pytest.mark.parametrize("family", ["second", pytest.param("other", marks=pytest.mark.nightly)])
 def test_questions_in_a_pack_are_answered_as_they_are_alone(family, drawn, request):
     out = request.getfixturevalue(family)
     model = AutoModelForImageTextToText.from_pretrained(out / "model", dtype=torch.float32).eval()
@@ -144,7 +145,7 @@ def test_questions_in_a_pack_are_answered_as_they_are_alone(family, drawn, reque
         assert TYPES[types[0, number]] == one.type
 
 
-@pytest.mark.parametrize("family", ["second", "other"])
+@pytest.mark.parametrize("family", ["second", pytest.param("other", marks=pytest.mark.nightly)])
 def test_what_is_saved_can_be_pruned(family, drawn, request):
     from PIL import Image
 
