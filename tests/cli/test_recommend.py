@@ -128,6 +128,18 @@ def test_a_file_of_a_shipped_name_has_no_evidence_of_the_shipped_recipe(adviser,
     assert (found.recipe.name, found.studied, found.operators) == ("divprune", (), None)
 
 
+def test_what_is_the_same_as_a_shipped_recipe_has_its_evidence(adviser, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(ts.Recipe.load("divprune").replace(name="mine").dump(), encoding="utf-8")
+    answer = adviser.with_budget(["qcsp & gsp", "gsp & qcsp", "script", str(file)], Keep.of("1/9"))
+    found = {one.recipe.name: one for one in answer.candidates}
+    assert found["gsp & qcsp"].studied == found["script"].studied != ()
+    assert found["gsp & qcsp"].operators == found["script"].operators is not None
+    assert evidence_of(found["gsp & qcsp"]).startswith("as script, at 1/9 ")
+    assert evidence_of(found["mine"]).startswith("as divprune, at 1/9 ")
+    assert evidence_of(found["script"]).startswith("at 1/9 ")
+
+
 def test_a_latency_is_measured(cli, tmp_path):
     answer = tmp_path / "answer.json"
     result = cli("recommend", "uniform", "--model", "world-llava", "--latency", "100000", "--json", answer)

@@ -80,7 +80,7 @@ def recommend(
             adviser.with_budget(names, budgets[0]) if speedup is None else adviser.with_speedup(names, float(speedup))
         )
     if answer is None or measure:
-        runnable = [recipe for _, recipe in adviser.runnable(names)[0]]
+        runnable = adviser.runnable(names)[0]
         with console.working("making the model"):
             subject = open_subject(source, registry, runnable, attention=attention, device=device)
         with reported() as progress:
@@ -171,8 +171,10 @@ def evidence_of(one: Candidate) -> str:
     relative = [row.relative for row in one.studied]
     least, most = f"{min(relative):.0f}", f"{max(relative):.0f}"
     kept = f"{least}" if least == most else f"{least} to {most}"
-    said = f"at {one.studied[0].keep} {kept} % of unpruned; "
-    if one.studied[0].verdict == "control":
+    first = one.studied[0]
+    alias = f"as {first.recipe}, " if first.recipe != one.recipe.name else ""
+    said = f"{alias}at {first.keep} {kept} % of unpruned; "
+    if first.verdict == "control":
         return said + "a control"
     counts = [
         f"{kind} on {number}" for kind in ("better", "undecided", "worse", "untested") if (number := one.verdicts(kind))

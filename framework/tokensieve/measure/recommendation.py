@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +13,7 @@ from tokensieve.algebra.budget import Keep
 from tokensieve.cost.explanation import reads_question
 from tokensieve.cost.geometry import layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import LayerCost, prefill_flops
-from tokensieve.errors import RefusedError
+from tokensieve.errors import FormulaError, RefusedError, UnknownNameError
 from tokensieve.measure.latency import Latency, Progress, measure_latency
 from tokensieve.measure.prompts import Prompts
 from tokensieve.models.adapter import Adapter
@@ -123,6 +124,11 @@ class Adviser:
     def __post_init__(self) -> None:
         self._studies = read_studies(self.registry)
         self._operators = read_operators(self.registry)
+        self._known: dict[str, Recipe] = {}
+        for name in dict.fromkeys([*(one.recipe for one in self._studies), *self._operators]):
+            # A study may have had recipes that are not shipped.
+            with contextlib.suppress(UnknownNameError, FormulaError):
+                self._known[name] = self._load(name)
         self._layers: tuple[LayerCost, ...] = layer_costs(self.adapter) if self.visual is not None else ()
 
     def with_budget(self, names: Iterable[str], keep: Keep) -> Recommendation:
@@ -145,24 +151,21 @@ class Adviser:
             )
         return self._answer(names, lambda recipe: self._fast(recipe, speedup))
 
-    def runnable(self, names: Iterable[str]) -> tuple[list[tuple[str, Recipe]], dict[str, str]]:
-        """Return the recipes that the model can run, as they were named, and why it cannot run the others."""
+    def runnable(self, names: Iterable[str]) -> tuple[list[Recipe], dict[str, str]]:
+        """Return the recipes that the model can run, and why it cannot run the others."""
         found, refused = [], {}
         for name in dict.fromkeys(names):
-            formula = kind_of(name, self.registry) == "formula"
-            recipe = Recipe.load(name, self.registry, keep=1 if formula else None)
+            recipe = self._load(name)
             errors = find_errors(recipe, self.adapter)
             if errors:
                 refused[recipe.name] = str(errors[0])
             else:
-                found.append((name, recipe))
+                found.append(recipe)
         return found, refused
 
-    def candidate(self, name: str, recipe: Recipe) -> Candidate:
-        """Return what is known of a recipe that somebody called `name`."""
-        known = name if kind_of(name, self.registry) != "path" else None
-        if known is not None:
-            known = " ".join(known.split())
+    def candidate(self, recipe: Recipe) -> Candidate:
+        """Return what is known of a recipe, whatever its name, file or formula."""
+        known = self._known_as(recipe)
         found = Candidate(recipe, reads_question(recipe), studied=self._near(known, recipe))
         found = replace(found, operators=self._operators.get(known) if known is not None else None)
         if self.visual is None:
@@ -174,12 +177,26 @@ class Adviser:
             return found
         return replace(found, per_layer=sum(counts) / len(counts), flops=self._left(recipe))
 
+    def _load(self, name: str) -> Recipe:
+        return Recipe.load(name, self.registry, keep=1 if kind_of(name, self.registry) == "formula" else None)
+
+    def _known_as(self, recipe: Recipe) -> str | None:
+        """Return the name under which a recipe was studied or counted, with whatever budget."""
+        keeps = [stage.keep for stage in recipe.stages]
+        alike = {name: one for name, one in self._known.items() if one.positions == recipe.positions}
+        same = (
+            name
+            for name, one in alike.items()
+            if len(one.stages) == len(keeps) and one.replace(keep=keeps).stages == recipe.stages
+        )
+        return next(same, None)
+
     def _answer(self, names: Iterable[str], budgeted: Callable[[Recipe], Recipe]) -> Recommendation:
         found, refused = self.runnable(names)
         answer = Recommendation(refused=refused)
-        for name, recipe in found:
+        for recipe in found:
             try:
-                answer.candidates.append(self.candidate(name, budgeted(recipe)))
+                answer.candidates.append(self.candidate(budgeted(recipe)))
             except RefusedError as error:
                 answer.aside[recipe.name] = str(error)
         answer.sort()
@@ -256,21 +273,21 @@ def within_latency(
     left, refused = adviser.runnable(names)
     answer = Recommendation(refused=refused)
     for keep in KEEPS:
-        tried = [(name, recipe if len(recipe.stages) > 1 else recipe.replace(keep=keep)) for name, recipe in left]
+        tried = [recipe if len(recipe.stages) > 1 else recipe.replace(keep=keep) for recipe in left]
         if not tried:
             break
-        latency = _measured(prompts, [recipe for _, recipe in tried], adviser, repeats, progress)
+        latency = _measured(prompts, tried, adviser, repeats, progress)
         answer.unpruned_ms = answer.unpruned_ms or _unpruned(latency)
         left = []
-        for name, recipe in tried:
-            one = _timed(adviser.candidate(name, recipe), latency)
+        for recipe in tried:
+            one = _timed(adviser.candidate(recipe), latency)
             if one.first_ms is not None and one.first_ms <= latency_ms:
                 answer.candidates.append(one)
                 answer.aside.pop(recipe.name, None)
                 continue
             answer.aside[recipe.name] = f"took {one.first_ms:.1f} ms to the first token at keep {one.keep}"
             if len(recipe.stages) == 1:
-                left.append((name, recipe))
+                left.append(recipe)
     answer.sort()
     return answer
 
