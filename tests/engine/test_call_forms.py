@@ -260,6 +260,40 @@ def test_a_mask_of_the_callers_own_is_kept(blocks, dtype):
         torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("blocks", SITES, ids=str)
+@torch.no_grad()
+def test_masks_of_steps_on_a_pruned_cache(blocks):
+    """One that says of the prompt what the prompt's mask said is the plain model's; others are refused."""
+    model = shared("sdpa")
+    inputs = batch(prompts(model, [[3, IMAGE, 4], [1, IMAGE, 2]]))
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    n = ids.shape[1]
+
+    def step(words, **given):
+        cache = model(**inputs | {"input_ids": ids[:, :-2], "attention_mask": mask[:, :-2]}, use_cache=True)[CACHE]
+        return model(input_ids=words, **{CACHE: cache}, **given).logits
+
+    hole, cut = mask.clone(), mask.clone()
+    hole[:, n - 3], cut[:, -2] = 0, 0
+    right, behind = step(ids[:, -2:], attention_mask=mask), step(ids[:, -2:], attention_mask=cut)[:, -1]
+    with ts.prune(model, everything(*blocks)):
+        torch.testing.assert_close(step(ids[:, -2:], attention_mask=mask), right, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(step(ids[:, -2:], attention_mask=cut)[:, -1], behind, atol=1e-4, rtol=1e-4)
+        with pytest.raises(RefusedError, match="hides other places of the prompt"):
+            step(ids[:, -2:], attention_mask=hole)
+        for other in (mask[:, -2:], mask[:, :-1], four(mask, torch.bool)[:, :, -2:]):
+            with pytest.raises(RefusedError, match=rf"pass a mask \[rows, {n}\], of the prompt's {n - 2} places"):
+                step(ids[:, -2:], attention_mask=other)
+        cache = model(**inputs, use_cache=True)[CACHE]
+        longer = torch.cat([ids, ids[:, -2:]], dim=1)
+        with pytest.raises(RefusedError, match="hides other places of the prompt"):
+            model.generate(
+                longer, attention_mask=torch.cat([hole, mask[:, -2:]], dim=1), **{CACHE: cache}, max_new_tokens=2
+            )
+    with ts.prune(model, everything(*blocks)), pytest.raises(RefusedError, match="pass one as long"):
+        model(**inputs | {"attention_mask": mask[:, 1:]})
+
+
 # Arguments that nobody knows
 
 
@@ -278,6 +312,26 @@ def test_an_unknown_value_per_place_is_refused(shape, extra, blocks):
         assert not run.prefills
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda values: values.tolist(),
+        lambda values: [values.tolist()],
+        lambda values: values.numpy(),
+        lambda values: {"inner": values},
+        lambda values: (values[None], 3),
+    ],
+    ids=["list", "list of rows", "numpy", "in a dict", "in a tuple"],
+)
+@torch.no_grad()
+def test_unknown_values_per_place_are_refused_whatever_holds_them(wrap):
+    model = shared("sdpa")
+    inputs = batch(prompts(model, ONE))
+    values = torch.zeros(inputs["input_ids"].shape[1])
+    with ts.prune(model, everything(0)), pytest.raises(RefusedError, match="a value for each of the 24 places"):
+        model(**inputs, weights_of_tokens=wrap(values))
+
+
 @torch.no_grad()
 def test_what_is_no_value_per_place_goes_through():
     model = shared("sdpa")
@@ -286,7 +340,9 @@ def test_what_is_no_value_per_place_goes_through():
     with ts.prune(model, everything(0)):
         half = model(**inputs, labels=labels, num_items_in_batch=torch.tensor(100)).loss
         whole = model(**inputs, labels=labels, num_items_in_batch=torch.tensor(50)).loss
-        model(**inputs, weights_of_samples=torch.ones(1), temperature=torch.tensor(1.0))
+        model(
+            **inputs, weights_of_samples=torch.ones(1), temperature=torch.tensor(1.0), names=["a", "b"], rates={"a": 1}
+        )
     torch.testing.assert_close(half * 2, whole)
 
 

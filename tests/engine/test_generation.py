@@ -271,6 +271,50 @@ def _bound_inside(model):
         return model.generate
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("blocks", [(0,), (2,)], ids=str)
+@torch.no_grad()
+def test_what_code_inside_generate_asks_the_model_is_a_call_of_its_own(blocks, use_cache):
+    """As decoding by contrast does, with the picture blurred, and with other words."""
+    model = shared("sdpa")
+    row, other = prompts(model, [[3, IMAGE, 4], [5, IMAGE, 4]], seed=4)
+    asked = [
+        batch([row]) | {"pixel_values": other.pixels},
+        batch([other]) | {"pixel_values": row.pixels},
+        batch([other]),
+        batch([row]),
+    ]
+    said = []
+
+    def ask(ids, scores):
+        said.extend(model(**one).logits[:, -1] for one in asked)
+        return scores
+
+    with ts.prune(model, at(*blocks)):
+        right = [model(**one).logits[:, -1] for one in asked]
+        alone = generate(model, [row], 2, use_cache=use_cache)[0]
+    with ts.prune(model, at(*blocks)) as run:
+        found = generate(model, [row], 2, use_cache=use_cache, logits_processor=[ask])[0]
+    assert found.tolist() == alone.tolist()
+    for one, expected in zip(said, right * 2, strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
+    assert len(run.prefills) == 9
+
+
+@torch.no_grad()
+def test_a_call_inside_a_call_is_refused():
+    model = shared("sdpa")
+    inputs = batch(prompts(model, ONE))
+    with ts.prune(model, at(0)):
+        hook = model.model.language_model.register_forward_pre_hook(lambda *_: model(**inputs) and None)
+        try:
+            with pytest.raises(RefusedError, match="called inside a call of its own"):
+                model(**inputs)
+        finally:
+            hook.remove()
+        model(**inputs)
+
+
 @pytest.mark.parametrize("layouts", [ONE, TEXT], ids=["image", "text"])
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 4}, {"use_cache": False}], ids=str)
 @pytest.mark.parametrize("bound", BOUND)

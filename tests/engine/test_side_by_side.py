@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import functools
 import io
 import pickle
 import threading
@@ -14,6 +15,7 @@ from effort import NIGHTLY
 
 import tokensieve as ts
 from tokensieve.engine import sessions
+from tokensieve.engine.installation import _COPYING
 from tokensieve.errors import RefusedError
 from tokensieve.testing.footprint import footprint
 from tokensieve.testing.prompts import randomize_weights
@@ -132,12 +134,33 @@ def test_a_thread_that_streams_is_pruned_and_one_that_left_is_not(model, request
             leave.wait(60)
 
     thread = threading.Thread(target=other)
-    thread.start()
-    inside.wait(60)
-    # This context entered prunes and left them; another's is none of its business.
+    with ts.prune(model, "divprune", keep=3):
+        thread.start()
+        inside.wait(60)
+    # This context left its own while another was there, which is none of its business.
     assert answer(model, requests[0]) == plain
     leave.set()
     thread.join()
+
+
+def test_a_pools_thread_that_pruned_before_is_refused_under_a_prune_of_the_caller(model, requests):
+    def own(request):
+        with ts.prune(model, "divprune", keep=2):
+            return answer(model, request)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(own, requests[0]).result(60)
+        with ts.prune(model, "divprune", keep=3) as run:
+            right = answer(model, requests[1])
+            with pytest.raises(RefusedError, match=r"left a prune .* another thread or task has entered one since"):
+                pool.submit(answer, model, requests[1]).result(60)
+        assert len(run.prefills) == 1
+        # Installed, it is for all.
+        handle = ts.install(model, "divprune", keep=3)
+        try:
+            assert pool.submit(answer, model, requests[1]).result(60) == right
+        finally:
+            handle.remove()
 
 
 def test_a_thread_that_cannot_know_which_is_refused(model, requests):
@@ -246,6 +269,56 @@ def test_what_is_pickled_inside_is_plain(recipe):
     assert not {"generate", "__deepcopy__", "__reduce_ex__"} & vars(twin).keys()
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_part_that_is_copied_or_pickled_inside_is_plain(recipe):
+    """A part holds hooks of its own, and is not copied through the model."""
+    model = fresh()
+    select, keep = RECIPES[recipe]
+    parts = ["model", "model.language_model", "model.language_model.layers", "model.vision_tower"]
+    before = [hooks(model.get_submodule(name)) for name in parts]
+    with ts.prune(model, select, keep=keep):
+        copies = [copy.deepcopy(model.get_submodule(name)) for name in parts]
+        for name in parts:
+            stored = io.BytesIO()
+            torch.save(model.get_submodule(name), stored)
+            stored.seek(0)
+            copies.append(torch.load(stored, weights_only=False))
+        # A shallow copy has the weights of the original.
+        assert copy.copy(model).lm_head.weight is model.lm_head.weight
+    assert [hooks(one) for one in copies] == before * 2
+    assert not any({"forward", *_COPYING} & vars(part).keys() for one in copies for part in one.modules())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_replica_for_another_device_is_refused(recipe):
+    """It would run the original's weights on the original's device, or unpruned."""
+    model = fresh()
+    select, keep = RECIPES[recipe]
+    with ts.prune(model, select, keep=keep):
+        for part in (model, model.model):
+            with pytest.raises(RefusedError, match="DataParallel"):
+                part._replicate_for_data_parallel()
+    assert model._replicate_for_data_parallel().training == model.training
+
+
+def test_a_method_that_a_library_put_aside_inside_is_the_models_own_afterwards():
+    """As hooks of accelerate do, which are taken out later than the prune."""
+    model = fresh()
+    request = batch(prompts(model, [[3, IMAGE, 2]]))
+    plain = answer(model, request)
+    with ts.prune(model, "divprune", keep=3) as run:
+        pruned = answer(model, request)
+        model._old_forward = model.forward
+        # The library reads the signature.
+        model.forward = functools.update_wrapper(
+            lambda *args, **kwargs: model._old_forward(*args, **kwargs), model._old_forward
+        )
+        assert answer(model, request) == pruned
+        assert len(run.prefills) == 2
+    assert answer(model, request) == plain
+    assert model._old_forward == type(model).forward.__get__(model)
+
+
 def test_a_pruned_cache_can_be_stored_and_is_still_minded(model, requests):
     with ts.prune(model, "fastv", keep=3):
         with torch.no_grad():
@@ -264,4 +337,4 @@ def test_a_context_remembers_no_more_than_it_is_in(model):
     """A server's thread prunes for days; every hook of every layer looks at what its context entered."""
     for _ in range(20):
         with ts.prune(model, "random", keep=3), ts.prune(model, "random", keep=2):
-            assert len([of for of, _ in sessions._entered.get() if of() is model]) <= 3
+            assert len([one for one in sessions._entered.get() if one.model() is model]) <= 3

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.engine import cache as caches
-from tokensieve.engine.installation import Gate, Installation, lock
+from tokensieve.engine.installation import Gate, Installation, lock, make_copies_plain
 from tokensieve.engine.sessions import PerThread
 from tokensieve.errors import RefusedError
 
@@ -227,6 +227,7 @@ def install(installation: Installation, attention: nn.Module, tap: AttentionTap)
         RefusedError: if the module does not choose its implementation by its config.
     """
     entry = installation.gate, tap
+    make_copies_plain(attention, installation)
     installation.later(partial(_take_out, attention, entry))
     with lock:
         before = _point_of(attention)

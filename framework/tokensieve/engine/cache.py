@@ -52,6 +52,7 @@ class CacheState:
         padded: whether the mask has a false.
         shift: int64 `[rows]`, or `[axes, rows]`, by how much positions were closed up, or none.
         end: int64 `[rows]`, the position of text that would have followed the unpruned prompt.
+        real: bool `[rows, unpruned]`, which places of the unpruned prompt are no padding.
         layers: what deeper layers hold, by rising block.
         expected: whether a call in progress knows of this; any other would misread the cache.
     """
@@ -61,6 +62,7 @@ class CacheState:
     padded: bool
     shift: Tensor | None
     end: Tensor
+    real: Tensor
     layers: list[LayerState] = field(default_factory=list)
     expected: bool = False
 
@@ -79,6 +81,7 @@ class CacheState:
             unpruned=self.unpruned - drafted,
             mask=self.mask[:, :-drafted],
             end=self.end - drafted,
+            real=self.real[:, :-drafted],
             layers=layers,
         )
 

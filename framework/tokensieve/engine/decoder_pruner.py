@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from tokensieve.engine.batches import interleaved
 from tokensieve.engine.encoded_images import arguments_by_name
 from tokensieve.engine.encoder_outcome import encoder_outcome
 from tokensieve.engine.encoder_pruner import EncoderPruner
+from tokensieve.engine.generate_call import GenerateCall
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import check_labels
 from tokensieve.engine.layer_pruner import LayerPruner
@@ -63,23 +63,6 @@ from tokensieve.models.offers import VISION_EVIDENCE
 from tokensieve.recipes.recipe import Positions, Recipe
 
 
-@dataclass(eq=False)
-class _GenerateCall:
-    """A call of `generate` in progress.
-
-    Attributes:
-        rows: prompts, before beams are expanded.
-        length: places of a prompt; what a call brings beyond them was generated or drafted.
-        given: the caller's arguments, of which a forward sees only what is left after encoding.
-        selection: what was selected at its first forward, reused by later ones.
-    """
-
-    rows: int
-    length: int
-    given: Mapping[str, Any]
-    selection: PromptSelection | None = None
-
-
 class DecoderPruner:
     """Prunes the prompt of a language model: wraps `forward` and `generate` for one `prune`.
 
@@ -87,8 +70,8 @@ class DecoderPruner:
         encoded: how often pictures were encoded in a call of their own.
     """
 
-    _generation: PerThread[_GenerateCall | None] = PerThread(lambda: None)
-    _inside = PerThread(lambda: False)
+    _generation: PerThread[GenerateCall | None] = PerThread(lambda: None)
+    _inside: PerThread[tuple[inspect.Signature, ...]] = PerThread(tuple)
     _generating = PerThread(lambda: False)
 
     def __init__(
@@ -155,7 +138,7 @@ class DecoderPruner:
         self._forget_pictures()
         self._generating = True
         first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
-        self._generation = _GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
+        self._generation = GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
         try:
             return real(*args, **kwargs)
         finally:
@@ -175,17 +158,25 @@ class DecoderPruner:
 
     def _forward(self, signature: inspect.Signature, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Prune a call of the model, or of its base model."""
-        if self._inside:
-            return real(*args, **kwargs)
-        self._inside = True
+        outer, generation = self._inside, self._generation
+        if any(one is signature for one in outer):
+            raise RefusedError(
+                f"{type(self._model).__name__} is called inside a call of its own, by a hook perhaps, which prune does "
+                "not support; call it before or after"
+            )
+        self._inside = (*outer, signature)
         try:
+            if outer:
+                return real(*args, **kwargs)
             args, kwargs = self._before(signature, args, kwargs)
             output = real(*args, **kwargs)
             self._after(output)
             return output
         finally:
-            self._inside = False
-            self._layers.end_call()
+            self._inside = outer
+            if not outer:
+                self._generation = generation
+                self._layers.end_call()
 
     def _refuse_merged(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Refuse a call of a part on embeddings with pictures in them."""
@@ -218,11 +209,18 @@ class DecoderPruner:
                     "images from an empty cache (start a new conversation, or pass all of it at once)"
                 )
             caches.release(past)
+            generation = self._generation
+            known = generation is not None and generation.selection is not None
+            if generation is not None and known and not generation.repeats(request, self._images):
+                # A call of its own, between the steps of `generate`, which gives it back.
+                self._generation = None
+                self._forget_pictures()
             return (), self._prefill(request)
         refuse_merged(request, self._decoder)
         if state is not None:
             self._layers.refuse_foreign(state)
-            request, length = continue_request(request, self._decoder, past, state)
+            given = self._generation is None or self._generation.goes_on_with(request)
+            request, length = continue_request(request, self._decoder, past, state, given)
             self._layers.begin_call(DecodeStep(state, past, length, text_axis(request["position_ids"])))
             return (), request
         self._text_only(request, past)
@@ -270,15 +268,15 @@ class DecoderPruner:
         selection = self._selected(request, outputs, features, layout, expand, drafted)
         entering = selection.entering.expanded(expand)
         features = entering.apply(features)
-        keep = layout.put(entering.keep, layout.text.on(features.device))
+        keep, real = layout.put(entering.keep, layout.text.on(features.device)), layout.real.on(features.device)
         sizes = layout.sizes(entering.counts)
-        shortening = shorten(keep, layout.real.on(features.device), layout.left, sizes, layout.lengths)
+        shortening = shorten(keep, real, layout.left, sizes, layout.lengths)
         new, shift, end = shorten_request(
             request, self._decoder, self._images, shortening, layout, self._policy, self._generation is not None
         )
         check_labels(request, new, selection.record.notes)
         new["mm_encoder_outputs"] = self._shorter_outputs(outputs, features, layout, entering)
-        state = caches.CacheState(length, shortening.mask, shortening.padded, shift, end)
+        state = caches.CacheState(length, shortening.mask, shortening.padded, shift, end, real)
         still = layout.ids.on(features.device)
         # Where nothing is removed between layers, nobody asks.
         if self._deep:
@@ -377,7 +375,7 @@ class DecoderPruner:
         if 0 in self._selector.stages:
             self._selector.select(0, selection, {Evidence.FEATURES: lambda: features.detach()})
         if generation is not None:
-            generation.selection = selection
+            generation.selection, generation.selected = selection, request
         return selection
 
     def _vision_evidence(

@@ -21,6 +21,8 @@ from typing import Any
 
 from torch import nn
 
+from tokensieve.errors import RefusedError
+
 Gate = Callable[[], bool]
 """Whether something installed is in force for the caller."""
 
@@ -30,7 +32,7 @@ lock = threading.RLock()
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _BESIDE = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 """What torch notes of a hook beside it."""
-_COPYING = ("__deepcopy__", "__reduce_ex__")
+_COPYING = ("__deepcopy__", "__reduce_ex__", "_replicate_for_data_parallel")
 
 
 def always() -> bool:
@@ -100,14 +102,14 @@ class Dispatcher:
         return types.MethodType(getattr(type(new), self._name), new) if new is not None else self
 
     def restore(self) -> None:
-        """Make the attribute what it was."""
+        """Make the attribute what it was, also where a library has put it aside under another name."""
         module = self._module()
-        if module is None:
-            return
-        if self.before:
-            vars(module)[self._name] = self.before[0]
-        else:
-            vars(module).pop(self._name, None)
+        own = {} if module is None else vars(module)
+        for name in [name for name, value in list(own.items()) if value is self]:
+            if name == self._name and not self.before:
+                own.pop(name, None)
+            else:
+                own[name] = self.before[0] if self.before else self.real
 
 
 class Turn:
@@ -168,6 +170,7 @@ class Installation:
     ) -> None:
         hook: Callable[..., Any] = Hook(module, self.gate, function)
         hook = hook if trace else untraced(hook)
+        make_copies_plain(module, self)
         # Remembered before it is there: an interrupt may fall between the two.
         self.later(functools.partial(_remove_hooks, module, lambda one: one is hook))
         _installed.add(hook)
@@ -182,12 +185,13 @@ class Installation:
             wrapper: is called with the method, or what wraps it inside of this, and then the caller's arguments.
         """
         entry = self.gate, wrapper
-        self.later(functools.partial(_unwrap, module, name, entry))
+        make_copies_plain(module, self)
         with lock:
             own = vars(module)
             dispatcher = own.get(name)
             if not isinstance(dispatcher, Dispatcher):
                 dispatcher = Dispatcher(module, name)
+            self.later(functools.partial(_unwrap, dispatcher, entry))
             dispatcher.wrappers.append(entry)
             own[name] = dispatcher
 
@@ -235,34 +239,46 @@ def _remove_hooks(module: nn.Module, wanted: Callable[[Any], bool]) -> None:
             hooks.pop(key, None)
 
 
-def _unwrap(module: nn.Module, name: str, entry: tuple[Gate, Callable[..., Any]]) -> None:
-    dispatcher = vars(module).get(name)
-    if isinstance(dispatcher, Dispatcher):
-        dispatcher.wrappers = [one for one in dispatcher.wrappers if one is not entry]
-        if not dispatcher.wrappers:
-            dispatcher.restore()
+def _unwrap(dispatcher: Dispatcher, entry: tuple[Gate, Callable[..., Any]]) -> None:
+    dispatcher.wrappers = [one for one in dispatcher.wrappers if one is not entry]
+    if not dispatcher.wrappers:
+        dispatcher.restore()
 
 
-def make_copies_plain(model: nn.Module, installation: Installation) -> None:
-    """Let deep copies of a model, and what is pickled of it, have nothing of what is installed in it."""
-    own = vars(model)
-    installation.later(functools.partial(_forget_copying, model, installation))
+def make_copies_plain(module: nn.Module, installation: Installation) -> None:
+    """Let deep copies of a module, and what is pickled of it, have nothing of what is installed in it.
+
+    Replicas for several devices are refused: they would run the original's weights, or unpruned.
+    """
     with lock:
-        _copying.setdefault(model, []).append(weakref.ref(installation))
-        own["__deepcopy__"] = functools.partial(_copied_plain, weakref.ref(model))
-        own["__reduce_ex__"] = functools.partial(_reduced_plain, weakref.ref(model))
+        if any(one() is installation for one in _copying.get(module, ())):
+            return
+    installation.later(functools.partial(_forget_copying, module, installation))
+    own, reference = vars(module), weakref.ref(module)
+    with lock:
+        _copying.setdefault(module, []).append(weakref.ref(installation))
+        own["__deepcopy__"] = functools.partial(_copied_plain, reference)
+        own["__reduce_ex__"] = functools.partial(_reduced_plain, reference)
+        own["_replicate_for_data_parallel"] = functools.partial(_refuse_replica, type(module).__name__)
 
 
-# Weak in both: what is to be undone holds the model, which is to be freed when it is dropped.
+# Weak in both: what is to be undone holds the module, which is to be freed when it is dropped.
 _copying: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Installation]]] = weakref.WeakKeyDictionary()
 
 
-def _forget_copying(model: nn.Module, installation: Installation) -> None:
-    users = _copying.get(model, [])
+def _forget_copying(module: nn.Module, installation: Installation) -> None:
+    users = _copying.get(module, [])
     users[:] = [one for one in users if one() is not installation]
     if not users:
         for name in _COPYING:
-            vars(model).pop(name, None)
+            vars(module).pop(name, None)
+
+
+def _refuse_replica(name: str) -> Any:
+    raise RefusedError(
+        f"{name} is being pruned, and a replica of it on another device, as DataParallel makes, would not be; "
+        "prune and call it on one device, or give every device a process and a model of its own"
+    )
 
 
 def _copied_plain(reference: weakref.ref[nn.Module], memo: dict[int, Any]) -> nn.Module:
@@ -285,8 +301,10 @@ def _copied_plain(reference: weakref.ref[nn.Module], memo: dict[int, Any]) -> nn
 
 
 def _reduced_plain(reference: weakref.ref[nn.Module], protocol: Any) -> Any:
-    """Return what pickling a model without anything installed in it gives."""
-    return _copied_plain(reference, {}).__reduce_ex__(protocol)
+    """Return what pickling a model without anything installed in it gives, or copying it without its weights."""
+    model = reference()
+    tensors = () if model is None else (*model.parameters(), *model.buffers())
+    return _copied_plain(reference, {id(tensor): tensor for tensor in tensors}).__reduce_ex__(protocol)
 
 
 def _wrapped(module: nn.Module) -> Iterator[str]:

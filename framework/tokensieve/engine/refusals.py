@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -111,8 +111,13 @@ def refuse_unknown_places(request: Mapping[str, Any], images: frozenset[str], ro
     packed = [name for name in _PACKED if request.get(name) is not None]
     if packed:
         raise RefusedError(f"{listing(packed)}: {_UNPACK}")
+    mask = request.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape not in ((rows, length), (1, length)):
+        raise RefusedError(
+            f"attention_mask is {list(mask.shape)}, and the prompts are [{rows}, {length}]; pass one as long"
+        )
     positions = request.get("position_ids")
-    alone = not isinstance(request.get("attention_mask"), Tensor) and caches.cache_argument(request) is None
+    alone = not isinstance(mask, Tensor) and caches.cache_argument(request) is None
     # Without a mask and a cache, transformers reads a step other than 1 as the beginning of another sample.
     if alone and isinstance(positions, Tensor) and bool((_text_steps(positions) != 1).any()):
         raise RefusedError(
@@ -120,15 +125,30 @@ def refuse_unknown_places(request: Mapping[str, Any], images: frozenset[str], ro
             "sample, pass an attention_mask of ones"
         )
     for name in request.keys() - _KNOWN - images:
-        value = request[name]
-        if not isinstance(value, Tensor) or value.shape == (rows,):
-            continue
         # Shifted by one place, too.
-        if any(abs(size - length) <= 1 for size in value.shape):
+        shapes = [shape for shape in _shapes(request[name]) if shape != (rows,)]
+        found = next((shape for shape in shapes if any(abs(size - length) <= 1 for size in shape)), None)
+        if found is not None:
             raise RefusedError(
-                f"{name} {list(value.shape)} seems to have a value for each of the {length} places of the prompt, and "
+                f"{name} {list(found)} seems to have a value for each of the {length} places of the prompt, and "
                 "pruning does not know how to shorten it; leave it out"
             )
+
+
+def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+    """Return the shapes of tensors and arrays, of numbers in lists, and of what mappings and lists hold."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif isinstance(value, (list, tuple)):
+        yield (len(value),)
+    elif isinstance(shape := getattr(value, "shape", None), tuple):
+        yield tuple(shape)
+    if isinstance(value, (list, tuple)):
+        # Numbers have no more to say: what is nested is looked at, once for all rows of a list of lists.
+        for one in value:
+            if isinstance(one, (bool, int, float, str)):
+                break
+            yield from _shapes(one)
 
 
 def _text_steps(positions: Tensor) -> Tensor:

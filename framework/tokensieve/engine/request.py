@@ -139,12 +139,19 @@ def _shorten_shifted(labels: Tensor, shortening: Shortening) -> Tensor:
 
 
 def continue_request(
-    request: Mapping[str, Any], decoder: Decoder, past: Any, state: caches.CacheState
+    request: Mapping[str, Any], decoder: Decoder, past: Any, state: caches.CacheState, given: bool
 ) -> tuple[dict[str, Any], int]:
     """Return a decode step's arguments with the mask and positions that fit what a pruned cache really holds.
 
     A mask is given where something is padded, and to FlashAttention, which reads from it how much of a static cache is
     in use.
+
+    Args:
+        request: the call's arguments by name.
+        decoder: whose forward it is.
+        past: the cache.
+        state: what the prompt left on it.
+        given: whether the caller gave the mask, and `generate` did not prepare it.
 
     Returns:
         The request, and how much layer 0 holds before it.
@@ -158,11 +165,8 @@ def continue_request(
         )
     length = caches.cached_length(past)
     since = length - state.mask.shape[1] + steps
-    mask = request.get("attention_mask")
+    tail = _mask_behind(request.get("attention_mask"), state, since, given)
     new = dict(request)
-    tail = None
-    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == state.unpruned + since:
-        tail = mask[:, state.unpruned :].bool()
     new["attention_mask"] = None
     rows_kind = mask_kind(decoder.text_config._attn_implementation) == "row"
     if state.padded or rows_kind or (tail is not None and not bool(tail.all())):
@@ -176,3 +180,28 @@ def continue_request(
         positions = decoder.complete_position_ids(positions, state.end.unsqueeze(1) + since_prompt)
     new["position_ids"] = positions if state.shift is None else positions - state.shift.unsqueeze(-1)
     return new, length
+
+
+def _mask_behind(mask: Any, state: caches.CacheState, since: int, given: bool) -> Tensor | None:
+    """Return the part of a step's mask that is behind the prompt, bool `[rows, since]`, or none where there is none.
+
+    Raises:
+        RefusedError: if the caller's mask does not fit, or says of the prompt what the prompt's own did not.
+    """
+    length = state.unpruned + since
+    fits = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == length
+    if given and mask is not None and not fits:
+        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise RefusedError(
+            f"attention_mask is {shape}, and the cache holds a pruned prompt: pass a mask [rows, {length}], of the "
+            f"prompt's {state.unpruned} places and the {since} behind them, or none"
+        )
+    if not fits:
+        return None
+    if given and not torch.equal(mask[:, : state.unpruned].bool().expand_as(state.real), state.real.to(mask.device)):
+        raise RefusedError(
+            "attention_mask hides other places of the prompt than the mask that the prompt was pruned with; give the "
+            "same for the prompt, or start again without the cache"
+        )
+    tail: Tensor = mask[:, state.unpruned :].bool()
+    return tail

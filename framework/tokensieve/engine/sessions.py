@@ -8,10 +8,12 @@ force for every context that is in none of its own.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
@@ -61,10 +63,24 @@ class Pruner(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class _Place:
+    """A session that a context entered, of which it keeps neither session nor model alive.
+
+    Attributes:
+        left: how much was entered and left before it was left.
+    """
+
+    model: weakref.ref[nn.Module]
+    session: weakref.ref[PruneSession]
+    left: int | None = None
+
+
 class PruneSession:
     """One `prune` of one model. It is entered twice, so that an interrupt inside one exit leaves nothing behind.
 
     Attributes:
+        number: how many were opened before it, of all models.
         outer: the session inside which it was entered, if any.
         stays: whether it is in force for every context that is in none of its own, and not for this one alone.
     """
@@ -72,6 +88,8 @@ class PruneSession:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._installation = Installation(self.is_in_force)
+        self._place = _Place(weakref.ref(model), weakref.ref(self))
+        self.number = 0
         self.outer: PruneSession | None = None
         self.stays = False
 
@@ -91,13 +109,14 @@ class PruneSession:
         self.stays = stays
         with lock:
             self.outer = None if stays else next(_own(model), None)
+            self.number = next(_numbers)
             _sessions.setdefault(model, []).append(weakref.ref(self))
             live = _live(model)
         if not stays:
             # Of those that were left again, the latest says enough: that this context prunes the model itself.
-            entered = [(of, one) for of, one in _entered.get() if of() is not None]
-            known = [(of, one) for of, one in entered if of() is not model or one() in live]
-            _entered.set((*known, (weakref.ref(model), weakref.ref(self))))
+            entered = [one for one in _entered.get() if one.model() is not None]
+            known = [one for one in entered if one.model() is not model or one.session() in live]
+            _entered.set((*known, self._place))
         make_copies_plain(model, installation)
         for pruner in pruners:
             pruner.install(installation)
@@ -105,6 +124,7 @@ class PruneSession:
     def _forget(self) -> None:
         sessions = _sessions.get(self._model, [])
         sessions[:] = [one for one in sessions if one() is not self]
+        self._place.left = next(_numbers)
 
     def __enter__(self) -> PruneSession:
         return self
@@ -121,8 +141,9 @@ _sessions: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[PruneSession]]]
 
 The hooks of the model keep them alive: a model that is dropped with a session in it is freed.
 """
-_Entry = tuple[weakref.ref[nn.Module], weakref.ref[PruneSession]]
-_entered: ContextVar[tuple[_Entry, ...]] = ContextVar("tokensieve_sessions", default=())
+_numbers = itertools.count()
+"""Tell what was entered and left before what."""
+_entered: ContextVar[tuple[_Place, ...]] = ContextVar("tokensieve_sessions", default=())
 """What was entered in this context, the latest last, with the one that was left last."""
 
 
@@ -139,9 +160,9 @@ def _live(model: nn.Module) -> list[PruneSession]:
 def _own(model: nn.Module) -> Iterator[PruneSession]:
     """Return the sessions of a model that this context is in, the innermost first."""
     live = _live(model)
-    for of, session in reversed(_entered.get()):
-        one = session()
-        if of() is model and one is not None and one in live:
+    for place in reversed(_entered.get()):
+        one = place.session()
+        if place.model() is model and one is not None and one in live:
             yield one
 
 
@@ -149,18 +170,27 @@ def in_force(model: nn.Module) -> PruneSession | None:
     """Return the session that a call of the model is under.
 
     It is the innermost that this context entered. A context that entered none, such as a thread that streams an answer,
-    is under the one that others entered; one that left its own is under none. Where one stays until it is removed, both
-    are under that, the latest if there are several.
+    is under the one that others entered; one that left its own is under none of those that were there then. Where one
+    stays until it is removed, both are under that, the latest if there are several.
 
     Raises:
-        RefusedError: if this context entered none, and several others did.
+        RefusedError: if this context entered none, and several others did; or if it left its own, and another was
+            entered since: a pool's thread may have that in mind, or none.
     """
     if not _sessions.get(model):
         return None
     live = _live(model)
     staying = next((one for one in reversed(live) if one.stays), None)
-    if staying is not None or any(of() is model for of, _ in _entered.get()):
-        return next(_own(model), staying)
+    left = [place.left or 0 for place in _entered.get() if place.model() is model]
+    if staying is not None or left:
+        own = next(_own(model), staying)
+        if own is None and any(one.number > max(left) for one in live):
+            raise RefusedError(
+                f"this thread left a prune of this {type(model).__name__}, and another thread or task has entered one "
+                "since, so it is not known whether this call is meant to be under that: enter prune in the thread that "
+                "calls the model, or install it for all; keep='100%' is the plain model"
+            )
+        return own
     outer = {one.outer for one in live}
     innermost = [one for one in live if one not in outer]
     if len(innermost) > 1:
