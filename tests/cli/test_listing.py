@@ -106,6 +106,7 @@ def test_a_strangers_plugin_is_listed_like_ours(cli, install):
 
 def test_all_that_is_known_of_a_name(cli, install):
     install(noise=LoudPlugin())
+    assert "composer intersection, from tokensieve" in cli("plugins", "&").stdout
     result = cli("plugins", "gsp")
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.replace("│", " ").split())

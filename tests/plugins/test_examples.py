@@ -128,6 +128,8 @@ WRONG = [
     ("strategy", "lambda", "which is a word of Python; take another, such as lambda_strategy"),
     ("strategy", "json", "a module of that name, which one of them would hide; take another, such as json_strategy"),
     ("recipe", "torch", "Python has a module of that name"),
+    ("strategy", "tests", "which pytest or a build takes; take another, such as tests_strategy"),
+    ("recipe", "conftest", "which pytest or a build takes"),
     ("strategy", "gsp", "there is a strategy named 'gsp' already, of strategies (tokensieve "),
     ("strategy", "quota", "there is a composer named 'quota' already, of tokensieve; choose another name"),
     ("composer", "gsp", "there is a strategy named 'gsp' already"),

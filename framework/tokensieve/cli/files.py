@@ -24,7 +24,7 @@ def read_image(file: Path) -> Image.Image:
     return image
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, option: str = "--out") -> None:
     """Make a folder for results.
 
     Raises:
@@ -34,7 +34,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RefusedError(
-            f"the folder {path} cannot be made ({error.strerror or error}); name another with --out"
+            f"the folder {path} cannot be made ({error.strerror or error}); name another with {option}"
         ) from None
 
 

@@ -35,7 +35,7 @@ def new(
     from tokensieve.cli.scaffold import Plan
 
     plan = Plan.of(kind.value, name, into, default_registry())
-    make_folder(into)
+    make_folder(into, "--into")
     for file in plan.write():
         console.echo(str(file))
     console.echo()

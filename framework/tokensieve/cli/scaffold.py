@@ -70,6 +70,9 @@ _RIVALS = {
 }
 """By kind, the kinds of which none may have its name."""
 
+_RESERVED = ("build", "conftest", "dist", "tests")
+"""Names of packages that tools give another meaning; the tests of a plugin are in the folder `tests`."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -153,7 +156,10 @@ def _name_problems(kind: str, name: str) -> Iterator[str]:
         yield f"{_a(kind)} cannot be named '{name}': a name is made of {signs}, and begins with a letter{hint}"
         return
     package = name.replace("-", "_")
-    if keyword.iskeyword(package):
+    if package in _RESERVED:
+        other = f"{name}_{kind}"
+        yield f"a package cannot be named '{package}', which pytest or a build takes; take another, such as {other}"
+    elif keyword.iskeyword(package):
         yield f"{_a(kind)} cannot be named '{name}', which is a word of Python; take another, such as {name}_{kind}"
     elif importlib.util.find_spec(package) is not None:
         yield (

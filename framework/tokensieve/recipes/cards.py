@@ -63,6 +63,8 @@ def cards(name: str, registry: Registry) -> list[Card]:
         "geometry": registry.geometries,
     }
     found = [_card(kind, name, registry) for kind, table in tables.items() if name in table]
+    if not found:
+        found = [_card("composer", one, registry) for one, cls in registry.composers.items() if cls.symbol == name]
     # Studies write tasks with hyphens, too.
     if not found and name.replace("-", "_") in registry.tasks:
         found = [_card("task", name.replace("-", "_"), registry)]
