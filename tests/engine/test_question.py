@@ -276,7 +276,36 @@ def test_a_processor_without_a_template_is_noted():
 def test_words_of_the_template_in_a_question():
     processor, visual = llava()
     asked = "Who? Is it the USER: or the dog"
-    assert questions(processor, *rows(processor, visual, [turn("user", I, asked)])) == [asked]
+    notes = []
+    assert questions(processor, *rows(processor, visual, [turn("user", I, asked)]), notes) == [asked]
+    assert len(notes) == 1
+    assert "holds 'USER:'" in notes[0]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "internvl", "smolvlm"])
+@pytest.mark.parametrize("behind", ["system", "tool", "user"])
+def test_a_turn_that_no_answer_follows_ends_where_it_ends(family, behind):
+    processor, visual = FAMILIES[family]()
+    talk = [turn("user", I, "Who is there?"), answer(family, "A cat: User."), turn("user", "Where?")]
+    ids, words = rows(processor, visual, [*talk, turn(behind, "Be kind.")], invites=behind == "user")
+    assert questions(processor, ids, words) == ["Be kind." if behind == "user" else "Where?"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [I, "3.5 seconds is long?"],
+        ["It is 10:30", I, "is it not?"],
+        ["Here is the original image", I, "is it not?"],
+        ["Frame1:", I, "who?"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])
+def test_words_that_look_like_a_label_of_a_frame_are_the_users(family, asked):
+    processor, visual = FAMILIES[family]()
+    right = " ".join(part for part in asked if part != I)
+    assert questions(processor, *rows(processor, visual, [turn("user", *asked)])) == [right]
 
 
 def test_what_a_processor_writes_beside_crops_is_no_question():

@@ -16,9 +16,12 @@ _FIRST, _REPLY, _LAST, _SYSTEM = (f"\u241e{name}\u241e" for name in ("FIRST", "R
 # Words that processors of transformers put beside visual tokens, in several families.
 _LABELS = re.compile(
     r"You are provided the following series of \S+ frames from a \S+ \[H:MM:SS\] video\.\s*(?=Frame from)"
-    rf"|(?:Frame from \d+:\d+:|Frame\d+:|<\d+\.\d+ seconds>|\b\d\d:\d\d|Here is the original image)\s*(?={_VISUAL})"
-    rf"|(?<={_VISUAL})\s*(?:\d+\.\d+ seconds|and here are some crops to help you see better(?=\s*{_VISUAL}))"
+    rf"|(?:Frame from \d+:\d+:|<\d+\.\d+ seconds>)\s*(?={_VISUAL})"
+    rf"|Here is the original image\s*(?={_VISUAL}\s*and here are some crops to help you see better\s*{_VISUAL})"
+    rf"|(?<={_VISUAL})\s*and here are some crops to help you see better(?=\s*{_VISUAL})"
 )
+# Of these, a video has several; a single one may be the user's own words.
+_LABELS_OF_FRAMES = re.compile(rf"(?:Frame\d+:|\b\d\d:\d\d)\s*(?={_VISUAL})|(?<={_VISUAL})\s*\d+\.\d+ seconds")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class _Template:
 
     Attributes:
         before: in front of the content.
+        later: in front of the content of a turn that follows an answer; it ends with `before`.
         after: behind it, where an answer follows.
         end: behind it, where the prompt ends with an invitation to answer.
         silent_end: behind it, where the prompt ends without one.
@@ -35,6 +39,7 @@ class _Template:
     """
 
     before: str
+    later: str
     after: str
     end: str
     silent_end: str
@@ -117,6 +122,11 @@ def _question(text: str, template: _Template | str, placeholders: set[str]) -> t
             "the chat template puts the words of the system into the user's turn, and they cannot be told apart: the "
             "whole turn was read as the question"
         )
+    if template.before in _compact(turn):
+        return question, (
+            f"the question holds '{template.before}', which the chat template writes in front of a user's turn: it was "
+            "read as the user's words, but may begin a turn of its own"
+        )
     return question, None
 
 
@@ -131,9 +141,13 @@ def _last_turn(text: str, template: _Template, placeholders: Iterable[str]) -> s
     places = [place for place, sign in enumerate(text) if not sign.isspace() and sign != _VISUAL]
     whole = "".join(text[place] for place in places)
     before, after, end = template.before, template.after, template.end
-    if any(_compact(one) in before for one in placeholders if _compact(one)):
-        # Nobody types special tokens, so the last one begins the last turn.
+    # Nobody types special tokens: the last one begins the last turn, and the next one ends it, whoever speaks then.
+    closes = _has_special(template.silent_end, placeholders)
+    if _has_special(before, placeholders):
         start = whole.rfind(before)
+    elif closes:
+        again = whole.rfind(template.later)
+        start = whole.find(before) if again < 0 else again + len(template.later) - len(before)
     else:
         start = following = whole.find(before)
         while following >= 0:
@@ -143,8 +157,8 @@ def _last_turn(text: str, template: _Template, placeholders: Iterable[str]) -> s
     if start < 0:
         return None
     start += len(before)
-    stop = whole.find(after, start)
-    if whole.endswith(end, start):
+    stop = whole.find(template.silent_end if closes else after, start)
+    if not closes and whole.endswith(end, start):
         stop = len(whole) - len(end)
     elif stop < 0 and whole.endswith(template.silent_end, start):
         stop = len(whole) - len(template.silent_end)
@@ -156,12 +170,20 @@ def _last_turn(text: str, template: _Template, placeholders: Iterable[str]) -> s
     return text[first:last]
 
 
+def _has_special(text: str, special: Iterable[str]) -> bool:
+    """Return whether any special token is in a text without whitespace."""
+    return any(_compact(one) in text for one in special if _compact(one))
+
+
 def _plain(text: str, placeholders: set[str]) -> str:
     """Return a text without special tokens, placeholders and the labels of images and frames, in single spaces."""
     longest_first = sorted((one for one in placeholders if one), key=len, reverse=True)
     if longest_first:
         text = re.sub("|".join(map(re.escape, longest_first)), " ", text)
-    return " ".join(_LABELS.sub(" ", " ".join(text.split())).replace(_VISUAL, " ").split())
+    text = _LABELS.sub(" ", " ".join(text.split()))
+    if len(_LABELS_OF_FRAMES.findall(text)) > 1:
+        text = _LABELS_OF_FRAMES.sub(" ", text)
+    return " ".join(text.replace(_VISUAL, " ").split())
 
 
 def _common_start(texts: Sequence[str]) -> str:
@@ -194,7 +216,7 @@ def _template(processor: Any, tokenizer: Any) -> _Template | str:
     # Some processors write blank lines around images.
     image = str(getattr(processor, "full_image_sequence", ""))
     before_image = image[: len(image) - len(image.lstrip())]
-    return _Template(before, after, end, silent_end, _after_system(processor, before), before_image)
+    return _Template(before, later, after, end, silent_end, _after_system(processor, before), before_image)
 
 
 def _render(processor: Any, images: int, behind: bool, ending: Literal["invitation", "reply", "nothing"]) -> str | None:
