@@ -120,8 +120,9 @@ def test_a_handle_serves_once(model, request_of, first, second):
 
     use(first)
     said = "entered" if first == "enter" else "installed"
-    with pytest.raises(RefusedError, match=f"is {said} already; a handle serves once"):
+    with pytest.raises(RefusedError, match=f"is {said} already; a handle serves once") as refused:
         use(second)
+    assert ("for a block, write `with tokensieve.prune" in str(refused.value)) == (first == "install" != second)
     answer(model, request_of)
     handle.remove()
     assert kept(handle.run) == [3]

@@ -152,7 +152,10 @@ class PruneHandle(ContextDecorator):
             before, self._used = self._used, self._used or how
         if before is not None:
             state = f"is {before} already" if self._session.is_open else f"was {before} before"
-            raise RefusedError(f"this prune {state}; a handle serves once: call tokensieve.prune again")
+            cure = "call tokensieve.prune again"
+            if self.installed and how == "entered":
+                cure = "it prunes until remove(); for a block, write `with tokensieve.prune(...)`"
+            raise RefusedError(f"this prune {state}; a handle serves once: {cure}")
 
     def __del__(self) -> None:
         # Where __init__ raised, there is nothing to say.
