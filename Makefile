@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo quick test lint unit nightly sweep browser families docs bench release-check clean
+.PHONY: help env demo quick test lint unit nightly sweep browser bridges families docs bench release-check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ quick: env ## what to run before every commit: style, types, layers, and the tes
 browser: env ## the report's page in a real browser: Chromium, or what CHROMIUM names
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -m browser tests/browser
 
+bridges: env ## the bridges to partners that cannot share this environment, each in one of its own over it (.bridges/)
+	@tools/bridges.sh "$(VENV)"
+
 families: env ## the table of what every family can do, anew: what the conformance kit sees, into docs/families/
 	TOKENSIEVE_RECORD=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadscope -m "not browser" tests/adapters
 
@@ -67,6 +70,6 @@ release-check: env ## the sdist and the wheel, built into dist/, and the wheel i
 	"$(BIN)"/python tools/release_check.py
 
 clean: ## remove what was built, and .venv
-	rm -rf .venv build dist site demo htmlcov .coverage .coverage.* \
+	rm -rf .venv .bridges build dist site demo htmlcov .coverage .coverage.* \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find framework strategies adapters tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -15,6 +15,8 @@ from tokensieve.composers.settings import Value
 from tokensieve.plugins import hookspecs, renamed
 
 PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
+# They import lmms-eval, which has an environment of its own.
+ELSEWHERE = {f"tokensieve.lmms.{name}" for name in ("harness", "model", "wrap")}
 
 
 def modules():
@@ -22,7 +24,7 @@ def modules():
         root = importlib.import_module(package)
         yield root
         for found in pkgutil.walk_packages(root.__path__, f"{package}."):
-            if not found.name.endswith("__main__"):
+            if not found.name.endswith("__main__") and found.name not in ELSEWHERE:
                 yield importlib.import_module(found.name)
 
 

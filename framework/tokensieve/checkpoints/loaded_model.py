@@ -69,7 +69,23 @@ class LoadedModel:
             raise RefusedError("pictures and videos are not asked about in one batch")
         kind: VisualKind = None if images is None else "video" if videos else "image"
         texts = [self.render_prompt(prompt, kind) for prompt in prompts]
-        settings: dict[str, Any] = {"text": texts, "return_tensors": "pt"}
+        pictures = [[image] for image in images or () if isinstance(image, Image.Image)]
+        return self.tensors(texts, pictures, videos)
+
+    def tensors(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], videos: Sequence[Sequence[Image.Image]]
+    ) -> Any:
+        """Return the processor's output for prompts that are rendered already; it is on the CPU.
+
+        Args:
+            texts: the prompts, with placeholders.
+            pictures: the pictures of each prompt; empty if there are none in the batch.
+            videos: the frames of each video, in the order of the prompts; empty if there are none in the batch.
+
+        Raises:
+            RefusedError: if the processor fails on them.
+        """
+        settings: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
         if videos:
             if getattr(self.processor, "video_processor", None) is None:
                 raise RefusedError(f"the checkpoint's {type(self.processor).__name__} takes no videos")
@@ -77,11 +93,11 @@ class LoadedModel:
             if not all(mark in text for text in texts):
                 raise RefusedError(f"the checkpoint's chat template has no place for a video: no {mark} in the prompt")
             # The frames are sampled already.
-            settings |= {"videos": videos, "do_sample_frames": False}
-        elif images is not None:
+            settings |= {"videos": [list(frames) for frames in videos], "do_sample_frames": False}
+        if pictures:
             # One list for each prompt, as processors that cut images into tiles take them.
-            settings["images"] = [[image] for image in images] if len(images) > 1 else list(images)
-        if len(prompts) > 1:
+            settings["images"] = [list(one) for one in pictures] if len(texts) > 1 else list(pictures[0])
+        if len(texts) > 1:
             settings |= {"padding": True, "padding_side": "left"}
         try:
             return self.processor(**settings)

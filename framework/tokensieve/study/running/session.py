@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
+from tokensieve.checkpoints.loaded_model import LoadedModel
+from tokensieve.checkpoints.query_encoders import query_encoder_from
 from tokensieve.cost.language_model import LayerCost
 from tokensieve.engine import VisionCache
 from tokensieve.models.pictures import ImageOrVideo
-from tokensieve.models.pretrained import model_from_pretrained, tokenizer_from_pretrained
 from tokensieve.study.planning.downsampling import count_prompt_tokens
 from tokensieve.study.planning.jobs import Job
 from tokensieve.tasks.base import Answer
@@ -88,10 +88,4 @@ class ModelSession:
 
 def load_query_encoder(folder: Path, job: Job, ready: LoadedModel) -> tuple[Any, Any]:
     """Load a query encoder onto the device of the model, and its tokenizer."""
-    from transformers import AutoModel
-
-    with quiet():
-        model = model_from_pretrained(AutoModel, folder).to(ready.model.device)
-        # Adapters recognise a release by its name, which the folder of a copy does not have.
-        model.config._name_or_path = job.model.query_encoder or str(folder)
-        return model, tokenizer_from_pretrained(folder)
+    return query_encoder_from(folder, job.model.query_encoder or str(folder), ready.model.device)
