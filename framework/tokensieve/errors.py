@@ -29,6 +29,7 @@ Messages say what was asked, what there is and what to do, in one paragraph.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -191,6 +192,8 @@ def cure_of(detail: Mapping[str, Any]) -> str:
         said, key, (one, many) = _LENGTHS[kind]
         number = int(detail["ctx"][key])
         return f"it has {said} {number} {one if number == 1 else many}"
+    if isinstance(given, float) and math.isnan(given):
+        return "write a finite number"
     if kind in _LIMITS:
         said, key = _LIMITS[kind]
         return f"it is {said} {detail['ctx'][key]}"
@@ -199,6 +202,8 @@ def cure_of(detail: Mapping[str, Any]) -> str:
         near = did_you_mean(given, known) if isinstance(given, str) else ""
         return f"it is one of {', '.join(known)}.{near}" if known else message
     cure = _KINDS.get(kind.split("_")[0], message)
+    if cure == "write a word" and isinstance(given, int | float) and not isinstance(given, bool):
+        return f"write a text; in YAML, a number is one in quotes: '{given}'"
     quoted = isinstance(given, str) and _NUMBER.fullmatch(given) is not None
     return f"{cure}, without quotes" if quoted and "number" in cure else cure
 

@@ -144,6 +144,37 @@ WRITTEN = [
     ("stages:\n- {at: decoder.0, select: gsp, keep: 4, by: normm}\n", "Did you mean 'norm'?", 2),
     ("budgets: [64]\nstages:\n- {at: decoder.0, select: gsp, keep: 4}\n", "{192: [300, 200, 110]}", 1),
     ("stages:\n- {at: decoder.0, select: '~vispruner', keep: 4}\n", "such as vispruner[64]", 2),
+    *(
+        (f"stages:\n- at: decoder.0\n  select: {formula}\n  keep: 4\n", cure, 3)
+        for formula, cure in (
+            ("gsp ∩ norm", "write & for ∩"),
+            ("gsp \N{UNION} ¬norm", "write | for \N{UNION}, ~ for ¬"),
+            (r"gsp \ norm", "write - for \\"),
+            ("gsp AND norm", "write & for and"),
+            ("gsp xor norm", "^ for xor"),
+            ("gsp{64}", "a size stands in brackets, such as gsp[64]"),
+            ("gsp[]", "a size stands in brackets, such as gsp[64]"),
+            ("union(gsp; norm)", "operands are separated by commas"),
+            ("gsp?", "it is made of names of strategies, & | ^"),
+            ("gsp, norm", "Join operands by & or |"),
+            ("gsp > norm", "a[64] >> b lets b judge what a keeps"),
+            ("quota(gsp, norm, 3/4)", "3/4 is no operand; write share=3/4"),
+            ("weighted(gsp, norm, [2, 1])", "[2, 1] is no operand; write weights=[2, 1]"),
+        )
+    ),
+    ("stages:\n- {at: decoder.0, select: gsp[1/2] >> norm, keep: 4}\n", "quote it: select: '...'", 2),
+    ("stages:\n- {at: decoder.0, select: gsp, keep: '64, 32'}\n", "several stand in a list: [64, 32]", 2),
+    ("name: 3\nstages:\n- {at: decoder.0, select: gsp, keep: 4}\n", "a number is one in quotes: '3'", 1),
+    (
+        "strategies: {a: {use: quota}}\nstages:\n- {at: decoder.0, select: a, keep: 4}\n",
+        "'quota' is a composer, which a formula calls",
+        1,
+    ),
+    (
+        "strategies: {a: {use: gsp, gamma: .nan}}\nstages:\n- {at: decoder.0, select: a, keep: 4}\n",
+        "gamma is nan: write a finite number",
+        1,
+    ),
     ("models: [world-llava]\nrecipes: [script]\nkeep: [64]\ntasks: [world]\n", "tokensieve compare runs it", 1),
 ]
 
@@ -259,6 +290,26 @@ def test_a_mistake_in_a_recipe(text, cure, line):
     said = str(raised.value)
     assert cure in said
     assert said.endswith(f"  (mine.yaml:{line})")
+    assert is_one_paragraph(said)
+
+
+@pytest.mark.parametrize(
+    ("changed", "cure"),
+    [
+        ({"controls": "none"}, "controls is a mapping of at_every_site, inverted"),
+        ({"models": "[{name: x}]"}, "path: it has no default, so give a value"),
+        ({"models": "[{path: m, device: gpu}]"}, "there is no device 'gpu'"),
+        ({"keep": "64, 32"}, "several stand in a list: [64, 32]"),
+    ],
+)
+def test_a_mistake_in_a_study(changed, cure):
+    keys = {"models": "[world-llava]", "recipes": "[gsp]", "keep": "[64]", "tasks": "[world]"} | changed
+    text = "".join(f"{key}: {value}\n" for key, value in keys.items())
+    with pytest.raises(ts.TokensieveError) as raised:
+        Study.loads(text, source="s.yaml")
+    said = str(raised.value)
+    assert cure in said
+    assert said.endswith(f"  (s.yaml:{1 + list(keys).index(next(iter(changed)))})")
     assert is_one_paragraph(said)
 
 

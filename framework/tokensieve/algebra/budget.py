@@ -123,7 +123,8 @@ class Keep:
             return cls(fraction=Fraction(int(match[1]), int(match[2])))
         if match := _PERCENT.fullmatch(body):
             return cls(fraction=Fraction(match[1]) / 100)
-        raise BudgetError(f"keep {text!r} cannot be read: {_HELP}")
+        several = f"; several stand in a list: [{body}]" if "," in body else ""
+        raise BudgetError(f"keep {text!r} cannot be read: {_HELP}{several}")
 
     def written(self) -> int | str:
         """Return the form in which a recipe writes it; all but a few are said so, and written as a stage's `r`."""

@@ -33,6 +33,11 @@ _OPERATORS: dict[type[ast.operator], str] = {
     ast.RShift: ">>",
 }
 
+_MADE_OF = "it is made of names of strategies, & | ^ - ~ >>, [m], parentheses and composers, such as gsp & qcsp[64]"
+_AND, _OR, _MINUS = "\N{LOGICAL AND}", "\N{LOGICAL OR}", "\N{SET MINUS}"
+_FOREIGN = {"∩": "&", _AND: "&", "\N{UNION}": "|", _OR: "|", "¬": "~", _MINUS: "-", "\\": "-", "△": "^", "⊕": "^"}
+"""Signs of set algebra and logic, and how formulas write them."""
+
 SYMBOLS = frozenset(_OPERATORS.values())
 """The operators between two operands."""
 
@@ -66,9 +71,8 @@ def parse(
             # What Python finds odd, such as `1if`, is refused below with a message of our own.
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        said = getattr(error, "msg", None) or error
-        raise FormulaError(f"'{_short(text)}' is not a formula: {_syntax_cure(text) or said}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise FormulaError(f"'{_short(text)}' is not a formula: {_syntax_cure(text) or _MADE_OF}") from None
     _check_words(text.strip())
     return _Reader(text.strip(), operand, composers, origin).read(tree, 0)
 
@@ -83,6 +87,14 @@ def _syntax_cure(text: str) -> str:
     text = text.strip()
     if not text:
         return "it is empty; name a strategy, such as gsp"
+    if foreign := [f"{mine} for {sign}" for sign, mine in _FOREIGN.items() if sign in text]:
+        return f"write {', '.join(foreign)}"
+    if re.search(r"\b(?:and|or|xor|not)\b", text, re.IGNORECASE):
+        return "write & for and, | for or, ^ for xor, ~ for not"
+    if re.search(r"[{}]|\[\s*\]", text):
+        return "a size stands in brackets, such as gsp[64], and settings go under strategies:"
+    if ";" in text:
+        return "operands are separated by commas, such as union(gsp, norm)"
     if "&&" in text or "||" in text:
         return "write & and | once"
     if re.search(r"!(?!=)", text):
@@ -175,7 +187,11 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 return self._call(name, args, keywords, depth)
         hint = ""
-        if isinstance(node, ast.BinOp):
+        if isinstance(node, ast.Tuple):
+            hint = " Join operands by & or |, or give them to a composer: union(a, b)."
+        if isinstance(node, ast.Compare):
+            hint = " Nothing is compared; a[64] >> b lets b judge what a keeps."
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult | ast.Div):
             hint = " There is no `+`: fuse ranks by borda(a, b) or weighted(a, b, weights=[2, 1])."
         if isinstance(node, ast.BoolOp | ast.UnaryOp):
             hint = " Write & for and, | for or, ~ for not."
@@ -202,7 +218,7 @@ class _Reader:
             parameters[composer.parameters()[0]] = self._value(args[0])
             args = args[1:]
         for arg in args:
-            if isinstance(arg, ast.Constant):
+            if _is_value(arg):
                 self._refuse_positional(name, composer, arg)
         operands = [self.read(arg, depth + 1) for arg in args]
         for keyword in keywords:
@@ -215,7 +231,7 @@ class _Reader:
             plugin = self._origin(name)
             raise FormulaError(f"{error}" if plugin is None else f"{error} ('{name}' is {plugin})") from None
 
-    def _refuse_positional(self, name: str, composer: type[Composer], node: ast.Constant) -> None:
+    def _refuse_positional(self, name: str, composer: type[Composer], node: ast.expr) -> None:
         """Refuse a value among operands, naming the setting that it may be for."""
         value, settings = self._source(node), composer.parameters()
         cure = f"write {' or '.join(f'{one}={value}' for one in settings)}" if settings else "it has no settings"
@@ -285,6 +301,13 @@ class _Reader:
 
     def _source(self, node: ast.expr) -> str:
         return _short(ast.get_source_segment(self._text, node) or ast.unparse(node))
+
+
+def _is_value(node: ast.expr) -> bool:
+    """Return whether a node is a number, a text, a quotient of numbers or a list, none of which is an operand."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Div) and _is_value(node.left) and _is_value(node.right)
+    return isinstance(node, ast.Constant | ast.List)
 
 
 def _same(left: ast.expr, op: ast.operator) -> bool:

@@ -138,7 +138,8 @@ class RecipeReader:
         except UnknownStrategyError as error:
             name = settings["use"]
             recipe = f" {_said_of_recipe(name, self._registry)}" if name in self._registry.recipes else ""
-            raise self.error(type(error), f"{error}{recipe}", (*path, "use")) from None
+            composer = f" '{name}' is a composer, which a formula calls" if name in self._registry.composers else ""
+            raise self.error(type(error), f"{error}{recipe}{composer}", (*path, "use")) from None
         given = {key: value for key, value in settings.items() if key != "use"}
         try:
             # As JSON, because YAML also has lists in place of tuples and strings in place of enumerations.

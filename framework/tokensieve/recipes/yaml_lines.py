@@ -153,6 +153,10 @@ _CURES = (
         "a value that begins with | or > is a block of text; if it is a formula, quote it: select: '...'",
     ),
     (r"alphabetic or numeric", "a value cannot begin with & or * and a space; quote the formula: select: '...'"),
+    (
+        r"found character '>' that",
+        "a formula between { and } ends at a bracket; quote it: select: '...'",
+    ),
     (r"found character '(.)' that cannot start", r"a value cannot begin with \1; quote it: '\1...'"),
     (
         r"mapping values are not allowed",

@@ -82,7 +82,7 @@ class StudyReader:
         for key in ("seeds", "plugins"):
             if key in fields and not isinstance(fields[key], list):
                 fields[key] = [fields[key]]
-        if isinstance(fields.get("controls"), dict):
+        if "controls" in fields:
             fields["controls"] = self._controls(fields["controls"])
         return fields
 
@@ -129,6 +129,8 @@ class StudyReader:
         detail = error.errors()[0]
         message = cure_of(detail)
         where = ".".join(map(str, detail["loc"])) or "it"
+        if detail["type"] == "missing":
+            return self._error(StudyError, f"{where}: {message}", (*path, *detail["loc"]))
         shown = repr(detail.get("input"))
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         return self._error(StudyError, f"{where} is {shown}: {message}", (*path, *detail["loc"]))
@@ -224,7 +226,10 @@ class StudyReader:
             raise self._error(StudyError, str(error), (*path, *at)) from None
         return task
 
-    def _controls(self, data: dict[str, Any]) -> ControlSettings:
+    def _controls(self, data: Any) -> ControlSettings:
+        if not isinstance(data, dict):
+            message = f"controls is a mapping of {listing(ControlSettings.model_fields)}; without it, all controls run"
+            raise self._error(StudyError, message, ("controls",))
         self._check_keys(data, list(ControlSettings.model_fields), ("controls",), "controls")
         if data.get("inverted") is not None:
             data = {**data, "inverted": self._budgets(data["inverted"], ("controls", "inverted"))}
