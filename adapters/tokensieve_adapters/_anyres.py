@@ -11,7 +11,7 @@ from torch import Tensor
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
 from tokensieve.models.decoder import Modality
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters._tower import TowerDecoder
 
 
@@ -39,6 +39,7 @@ class AnyresDecoder(TowerDecoder):
 
     def layout(self, modality: str, output: Any, request: Mapping[str, Any]) -> list[Tensor]:
         """Return the layout: places of patches are packed as the model packs their features."""
+        require_size(request.get("pixel_values"), self.config.vision_config.image_size)
         tiles, sizes = self._tiles(request)
         return [self._layout(count, size) for count, size in zip(tiles, sizes, strict=True)]
 

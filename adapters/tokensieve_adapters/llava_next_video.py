@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_anyres_images
 from tokensieve_adapters._tower import TowerEncoder
@@ -23,6 +23,7 @@ class LlavaNextVideoDecoder(AnyresDecoder):
         if modality == "image":
             return super().layout(modality, output, request)
         vision = self.config.vision_config
+        require_size(request.get("pixel_values_videos"), vision.image_size)
         side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
         return [raster(side, side, math.prod(video.shape[:-1]) // side**2) for video in output.pooler_output]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tokensieve.evidence import NEWLINE
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.layouts import raster
+from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._anyres import AnyresDecoder, random_anyres_images
 from tokensieve_adapters._tower import TowerEncoder
@@ -25,6 +25,7 @@ class LlavaOnevisionDecoder(AnyresDecoder):
         if modality == "image":
             return super().layout(modality, output, request)
         vision = self.config.vision_config
+        require_size(request.get("pixel_values_videos"), vision.image_size)
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         newline = torch.tensor([[0, 0, side - 1, NEWLINE]])
         videos = []

@@ -8,7 +8,8 @@ import tokensieve as ts
 from tokensieve import Evidence, Scorer
 from tokensieve.errors import RefusedError
 from tokensieve.models.layouts import raster, squares
-from tokensieve.testing.prompts import randomize_weights
+from tokensieve.testing.prompts import Prompts, randomize_weights
+from tokensieve_adapters.llava_onevision import LlavaOnevisionAdapter
 from tokensieve_adapters.timm_vit import TimmVitEncoder
 
 from .models import ONE, batch, prompts, shared
@@ -97,6 +98,19 @@ def test_oblong_images_of_llava_are_refused():
             pytest.raises((RefusedError, ValueError), match=r"laid out for squares|doesn't match model"),
         ):
             model(**inputs, interpolate_pos_encoding=True)
+
+
+@torch.no_grad()
+def test_oblong_tiles_are_refused():
+    """Packing takes every tile for a square, and the tower takes what has as many patches."""
+    model = randomize_weights(LlavaOnevisionAdapter.tiny()).eval()
+    made = Prompts(model, LlavaOnevisionAdapter(model))
+    inputs = made.batch([made.row([2, ("image", 1), 3], 0)])
+    side = inputs["pixel_values"].shape[-1]
+    inputs["pixel_values"] = torch.zeros(*inputs["pixel_values"].shape[:-2], side // 2, side * 2)
+    assert model(**inputs).logits.isfinite().all()
+    with ts.prune(model, Places(), keep=3), pytest.raises(RefusedError, match=f"laid out for {side} x {side}"):
+        model(**inputs)
 
 
 def test_squares():

@@ -133,6 +133,7 @@ NONSENSE = {
     "complex": (lambda tokens: tokens.features[..., 0].to(torch.complex64), "complex"),
     "meta": (lambda tokens: tokens.features[..., 0].to("meta"), "on meta"),
     "sparse": (lambda tokens: tokens.features[..., 0].to_sparse(), "sparse"),
+    "floats of 8 bits": (lambda tokens: tokens.features[..., 0].to(torch.float8_e4m3fn), "float8_e4m3fn"),
     "NaN": (lambda tokens: tokens.features[..., 0] * torch.nan, "NaN"),
     "one a row": (lambda tokens: tokens.features.mean(dim=(1, 2)), r"shape \[2\]"),
     "one a feature": (lambda tokens: tokens.features, r"shape \[2, 16, 3\]"),

@@ -422,11 +422,10 @@ def _check_tensor(value: object, universe: Universe, key: object, what: str) -> 
     if not isinstance(value, Tensor):
         raise ScoreError(f"{key!r} gave {what} as {type(value).__name__}; expected a torch.Tensor")
     if value.device != universe.device:
-        raise ScoreError(
-            f"{key!r} gave {what} on {value.device}; expected them on {universe.device}, as its tokens are"
-        )
-    if value.layout != torch.strided:
-        raise ScoreError(f"{key!r} gave {what} as {value.layout}; expected a dense tensor")
+        raise ScoreError(f"{key!r} gave {what} on {value.device}, and its tokens are on {universe.device}")
+    odd = value.is_nested or value.is_quantized or (value.dtype.itemsize == 1 and value.is_floating_point())
+    if odd or value.layout != torch.strided:
+        raise ScoreError(f"{key!r} gave {what} as {value.dtype}, {value.layout}; expected a dense tensor of numbers")
 
 
 def _fixed(universe: Universe, members: Tensor) -> Tensor:
