@@ -7,7 +7,6 @@ none is stale.
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,7 +52,7 @@ def strategies() -> str:
                 kind_of_strategy(strategy),
                 _needs(strategy),
                 _settings(strategy),
-                first_sentence(strategy),
+                sentence(strategy),
                 _paper(strategy),
             )
             for name, strategy in sorted(registry.strategies.items())
@@ -87,9 +86,7 @@ def recipes() -> str:
 def composers() -> str:
     """Return a table of the registered composers."""
     registry = ts.default_registry()
-    rows = (
-        (f"`{name}`", _written(composer), first_sentence(composer)) for name, composer in registry.composers.items()
-    )
+    rows = ((f"`{name}`", _written(composer), sentence(composer)) for name, composer in registry.composers.items())
     return _table(("name", "written", "result"), rows)
 
 
@@ -98,16 +95,14 @@ def adapters() -> str:
     registry = ts.default_registry()
     known = sorted(registry.adapters.items())
     return _table(
-        ("adapter", "for"), ((f"`{name}`", first_sentence(one)) for name, one in known if one.refusal_reason is None)
+        ("adapter", "for"), ((f"`{name}`", sentence(one)) for name, one in known if one.refusal_reason is None)
     )
 
 
 def refused() -> str:
     """Return a table of the families that cannot be pruned, with the reason."""
     known = sorted(ts.default_registry().adapters.items())
-    rows = (
-        (f"`{name}`", first_sentence(one), one.refusal_reason) for name, one in known if one.refusal_reason is not None
-    )
+    rows = ((f"`{name}`", sentence(one), one.refusal_reason) for name, one in known if one.refusal_reason is not None)
     return _table(("family", "for", "why not"), rows)
 
 
@@ -282,11 +277,6 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def first_sentence(documented: object) -> str:
-    """Return the first paragraph of a docstring on one line."""
-    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
-
-
 def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
     """Return the registered strategies with an entry in the provenance file; a test shows that all have one."""
     known = provenance().strategies
@@ -296,7 +286,7 @@ def _catalogued() -> list[tuple[str, type[ts.Strategy]]]:
 def _section(name: str, strategy: type[ts.Strategy]) -> str:
     known, registry = provenance(), ts.default_registry()
     origin: Origin = known.strategies[name]
-    lines = [f"### {name}", "", first_sentence(strategy), "", differences(strategy), "", *_parameters(strategy)]
+    lines = [f"### {name}", "", sentence(strategy), "", differences(strategy), "", *_parameters(strategy)]
     needs = needs_of(strategy)
     lines.append(f"- Can stand at: {'by its settings' if needs is None else sites_for(needs)}.")
     for one in origin.publications:

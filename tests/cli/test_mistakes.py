@@ -88,6 +88,7 @@ SAID = [
     ),
     (("compare", "device.yaml", "--out", "run"), 1, "Did you mean 'cuda'?  (device.yaml:2)"),
     ((*DRY, "--set", "models.0.device=cude"), 1, "Did you mean 'cuda'?  (--set models.0.device=cude)"),
+    (("cost", "script", "--geometry", "world-llava"), 2, "is a checkpoint, and no geometry: say --model world-llava"),
     (("cost", "script", "--geometry", "llava-1.5-7b"), 1, "Did you mean 'llava-1_5-7b'?"),
     (("check", "script", "--keep", "-4"), 2, "keep '-4' cannot be read: a budget is a count (64)"),
     (("check", "script", "--keep=-4"), 2, "keep '-4' cannot be read: a budget is a count (64)"),

@@ -43,6 +43,9 @@ def cost(
     from tokensieve.checkpoints.loading import checkpoint_named, load_adapter
 
     folder = None if model is None else checkpoint_named(model, registry)
+    if geometry in registry.checkpoints:
+        console.warn(f"'{geometry}' is a checkpoint, and no geometry: say --model {geometry} --visual N")
+        raise typer.Exit(2)
     if (geometry is None) == (model is None) or (model is not None and visual is None):
         console.warn("say --geometry NAME, or --model DIR and --visual N; geometries: " + listing(registry.geometries))
         raise typer.Exit(2)

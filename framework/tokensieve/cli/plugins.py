@@ -16,6 +16,7 @@ from tokensieve.cli.console import cell
 from tokensieve.cli.options import PluginFiles, open_registry
 from tokensieve.cli.tables import adapters_table, titled_table
 from tokensieve.errors import TokensieveError
+from tokensieve.plugins.kinds import PLURALS, by_kind
 from tokensieve.plugins.parameters import sentence
 from tokensieve.plugins.plugin import Plugin
 from tokensieve.plugins.registry import Registry
@@ -78,17 +79,8 @@ def _print_card(card: Card) -> None:
 
 def _listed(registry: Registry) -> dict[str, Any]:
     """Return plugins and the names of what there is, for JSON."""
-    tables = {
-        "strategies": registry.strategies,
-        "composers": registry.composers,
-        "recipes": registry.recipes,
-        "adapters": registry.adapters,
-        "tasks": registry.tasks,
-        "checkpoints": registry.checkpoints,
-        "geometries": registry.geometries,
-    }
     return {"plugins": [asdict(one) for one in registry.plugins]} | {
-        kind: sorted(table) for kind, table in tables.items()
+        PLURALS[kind]: sorted(table) for kind, table in by_kind(registry).items()
     }
 
 
@@ -126,17 +118,10 @@ def _counts(registry: Registry, plugin: Plugin) -> str:
     """Return how many strategies, composers and so on a plugin brings."""
     own = f"{plugin.name} ({plugin.origin})"
     counts = []
-    for kind, plural, names in (
-        ("strategy", "strategies", registry.strategies),
-        ("composer", "composers", registry.composers),
-        ("recipe", "recipes", registry.recipes),
-        ("adapter", "adapters", registry.adapters),
-        ("task", "tasks", registry.tasks),
-        ("checkpoint", "checkpoints", registry.checkpoints),
-    ):
+    for kind, names in by_kind(registry).items():
         number = sum(registry.origin(kind, name) == own for name in names)
         if number:
-            counts.append(f"{number} {kind if number == 1 else plural}")
+            counts.append(f"{number} {kind if number == 1 else PLURALS[kind]}")
     return ", ".join(counts) or "nothing but hooks"
 
 

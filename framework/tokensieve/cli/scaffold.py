@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tokensieve.errors import RefusedError
+from tokensieve.plugins.kinds import by_kind
 from tokensieve.plugins.registry import Registry
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -170,13 +171,7 @@ def _name_problems(kind: str, name: str) -> Iterator[str]:
 
 def _taken(plan: Plan, registry: Registry) -> Iterator[str]:
     """Say who has a name, or that the folder exists."""
-    tables = {
-        "strategy": registry.strategies,
-        "composer": registry.composers,
-        "recipe": registry.recipes,
-        "adapter": registry.adapters,
-        "task": registry.tasks,
-    }
+    tables = by_kind(registry)
     for kind in _RIVALS[plan.kind]:
         if plan.name in tables[kind]:
             yield (

@@ -10,6 +10,7 @@ from tokensieve.composers.expression import Composer
 from tokensieve.errors import SettingError, TokensieveError, UnknownNameError, did_you_mean
 from tokensieve.evidence import Evidence
 from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.plugins.kinds import by_kind
 from tokensieve.plugins.parameters import NOT_DESCRIBED, Parameter, attribute_docstrings, parameters, sentence
 from tokensieve.plugins.plugin import broken
 from tokensieve.plugins.registry import Registry
@@ -52,16 +53,7 @@ def cards(name: str, registry: Registry) -> list[Card]:
     Raises:
         UnknownNameError: if there is none.
     """
-    tables: dict[str, Mapping[str, object]] = {
-        "strategy": registry.strategies,
-        "composer": registry.composers,
-        "recipe": registry.recipes,
-        "adapter": registry.adapters,
-        "task": registry.tasks,
-        "evidence": {str(kind): kind for kind in Evidence},
-        "checkpoint": registry.checkpoints,
-        "geometry": registry.geometries,
-    }
+    tables = {"evidence": {str(kind): kind for kind in Evidence}, **by_kind(registry)}
     found = [_card(kind, name, registry) for kind, table in tables.items() if name in table]
     if not found:
         found = [_card("composer", one, registry) for one, cls in registry.composers.items() if cls.symbol == name]
