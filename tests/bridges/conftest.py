@@ -35,9 +35,11 @@ def folder(world, tmp_path_factory):
     columns = {
         "question": [sample.question for sample in samples],
         "answer": [sample.answers[0] for sample in samples],
+        "yes_no": ["yes" if number % 3 else "no" for number in range(len(samples))],
+        "category": ["perception" if number % 4 else "cognition" for number in range(len(samples))],
         "image": [task.picture(sample) for sample in samples],
     }
-    features = datasets.Features({"question": text, "answer": text, "image": image})
+    features = datasets.Features({name: image if name == "image" else text for name in columns})
     datasets.Dataset.from_dict(columns, features=features).to_parquet(made / "world.parquet")
     for name in ("world_local.yaml", "utils.py"):
         shutil.copy(ROOT / "studies" / "lmms" / name, made)

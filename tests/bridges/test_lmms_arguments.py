@@ -5,14 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import tokensieve as ts
-from tokensieve.errors import BudgetError, RefusedError, SettingError, TokensieveError
+from tokensieve import bridges
+from tokensieve.errors import BudgetError, PluginError, RefusedError, SettingError, TaskError, TokensieveError
 from tokensieve.ledger.records import Prefill, SampleRecord, StageRecord
 from tokensieve.lmms.arguments import ModelArguments, WrapArguments, content_of, reads_questions
 from tokensieve.lmms.ledger import UNKNOWN, Document, Ledger
 from tokensieve.lmms.media import frames_of, picture_of
 from tokensieve.lmms.watching import Seen, WatchedTasks
+from tokensieve.tasks.lmms.loading import refuse_kind
 
 REGISTRY = ts.default_registry()
 GIVEN = {"pretrained": "world-llava", "batch_size": "4", "device": "cpu"}
@@ -139,3 +142,30 @@ def test_pictures_and_frames_of_messages(tmp_path):
             read(value)
     with pytest.raises(RefusedError, match="cannot be read"):
         frames_of(str(tmp_path / "none.mp4"), 2)
+
+
+def test_a_study_says_what_its_task_needs(monkeypatch):
+    monkeypatch.setattr(bridges, "_requirements", lambda package, extra: [Requirement("lmms-eval>=0.7.3,<0.8")])
+    monkeypatch.setattr(bridges, "_version", lambda name: None)
+    with pytest.raises(PluginError, match=r"lmms-eval is not installed: pip install 'tokensieve\[lmms\]'"):
+        REGISTRY.task("lmms_eval")(task="gqa")
+    with pytest.raises(SettingError, match="the task 'lmms_eval': task: it has no default"):
+        REGISTRY.task("lmms_eval")()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"output_type": "multiple_choice"}, "it scores given answers"),
+        ({"output_type": "generate_until_agentic"}, "several rounds with tools"),
+        ({"output_type": "something_new"}, "it is of the kind something_new"),
+        ({"repeats": 4}, "it asks every question 4 times"),
+        ({"num_fewshot": 3}, "it shows 3 examples"),
+        ({"generation_kwargs": {"temperature": 0.2}}, "its answers are sampled"),
+        ({"generation_kwargs": {"num_beams": 5}}, "searched with 5 beams"),
+    ],
+)
+def test_tasks_of_other_kinds_are_refused(config, said):
+    refuse_kind("some", {"generation_kwargs": {"temperature": 0, "num_beams": 1}, "repeats": 1})
+    with pytest.raises(TaskError, match=f"'some' of lmms-eval cannot be a task of a study: .*{said}"):
+        refuse_kind("some", config)

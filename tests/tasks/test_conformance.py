@@ -11,6 +11,7 @@ from PIL import Image
 from tokensieve.tasks import Sample, Task, Video
 from tokensieve.tasks.fidelity import Fidelity
 from tokensieve.tasks.jsonl import VqaJsonl
+from tokensieve.tasks.lmms.task import LmmsEvalTask
 from tokensieve.tasks.world import World
 from tokensieve.testing import TaskConformance
 from tokensieve.testing.tasks import TASK_LAWS, Trial
@@ -288,7 +289,8 @@ class Nailed(Counts):
 
 def test_every_task_that_comes_along_is_tried(registry):
     tried = {Fidelity: TestFidelity, VqaJsonl: TestExact, World: TestWorld}
-    assert set(registry.tasks.values()) == set(tried)
+    # tests/bridges tries it, with lmms-eval.
+    assert set(registry.tasks.values()) - {LmmsEvalTask} == set(tried)
 
 
 def failures(cls, **given):

@@ -8,7 +8,8 @@ def register_tasks(registry: Registrar) -> None:
     """Add the tasks that come with tokensieve."""
     from tokensieve.tasks.fidelity import Fidelity
     from tokensieve.tasks.jsonl import VqaJsonl
+    from tokensieve.tasks.lmms.task import LmmsEvalTask
     from tokensieve.tasks.world import World
 
-    for task in (Fidelity, VqaJsonl, World):
+    for task in (Fidelity, LmmsEvalTask, VqaJsonl, World):
         registry.add_task(task)
