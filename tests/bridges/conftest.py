@@ -41,6 +41,23 @@ def folder(world, tmp_path_factory):
     }
     features = datasets.Features({name: image if name == "image" else text for name in columns})
     datasets.Dataset.from_dict(columns, features=features).to_parquet(made / "world.parquet")
+    # As the documents of POPE, MME and TextVQA are.
+    kinds = ["existence" if number % 4 else "code_reasoning" for number in range(len(samples))]
+    others = {
+        "question_id": [str(number) for number in range(len(samples))],
+        "question": [f"Is sample {number} a cross?" for number in range(len(samples))],
+        "answer": columns["yes_no"],
+        "category": kinds,
+        "image": columns["image"],
+    }
+    features = datasets.Features({name: image if name == "image" else text for name in others})
+    datasets.Dataset.from_dict(others, features=features).to_parquet(made / "asked.parquet")
+    read = {"question_id": others["question_id"], "question": others["question"], "image": columns["image"]}
+    read |= {"answers": [[answer] * 10 for answer in columns["answer"]], "ocr_tokens": [["STOP"]] * len(samples)}
+    features = datasets.Features(
+        {name: image if name == "image" else [text] if name in ("answers", "ocr_tokens") else text for name in read}
+    )
+    datasets.Dataset.from_dict(read, features=features).to_parquet(made / "read.parquet")
     for name in ("world_local.yaml", "utils.py"):
         shutil.copy(ROOT / "studies" / "lmms" / name, made)
     return made

@@ -1,6 +1,7 @@
 """A task of lmms-eval as a task of a study: the same grades, a card that says what is not known, and refusals."""
 
 import json
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -10,7 +11,8 @@ import tokensieve as ts
 from tokensieve.cli import app
 from tokensieve.errors import SettingError, TaskError
 from tokensieve.study.store import Store
-from tokensieve.tasks.base import Answer
+from tokensieve.tasks.base import Answer, columns
+from tokensieve.tasks.lmms.grading import results
 from tokensieve.tasks.lmms.task import LmmsEvalTask
 from tokensieve.testing import TaskConformance
 
@@ -147,8 +149,6 @@ def test_a_metric_that_is_no_mean_is_not_taken_for_one(folder, more):
     assert task.card()["aggregated"] == said
     grades = [task.grade(one, Answer("yes"), None) for one in task.samples()]
     assert set(grades[0]) == {"of_all_accuracy", "said_yes", "is_yes"}
-    from tokensieve.tasks.base import columns
-
     found = task.summary(columns(grades))
     share = sum(one.answers == ("yes",) for one in task.samples()) / len(grades)
     assert found["of_all_accuracy"] == pytest.approx(share)
@@ -164,6 +164,80 @@ def test_documents_of_another_metric_are_left_out_and_counted(folder, more):
     assert perception.card()["left_out"] == len(cognition.samples())
     assert perception.card()["aggregated"]["of_all_f1"] == "not computed: summed of all answers, no mean"
     assert set(perception.grade(perception.samples()[0], Answer("no"), None)) == {"of_all_f1.score"}
+
+
+SHIPPED = """\
+include: PATH
+task: NAME
+dataset_path: parquet
+dataset_name: null
+dataset_kwargs: {data_files: {test: FILE.parquet}}
+validation_split: null
+test_split: test
+"""
+
+
+@pytest.fixture(scope="module")
+def shipped(folder):
+    """POPE, MME and TextVQA as lmms-eval ships them, on documents of our own."""
+    import lmms_eval.tasks
+
+    tasks = Path(lmms_eval.tasks.__file__).parent
+    for name, path, file in (
+        ("pope_here", "pope/pope.yaml", "asked"),
+        ("mme_here", "mme/mme.yaml", "asked"),
+        ("textvqa_here", "textvqa/textvqa_val.yaml", "read"),
+    ):
+        text = SHIPPED.replace("PATH", str(tasks / path)).replace("NAME", name).replace("FILE", file)
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_the_card_of_pope_says_that_f1_is_of_all_answers(shipped):
+    task = task_of(shipped, "pope_here")
+    card = task.card()
+    assert task.metric == "pope_accuracy"
+    assert card["aggregated"] == {
+        "pope_accuracy": "mean",
+        **{
+            f"pope_{name}": f"not computed: pope_aggregate_{name} of all answers, no mean"
+            for name in ("precision", "recall", "f1_score", "yes_ratio")
+        },
+    }
+    assert card["flags"]["post_prompt"] == "\nAnswer the question using a single word or phrase."
+    assert task.samples()[0].question.endswith("a cross?\nAnswer the question using a single word or phrase.")
+    # POPE's own function, on the same answers.
+    grades = [task.grade(one, Answer("Yes"), None) for one in task.samples()]
+    given = [results("pope_here", task._harness, int(one.id), "Yes")["pope_f1_score"] for one in task.samples()]
+    assert task.summary(columns(grades))["f1"] == pytest.approx(task._harness.aggregation()["pope_f1_score"](given))
+
+
+def test_the_card_of_mme_says_which_of_its_parts_and_that_it_is_no_sum(shipped):
+    perception = task_of(shipped, "mme_here")
+    assert perception.metric == "mme_perception_score.score"
+    assert {one.kind for one in perception.samples()} == {"existence"}
+    cognition = task_of(shipped, "mme_here", metric="mme_cognition_score.score")
+    assert {one.kind for one in cognition.samples()} == {"code_reasoning"}
+    said = "not computed: mme_aggregate_results of all answers, no mean"
+    assert set(perception.card()["aggregated"].values()) == {said}
+    assert (perception.card()["metric"], perception.card()["left_out"]) == (perception.metric, len(cognition.samples()))
+
+
+def test_the_card_of_textvqa_says_whether_the_prompt_has_ocr(shipped):
+    task = task_of(shipped, "textvqa_here")
+    assert (task.metric, task.card()["ocr"]) == ("exact_match", False)
+    assert task.card()["aggregated"] == {"exact_match": "mean", "submission": "not computed: no number for an answer"}
+    assert "STOP" not in task.samples()[0].question
+    first = task.samples()[0]
+    assert len(first.answers) == 10
+    assert task.grade(first, Answer(first.answers[0].upper()), None) == {"exact_match": 1.0}
+    text = (shipped / "textvqa_here.yaml").read_text().replace("textvqa_here", "textvqa_ocr")
+    flags = "lmms_eval_specific_kwargs: {default: {pre_prompt: '', post_prompt: '', ocr: true}}\n"
+    (shipped / "textvqa_ocr.yaml").write_text(text + flags)
+    other = task_of(shipped, "textvqa_ocr")
+    assert other.card()["ocr"] is True
+    assert other.samples()[0].question.endswith("Reference OCR token: STOP")
+    assert other.hash() != task.hash()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from tokensieve.errors import TaskError, short_message
 from tokensieve.tasks.lmms.loading import load_task
 
 PROBES = 24
-"""How many documents tell whether a metric is a mean: half of them with right answers, the others with none."""
+"""How many documents tell whether a metric is a mean of what it gives answers."""
 _SCORE = ".score"
 """The end of the name of a grade that lmms-eval aggregates otherwise than by the mean."""
 
@@ -68,7 +68,11 @@ def number_of(value: Any, task: Any) -> float | None:
 
 def right_answers(task: Any, number: int) -> tuple[str, ...]:
     """Return the right answers to a document, as its task has them."""
-    doc = task.eval_docs_no_media[number]
+    doc, written = task.eval_docs_no_media[number], task.config.doc_to_target
+    if isinstance(written, str) and written not in doc and "{{" not in written:
+        # Its name of a column that is not there is taken for a text: TextVQA has `answers`.
+        several = doc.get(f"{written}s")
+        return tuple(str(one) for one in several) if isinstance(several, (list, tuple)) else ()
     target = task.doc_to_target(doc)
     if task.config.doc_to_choice is not None:
         target = task.doc_to_choice(doc)[target]
@@ -105,18 +109,41 @@ def metrics_of(name: str, include_path: str | None) -> tuple[Metric, ...]:
 
 
 def _how(name: str, task: Any, metric: str, first: int) -> Literal["mean", "100 x mean", "otherwise"]:
-    """Return how a metric is aggregated, by trying it on right answers and on empty ones."""
+    """Return how a metric is aggregated: as it is registered, or by trying it on answers of several kinds."""
+    from lmms_eval.api.registry import get_aggregation  # pyright: ignore[reportMissingImports] - as above
+
     aggregate = task.aggregation()[metric]
-    last = min(len(task.eval_docs_no_media), first + PROBES)
-    given, numbers = [], []
-    for number in range(first, last):
-        answer = right_answers(task, number)[:1] if number % 2 else ()
-        value = results(name, task, number, "".join(answer)).get(metric)
-        told = number_of(value, task)
-        if told is not None:
+    if aggregate is get_aggregation("mean"):
+        return "mean"
+    numbers = range(first, min(len(task.eval_docs_no_media), first + PROBES))
+    right = ["".join(right_answers(task, number)[:1]) for number in numbers]
+    tries = (
+        [one if place % 2 else "" for place, one in enumerate(right)],
+        [one if place % 3 else right[place - 1] for place, one in enumerate(right)],
+        # Recall is the share of right answers in both, and here it is not.
+        [right[0]] * len(right),
+        ["yes"] * len(right),
+    )
+    found = {_compared(name, task, metric, aggregate, zip(numbers, answers, strict=True)) for answers in tries}
+    # Where nothing is right, anything is a mean.
+    found.discard(None)
+    return found.pop() or "otherwise" if len(found) == 1 else "otherwise"
+
+
+def _compared(
+    name: str, task: Any, metric: str, aggregate: Any, answers: Iterable[tuple[int, str]]
+) -> Literal["mean", "100 x mean", "otherwise"] | None:
+    """Return whether an aggregation is the mean of its values for some answers; none if all values are alike."""
+    given, told = [], []
+    for number, answer in answers:
+        value = results(name, task, number, answer).get(metric)
+        amount = number_of(value, task)
+        if amount is not None:
             given.append(value)
-            numbers.append(told)
-    mean = float(np.mean(numbers))
+            told.append(amount)
+    if len(set(told)) < 2:
+        return None
+    mean = sum(told) / len(told)
     try:
         whole = float(aggregate(given))
     # What needs more than answers, or writes what it finds, is no mean.

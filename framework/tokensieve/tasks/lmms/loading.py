@@ -46,10 +46,11 @@ def load_task(name: str, include_path: str | None) -> Any:
         raise TaskError(
             f"'{name}' of lmms-eval is no single task but a group or written in Python; single ones: {said}"
         )
-    config = manager._get_config(name)
-    refuse_kind(name, config)
     try:
+        refuse_kind(name, manager._get_config(name))
         [task] = manager.load_task_or_group(name, task_type="chat").values()
+    except TaskError:
+        raise
     # A file, a data set or a network that is missing raises errors of many types, around which tenacity puts its own.
     except Exception as error:
         attempt = getattr(error, "last_attempt", None)
