@@ -172,6 +172,11 @@ def test_of_several_frames_the_first_is_read_and_noted(tmp_path, suffix, capsys)
     assert capsys.readouterr().err == f"note: {picture_note(image)}\n"
 
 
+def test_a_name_that_is_too_long_is_no_picture(tmp_path):
+    with pytest.raises(RefusedError, match="there is no picture"):
+        read_picture(tmp_path / ("a" * 5000))
+
+
 def test_a_single_picture_has_no_note(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
     assert picture_note(read_picture(tmp_path / "a.gif")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def read_picture(file: Path) -> Image.Image:
     Raises:
         RefusedError: if the file is no picture, is broken, or has a mode whose range is not known.
     """
-    if not file.is_file():
-        what = f"{file} is no picture, but no file at all" if file.exists() else f"there is no picture {file}"
+    # Not by methods of the path, which raise where a name is too long.
+    if not os.path.isfile(file):
+        what = f"{file} is no picture, but no file at all" if os.path.exists(file) else f"there is no picture {file}"
         raise RefusedError(f"{what}; give the path of a PNG, a JPEG or the like")
     try:
         # From a path, Pillow maps some TIFFs into memory with height and width exchanged where EXIF turns them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -89,11 +90,12 @@ def file_text(path: pathlib.Path) -> str:
         FileNotFoundError: if there is no file.
         RecipeError: if it is no file, or no text.
     """
-    if path.is_dir():
+    # Not by methods of the path, which raise where a name is too long.
+    if os.path.isdir(path):
         inside = sorted(one.name for one in path.glob("*.y*ml"))
         such = f", such as {path / inside[0]}" if inside else "; there is no .yaml in it"
         raise RecipeError(f"{path} is a folder: name a file in it{such}")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise RecipeError(f"{path} is a pipe or a device: write its content to a file, and name that")
     try:
         with path.open(encoding="utf-8") as opened:
