@@ -87,12 +87,14 @@ def test_what_is_no_such_file(tmp_path, content):
 
 
 def recording(tmp_path, model, rows, recipe=None, **settings):
-    """Record a run, and return its file and what is in it."""
+    """Record a run, and return its file and what is in it, but for the checksum."""
     path = tmp_path / "kept.json"
     with ts.prune(model, recipe or ts.Recipe.of(Norm(), 4), **settings) as run:
         generate(model, rows)
     run.save(path)
-    return path, json.loads(path.read_text())
+    content = json.loads(path.read_text())
+    assert content.pop("checksum")
+    return path, content
 
 
 def test_another_family_is_refused_before_it_runs(tmp_path):
@@ -184,6 +186,23 @@ def test_a_recording_that_was_changed_is_refused_with_its_path(tmp_path, change)
     with pytest.raises(RecipeError, match=r"kept\.json is ") as raised:
         replayed(model, prompts(model, ONE), path)
     assert len(str(raised.value)) < 600
+
+
+def test_other_ids_that_could_have_been_kept_are_refused_by_the_checksum(tmp_path):
+    model = shared("sdpa")
+    path, content = recording(tmp_path, model, prompts(model, ONE))
+    ids = content["samples"][0]["kept"]["decoder.0"]
+    other = sorted({*range(16)} - {*ids})[0]
+    written = json.loads(path.read_text())
+    written["samples"][0]["kept"]["decoder.0"] = sorted([other, *ids[1:]])
+    path.write_text(json.dumps(written))
+    with pytest.raises(RecipeError, match=r"kept\.json is .*changed since it was written.*take `checksum` out"):
+        replayed(model, prompts(model, ONE), path)
+    # Without one, it is a file of one's own.
+    del written["checksum"]
+    path.write_text(json.dumps(written, indent=1))
+    kept, _, _ = replayed(model, prompts(model, ONE), path)
+    assert kept[0].tolist() == written["samples"][0]["kept"]["decoder.0"]
 
 
 def test_a_recording_is_a_file(tmp_path):

@@ -5,8 +5,11 @@ The engine fills them in; `Run` presents and saves them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +19,12 @@ from tokensieve.ledger.seen import Seen
 
 KEPT_FORMAT = "tokensieve.kept/2"
 """The format of the files that `run.save` writes and `replay` reads."""
+
+
+def checksum_of_kept(content: Mapping[str, Any]) -> str:
+    """Return the checksum of the content of such a file, without the checksum that stands in it."""
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tokensieve.algebra.chain import Chain
 from tokensieve.errors import RecipeError, first_mistake
 from tokensieve.evidence import Evidence, Tokens
-from tokensieve.ledger.records import KEPT_FORMAT
+from tokensieve.ledger.records import KEPT_FORMAT, checksum_of_kept
 from tokensieve.sites import Site
 from tokensieve.strategy import Chooser
 
@@ -72,6 +72,7 @@ class _Recording(BaseModel):
         family: the name of the adapter of the model.
         recipe: the hash of the recipe.
         samples: what was kept, of every sample of every call.
+        checksum: of all else; none in files that were written by hand or by earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -80,6 +81,7 @@ class _Recording(BaseModel):
     family: str
     recipe: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     samples: list[_Sample]
+    checksum: str | None = None
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -198,7 +200,10 @@ def _load(path: str, changed: int) -> _Recording:
     if isinstance(written, str) and written != KEPT_FORMAT:
         raise RecipeError(f"{path} is written as {written[:60]}, not {KEPT_FORMAT}; record it anew with run.save")
     try:
-        return _Recording.model_validate(content)
+        recording = _Recording.model_validate(content)
+        if recording.checksum is not None and recording.checksum != checksum_of_kept(content):
+            raise RecipeError("it was changed since it was written; record it anew, or take `checksum` out of it")
+        return recording
     except (ValidationError, RecipeError) as error:
         said = first_mistake(error) if isinstance(error, ValidationError) else str(error)
         raise RecipeError(f"{path} is no file of kept ids (run.save writes one): {said}") from None

@@ -18,7 +18,7 @@ from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.cost.vision import TowerCost, kept_patches_by_block
 from tokensieve.errors import TokensieveError, listing
 from tokensieve.ledger.places import Places
-from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord, StageRecord
+from tokensieve.ledger.records import KEPT_FORMAT, Prefill, SampleRecord, StageRecord, checksum_of_kept
 from tokensieve.ledger.shown import ShownRun
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
@@ -275,7 +275,13 @@ class Run(ShownRun):
                 tokens = {stage.site: _numbers_of_tokens(stage.samples[i]) for stage in prefill.stages}
                 entry = {"prefill": number, "row": i, "key": key, "visual": prefill.visual[i]}
                 samples.append({**entry, "tokens": tokens, "kept": kept})
-        content = {"format": KEPT_FORMAT, "family": self.adapter, "recipe": self.recipe.hash(), "samples": samples}
+        content: dict[str, Any] = {
+            "format": KEPT_FORMAT,
+            "family": self.adapter,
+            "recipe": self.recipe.hash(),
+            "samples": samples,
+        }
+        content["checksum"] = checksum_of_kept(content)
         Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
