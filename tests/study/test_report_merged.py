@@ -4,6 +4,7 @@ import pytest
 
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
+from tokensieve.study.analysis.benchmarks import Benchmarks
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.analysis.completeness import check_completeness
 from tokensieve.study.analysis.findings import make_findings
@@ -120,7 +121,7 @@ def rows_of(table, role="published"):
 
 
 def test_published_numbers_stand_in_the_table_of_all_tasks(both, published):
-    table = task_table(both[1], published)
+    table = task_table(Benchmarks.of(both[1]), published)
     assert rows_of(table) == {
         "unpruned, published": ("80.0", "50.0", pytest.approx(100), None, None),
         # The ratio is to the unpruned model of the same source: the mean of 60.5 / 80 and 45 / 50.
@@ -151,7 +152,9 @@ def test_published_numbers_stand_in_the_table_of_their_task(both, published):
 
 def test_published_numbers_cite_their_source(both, published):
     labels, _ = method_labels([found.comparison for found in both[1]], published)
-    assert "gale, published~\\cite{gale2025}" in to_latex(task_table(both[1], published), LatexStyle(labels))
+    assert "gale, published~\\cite{gale2025}" in to_latex(
+        task_table(Benchmarks.of(both[1]), published), LatexStyle(labels)
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import default_registry
+from tokensieve.study.analysis.benchmarks import Benchmarks
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.analysis.findings import make_findings
 from tokensieve.study.analysis.significance import PairedDifference
@@ -55,7 +56,7 @@ def all_findings():
 @pytest.fixture(scope="module")
 def every(all_findings):
     asked = [table for question in answer_questions(all_findings) for table in question.tables]
-    return [*(accuracy_table(found) for found in all_findings), task_table(all_findings), *asked]
+    return [*(accuracy_table(found) for found in all_findings), task_table(Benchmarks.of(all_findings)), *asked]
 
 
 def lines(table):
@@ -120,7 +121,7 @@ def test_a_method_with_another_ledger_stands_alone(all_findings):
 
 
 def test_tasks_of_two_cards_are_in_no_table_with_others(all_findings):
-    table = task_table(all_findings)
+    table = task_table(Benchmarks.of(all_findings))
     assert table.columns == ("shapes", "other", "Rel. %", "Tokens/layer", "GFLOPs")
     assert any("both was run under several cards" in note for note in table.notes)
     cells = {line.label: line.cells for line in lines(table) if line.label in ("script", "gsp")}
@@ -129,7 +130,7 @@ def test_tasks_of_two_cards_are_in_no_table_with_others(all_findings):
     for line in lines(table):
         if line.label == "unpruned":
             assert line.cells[2].interval.estimate == pytest.approx(1)
-    assert task_table(all_findings[:1]) is None
+    assert Benchmarks.of(all_findings[:1]) is None
 
 
 def test_the_difference_to_the_best_control_is_in_points(all_findings):
@@ -297,13 +298,13 @@ def test_papers_name_methods_by_title_and_citation(all_findings):
 
 
 def test_the_unpruned_model_is_first(all_findings):
-    for table in (accuracy_table(all_findings[0]), task_table(all_findings)):
+    for table in (accuracy_table(all_findings[0]), task_table(Benchmarks.of(all_findings))):
         assert table.groups[0].heading == "All 144 visual tokens per layer (100 %), and none"
         assert [line.label for line in table.groups[0].rows] == ["unpruned", "text_only"]
 
 
 def test_the_relative_average_over_tasks_is_that_of_a_loop(all_findings):
-    table = task_table(all_findings)
+    table = task_table(Benchmarks.of(all_findings))
     singles = [found.comparison for found in all_findings if found.comparison.task in ("shapes", "other")]
     seen = 0
     for group in table.groups:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokensieve.errors import StudyError
 from tokensieve.plugins.registry import Registry
 from tokensieve.study.analysis.attempt import attempt
+from tokensieve.study.analysis.benchmarks import Benchmarks
 from tokensieve.study.analysis.collect import Results, collect
 from tokensieve.study.analysis.comparison import Comparison
 from tokensieve.study.analysis.completeness import Completeness, check_completeness
@@ -122,15 +123,17 @@ def write_report(
     completeness = check_completeness(results)
     note = f"{completeness.note} See “Missing” in the report." if completeness.note else ""
     all_findings = [make_findings(comparison, registry) for comparison in comparisons]
+    # Their averages are bootstrapped, for the table and for the figure at once.
+    benchmarks = [found for ours in by_model(all_findings) if (found := Benchmarks.of(ours)) is not None]
     asked = answer_questions(all_findings, note)
     made, problems = (tasks, []) if tasks is not None else rebuild_tasks(comparisons, registry, studies)
     pictured, changed = (tasks, []) if tasks is not None else unchanged_tasks(comparisons, made)
-    tables, asked = _with_own_names(_tables(all_findings, made, published), asked, note)
+    tables, asked = _with_own_names(_tables(all_findings, benchmarks, made, published), asked, note)
     labels, references = method_labels(comparisons, published)
     latex = LatexStyle(labels, paper.intervals, checked_columns(paper.columns, tables))
     progress(STEPS[2])
     undrawn: dict[str, str] = {}
-    drawings = unique_names(draw(all_findings, completeness.note, undrawn))
+    drawings = unique_names(draw(all_findings, benchmarks, completeness.note, undrawn))
     shown = _viewer(comparisons, pictured, samples)
     shown.problems = [*problems, *changed, *shown.problems]
     opening = f"{_headline(all_findings)} {completeness.note}".strip()
@@ -163,15 +166,15 @@ def _viewer(comparisons: Sequence[Comparison], tasks: Mapping[str, Task], sample
 
 
 def _tables(
-    all_findings: Sequence[Findings], tasks: Mapping[str, Task], published: Sequence[PublishedResult]
+    all_findings: Sequence[Findings],
+    benchmarks: Sequence[Benchmarks],
+    tasks: Mapping[str, Task],
+    published: Sequence[PublishedResult],
 ) -> list[Table]:
     """Return the tables of a report. One that cannot be computed has no rows, and says why."""
     measured = [one.comparison for one in all_findings if one.comparison.card_hash in tasks]
     makers: list[tuple[str, str, Callable[[], Table | None]]] = [
-        *(
-            ("tasks", f"{ours[0].comparison.model}: all tasks", partial(task_table, ours, published))
-            for ours in by_model(all_findings)
-        ),
+        *(("tasks", f"{own.model}: all tasks", partial(task_table, own, published)) for own in benchmarks),
         *(("accuracy", one.comparison.title, partial(accuracy_table, one, published)) for one in all_findings),
         *(
             ("measures", f"{one.title}: measures of the task", partial(measures_table, one, tasks[one.card_hash]))

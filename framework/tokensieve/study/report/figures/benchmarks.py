@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tokensieve.errors import StudyError
 from tokensieve.study.analysis.benchmarks import BenchmarkAverage, Benchmarks
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
-from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.report.figures.curves import BANDS, curve, legend, token_axis
 from tokensieve.study.report.figures.style import INK, SOFT_ALPHA, Drawing, LineStyle, new_figure
 from tokensieve.study.report.tables.values import slug
 
 
-def mean_tokens(ours: Sequence[Findings], styles: dict[str, LineStyle]) -> Drawing | None:
-    """Draw the relative average over a model's benchmarks against visual tokens; none if there are fewer than two."""
-    benchmarks = Benchmarks.of(ours)
-    if benchmarks is None:
-        return None
+def mean_tokens(benchmarks: Benchmarks, styles: dict[str, LineStyle]) -> Drawing | None:
+    """Draw the relative average over a model's benchmarks against visual tokens; none if no row has one."""
     rows: dict[str, list[BenchmarkAverage]] = {name: [] for name in styles}
     for one in benchmarks.averages:
         if one.keep is not None and one.relative is not None and (one.role == "method" or one.role in CONTROL_ROLES):

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TypeAlias
 
 from tokensieve.study.analysis.attempt import attempt
+from tokensieve.study.analysis.benchmarks import Benchmarks
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
-from tokensieve.study.analysis.findings import Findings, by_model
+from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.report.figures.benchmarks import mean_tokens
 from tokensieve.study.report.figures.curves import accuracy_flops, accuracy_time, accuracy_tokens, recall
 from tokensieve.study.report.figures.kept import maps, overlap, shares
@@ -34,11 +35,14 @@ MAKERS: tuple[Maker, ...] = (
 """The figures of a report, in its order."""
 
 
-def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) -> list[Drawing]:
+def draw(
+    all_findings: Sequence[Findings], benchmarks: Sequence[Benchmarks], note: str, problems: dict[str, str]
+) -> list[Drawing]:
     """Return all figures for which the findings have numbers.
 
     Args:
         all_findings: the findings, one for each comparison.
+        benchmarks: of every model with several.
         note: a sentence that every figure and its caption show, such as that the study is incomplete; may be empty.
         problems: gets why a figure could not be drawn, by its name.
 
@@ -53,10 +57,7 @@ def draw(all_findings: Sequence[Findings], note: str, problems: dict[str, str]) 
     # Methods come before controls, whatever ran first.
     styles = line_styles(dict(sorted(roles.items(), key=lambda pair: pair[1] != "method")))
     makers: list[tuple[str, Callable[[], Drawing | None]]] = [
-        *(
-            (f"mean of {ours[0].comparison.model}", partial(mean_tokens, ours, styles))
-            for ours in by_model(all_findings)
-        ),
+        *((f"mean of {own.model}", partial(mean_tokens, own, styles)) for own in benchmarks),
         *(
             (f"{make.__name__.replace('_', ' ')} of {findings.comparison.title}", partial(make, findings, styles))
             for make in MAKERS

@@ -9,7 +9,6 @@ import numpy as np
 
 from tokensieve.study.analysis.benchmarks import BenchmarkAverage, Benchmarks
 from tokensieve.study.analysis.comparison import CONTROL_ROLES
-from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.report.published import (
     PublishedResult,
     published_in,
@@ -23,19 +22,13 @@ RELATIVE = "Rel. %"
 """The column with the relative average."""
 
 
-def task_table(all_findings: Sequence[Findings], published: Sequence[PublishedResult] = ()) -> Table | None:
+def task_table(benchmarks: Benchmarks, published: Sequence[PublishedResult] = ()) -> Table:
     """Return the table of a model over several tasks, with a column for every task that has one card.
 
     Args:
-        all_findings: the findings of one model.
+        benchmarks: those of one model.
         published: published results; those of this model get rows of their own.
-
-    Returns:
-        The table; none if fewer than two tasks have exactly one card.
     """
-    benchmarks = Benchmarks.of(all_findings)
-    if benchmarks is None:
-        return None
     tasks = [comparison.task for comparison in benchmarks.comparisons]
     groups: dict[tuple[str, ...], list[BenchmarkAverage]] = {}
     for average in benchmarks.averages:
