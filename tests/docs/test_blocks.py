@@ -27,7 +27,13 @@ from tokensieve.study.spec.study import Study
 
 from .pages import PAGES, ROOT, blocks, name
 
-RUN = [page for page in PAGES if blocks(page)]
+# They run where lmms-eval is, by `make bridges`.
+BRIDGES = {"docs/howto/lmms-eval.md"}
+RUN = [
+    pytest.param(page, id=name(page), marks=[pytest.mark.bridge] if name(page) in BRIDGES else [])
+    for page in PAGES
+    if blocks(page)
+]
 # Compiling takes ten seconds. Both are tried on what is in this package every day; `make nightly` runs the kits whole.
 FEWER_LAWS = "not test_compiled_decoding and not (test_law and not exact_count and not padding_free and not card)"
 PIP = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -116,6 +122,13 @@ class Reader:
                         package.symlink_to((Path(folder) / package.name).resolve())
                 self._monkeypatch.syspath_prepend(self._installed)
                 importlib.invalidate_caches()
+            case ["pip", "install", what] if extra := re.fullmatch(r"tokensieve\[(\w+)\]", what):
+                project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+                assert extra[1] in project["optional-dependencies"]
+            case ["lmms-eval", *arguments]:
+                # As its command does where an error ends it.
+                code = "from lmms_eval.cli.dispatch import main; main()"
+                return self._ran([sys.executable, "-c", code, *arguments, "--verbosity", "DEBUG"], expected)
             case ["pip", "wheel", "--no-deps", folder]:
                 self._ran([*PIP[:3], "wheel", *PIP[4:], folder])
             case ["mkdir", folder]:
@@ -199,7 +212,7 @@ def agree(shown, printed):
 
 # peft asks transformers by the older name.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("page", RUN, ids=name)
+@pytest.mark.parametrize("page", RUN)
 def test_a_page_runs_as_it_is_written(page, tmp_path, tmp_path_factory, monkeypatch):
     for folder in ("docs", "studies"):
         (tmp_path / folder).symlink_to(ROOT / folder)

@@ -14,6 +14,8 @@ import numpy as np
 from tokensieve.errors import TaskError, short_message
 from tokensieve.tasks.lmms.loading import load_task
 
+How = Literal["mean", "100 x mean", "otherwise"]
+"""How lmms-eval makes one number of what a metric gives answers."""
 PROBES = 24
 """How many documents tell whether a metric is a mean of what it gives answers."""
 _SCORE = ".score"
@@ -32,7 +34,7 @@ class Metric:
 
     name: str
     of: str
-    how: Literal["mean", "100 x mean", "otherwise"]
+    how: How
 
 
 def results(name: str, task: Any, number: int, text: str) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def metrics_of(name: str, include_path: str | None) -> tuple[Metric, ...]:
     return tuple(sorted(ordered, key=lambda metric: metric.how == "otherwise"))
 
 
-def _how(name: str, task: Any, metric: str, first: int) -> Literal["mean", "100 x mean", "otherwise"]:
+def _how(name: str, task: Any, metric: str, first: int) -> How:
     """Return how a metric is aggregated: as it is registered, or by trying it on answers of several kinds."""
     from lmms_eval.api.registry import get_aggregation  # pyright: ignore[reportMissingImports] - as above
 
@@ -124,15 +126,16 @@ def _how(name: str, task: Any, metric: str, first: int) -> Literal["mean", "100 
         [right[0]] * len(right),
         ["yes"] * len(right),
     )
-    found = {_compared(name, task, metric, aggregate, zip(numbers, answers, strict=True)) for answers in tries}
-    # Where nothing is right, anything is a mean.
-    found.discard(None)
-    return found.pop() or "otherwise" if len(found) == 1 else "otherwise"
+    found: set[How] = set()
+    for answers in tries:
+        how = _compared(name, task, metric, aggregate, zip(numbers, answers, strict=True))
+        # Where all answers are worth the same, anything is a mean.
+        if how is not None:
+            found.add(how)
+    return found.pop() if len(found) == 1 else "otherwise"
 
 
-def _compared(
-    name: str, task: Any, metric: str, aggregate: Any, answers: Iterable[tuple[int, str]]
-) -> Literal["mean", "100 x mean", "otherwise"] | None:
+def _compared(name: str, task: Any, metric: str, aggregate: Any, answers: Iterable[tuple[int, str]]) -> How | None:
     """Return whether an aggregation is the mean of its values for some answers; none if all values are alike."""
     given, told = [], []
     for number, answer in answers:

@@ -56,7 +56,10 @@ def load_task(name: str, include_path: str | None) -> Any:
         attempt = getattr(error, "last_attempt", None)
         reason = error if attempt is None else attempt.exception()
         raise TaskError(f"lmms-eval cannot load its task '{name}': {short_message(reason)}") from None
-    refuse_judge(name, task.config.process_results)
+    for grading in (task.config.process_results, *task.aggregation().values()):
+        # lmms-eval's own means and the like ask nobody.
+        if not str(getattr(grading, "__module__", "")).startswith("lmms_eval.api"):
+            refuse_judge(name, grading)
     return task
 
 
@@ -73,9 +76,16 @@ def _manager(name: str, include_path: str | None) -> Any:
         if not Path(include_path).is_dir():
             raise TaskError(f"there is no folder {include_path} to take tasks of lmms-eval from")
         own = TaskManager(include_path=include_path, include_defaults=False, model_name=MODEL)
-        # Reading all tasks of lmms-eval takes ten seconds.
         if name in own.all_tasks:
             return own
+    return _all_tasks(include_path)
+
+
+@lru_cache(maxsize=2)
+def _all_tasks(include_path: str | None) -> Any:
+    """Return the tasks of lmms-eval with those of a folder; reading them takes ten seconds."""
+    from lmms_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports] - as above
+
     return TaskManager(include_path=include_path, model_name=MODEL)
 
 
