@@ -238,3 +238,26 @@ def test_an_assistant_inside_the_model():
     model = shared("sdpa")
     with ts.prune(model, at("decoder.2")), Untouched(model), pytest.raises(RefusedError, match="assistant"):
         model.generate(**batch(prompts(model, ONE)), max_new_tokens=2, assistant_model=shared("mha"))
+
+
+@pytest.mark.parametrize("query", ["what", b"what", {"a": "b"}, [None], 3], ids=repr)
+def test_a_query_that_is_no_list_of_texts_is_refused(query):
+    """A text alone would be one question a letter."""
+    with pytest.raises(RefusedError, match=r"query is .*give a list of texts"):
+        ts.prune(shared("sdpa"), QCSP(), keep=4, processor=object(), query=query)
+
+
+@pytest.mark.parametrize("keys", ["12", [1.5], [True], ["1"], [2**63], 3], ids=repr)
+def test_keys_that_are_no_whole_numbers_are_refused(keys):
+    with pytest.raises(RefusedError, match=r"keys is .*give a list of whole numbers"):
+        ts.prune(shared("sdpa"), "random", keep=4, keys=keys)
+
+
+@pytest.mark.parametrize("processor", [object(), "processor"], ids=["object", "text"])
+def test_a_processor_that_is_none_is_refused(processor):
+    model = shared("sdpa")
+    with (
+        ts.prune(model, QCSP(), keep=4, processor=processor),
+        pytest.raises(RefusedError, match=r"whose tokenizer has no __call__, .*give the model's own"),
+    ):
+        model(**batch(prompts(model, ONE)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokensieve.engine.question import questions, tokenizer_of
 from tokensieve.engine.stage_selection import StageOutcome, TokenPool, select_stage
 from tokensieve.engine.token_layout import TokenLayout
 from tokensieve.engine.vision_cache import VisionCache
-from tokensieve.errors import RefusedError
+from tokensieve.errors import RefusedError, brief
 from tokensieve.evidence import Evidence, Query, Text, Value
 from tokensieve.ledger.records import Prefill, StageRecord
 from tokensieve.ledger.run import Run
@@ -41,11 +42,34 @@ class PromptOptions:
     query: Sequence[str] | None = None
     keys: Sequence[int] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse questions that are no texts, and keys that are no numbers."""
+        query, keys = self.query, self.keys
+        # A text is a sequence of texts, too: one question a letter.
+        if query is not None and not _are(query, lambda text: isinstance(text, str)):
+            raise RefusedError(f"query is {brief(query)}; give a list of texts, one question per prompt")
+        if keys is not None and not _are(keys, _is_key):
+            raise RefusedError(f"keys is {brief(keys)}; give a list of whole numbers of 64 bits, one per prompt")
+
     def check(self, rows: int) -> None:
         """Refuse a batch of another size than the options are for."""
         for name, said, what in (("keys", self.keys, "sample keys"), ("query", self.query, "questions")):
             if said is not None and len(said) != rows:
                 raise RefusedError(f"{name} has {len(said)} {what} for a batch of {rows} prompts")
+
+
+def _are(values: object, right: Callable[[Any], bool]) -> bool:
+    """Return whether values are several, and not the signs of a text, and each is right."""
+    several = isinstance(values, Collection) and not isinstance(values, (str, bytes, Mapping))
+    return several and all(map(right, values))
+
+
+def _is_key(value: object) -> bool:
+    """Return whether a value is a whole number that random draws can be made from."""
+    try:
+        return not isinstance(value, bool) and -(2**63) <= operator.index(value) < 2**63  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +208,7 @@ class PromptSelector:
         self._on_stage(record)
 
     def _keys(self, rows: int) -> list[int]:
-        return [0] * rows if self._options.keys is None else [int(key) for key in self._options.keys]
+        return [0] * rows if self._options.keys is None else [operator.index(key) for key in self._options.keys]
 
     @staticmethod
     def _key_row(keys: list[int], device: torch.device) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from tokensieve.errors import RefusedError, brief, listing
+
 _VISUAL = "\ufffc"
 """Stands for a run of visual tokens in a prompt's text."""
 _FIRST, _REPLY, _LAST, _SYSTEM = (f"\u241e{name}\u241e" for name in ("FIRST", "REPLY", "LAST", "SYSTEM"))
@@ -48,8 +50,19 @@ class _Template:
 
 
 def tokenizer_of(processor: Any) -> Any:
-    """Return the tokenizer of a processor, or the tokenizer itself."""
-    return getattr(processor, "tokenizer", processor)
+    """Return the tokenizer of a processor, or the tokenizer itself.
+
+    Raises:
+        RefusedError: if it is none.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    missing = [name for name in ("__call__", "decode", "all_special_ids") if not hasattr(tokenizer, name)]
+    if missing:
+        raise RefusedError(
+            f"processor= is {brief(processor)}, whose tokenizer has no {listing(missing)}; give the model's own, as "
+            "AutoProcessor.from_pretrained(...) returns"
+        )
+    return tokenizer
 
 
 def questions(processor: Any, ids: Tensor, words: Tensor, notes: list[str] | None = None) -> list[str]:
