@@ -58,10 +58,11 @@ class PromptOptions:
                 raise RefusedError(f"{name} has {len(said)} {what} for a batch of {rows} prompts")
 
 
-def _are(values: object, right: Callable[[Any], bool]) -> bool:
+def _are(values: Any, right: Callable[[Any], bool]) -> bool:
     """Return whether values are several, and not the signs of a text, and each is right."""
-    several = isinstance(values, Collection) and not isinstance(values, (str, bytes, Mapping))
-    return several and all(map(right, values))
+    if not isinstance(values, Collection) or isinstance(values, (str, bytes, Mapping)):
+        return False
+    return all(right(value) for value in values)
 
 
 def _is_key(value: object) -> bool:

@@ -189,19 +189,17 @@ def _mask_behind(mask: Any, state: caches.CacheState, since: int, given: bool) -
         RefusedError: if the caller's mask does not fit, or says of the prompt what the prompt's own did not.
     """
     length = state.unpruned + since
-    fits = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == length
-    if given and mask is not None and not fits:
-        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise RefusedError(
-            f"attention_mask is {shape}, and the cache holds a pruned prompt: pass a mask [rows, {length}], of the "
-            f"prompt's {state.unpruned} places and the {since} behind them, or none"
-        )
-    if not fits:
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != length:
+        if given and mask is not None:
+            shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise RefusedError(
+                f"attention_mask is {shape}, and the cache holds a pruned prompt: pass a mask [rows, {length}], of the "
+                f"prompt's {state.unpruned} places and the {since} behind them, or none"
+            )
         return None
     if given and not torch.equal(mask[:, : state.unpruned].bool().expand_as(state.real), state.real.to(mask.device)):
         raise RefusedError(
             "attention_mask hides other places of the prompt than the mask that the prompt was pruned with; give the "
             "same for the prompt, or start again without the cache"
         )
-    tail: Tensor = mask[:, state.unpruned :].bool()
-    return tail
+    return mask[:, state.unpruned :].bool()
