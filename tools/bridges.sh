@@ -13,23 +13,26 @@ behind() {
     "$1" -c 'import sysconfig; print("\n".join(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))))'
 }
 
-# make_env NAME: the environment .bridges/NAME, with the extra NAME of tokensieve.
-make_env() {
-    local env=$root/.bridges/$1 stamp want
+# run_in NAME REQUIREMENTS TESTS...: the environment .bridges/NAME with what is required beside tokensieve, and tests there.
+run_in() {
+    local env=$root/.bridges/$1 required=$2 stamp want words
+    shift 2
     stamp=$env/.tokensieve-installed
-    want="$venv $(cksum <"$root/pyproject.toml")"
+    want="$venv $required $(cksum <"$root/pyproject.toml")"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
-        echo "tokensieve: installing the extra '$1' into $env, over $venv"
+        echo "tokensieve: installing $required into $env, over $venv"
         "$venv/bin/python" -m venv --clear "$env"
         behind "$venv/bin/python" >"$(behind "$env/bin/python" | head -1)/behind.pth"
-        "$env/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar off --editable "$root[$1]"
+        read -ra words <<<"$required"
+        "$env/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar off --editable "${words[@]}"
         printf '%s\n' "$want" >"$stamp"
     fi
     echo "tokensieve: $env holds $(du -sh "$env" | cut -f1):"
     "$env/bin/python" -m pip list --disable-pip-version-check --format freeze --path "$(behind "$env/bin/python" | head -1)" |
         grep -v '^\(pip\|setuptools\)==' | paste -sd' ' | fold -s -w 120
+    OMP_NUM_THREADS=1 "$env/bin/python" -m pytest -m bridge "$@"
 }
 
-make_env lmms
 cd "$root"
-OMP_NUM_THREADS=1 "$root/.bridges/lmms/bin/python" -m pytest -m bridge tests/bridges tests/docs/test_blocks.py
+run_in lmms '.[lmms]' tests/bridges/test_lmms.py tests/bridges/test_lmms_task.py tests/docs/test_blocks.py
+run_in serving '. transformers[serving]' tests/bridges/test_serve.py
