@@ -206,6 +206,10 @@ def test_the_last_places_alone():
     for shape in ((2, 4), (3, 500, 2), (3,)):
         with pytest.raises(ts.TokensieveError, match="not of this prefill"):
             run.restore(torch.zeros(shape))
+    # Sliced before: as many are left whichever end is cut off.
+    for sliced in (logits[:, :-1], logits[:, 1:], logits[:, -5:]):
+        with pytest.raises(ts.TokensieveError, match=r"or 4 by its logits_to_keep.*slice what restore returns"):
+            run.restore(sliced)
 
 
 @pytest.mark.parametrize(

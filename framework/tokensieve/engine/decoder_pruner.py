@@ -170,7 +170,7 @@ class DecoderPruner:
                 return real(*args, **kwargs)
             args, kwargs = self._before(signature, args, kwargs)
             output = real(*args, **kwargs)
-            self._after(output)
+            self._after(output, kwargs.get("logits_to_keep"))
             return output
         finally:
             self._inside = outer
@@ -226,12 +226,12 @@ class DecoderPruner:
         self._text_only(request, past)
         return args, kwargs
 
-    def _after(self, output: Any) -> None:
+    def _after(self, output: Any, last: Any) -> None:
         """Leave on the cache what decoding needs."""
         call = self._layers.call
         cache = caches.returned_cache(output)
         if isinstance(call, PrefillState):
-            call.record_places()
+            call.record_places(last if isinstance(last, int) else 0)
             if cache is not None:
                 caches.attach(cache, call.state.without(call.drafted))
 
@@ -400,6 +400,8 @@ class DecoderPruner:
         mask = mask[:, : length - self._drafted(length)]
         selection = self._selector.start_empty(mask)
         every = torch.arange(mask.shape[1], device=mask.device)
-        selection.record.places = Places(mask.shape[1], lambda: torch.where(mask, every, -1))
+        last = request.get("logits_to_keep")
+        last = last if isinstance(last, int) else 0
+        selection.record.places = Places(mask.shape[1], lambda: torch.where(mask, every, -1), last)
         if generation is not None:
             generation.selection = selection

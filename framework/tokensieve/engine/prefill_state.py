@@ -76,8 +76,11 @@ class PrefillState:
         """Bool `[rows, n]`: which places stand on a token that left, where a row ran out of its own padding."""
         return self.state.mask.gather(1, self.index) & ~self.mask
 
-    def record_places(self) -> None:
+    def record_places(self, last: int) -> None:
         """Write into the ledger where the places of the request stand in the outputs.
+
+        Args:
+            last: the call's `logits_to_keep`; 0 for all places.
 
         Raises:
             RefusedError: if the last place of a prompt left inside the language model.
@@ -98,7 +101,7 @@ class PrefillState:
                 note_blind_labels(self.labels, real, stays(), self.selection.record.notes)
         step, end = self.expand, source.shape[1] - self.drafted
         self.selection.record.places = Places(
-            self.state.unpruned - self.drafted, lambda: torch.where(stays(), source, -1)[::step, :end]
+            self.state.unpruned - self.drafted, lambda: torch.where(stays(), source, -1)[::step, :end], last
         )
 
 

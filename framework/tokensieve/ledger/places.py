@@ -21,10 +21,12 @@ class Places:
     Args:
         length: the length of the request.
         read: gives `request`, on any device, when it is first asked for.
+        last: the call's `logits_to_keep`; 0 for all places.
     """
 
-    def __init__(self, length: int, read: Callable[[], Tensor]) -> None:
+    def __init__(self, length: int, read: Callable[[], Tensor], last: int = 0) -> None:
         self.length = length
+        self.last = last
         self._read: Callable[[], Tensor] | Tensor = read
 
     @property
@@ -70,13 +72,15 @@ class Places:
             padding on the right there is what the last place of the row has.
 
         Raises:
-            TokensieveError: if x is of another prefill: its number of rows or its length do not fit.
+            TokensieveError: if x is of another prefill, or was sliced: its number of rows or its length do not fit.
         """
         rows, width = self.request.shape
-        if x.ndim < 2 or x.shape[0] != rows or not 0 < x.shape[1] <= width:
+        cut = len(range(width)[-self.last :])
+        if x.ndim < 2 or x.shape[0] != rows or x.shape[1] not in (width, cut):
+            kept = f", or {cut} by its logits_to_keep" if cut != width else ""
             raise TokensieveError(
-                f"outputs {list(x.shape)} are not of this prefill, which has {rows} rows and {width} places; "
-                "read run.places after the call that gave them, and before the next"
+                f"outputs {list(x.shape)} are not of this prefill, which has {rows} rows and {width} places{kept}; "
+                "read run.places after the call that gave them, and before the next, and slice what restore returns"
             )
         at = (self._latest() - (width - x.shape[1])).to(x.device)
         index = at.clamp(min=0).reshape(*at.shape, *([1] * (x.ndim - 2))).expand(*at.shape, *x.shape[2:])
