@@ -10,7 +10,6 @@ model is made, once, and act for our models alone.
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,13 @@ class Attached:
         self.ledger = ledger
 
 
-_latest: list[weakref.ref[Attached]] = []
-"""What belongs to the model that was made last: lmms-eval makes and runs one after the other."""
+_latest: list[Attached] = []
+"""What belongs to the model that was made last: lmms-eval makes and runs one after the other, and writes afterwards."""
 
 
 def attach(attached: Attached) -> None:
     """Let the response cache know a model by its recipe's content, and let its ledger be written beside the samples."""
-    _latest[:] = [weakref.ref(attached)]
+    _latest[:] = [attached]
     create, save = ResponseCache.create, EvaluationTracker.save_results_aggregated
     if not hasattr(create, "_tokensieve"):
         ResponseCache.create = _keyed_by_content(create)
@@ -55,7 +54,7 @@ def attach(attached: Attached) -> None:
 
 
 def _attached() -> Attached | None:
-    return _latest[0]() if _latest else None
+    return _latest[0] if _latest else None
 
 
 def _keyed_by_content(create: Any) -> Any:

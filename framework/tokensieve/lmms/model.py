@@ -91,8 +91,7 @@ class PrunedModel(lmms):
             self._pruning = Pruning(recipe, registry, query_encoder, self._loaded.model.device, self.ledger)
             self._pruning.check(self._loaded.model, self._loaded.processor)
         self._arguments = arguments
-        self._attached = Attached(content_of(recipe, registry), self.ledger)
-        attach(self._attached)
+        attach(Attached(content_of(recipe, registry), self.ledger))
 
     @property
     def batch_size(self) -> int:
@@ -113,6 +112,11 @@ class PrunedModel(lmms):
     def tokenizer(self) -> Any:
         """The tokenizer."""
         return self._loaded.processor.tokenizer
+
+    def clean(self) -> None:
+        """Free the model: lmms-eval has all answers, and may load a judge."""
+        del self._loaded, self._pruning
+        super().clean()
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Refuse tasks that score given answers.

@@ -56,8 +56,7 @@ class ChatWrap(lmms):
         model, ledger = made.model, Ledger()
         if not isinstance(model, nn.Module):
             raise RefusedError(f"base={arguments.base} has no model of PyTorch, but a {type(model).__name__}")
-        made._attached = Attached(content_of(recipe, registry), ledger)
-        attach(made._attached)
+        attach(Attached(content_of(recipe, registry), ledger))
         if recipe is not None:
             made._pruning = Pruning(recipe, registry, query_encoder, next(model.parameters()).device, ledger)
             made._pruning.check(model, _processor(made))
