@@ -181,7 +181,10 @@ def test_10_a_generated_placeholder_is_a_word():
     assert len(run.prefills) == 1
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["compiled before", "compiled inside"])
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(True, marks=pytest.mark.nightly, id="compiled before"), pytest.param(False, id="compiled inside")],
+)
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
 @torch.no_grad()
 def test_11_compiled_layers_honour_hooks(first):

@@ -60,6 +60,8 @@ def test_on_a_shipped_model_other_pictures_keep_what_prune_keeps():
     assert len(seen) > 1
 
 
+# Every day, the page on exported prefills compiles one.
+@pytest.mark.nightly
 def test_a_program_compiles_without_a_break_and_is_what_prune_does(model, tmp_path):
     options = {"keep": KEEP, "positions": "compact"}
     file = tmp_path / "both.pt2"

@@ -103,6 +103,14 @@ class Drawing:
 
     def to_bytes(self, kind: str) -> bytes:
         """Return the figure as `svg`, `png` or `pdf`, on white; the bytes depend on the numbers only."""
+        return self._svg if kind == "svg" else self._saved(kind)
+
+    @cached_property
+    def _svg(self) -> bytes:
+        """The SVG, which is drawn once for its file and for the page."""
+        return self._saved("svg")
+
+    def _saved(self, kind: str) -> bytes:
         out = io.BytesIO()
         when: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
         with plot_settings():
@@ -112,11 +120,9 @@ class Drawing:
     @cached_property
     def inline(self) -> str:
         """Return the SVG for a page: transparent, in the colour of the page's text, with unique ids."""
-        out = io.StringIO()
-        with plot_settings():
-            self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-        text = out.getvalue()
-        text = text[text.index("<svg") :]
+        text = self._svg.decode()
+        # The first filled path is the figure's own background; axes have none.
+        text = text[text.index("<svg") :].replace('style="fill: #ffffff"', 'style="fill: none"', 1)
         text = text.replace(INK, "currentColor")
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
@@ -152,6 +158,7 @@ def plot_settings() -> Iterator[None]:
         "ytick.labelsize": 8.5,
         "legend.fontsize": 8.5,
         "text.color": INK,
+        "axes.facecolor": "none",
         "axes.edgecolor": INK,
         "axes.labelcolor": INK,
         "axes.titlecolor": INK,
