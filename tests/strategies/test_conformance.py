@@ -24,7 +24,7 @@ THIRDS = 3
 
 
 def cases():
-    """Every law of every strategy each day, in turn on one of its examples and a third of the kit's inputs; all at night.
+    """Every law of every strategy each day, in turn on one example and a third of the kit's inputs; all at night.
 
     Every third input has all sizes of rows; the thirds differ in kinds of vectors.
     """

@@ -18,7 +18,6 @@ from tokensieve.testing import parametrize_strategy_checks
 from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER_LAWS
 from tokensieve.testing.strategies.counts import exact_count
 
-
 ALL = {law.__name__ for law in (*LAWS, *CHOOSER_LAWS, *MERGER_LAWS)}
 
 
