@@ -20,7 +20,6 @@ import tokensieve as ts
 from tokensieve.tasks.world import World
 
 pytestmark = [pytest.mark.bridge, pytest.mark.filterwarnings("ignore")]
-pytest.importorskip("uvicorn", reason="pip install 'transformers[serving]'")
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "serving.md"
 CHECKPOINT = ts.default_registry().checkpoint("world-llava")
 SAMPLES = World().samples()[:12]

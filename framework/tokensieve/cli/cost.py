@@ -42,7 +42,8 @@ def cost(
     loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
     from tokensieve.checkpoints.loading import checkpoint_named, load_adapter
 
-    folder = None if model is None else checkpoint_named(model, registry)
+    # Of a model that is given alone, whether it is there comes before how many tokens its pictures have.
+    folder = None if model is None or geometry is not None else checkpoint_named(model, registry)
     if geometry in registry.checkpoints:
         console.warn(f"'{geometry}' is a checkpoint, and no geometry: say --model {geometry} --visual N")
         raise typer.Exit(2)
