@@ -14,7 +14,7 @@ def examples(most: int) -> int:
 
 
 def in_part(name: str, part: str) -> bool:
-    """Return whether a module or class of tests is in a part such as `2/3`: each is in one of three.
+    """Return whether a module or class of tests is in a part such as `2/3`: each is in one.
 
     Raises:
         ValueError: if the part is none, such as `4/3`.
