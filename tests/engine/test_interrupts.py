@@ -102,6 +102,30 @@ def test_an_interrupt_where_one_is_installed_or_removed_leaves_the_model_as_it_w
     assert free()
 
 
+def test_an_interrupt_where_a_handle_is_used_keeps_no_other_thread_waiting(model):
+    """At every line of what notes that it is used, before anything is there that would be taken out."""
+
+    class Using(Interrupt):
+        def called(self, frame, event, argument):
+            return super().called(frame, event, argument) if frame.f_code.co_name == "_use" else None
+
+    registry = ts.default_registry()
+
+    def handle():
+        return ts.prune(model, RECIPES["entrance"], registry=registry)
+
+    for use in (lambda one: one.__enter__(), lambda one: one.install()):
+        with Using(0) as every:
+            use(used := handle())
+        used.remove() if used.installed else used.__exit__(None, None, None)
+        assert every.lines > 2
+        for number in range(1, every.lines + 1):
+            interrupt = Using(number)
+            with pytest.raises(KeyboardInterrupt), interrupt:
+                use(handle())
+            assert free(), f"the lock is held after an interrupt at {interrupt.where}"
+
+
 def test_an_interrupt_where_attention_is_tapped_leaves_no_tap(model):
     """At every line of what registers the tap and of what takes it out, which the test above only samples."""
 

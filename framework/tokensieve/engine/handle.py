@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
-from tokensieve.engine.installation import lock
+from tokensieve.engine.installation import Turn, lock
 from tokensieve.engine.sessions import Pruner, PruneSession
 from tokensieve.errors import RefusedError
 from tokensieve.ledger.run import Run
@@ -148,7 +148,8 @@ class PruneHandle(ContextDecorator):
         return self._again()
 
     def _use(self, how: str) -> None:
-        with lock:
+        turn = Turn(lock)
+        with turn, turn:
             before, self._used = self._used, self._used or how
         if before is not None:
             state = f"is {before} already" if self._session.is_open else f"was {before} before"
