@@ -32,6 +32,8 @@ test: export TOKENSIEVE_SITE := $(CURDIR)/site
 lint: env ## style, types by two checkers, and the never rules of the imports
 	"$(BIN)"/ruff check .
 	"$(BIN)"/ruff format --check .
+	# Code that pages show has shorter lines, so that it fits their column.
+	git ls-files '*.md' '*.ipynb' examples/greys/greys/__init__.py | xargs "$(BIN)"/ruff format --check --line-length 100
 	# Side by side: each takes a minute of one core.
 	"$(BIN)"/mypy & first=$$!; "$(BIN)"/basedpyright --pythonpath "$(BIN)"/python; second=$$?; \
 		wait $$first && exit $$second

@@ -55,13 +55,26 @@ def tests_of(files: list[str]) -> list[str]:
     return sorted(found - set(CORE))
 
 
+def shown_on_pages() -> list[str]:
+    """Return the files whose code pages show, as `make lint` lists them."""
+    command = ["git", "ls-files", "*.md", "*.ipynb", "examples/greys/greys/__init__.py"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
 def main() -> int:
     """Run the steps, and return the first exit code that is not 0."""
     # One thread for each worker: models are tiny, and threads would wait for each other.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     pytest = [str(BIN / "python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadscope", "--no-header"]
     steps = [
-        ("style", [[str(BIN / "ruff"), "check", "-q", "."], [str(BIN / "ruff"), "format", "-q", "--check", "."]]),
+        (
+            "style",
+            [
+                [str(BIN / "ruff"), "check", "-q", "."],
+                [str(BIN / "ruff"), "format", "-q", "--check", "."],
+                [str(BIN / "ruff"), "format", "-q", "--check", "--line-length", "100", *shown_on_pages()],
+            ],
+        ),
         ("layers", [[str(BIN / "lint-imports"), "--no-logo"]]),
         ("types", [[str(BIN / "mypy"), "--no-error-summary"]]),
         ("tests", [[*pytest, *CORE, *tests_of(changed())]]),

@@ -15,6 +15,7 @@ from tokensieve.lmms.arguments import ModelArguments, WrapArguments, content_of,
 from tokensieve.lmms.ledger import UNKNOWN, Document, Ledger
 from tokensieve.lmms.media import frames_of, picture_of
 from tokensieve.lmms.watching import Seen, WatchedTasks
+from tokensieve.tasks.lmms.grading import cut
 from tokensieve.tasks.lmms.loading import refuse_kind
 
 REGISTRY = ts.default_registry()
@@ -130,11 +131,21 @@ def test_documents_are_seen_as_they_are_read():
     assert seen.take() == []
 
 
+@pytest.mark.parametrize(
+    ("until", "left"), [(None, "a b\nc\n\nd"), ("\n\n", "a b\nc"), (["\n\n"], "a b\nc"), (["", "\n\n", " "], "a")]
+)
+def test_answers_end_at_the_texts_of_a_task(until, left):
+    """One text is one end, and not its letters."""
+    assert cut(" \na b\nc\n\nd\n".lstrip(), until) == left
+
+
 def test_pictures_and_frames_of_messages(tmp_path):
     from PIL import Image
 
     shades = [Image.new("L", (4, 4), shade) for shade in range(9)]
     assert [frame.getpixel((0, 0)) for frame in frames_of(shades, 3)] == [(0,) * 3, (4,) * 3, (8,) * 3]
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert picture_of(clear).getpixel((0, 0)) == frames_of([clear], 1)[0].getpixel((0, 0)) == (255, 255, 255)
     shades[3].save(tmp_path / "three.png")
     assert picture_of(str(tmp_path / "three.png")).getpixel((0, 0)) == (3, 3, 3)
     for read, value in ((picture_of, "https://x/y.png"), (picture_of, 3), (lambda one: frames_of(one, 2), {"a": 1})):

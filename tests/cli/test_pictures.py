@@ -313,5 +313,13 @@ def test_the_python_twin_draws_what_the_command_draws(ready, photo, tmp_path):
     assert shown._repr_png_().startswith(b"\x89PNG")
     width, height = shown.image.size
     assert repr(shown) == f"<Sheet of 5 panels, {width} x {height} pixels; .image, .save(path)>"
+    # A transparent picture is on white, as the command reads its file.
+    clear = photo.convert("RGBA")
+    clear.putalpha(0)
+    clear.save(file := tmp_path / "clear.png")
+    settings = {"processor": ready.processor, "keep": 64}
+    held, read = (ts.show(ready.model, "norm", one, **settings).views[0].image for one in (clear, file))
+    assert np.array_equal(np.asarray(held), np.asarray(read))
+    assert np.asarray(held).min() == 255
     several = ts.show(ready.model, ["gsp", ts.Recipe.load("tome")], PHOTO, processor=ready.processor, keep=64)
     assert [panel.recipe for panel in several.panels] == ["gsp", "tome"]

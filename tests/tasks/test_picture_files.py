@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from tokensieve.cli.files import read_image
 from tokensieve.errors import RefusedError, TaskError
-from tokensieve.models.picture_files import picture_note, read_picture
+from tokensieve.models.picture_files import as_rgb, picture_note, read_picture
 from tokensieve.tasks import files
 
 LEVELS = np.linspace(0, 1, 256).reshape(16, 16)
@@ -51,6 +51,25 @@ def greys(file):
     array = np.asarray(image)
     assert (array == array[..., :1]).all()
     return array[..., 0]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "LA", "P", "1", "CMYK", "RGB"])
+def test_a_picture_that_others_opened_is_what_its_file_is(tmp_path, mode):
+    """So do documents of lmms-eval and `tokensieve.show` hand pictures over."""
+    deep = {"I;16": (LEVELS * 65535).round().astype(np.uint16), "F": LEVELS.astype(np.float32)}
+    image = Image.fromarray(deep[mode]) if mode in deep else Image.fromarray(GREYS).convert(mode)
+    if "A" in mode:
+        # Black is hidden, and white is seen.
+        image.putalpha(Image.fromarray(255 - GREYS))
+    image.save(file := tmp_path / ("x.png" if mode in ("RGBA", "LA", "P", "1", "RGB") else "x.tif"))
+    with Image.open(file) as opened:
+        opened.load()
+        found = as_rgb(opened)
+    assert found.mode == "RGB"
+    assert np.array_equal(np.asarray(found), np.asarray(read_picture(file)))
+    held = as_rgb(image)
+    assert np.abs(np.asarray(held).astype(int) - np.asarray(found)).max() == 0
+    assert mode != "RGB" or held is image
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jp2"])

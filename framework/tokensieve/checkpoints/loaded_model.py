@@ -110,13 +110,17 @@ class LoadedModel:
 
     def render_prompt(self, prompt: str, kind: VisualKind = "image") -> str:
         """Return the text of a prompt: from the chat template if there is one, else placeholder and question."""
+        visual = [] if kind is None else [{"type": kind}]
+        return self.render_chat([{"role": "user", "content": [*visual, {"type": "text", "text": prompt}]}])
+
+    def render_chat(self, turns: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a chat: from the chat template if there is one, else placeholders and then all texts."""
         if getattr(self.processor, "chat_template", None):
-            visual = [] if kind is None else [{"type": kind}]
-            turn = {"role": "user", "content": [*visual, {"type": "text", "text": prompt}]}
-            return str(self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
-        if kind is None:
-            return prompt
-        return f"{getattr(self.processor, f'{kind}_token', None) or f'<{kind}>'}\n{prompt}"
+            return str(self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        parts = [part for turn in turns for part in turn["content"]]
+        kinds = [part["type"] for part in parts if part["type"] != "text"]
+        marks = [getattr(self.processor, f"{kind}_token", None) or f"<{kind}>" for kind in kinds]
+        return "\n".join([*marks, *(part["text"] for part in parts if part["type"] == "text")])
 
     def prefill(self, inputs: Mapping[str, Any]) -> None:
         """Run the prefill of a prompt, as `generate` does before the first new token."""

@@ -17,7 +17,7 @@ from tokensieve.drawing.operands import StageView, watch
 from tokensieve.drawing.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.picture_files import read_picture
+from tokensieve.models.picture_files import as_rgb, read_picture
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes.meant import GivenRecipe, meant
 from tokensieve.recipes.recipe import Recipe
@@ -62,7 +62,7 @@ def show(
     adapter = registry.adapter_for(model)
     ready = LoadedModel(adapter.model, processor, adapter)
     if isinstance(image, Image.Image):
-        picture, name = image.convert("RGB"), "the picture"
+        picture, name = as_rgb(image), "the picture"
     else:
         picture, name = read_picture(Path(image)), Path(image).name
     wanted = [meant(one, keep, registry) for one in several]

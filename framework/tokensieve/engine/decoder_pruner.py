@@ -231,7 +231,7 @@ class DecoderPruner:
         call = self._layers.call
         cache = caches.returned_cache(output)
         if isinstance(call, PrefillState):
-            call.record_places(last if isinstance(last, int) else 0)
+            call.record_places(last)
             if cache is not None:
                 caches.attach(cache, call.state.without(call.drafted))
 
@@ -400,8 +400,8 @@ class DecoderPruner:
         mask = mask[:, : length - self._drafted(length)]
         selection = self._selector.start_empty(mask)
         every = torch.arange(mask.shape[1], device=mask.device)
-        last = request.get("logits_to_keep")
-        last = last if isinstance(last, int) else 0
-        selection.record.places = Places(mask.shape[1], lambda: torch.where(mask, every, -1), last)
+        selection.record.places = Places(
+            mask.shape[1], lambda: torch.where(mask, every, -1), request.get("logits_to_keep")
+        )
         if generation is not None:
             generation.selection = selection

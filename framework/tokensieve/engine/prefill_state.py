@@ -76,11 +76,11 @@ class PrefillState:
         """Bool `[rows, n]`: which places stand on a token that left, where a row ran out of its own padding."""
         return self.state.mask.gather(1, self.index) & ~self.mask
 
-    def record_places(self, last: int) -> None:
+    def record_places(self, last: object) -> None:
         """Write into the ledger where the places of the request stand in the outputs.
 
         Args:
-            last: the call's `logits_to_keep`; 0 for all places.
+            last: the call's `logits_to_keep`.
 
         Raises:
             RefusedError: if the last place of a prompt left inside the language model.

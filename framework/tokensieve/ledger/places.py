@@ -21,12 +21,12 @@ class Places:
     Args:
         length: the length of the request.
         read: gives `request`, on any device, when it is first asked for.
-        last: the call's `logits_to_keep`; 0 for all places.
+        last: the call's `logits_to_keep`; all places are there unless it is a number above 0.
     """
 
-    def __init__(self, length: int, read: Callable[[], Tensor], last: int = 0) -> None:
+    def __init__(self, length: int, read: Callable[[], Tensor], last: object = None) -> None:
         self.length = length
-        self.last = last
+        self.last = last if isinstance(last, int) else 0
         self._read: Callable[[], Tensor] | Tensor = read
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from tokensieve.errors import RefusedError, short_message
-from tokensieve.models.picture_files import read_picture
+from tokensieve.models.picture_files import as_rgb, read_picture
 from tokensieve.tasks.files import evenly
 
 
@@ -16,10 +16,10 @@ def picture_of(value: Any) -> Image.Image:
     """Return the picture of a message, RGB.
 
     Raises:
-        RefusedError: if it is none, or its file cannot be read.
+        RefusedError: if it is none, its file cannot be read, or its mode has no known range.
     """
     if isinstance(value, Image.Image):
-        return value.convert("RGB")
+        return as_rgb(value)
     if isinstance(value, str) and "://" not in value:
         return read_picture(Path(value))
     raise RefusedError(f"a document's picture is {value!r:.60}; pictures and their files are taken")
@@ -36,14 +36,13 @@ def frames_of(value: Any, count: int) -> list[Image.Image]:
         RefusedError: if there is no video, or its file cannot be read.
     """
     if isinstance(value, (list, tuple)) and value:
-        return [picture_of(value[place]) for place in map(int, evenly([str(i) for i in range(len(value))], count))]
+        return [picture_of(one) for one in evenly(value, count)]
     if not isinstance(value, str) or "://" in value:
         raise RefusedError(f"a document's video is {value!r:.60}; files and lists of pictures are taken")
     from transformers.video_utils import load_video
 
     def chosen(metadata: Any, **_: Any) -> list[int]:
-        total = int(metadata.total_num_frames)
-        return [int(place) for place in evenly([str(i) for i in range(total)], count)]
+        return evenly(range(int(metadata.total_num_frames)), count)
 
     try:
         # Its annotation has no files, of which it reads the frames.
@@ -51,4 +50,4 @@ def frames_of(value: Any, count: int) -> list[Image.Image]:
     # Each decoder has errors of its own.
     except Exception as error:
         raise RefusedError(f"the video {value} cannot be read: {short_message(error)}") from None
-    return [Image.fromarray(frame).convert("RGB") for frame in frames]
+    return [as_rgb(Image.fromarray(frame)) for frame in frames]

@@ -29,10 +29,10 @@ from tokensieve.lmms.ledger import Document, Ledger
 from tokensieve.lmms.media import frames_of, picture_of
 from tokensieve.lmms.pruning import Pruning, require_harness
 from tokensieve.models.pretrained import local_checkpoint
-from tokensieve.plugins.registry import Registry, default_registry
+from tokensieve.plugins.registry import default_registry
+from tokensieve.tasks.lmms.grading import cut
+from tokensieve.tasks.lmms.task import LONGEST
 
-LONGEST = 1024
-"""The most tokens of an answer where a task says nothing; lmms-eval's own classes have the same."""
 _TAKEN = frozenset({"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty"})
 """Settings of generation that are passed on, beside `until`, at which answers are cut."""
 
@@ -80,7 +80,7 @@ class PrunedModel(lmms):
         registry = default_registry()
         recipe = arguments.load_recipe(registry)
         shipped = registry.checkpoints.get(arguments.pretrained)
-        folder = _folder(arguments.pretrained, registry)
+        folder = local_checkpoint(arguments.pretrained, "pretrained") if shipped is None else shipped.folder
         query_encoder = arguments.find_query_encoder(None if shipped is None else shipped.query_encoder)
         self.ledger = Ledger()
         self._loaded: LoadedModel = load(
@@ -183,7 +183,6 @@ class PrunedModel(lmms):
         )
 
     def _render(self, chat: ChatMessages) -> str:
-        processor = self._loaded.processor
         turns = [
             {
                 "role": turn.role,
@@ -194,13 +193,7 @@ class PrunedModel(lmms):
             }
             for turn in chat.messages
         ]
-        if getattr(processor, "chat_template", None):
-            return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-        parts = [part for turn in turns for part in turn["content"]]
-        marks = [
-            getattr(processor, f"{p['type']}_token", None) or f"<{p['type']}>" for p in parts if p["type"] != "text"
-        ]
-        return "\n".join([*marks, *(part["text"] for part in parts if part["type"] == "text")])
+        return self._loaded.render_chat(turns)
 
     def _answers(self, prompts: Sequence[Prompt]) -> list[GenerationResult]:
         loaded, settings = self._loaded, dict(prompts[0].settings)
@@ -208,7 +201,7 @@ class PrunedModel(lmms):
         videos = [frames for prompt in prompts for frames in prompt.videos]
         made = loaded.tensors([prompt.text for prompt in prompts], pictures, videos)
         inputs = dict(made.to(loaded.model.device, dtype=loaded.model.dtype))
-        until = settings.pop("until", None) or []
+        until = settings.pop("until", None)
         with torch.inference_mode(), quiet():
             written = self._generate(inputs, generation(settings), [prompt.document for prompt in prompts])
         width = inputs["input_ids"].shape[1]
@@ -216,7 +209,7 @@ class PrunedModel(lmms):
         ends = torch.as_tensor(loaded.model.generation_config.eos_token_id or -1).reshape(-1).tolist()
         return [
             GenerationResult(
-                text=cut(text, [until] if isinstance(until, str) else until),
+                text=cut(text, until),
                 token_counts=TokenCounts(
                     input_tokens=int(inputs["attention_mask"][row].sum()),
                     output_tokens=_length(written[row, width:].tolist(), ends),
@@ -233,13 +226,6 @@ class PrunedModel(lmms):
             return loaded.model.generate(**inputs, **settings)
 
 
-def _folder(name: str, registry: Registry) -> Any:
-    """Return the folder of the checkpoint that `pretrained` names."""
-    if name in registry.checkpoints:
-        return registry.checkpoints[name].folder
-    return local_checkpoint(name, "pretrained")
-
-
 def generation(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of `generate` for those of a task: greedy unless the temperature is above 0."""
     taken = {"max_new_tokens": LONGEST, "num_beams": 1, **settings}
@@ -249,14 +235,6 @@ def generation(settings: Mapping[str, Any]) -> dict[str, Any]:
             "do_sample": False
         }
     return {name: value for name, value in taken.items() if value is not None} | {"do_sample": True}
-
-
-def cut(text: str, until: Sequence[str]) -> str:
-    """Return an answer up to the first of the texts at which it ends, without surrounding space."""
-    for end in until:
-        if end:
-            text = text.split(end)[0]
-    return text.strip()
 
 
 def _length(ids: Sequence[int], ends: Sequence[int]) -> int:

@@ -42,7 +42,7 @@ def read_picture(file: Path) -> Image.Image:
         with file.open("rb") as content, Image.open(content) as opened:
             note = _pages_note(file.name, opened)
             encoding = _Encoding.of(opened)
-            image = _on_white(_as_8_bits(ImageOps.exif_transpose(opened), encoding))
+            image = _in_rgb(opened, encoding)
     except UnidentifiedImageError:
         raise RefusedError(f"{file} is no picture that can be read; give a PNG, a JPEG or the like") from None
     # What decoders raise over a broken file is not documented.
@@ -50,6 +50,20 @@ def read_picture(file: Path) -> Image.Image:
         raise RefusedError(f"{file} cannot be read as a picture: {str(error) or type(error).__name__}") from None
     image.info = {} if note is None else {NOTE: note}
     return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture that others have opened as `read_picture` reads a file; one in RGB as it is.
+
+    Raises:
+        RefusedError: if it has a mode whose range is not known.
+    """
+    plain = image.mode == "RGB" and not image.has_transparency_data
+    return image if plain else _in_rgb(image, _Encoding.of(image))
+
+
+def _in_rgb(image: Image.Image, encoding: _Encoding) -> Image.Image:
+    return _on_white(_as_8_bits(ImageOps.exif_transpose(image), encoding))
 
 
 def picture_note(image: Image.Image) -> str | None:

@@ -7,11 +7,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
 from tokensieve.errors import RefusedError, TaskError
 from tokensieve.models.picture_files import read_picture
+
+_Frame = TypeVar("_Frame")
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """The suffixes of pictures in a folder."""
@@ -67,11 +70,11 @@ def frames_in(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (parts(name), name)))
 
 
-def evenly(names: Sequence[str], count: int | None) -> list[str]:
-    """Return `count` names at even distances from the first to the last, some twice if there are fewer; all if none."""
+def evenly(frames: Sequence[_Frame], count: int | None) -> list[_Frame]:
+    """Return `count` frames at even distances, the first and the last among them, some twice if too few; or all."""
     if count is None:
-        return list(names)
-    return [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
+        return list(frames)
+    return [frames[i * (len(frames) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from tokensieve.errors import TaskError, short_message
+from tokensieve.errors import RefusedError, TaskError, short_message
+from tokensieve.models.picture_files import as_rgb
 from tokensieve.tasks.base import Sample
 from tokensieve.tasks.lmms.grading import results, right_answers
 from tokensieve.tasks.lmms.loading import load_task
@@ -61,7 +62,7 @@ def picture_and_text(name: str, task: Any, number: int) -> tuple[Image.Image, st
     """Return the picture and the text of a document, as `--model tokensieve` of lmms-eval is asked.
 
     Raises:
-        TaskError: unless a document is one turn of a user, with one picture and then one text.
+        TaskError: unless a document is one turn of a user, with one picture that can be read and then one text.
     """
     try:
         messages = task.doc_to_messages(task.eval_docs[number]) or []
@@ -75,7 +76,10 @@ def picture_and_text(name: str, task: Any, number: int) -> tuple[Image.Image, st
         raise TaskError(
             f"document {number} of '{name}' of lmms-eval is not one picture and then a text, as a study asks: {said}"
         )
-    return parts[0]["url"].convert("RGB"), str(parts[1]["text"])
+    try:
+        return as_rgb(parts[0]["url"]), str(parts[1]["text"])
+    except RefusedError as error:
+        raise _unreadable(name, number, error) from None
 
 
 def picture_keys(task: Any) -> list[str]:

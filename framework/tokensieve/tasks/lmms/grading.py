@@ -45,11 +45,10 @@ def results(name: str, task: Any, number: int, text: str) -> dict[str, Any]:
     """
     from lmms_eval.api.instance import Instance  # pyright: ignore[reportMissingImports] - it has its own environment
 
-    for end in (task.config.generation_kwargs or {}).get("until") or ():
-        text = text.split(end)[0] if end else text
+    text = cut(text, (task.config.generation_kwargs or {}).get("until"))
     docs = task.eval_docs if task.config.process_results_use_image else task.eval_docs_no_media
     of = {"task": name, "doc_id": number, "repeats": 1}
-    asked = Instance("generate_until", (), 0, metadata=of, resps=[text.strip()])
+    asked = Instance("generate_until", (), 0, metadata=of, resps=[text])
     try:
         chosen = task._filters[0]
         chosen.apply([asked], docs)
@@ -59,6 +58,14 @@ def results(name: str, task: Any, number: int, text: str) -> dict[str, Any]:
     # The functions of a task can raise anything.
     except Exception as error:
         raise TaskError(f"'{name}' of lmms-eval cannot grade document {number}: {short_message(error)}") from None
+
+
+def cut(text: str, until: str | Sequence[str] | None) -> str:
+    """Return an answer up to the first of the texts at which it ends, without surrounding space."""
+    for end in [until] if isinstance(until, str) else until or ():
+        if end:
+            text = text.split(end)[0]
+    return text.strip()
 
 
 def number_of(value: Any, task: Any) -> float | None:
