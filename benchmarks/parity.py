@@ -276,6 +276,8 @@ NOT_CALLED = {
     "trim": "its function returns vectors, and not which tokens they are",
     "prumerge-plus": "how many tokens its function keeps depends on the data, and it returns vectors",
     "dycoke": "what its function takes is not known here",
+    "evs": "its function takes a video, and the inputs here are pictures",
+    "vidcom2": "its function takes a video, and the inputs here are pictures",
 }
 """Why there is no call of the other methods."""
 

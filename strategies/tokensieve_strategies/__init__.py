@@ -11,6 +11,7 @@ from tokensieve_strategies.cdpp import CDPP as CDPP
 from tokensieve_strategies.cls import CLS as CLS
 from tokensieve_strategies.dart import DART as DART
 from tokensieve_strategies.divprune import DivPrune as DivPrune
+from tokensieve_strategies.evs import EVS as EVS
 from tokensieve_strategies.fastv import FastV as FastV
 from tokensieve_strategies.feather import Feather as Feather
 from tokensieve_strategies.gsp import GSP as GSP
@@ -28,6 +29,7 @@ from tokensieve_strategies.temporal import Temporal as Temporal
 from tokensieve_strategies.tome import ToMe as ToMe
 from tokensieve_strategies.trim import TRIM as TRIM
 from tokensieve_strategies.uniform import Uniform as Uniform
+from tokensieve_strategies.vidcom2 import VidCom2 as VidCom2
 from tokensieve_strategies.visionzip import VisionZip as VisionZip
 from tokensieve_strategies.vispruner import VisPruner as VisPruner
 

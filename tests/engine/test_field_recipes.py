@@ -9,7 +9,19 @@ from tokensieve_strategies import HoloV, Norm, Pool, VisionZip
 
 from .models import IMAGE, ONE, RAGGED, batch, generate, patches, prompts, shared
 
-NAMES = ("cls-cdpp", "dycoke", "hiprune", "holov", "mmtok", "pool", "prumerge-plus", "visionzip", "vispruner")
+NAMES = (
+    "cls-cdpp",
+    "dycoke",
+    "evs",
+    "hiprune",
+    "holov",
+    "mmtok",
+    "pool",
+    "prumerge-plus",
+    "vidcom2",
+    "visionzip",
+    "vispruner",
+)
 
 
 def offered(model):

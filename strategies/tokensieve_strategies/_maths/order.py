@@ -45,3 +45,17 @@ def stack_orders(orders: Sequence[Tensor], depth: int, like: Tensor) -> Tensor:
     for row, order in enumerate(orders):
         picks[row, : len(order)] = order[:depth]
     return picks
+
+
+def among_first(order: Tensor, group: Tensor, number: Tensor) -> Tensor:
+    """Return which places are among the first of their group in an order, bool `[n]`.
+
+    Args:
+        order: int64 `[n]`, all places.
+        group: int64 `[n]`, the group of each place, from 0.
+        number: int64 `[groups]`, how many are the first of each group.
+    """
+    by_group = order[group[order].argsort(stable=True)]
+    sizes = group.bincount(minlength=len(number))
+    turn = torch.arange(len(order), device=order.device) - (sizes.cumsum(dim=0) - sizes)[group[by_group]]
+    return torch.zeros_like(group, dtype=torch.bool).scatter(0, by_group, turn < number[group[by_group]])
