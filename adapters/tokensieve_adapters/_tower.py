@@ -109,14 +109,23 @@ class TowerEncoder(Encoder):
         config: Any = self.tower.config
         return NUM_CLASS_TOKENS[config.model_type]
 
+    @property
+    def _side(self) -> int:
+        config: Any = self.tower.config
+        return int(config.image_size // config.patch_size)
+
+    @property
+    def patches_per_image(self) -> int:
+        """The number of patches of images of the tower's own size, which processors make."""
+        return self._side**2
+
     def layout(self, n: int) -> Tensor:
         """Return the layout of images of the tower's own size, row by row.
 
         Raises:
             RefusedError: if these are other images.
         """
-        config: Any = self.tower.config
-        side = config.image_size // config.patch_size
+        side = self._side
         if side * side != n:
             raise RefusedError(f"where {n} patches are is not known: the tower's own grid is {side} x {side}")
         return raster(side, side)

@@ -32,6 +32,12 @@ class TimmVitEncoder(Encoder):
         return int(self.model.num_prefix_tokens)  # type: ignore[arg-type]
 
     @property
+    def patches_per_image(self) -> int | None:
+        """The number of patches; None if images can be of any size."""
+        embedding: Any = self.model.get_submodule("patch_embed")
+        return None if self._is_dynamic else int(embedding.num_patches)
+
+    @property
     def refused_methods(self) -> tuple[str, ...]:
         """Methods that reshape tokens to the full grid."""
         return ("forward_intermediates", "get_intermediate_layers")

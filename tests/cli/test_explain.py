@@ -7,6 +7,10 @@ import torch
 from tests.engine.models import IMAGE, ONE, batch, llava, prompts
 
 import tokensieve as ts
+from tokensieve.testing.prompts import Prompts
+from tokensieve_adapters.llava import LlavaAdapter
+from tokensieve_adapters.llava_next import LlavaNextAdapter
+from tokensieve_adapters.timm_vit import TimmVitAdapter
 
 REGISTRY = ts.default_registry()
 
@@ -140,6 +144,105 @@ def test_findings_are_those_of_the_review(model):
         str(one) for one in ts.review(ts.Recipe.load("fastv"), REGISTRY.adapter_for(shallow)) if one.level == "error"
     }
     assert error in " ".join(str(ts.explain("fastv", shallow)).split())
+
+
+def tower(model):
+    """The blocks of a vision encoder, the MLP of each, and its class tokens, found without the adapter."""
+    inside = model if hasattr(model, "blocks") else model.model.vision_tower
+    blocks = inside.blocks if hasattr(inside, "blocks") else inside.encoder.layers
+    return blocks, [block.mlp for block in blocks], 1
+
+
+def seen_by(modules, call):
+    """How many tokens of a sequence each of the modules gets during a call."""
+    seen = [0] * len(modules)
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, i=i: seen.__setitem__(i, args[0].shape[1]))
+        for i, module in enumerate(modules)
+    ]
+    call()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def said_of_blocks(said):
+    """Patches that are left after each block, as an explanation says it."""
+    found = []
+    for first, last, counts in re.findall(r"blocks? (\d+)(?: to (\d+))? leaves? ([\d, ]+) patches", said):
+        numbers = [int(n) for n in counts.split(", ")]
+        length = int(last or first) - int(first) + 1
+        assert int(first) == len(found)
+        assert len(numbers) in (1, length)
+        found += numbers if len(numbers) == length else numbers * length
+    return found
+
+
+MERGING = "strategies: {merging: {use: tome, metric: keys}}\nstages:\n"
+INSIDE = {
+    "llava merge": (LlavaAdapter, "- {at: encoder.0..1, select: merging, r: 3, rest: merge}\n"),
+    "llava drop": (LlavaAdapter, "- {at: encoder.1, select: merging, keep: 1/4}\n"),
+    "llava both, and deeper": (
+        LlavaAdapter,
+        "- {at: encoder.0, select: merging, keep: 20}\n- {at: encoder.1, select: merging, r: 4, rest: merge}\n"
+        "- {at: decoder.2, select: norm, keep: 1/2}\n",
+    ),
+    "llava_next": (LlavaNextAdapter, "- {at: encoder.0..1, select: merging, r: 2, rest: merge}\n"),
+    "timm": (TimmVitAdapter, "- {at: encoder.0..2, select: merging, r: 4, rest: merge}\n"),
+    "timm drop": (TimmVitAdapter, "- {at: encoder.2, select: merging, keep: 5}\n"),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_patches_of_every_block_are_those_that_a_run_computes_on(name):
+    """What each MLP gets, which comes after every cut of its block, and what follows the encoder gets."""
+    adapter, stages = INSIDE[name]
+    model = adapter.tiny()
+    recipe = ts.Recipe.loads(MERGING + stages)
+    blocks, inner, prefix = tower(model)
+    kit = None if adapter is TimmVitAdapter else Prompts(model, adapter(model))
+    row = None if kit is None else kit.row((3, ("image", 0), 4))
+    inputs = {"x": torch.randn(1, 3, 48, 48)} if kit is None else kit.batch([row])
+
+    def call():
+        with torch.no_grad():
+            model(**inputs)
+
+    with ts.prune(model, recipe) as run:
+        found = [n - prefix for n in seen_by(inner, call)]
+    whole = seen_by(blocks, call)[0] - prefix
+    said = " ".join(str(ts.explain(recipe, model)).split())
+    assert said_of_blocks(said) == found
+    assert f"an image of {whole} patches, inside the vision encoder" in said
+    with ts.prune(model, recipe):
+        # Between two blocks, the sequence is as long as it is said to be.
+        between = seen_by(blocks, call)[-1] - prefix
+    assert ("the sequence gets shorter" in said) == (between < whole)
+    assert (f"all {whole} patches are handed on" in said) == (between == whole)
+    if kit is None:
+        assert f"{found[-1]} patches are returned, and 1 class and register tokens" in said
+    else:
+        entering, [left] = run.latest.visual[0], run.latest.entering
+        assert ("the prompt then loses those that left" in said) == (left < entering)
+        assert (f"the language model gets {left}" in said) == (left < entering)
+        assert ("as many visual tokens as ever" in said) == (left == entering)
+    plain, pruned = run.tower_flops(0)
+    assert re.findall(r"blocks: [\d.,]+ GFLOPs of [\d.,]+ unpruned, ([\d.]+%)", said) == [f"{pruned / plain:.1%}"]
+
+
+def test_what_is_said_of_an_encoder_whose_images_have_any_size_and_of_videos(cli):
+    import timm
+
+    recipe = ts.Recipe.loads(MERGING + "- {at: encoder.1, select: merging, r: 4, rest: merge}\n")
+    anysize = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2, dynamic_img_size=True).eval()
+    assert "depends on the size of the image" in str(ts.explain(recipe, anysize))
+    result = cli("explain", "tome-encoder", "--model", "video-llava-7b")
+    assert result.exit_code == 0, result.output
+    assert "a video goes through another one, which no patch leaves" in result.stdout
+    assert "layers 0 to 31 see 2,056 visual tokens" in result.stdout
+    auto = ts.Recipe.loads("stages: [{at: encoder.1, select: prumerge, keep: auto}]")
+    said = str(ts.explain(auto, LlavaAdapter.tiny()))
+    assert said.count("cannot be counted: keep: auto is a set's own size") == 2
 
 
 def test_the_command(cli):

@@ -103,7 +103,7 @@ SAID = [
 # Of those that typer refuses, with what is said in its box.
 USAGE = [
     (("chek", "script"), "Did you mean 'check'"),
-    (("check", "script", "--kep", "4"), "No such option: --kep (Possible options: --help, --keep)"),
+    (("check", "script", "--kep", "4"), "No such option: --kep (Possible options: --help, --keep, --set)"),
     (("schema", "--output", "x"), "No such option: --output (Possible options: --out)"),
     (("check", "script", "--keep"), "Option '--keep' requires an argument"),
     (("check", "script", "gsp"), "Got unexpected extra argument(s) (gsp)"),

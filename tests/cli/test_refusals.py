@@ -293,7 +293,7 @@ def broken_schema(monkeypatch):
     def schema(registry=None):
         raise ZeroDivisionError("nothing [red]is[/red]\ndivided by nothing")
 
-    monkeypatch.setattr("tokensieve.cli.schema.recipe_schema", schema)
+    monkeypatch.setattr("tokensieve.recipes.schema.schema", schema)
 
 
 def test_an_unexpected_error_is_a_paragraph_too(cli, broken_schema):
@@ -365,7 +365,7 @@ def test_an_empty_place_for_results(cli, command, empty):
         ("tokensieve.cli.studies.report_study", ("report", "run")),
         ("tokensieve.cli.studies.run_study", ("demo", "--quick")),
         ("tokensieve.cli.studies.report_study", ("demo", "--quick")),
-        ("tokensieve.cli.check.review", ("check", "script")),
+        ("tokensieve.recipes.review.review", ("check", "script")),
     ],
 )
 def test_an_interrupt_ends_any_command_with_130(cli, monkeypatch, where, command):

@@ -4,9 +4,9 @@ import pytest
 
 import tokensieve as ts
 from tokensieve.errors import StudyError, TokensieveError
+from tokensieve.recipes.overrides import apply_override
 from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.entries import ModelEntry
-from tokensieve.study.spec.overrides import apply_override
 from tokensieve.study.spec.study import Study
 
 from .conftest import PLUGIN

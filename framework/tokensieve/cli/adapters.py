@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import PluginFiles, open_registry
 from tokensieve.cli.tables import adapters_table, titled_table
-from tokensieve.plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from tokensieve.plugins.registry import Registry
 
 
 def adapters(plugin: PluginFiles = None) -> None:

@@ -14,22 +14,32 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.bench_tables import break_even_table, latency_tables, overhead_table
 from tokensieve.cli.files import require_writable
-from tokensieve.cli.options import Budget, Device, PluginFiles, RecipeNames, ShapedModel, open_registry, parse_budgets
+from tokensieve.cli.options import (
+    Budget,
+    Device,
+    PluginFiles,
+    RecipeNames,
+    RecipeSettings,
+    ShapedModel,
+    open_registry,
+    parse_budgets,
+)
 from tokensieve.cli.progress import Report, reported
 from tokensieve.errors import RefusedError, listing
-from tokensieve.plugins.registry import Registry
-from tokensieve.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from tokensieve.cost.geometry import Geometry
     from tokensieve.measure import Counts, Latency
     from tokensieve.measure.subjects import Subject
+    from tokensieve.plugins.registry import Registry
+    from tokensieve.recipes.recipe import Recipe
 
 
 def bench(
     recipes: RecipeNames,
     model: ShapedModel,
     keep: Budget = None,
+    settings: RecipeSettings = None,
     visual: Annotated[
         Optional[str],  # noqa: UP045 - typer reads the annotation
         typer.Option("--visual", metavar="N,...", help="Visual tokens of a prompt: multiples of a picture's."),
@@ -76,6 +86,8 @@ def bench(
     plugin: PluginFiles = None,
 ) -> None:
     """Measure how fast pruned prompts are beside unpruned ones, and beside prompts that are as short from the start."""
+    from tokensieve.cli.recipes import load_recipes
+
     registry = open_registry(plugin)
     grid = _Grid(
         numbers("--visual", visual) if visual is not None else (),
@@ -84,8 +96,7 @@ def bench(
         _dtypes(dtype),
         _names("--attention", attention),
     )
-    budgets = parse_budgets(keep)
-    loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
+    loaded = load_recipes(recipes, registry, parse_budgets(keep), settings)
     for file in (json_file, svg, png):
         require_writable(file)
     for file, suffix in ((svg, ".svg"), (png, ".png")):

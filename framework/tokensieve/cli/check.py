@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import RenderableType
@@ -11,22 +12,39 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeName, open_registry, parse_budgets
-from tokensieve.models.adapter import Adapter
-from tokensieve.recipes.findings import Finding
-from tokensieve.recipes.recipe import Recipe
-from tokensieve.recipes.review import review
-from tokensieve.stage import Stage
-from tokensieve.strategy import Strategy
+from tokensieve.cli.options import (
+    Budget,
+    OptionalModel,
+    PluginFiles,
+    RecipeName,
+    RecipeSettings,
+    open_registry,
+    parse_budgets,
+)
+
+if TYPE_CHECKING:
+    from tokensieve.models.adapter import Adapter
+    from tokensieve.recipes.findings import Finding
+    from tokensieve.recipes.recipe import Recipe
+    from tokensieve.stage import Stage
 
 LEVELS = ("error", "warning", "note")
 """The levels of findings, the worst first."""
 
 
-def check(recipe: RecipeName, model: OptionalModel = None, keep: Budget = None, plugin: PluginFiles = None) -> None:
+def check(
+    recipe: RecipeName,
+    model: OptionalModel = None,
+    keep: Budget = None,
+    settings: RecipeSettings = None,
+    plugin: PluginFiles = None,
+) -> None:
     """Review a recipe before it runs: its plan, and what is wrong with it."""
+    from tokensieve.recipes.recipe import Recipe
+    from tokensieve.recipes.review import review
+
     registry = open_registry(plugin)
-    loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep))
+    loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep), settings=settings or ())
     adapter = None
     if model is not None:
         from tokensieve.checkpoints.loading import checkpoint_named, load_adapter
@@ -91,6 +109,8 @@ def _budget(stage: Stage) -> str:
 
 
 def _operands(recipe: Recipe) -> Table:
+    from tokensieve.strategy import Strategy
+
     table = Table()
     for column in ("operand", "strategy", "settings"):
         table.add_column(column, overflow="fold")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokensieve.models.pretrained import local_checkpoint
-from tokensieve.plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from tokensieve.plugins.registry import Registry
 
 
 def query_encoder_folder(model: str | None, query_encoder: Path | None, registry: Registry) -> Path | None:

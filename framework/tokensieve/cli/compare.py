@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -13,13 +14,13 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import PluginFiles, Settings, open_registry, output_address
-from tokensieve.plugins.files import plugin_file
-from tokensieve.plugins.registry import Registry
 
 if TYPE_CHECKING:
+    from tokensieve.plugins.registry import Registry
     from tokensieve.study.planning.jobs import Plan
     from tokensieve.study.rows import Cell
     from tokensieve.study.running.estimate import Estimate
+    from tokensieve.study.running.mlflow_tracker import MlflowTracker
     from tokensieve.study.store import Store
 
 
@@ -28,6 +29,12 @@ class EngineName(StrEnum):
 
     local = "local"
     ray = "ray"
+
+
+class TrackerName(StrEnum):
+    """Where finished cells are written, too."""
+
+    mlflow = "mlflow"
 
 
 def compare(
@@ -59,14 +66,13 @@ def compare(
         bool,
         typer.Option("--in-process", help="For debugging: run cells in this process, which they can end or hang."),
     ] = False,
+    log: Annotated[
+        Optional[TrackerName],  # noqa: UP045 - typer reads the annotation
+        typer.Option("--log", help="Write every finished cell there, too; MLFLOW_TRACKING_URI says where."),
+    ] = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Run a study: models x recipes x budgets x tasks x seeds, with controls; it goes on where it stopped."""
-    from tokensieve.cli.studies import Engine, run_study
-    from tokensieve.study.planning.plan import plan_study
-    from tokensieve.study.spec.study import Study
-    from tokensieve.study.store import Store
-
     if in_process and (workers > 1 or engine is EngineName.ray or cell_timeout is not None):
         raise typer.BadParameter(
             "it runs one cell after the other and cannot end one, so --workers, --engine ray and --cell-timeout do not "
@@ -75,6 +81,12 @@ def compare(
         )
     if cell_timeout is not None and not cell_timeout > 0:
         raise typer.BadParameter("name more than 0 seconds, or inf", param_hint="--cell-timeout")
+    from tokensieve.cli.studies import Engine, run_study
+    from tokensieve.plugins.files import plugin_file
+    from tokensieve.study.planning.plan import plan_study
+    from tokensieve.study.spec.study import Study
+    from tokensieve.study.store import Store
+
     registry = open_registry(plugin)
     loaded = Study.load(study, registry, settings or [])
     if plugin:
@@ -89,8 +101,33 @@ def compare(
             plan = plan_study(loaded, registry)
         print_plan(plan, store, registry, probe)
         raise typer.Exit(0)
-    complete = run_study(loaded, store, registry, Engine(engine.value, workers, gpus, in_process))
+
+    def checked() -> None:
+        if log is not None:
+            registry.register(open_tracker(loaded.name, store), log.value)
+
+    complete = run_study(loaded, store, registry, Engine(engine.value, workers, gpus, in_process), checked)
     raise typer.Exit(0 if complete else 1)
+
+
+def open_tracker(study: str, store: Store) -> MlflowTracker:
+    """Return what writes the cells of a study to MLflow: where its variable says, or into the folder of the study."""
+    from tokensieve.cli.files import make_folder
+    from tokensieve.errors import RefusedError
+    from tokensieve.study.running.mlflow_tracker import MlflowTracker
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and "://" in store.path:
+        raise RefusedError(
+            f"{store.path} is not on this machine, so MLflow's database cannot be there; say in MLFLOW_TRACKING_URI "
+            "where cells are logged"
+        )
+    if not uri:
+        make_folder(folder := Path(store.path))
+        uri = f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+    tracker = MlflowTracker(uri)
+    tracker.open(study)
+    return tracker
 
 
 def print_plan(plan: Plan, store: Store, registry: Registry, probe: bool) -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
-from tokensieve.cli.options import Budget, OptionalModel, PluginFiles, RecipeNames, open_registry, parse_budgets
-from tokensieve.cost.geometry import Geometry, layer_costs, pruned_prefill_flops, visual_per_layer
-from tokensieve.cost.language_model import prefill_flops
-from tokensieve.cost.vision import VisionCost
+from tokensieve.cli.options import (
+    Budget,
+    OptionalModel,
+    PluginFiles,
+    RecipeNames,
+    RecipeSettings,
+    open_registry,
+    parse_budgets,
+)
 from tokensieve.errors import RefusedError, listing
-from tokensieve.models.adapter import Adapter
-from tokensieve.recipes.recipe import Recipe
-from tokensieve.recipes.review import review
+
+if TYPE_CHECKING:
+    from tokensieve.cost.vision import VisionCost
+    from tokensieve.models.adapter import Adapter
+    from tokensieve.recipes.recipe import Recipe
 
 
 def cost(
@@ -34,13 +41,18 @@ def cost(
     ] = None,
     text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of the prompt.")] = 64,
     keep: Budget = None,
+    settings: RecipeSettings = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Count what recipes cost on a model of real size, without its weights."""
+    from tokensieve.cli.recipes import load_recipes
+
     registry = open_registry(plugin)
-    budgets = parse_budgets(keep)
-    loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
+    loaded = load_recipes(recipes, registry, parse_budgets(keep), settings)
     from tokensieve.checkpoints.loading import checkpoint_named, load_adapter
+    from tokensieve.cost.geometry import Geometry
+    from tokensieve.cost.vision import VisionCost
+    from tokensieve.recipes.review import review
 
     # Of a model that is given alone, whether it is there comes before how many tokens its pictures have.
     folder = None if model is None or geometry is not None else checkpoint_named(model, registry)
@@ -85,6 +97,9 @@ def costs_table(
         text: text tokens of the prompt.
         vision: the FLOPs of encoding the picture, if the picture is known.
     """
+    from tokensieve.cost.geometry import layer_costs, pruned_prefill_flops, visual_per_layer
+    from tokensieve.cost.language_model import prefill_flops
+
     layers = layer_costs(adapter)
     # A video may go through another encoder than the one in which tokens are pruned.
     encodes_images = vision is None or vision.num_images > 0

@@ -11,7 +11,6 @@ from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
 from tokensieve.cli.options import VIEWER_SAMPLES, Settings, output_path
 from tokensieve.errors import RefusedError
-from tokensieve.plugins.registry import default_registry
 
 if TYPE_CHECKING:
     from tokensieve.study.report import WrittenReport
@@ -42,6 +41,7 @@ def demo(
     The whole study takes minutes, so a report of a small part of it, that of `--quick`, comes first.
     """
     from tokensieve.cli.studies import Engine, report_study, run_study
+    from tokensieve.plugins.registry import default_registry
     from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 

@@ -11,9 +11,16 @@ import typer
 
 from tokensieve.cli import console
 from tokensieve.cli.files import read_image, require_writable
-from tokensieve.cli.options import Budget, Model, PluginFiles, RecipeName, open_registry, parse_budgets
+from tokensieve.cli.options import (
+    Budget,
+    Model,
+    PluginFiles,
+    RecipeName,
+    RecipeSettings,
+    open_registry,
+    parse_budgets,
+)
 from tokensieve.errors import RefusedError
-from tokensieve.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,12 +56,15 @@ def export(
         typer.Option("--image-size", metavar="HxW", help="The size alone; a picture of noise is the example."),
     ] = None,
     keep: Budget = None,
+    settings: RecipeSettings = None,
     logits: Annotated[Places, typer.Option("--logits", help="At which kept places.")] = Places.LAST,
     plugin: PluginFiles = None,
 ) -> None:
     """Write the prefill of one prompt and one picture, with the selection inside, as a graph of fixed shape."""
+    from tokensieve.recipes.recipe import Recipe
+
     registry = open_registry(plugin)
-    loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep))
+    loaded = Recipe.load(recipe, registry, keep=parse_budgets(keep), settings=settings or ())
     require_writable(out)
     example = _example(image, image_size)
     from tokensieve.checkpoints.loading import checkpoint_named, load

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from tokensieve.cli import console
 from tokensieve.errors import RefusedError
-from tokensieve.models.picture_files import picture_note, read_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def read_image(file: Path) -> Image.Image:
@@ -17,6 +19,8 @@ def read_image(file: Path) -> Image.Image:
     Raises:
         RefusedError: if the file does not exist, or is no picture that can be read without a guess.
     """
+    from tokensieve.models.picture_files import picture_note, read_picture
+
     image = read_picture(file)
     note = picture_note(image)
     if note is not None:
@@ -42,9 +46,17 @@ def require_writable(file: Path | None) -> None:
     """Raise if a file cannot be written, before any work is done.
 
     Raises:
-        RefusedError: if the file is a folder, or its folder does not exist.
+        RefusedError: if the file is a folder, its folder does not exist, or its name is too long.
     """
-    if file is not None and file.is_dir():
+    # Not by methods of the path, which raise where a name is too long.
+    if file is not None and os.path.isdir(file):
         raise RefusedError(f"{file} is a folder; name a file")
-    if file is not None and not file.parent.is_dir():
+    if file is not None and not os.path.isdir(file.parent):
         raise RefusedError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+    if file is not None:
+        try:
+            os.lstat(file)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RefusedError(f"{file} cannot be written ({error.strerror or error}); name another file") from None

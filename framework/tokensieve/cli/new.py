@@ -11,7 +11,6 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
 from tokensieve.cli.options import output_path
-from tokensieve.plugins.registry import default_registry
 
 
 class Kind(StrEnum):
@@ -33,6 +32,7 @@ def new(
 ) -> None:
     """Write a plugin that installs and passes its tests at once: code, recipe, tests, README and workflow."""
     from tokensieve.cli.scaffold import Plan
+    from tokensieve.plugins.registry import default_registry
 
     plan = Plan.of(kind.value, name, into, default_registry())
     make_folder(into, "--into")

@@ -59,6 +59,13 @@ Settings = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change the study, such as keep=64,128 or limit=100."),
 ]
 
+RecipeSettings = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads the annotation
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change the recipe, such as gsp.quantile=0.75 or stages.0.rest=merge."
+    ),
+]
+
 
 def _check_device(name: str | None) -> str | None:
     """Refuse a device that is not on this machine, before anything else is done."""

@@ -9,7 +9,6 @@ import typer
 
 from tokensieve.cli import console
 from tokensieve.cli.options import VIEWER_SAMPLES, output_path
-from tokensieve.plugins.registry import default_registry
 
 
 def report(
@@ -53,6 +52,7 @@ def report(
 ) -> None:
     """Write a study's report: one page that works offline, with tables and figures as files."""
     from tokensieve.cli.studies import report_study
+    from tokensieve.plugins.registry import default_registry
     from tokensieve.study.report import PaperStyle
 
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()

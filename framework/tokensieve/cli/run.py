@@ -18,10 +18,10 @@ from tokensieve.cli.options import (
     PluginFiles,
     QueryEncoder,
     RecipeName,
+    RecipeSettings,
     open_registry,
     parse_budgets,
 )
-from tokensieve.recipes.recipe import Recipe
 
 
 def run(
@@ -30,6 +30,7 @@ def run(
     image: Annotated[Path, typer.Option("--image", metavar="FILE", help="The picture.")],
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The question about it.")],
     keep: Budget = None,
+    settings: RecipeSettings = None,
     json_file: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation
         typer.Option("--json", metavar="FILE", help="Write the ledger and the answer as JSON."),
@@ -44,9 +45,11 @@ def run(
     plugin: PluginFiles = None,
 ) -> None:
     """Answer a question about a picture with fewer visual tokens, and print the ledger."""
+    from tokensieve.recipes.recipe import Recipe
+
     registry = open_registry(plugin)
     budgets = parse_budgets(keep)
-    loaded = Recipe.load(recipe, registry, keep=budgets)
+    loaded = Recipe.load(recipe, registry, keep=budgets, settings=settings or ())
     for file in (json_file, save_kept):
         require_writable(file)
     picture = read_image(image)

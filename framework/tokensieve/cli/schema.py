@@ -11,7 +11,6 @@ import typer
 from tokensieve.cli import console
 from tokensieve.cli.files import require_writable
 from tokensieve.cli.options import PluginFiles, open_registry, output_path
-from tokensieve.recipes.schema import schema as recipe_schema
 
 
 def schema(
@@ -23,6 +22,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of recipe files, for editors."""
     require_writable(out)
+    from tokensieve.recipes.schema import schema as recipe_schema
+
     text = json.dumps(recipe_schema(open_registry(plugin)), indent=2)
     if out is None:
         console.echo(text)

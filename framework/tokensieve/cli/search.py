@@ -13,7 +13,6 @@ from rich.table import Table
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
 from tokensieve.cli.options import PluginFiles, Settings, open_registry, output_path
-from tokensieve.plugins.files import plugin_file
 
 if TYPE_CHECKING:
     from tokensieve.plugins.registry import Registry
@@ -58,6 +57,7 @@ def search(
     plugin: PluginFiles = None,
 ) -> None:
     """Search for recipes that beat the shipped ones, and confirm what is found on pictures it did not see."""
+    from tokensieve.plugins.files import plugin_file
     from tokensieve.search.bench import Bench, Workers, with_part
     from tokensieve.search.given import budgets_of_study
     from tokensieve.search.optimiser import import_optuna

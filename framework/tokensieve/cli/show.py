@@ -18,12 +18,12 @@ from tokensieve.cli.options import (
     PluginFiles,
     QueryEncoder,
     RecipeNames,
+    RecipeSettings,
     open_registry,
     output_path,
     parse_budgets,
 )
-from tokensieve.drawing.show import QUESTION, draw
-from tokensieve.recipes.recipe import Recipe
+from tokensieve.drawing import QUESTION
 
 
 def show(
@@ -37,6 +37,7 @@ def show(
         Path, typer.Option("--out", metavar="DIR", parser=output_path, help="Where the pictures go.")
     ] = Path(),
     keep: Budget = None,
+    settings: RecipeSettings = None,
     query_encoder: QueryEncoder = None,
     device: Device = None,
     plugin: PluginFiles = None,
@@ -45,11 +46,13 @@ def show(
 
     Without a model, a small example of real geometry and random weights is made for it.
     """
+    from tokensieve.cli.recipes import load_recipes
+
     registry = open_registry(plugin)
-    budgets = parse_budgets(keep)
-    loaded = [Recipe.load(name, registry, keep=budgets) for name in recipes]
+    loaded = load_recipes(recipes, registry, parse_budgets(keep), settings)
     pictures = [(file, read_image(file)) for file in image]
     from tokensieve.checkpoints.loading import checkpoint_named, checkpoint_or_example, load
+    from tokensieve.drawing.show import draw
 
     given = None if model is None else checkpoint_named(model, registry)
     make_folder(out)

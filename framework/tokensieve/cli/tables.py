@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from tokensieve.cli.console import cell
-from tokensieve.plugins.parameters import sentence
-from tokensieve.plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from tokensieve.plugins.registry import Registry
 
 
 def titled_table(title: str, *columns: str, no_wrap: int = 1) -> Table:
@@ -19,6 +22,8 @@ def titled_table(title: str, *columns: str, no_wrap: int = 1) -> Table:
 
 def adapters_table(registry: Registry) -> Table:
     """Return a table of the adapters, with the model family of each."""
+    from tokensieve.plugins.parameters import sentence
+
     table = titled_table(f"Adapters ({len(registry.adapters)})", "name", "what it is for")
     for name, adapter in sorted(registry.adapters.items()):
         text = sentence(adapter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
 from tokensieve.cost.geometry import layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import prefill_flops
-from tokensieve.errors import RefusedError, brief
+from tokensieve.cost.vision import TowerCost, kept_patches_by_block, patches_after_blocks
+from tokensieve.errors import BudgetError, RefusedError, brief
 from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
+from tokensieve.models.encoder import Encoder
 from tokensieve.models.offers import DECODER_EVIDENCE, VISION_EVIDENCE
 from tokensieve.plugins.parameters import differences, sentence
 from tokensieve.plugins.registry import Registry, default_registry
@@ -77,6 +79,8 @@ def explain(
     visual: int | None = None,
     text: int = 64,
     registry: Registry | None = None,
+    settings: Sequence[str] = (),
+    video: bool = False,
 ) -> Explanation:
     """Explain a recipe, without running a model.
 
@@ -88,12 +92,15 @@ def explain(
             that of every picture, where a model has one.
         text: the number of text tokens of the example prompt.
         registry: where names are looked up.
+        settings: changes of a recipe that is given as text, as `Recipe.load` takes them.
+        video: whether the example is a video. Where every patch is one token of the prompt, none leaves the encoder of
+            videos.
 
     Raises:
         RecipeError: if the recipe cannot be read; or another `TokensieveError` for its parts.
     """
     registry = registry or default_registry()
-    loaded = meant(recipe, keep, registry)
+    loaded = meant(recipe, keep, registry, settings=settings)
     if model is not None and not isinstance(model, (nn.Module, Adapter)):
         raise RefusedError(f"explain takes a model or its adapter, not {brief(model)}; the command explain takes names")
     adapter = registry.adapter_for(model) if isinstance(model, nn.Module) else model
@@ -101,8 +108,10 @@ def explain(
         visual = adapter.decoder.tokens_per_image
     parts = [_head(loaded, adapter)]
     parts += [_stage(loaded, at, stage) for at, stage in loaded.ranges()]
-    if adapter is not None and visual is not None:
-        parts += _counted(loaded, adapter, visual, text)
+    if adapter is not None and adapter.encoder is not None:
+        parts += _inside_encoder(loaded, adapter.encoder, visual, video)
+    if adapter is not None and adapter.decoder is not None and visual is not None:
+        parts += _counted(loaded, adapter, visual, text, video)
     parts += [_differences(loaded, _notes(recipe, registry)), _findings(loaded, adapter)]
     return Explanation(tuple(parts))
 
@@ -215,15 +224,78 @@ def _amount(keep: Keep) -> str:
     return f"{keep.fraction} of the tokens (rounded down, at least one)"
 
 
-def _counted(recipe: Recipe, adapter: Adapter, visual: int, text: int) -> list[Section]:
+def _inside_encoder(recipe: Recipe, encoder: Encoder, visual: int | None, video: bool) -> list[Section]:
+    """Return how many patches of an image are left after each block, and what the encoder hands on."""
+    rests = {stage.rest for stage in recipe.stages if stage.at.part == "encoder"}
+    if not rests:
+        return []
+    entering = visual if encoder.prunes_prompt and visual is not None else encoder.patches_per_image
+    if video and encoder.prunes_prompt:
+        return [Section("inside the vision encoder", ("a video goes through another one, which no patch leaves",))]
+    if entering is None:
+        return [Section("inside the vision encoder", ("how many patches stay depends on the size of the image",))]
+    title = f"an image of {entering} patches, inside the vision encoder"
+    try:
+        left = patches_after_blocks(recipe, entering, len(encoder.blocks))
+    except BudgetError as error:
+        return [Section(title, (f"cannot be counted: {error}",))]
+    lines = [*_series(left)]
+    if "merge" in rests:
+        lines.append("merged between attention and MLP: the attention of a block sees what the block before left")
+    if "drop" in rests:
+        lines.append("dropped as they enter a block: its attention and its MLP see what it leaves")
+    lines.append(_handed_on(encoder, entering, left[-1], rests))
+    if encoder.separates_mlp:
+        tower = TowerCost.of(encoder)
+        pruned, plain = tower.flops(entering, kept_patches_by_block(recipe, entering)), tower.flops(entering, {})
+        lines.append(f"blocks: {pruned / 1e9:,.1f} GFLOPs of {plain / 1e9:,.1f} unpruned, {pruned / plain:.1%}")
+    return [Section(title, tuple(lines))]
+
+
+def _series(left: Sequence[int]) -> Iterator[str]:
+    """Return how many patches blocks leave: those that leave equally many together, and those that do not in a row."""
+    single: list[tuple[int, int]] = []
+
+    def row() -> Iterator[str]:
+        if single:
+            counts = ", ".join(f"{n:,}" for _, n in single)
+            yield f"{_numbered('block', single[0][0], single[-1][0], 'leave')} {counts} patches"
+            single.clear()
+
+    for n, group in itertools.groupby(enumerate(left), lambda pair: pair[1]):
+        numbers = [number for number, _ in group]
+        if len(numbers) == 1:
+            single.append((numbers[0], n))
+            continue
+        yield from row()
+        yield f"{_numbered('block', numbers[0], numbers[-1], 'leave')} {n:,} patches"
+    yield from row()
+
+
+def _handed_on(encoder: Encoder, entering: int, left: int, rests: Collection[str]) -> str:
+    """Return how long the encoder's output is, and what the language model gets."""
+    if encoder.shortens_sequence:
+        others = encoder.num_prefix_tokens
+        return f"the sequence gets shorter: {left:,} patches are returned" + (
+            f", and {others} class and register tokens" if others else ""
+        )
+    stands = "each with the vector of the token that stands for it" if "merge" in rests else ""
+    own = "a dropped one with that with which it left" if "drop" in rests else ""
+    said = f"all {entering:,} patches are handed on, {', '.join(filter(None, (stands, own)))}: "
+    if encoder.prunes_prompt:
+        return f"{said}the prompt then loses those that left, and the language model gets {left:,}"
+    return f"{said}the language model gets as many visual tokens as ever, and the encoder alone saves work"
+
+
+def _counted(recipe: Recipe, adapter: Adapter, visual: int, text: int, video: bool) -> list[Section]:
     """Return how many visual tokens each layer sees, and the counted FLOPs."""
     layers = layer_costs(adapter)
-    prunes = adapter.encoder is not None and adapter.encoder.prunes_prompt
+    prunes = adapter.encoder is not None and adapter.encoder.prunes_prompt and not video
     title = f"a prompt of {visual} visual and {text} text tokens"
     try:
         counts = visual_per_layer(recipe, [visual], len(layers), prunes)
         pruned = pruned_prefill_flops(recipe, layers, [visual], text, prunes)
-    except RefusedError as error:
+    except (BudgetError, RefusedError) as error:
         return [Section(title, (f"cannot be counted: {error}",))]
     lines = [f"{name} {seen:,} visual tokens" for name, seen in _runs(counts)]
     plain = prefill_flops(layers, [text + visual] * len(layers))
@@ -240,7 +312,11 @@ def _runs(counts: Sequence[int]) -> Iterator[tuple[str, int]]:
     """Return the layers that see the same number of tokens, as text, with that number."""
     for seen, group in itertools.groupby(enumerate(counts), lambda pair: pair[1]):
         numbers = [number for number, _ in group]
-        yield (f"layer {numbers[0]} sees" if len(numbers) == 1 else f"layers {numbers[0]} to {numbers[-1]} see"), seen
+        yield _numbered("layer", numbers[0], numbers[-1], "see"), seen
+
+
+def _numbered(what: str, first: int, last: int, does: str) -> str:
+    return f"{what} {first} {does}s" if first == last else f"{what}s {first} to {last} {does}"
 
 
 def _differences(recipe: Recipe, notes: Sequence[str]) -> Section:

@@ -54,6 +54,11 @@ class Geometry:
         sizes = {name: torch.tensor(values) for name, values in self.extra_inputs.items()}
         return {self.pixel_argument: torch.empty(self.pixel_shape, device="meta")} | sizes
 
+    def shows_video(self, adapter: Adapter) -> bool:
+        """Return whether the example is a video, as the adapter of the model takes it."""
+        modalities = adapter.decoder.modalities if adapter.decoder is not None else ()
+        return any(one.name == "video" and one.pixel_argument == self.pixel_argument for one in modalities)
+
     def model(self) -> nn.Module:
         """Return the model on the meta device, with shapes but without weights."""
         from transformers import AutoConfig, AutoModelForImageTextToText

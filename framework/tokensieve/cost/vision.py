@@ -143,6 +143,24 @@ def kept_patches_by_block(recipe: Recipe, patches: int) -> dict[int, tuple[int, 
     return planned
 
 
+def patches_after_blocks(recipe: Recipe, patches: int, blocks: int) -> list[int]:
+    """Return how many of the patches of an image are left after each block of an encoder.
+
+    Args:
+        recipe: the recipe.
+        patches: how many enter the first block.
+        blocks: the number of blocks.
+
+    Raises:
+        BudgetError: if a stage inside the encoder has the budget `auto`.
+    """
+    planned, left = kept_patches_by_block(recipe, patches), []
+    for block in range(blocks):
+        patches = planned.get(block, (patches, False))[0]
+        left.append(patches)
+    return left
+
+
 class _MoveToMeta(TorchDispatchMode):
     """Moves tensors of other devices, such as positions made from a grid, to the meta device where the two meet."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.composers.expression import Expression
+from tokensieve.drawing import QUESTION
 from tokensieve.drawing.operands import StageView, watch
 from tokensieve.drawing.picture import Sheet, bands_of, sheet, views_of
 from tokensieve.errors import RefusedError
@@ -23,7 +24,6 @@ from tokensieve.recipes.meant import GivenRecipe, meant
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.sites import Site
 
-QUESTION = "What is in this picture?"
 MAX_QUESTION_CHARACTERS = 300
 """How much of a question fits beside a photo."""
 

@@ -38,6 +38,11 @@ class Encoder(ABC):
         return len(self.blocks)
 
     @property
+    def patches_per_image(self) -> int | None:
+        """The number of patches of every image that it takes, where a tile is one; None if it depends on the image."""
+        return None
+
+    @property
     @abstractmethod
     def num_prefix_tokens(self) -> int:
         """The number of class and register tokens before the patches; they always stay."""

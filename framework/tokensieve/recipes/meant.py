@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ def meant(
     keep: object,
     registry: Registry,
     positions: Literal["original", "compact"] | None = None,
+    settings: Sequence[str] = (),
 ) -> Recipe:
     """Return the recipe that was meant.
 
@@ -28,16 +30,19 @@ def meant(
         keep: the budget; needed for a formula, and an override otherwise.
         registry: where names are looked up.
         positions: an override of the recipe's.
+        settings: changes of what is given as text, as `Recipe.load` takes them.
 
     Raises:
         RecipeError: if it is none of these, or a formula has no budget; and other kinds of TokensieveError.
     """
+    if settings and not isinstance(given, (str, Path)):
+        raise RecipeError(f"settings change a recipe that is given as text, not {brief(given)}; replace() changes one")
     if isinstance(given, Expression):
         if keep is None:
             raise RecipeError("a bare expression needs a budget: prune(model, expression, keep=64)")
         return Recipe.of(given, keep, positions=positions or "original")
     if isinstance(given, (str, Path)):
-        given, keep = Recipe.load(given, registry, keep=keep), None
+        given, keep = Recipe.load(given, registry, keep=keep, settings=settings), None
     if isinstance(given, type) and issubclass(given, Expression):
         raise RecipeError(f"{given.__name__} is a class, and a recipe has instances; write {given.__name__}()")
     if isinstance(given, Module):

@@ -95,8 +95,9 @@ class RecipeReader:
         return {**data, "strategies": operands, "stages": stages, "budgets": budgets}
 
     def error(self, kind: type[TokensieveError], message: str, path: yaml_lines.Path) -> TokensieveError:
-        """Return an error whose message ends in the file and line of `path`."""
-        return kind(f"{message[:1800]}  ({self._place(path)})")
+        """Return an error whose message ends in the file and line of `path`, where there is a file."""
+        place = self._place(path)
+        return kind(message[:1800] + (f"  ({place})" if place else ""))
 
     def _place(self, path: yaml_lines.Path) -> str:
         return self._document.place(tuple(path), self._source)

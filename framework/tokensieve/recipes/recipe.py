@@ -33,6 +33,7 @@ from tokensieve.recipes.formulas import (
     strip_outer_parentheses,
 )
 from tokensieve.recipes.hub import FILE, HubAddress, card_text, fetch_recipe, foreign_origins, push_files
+from tokensieve.recipes.overrides import changed_recipe
 from tokensieve.recipes.reader import RecipeReader, read_formula
 from tokensieve.recipes.source import kind_of
 from tokensieve.recipes.validation import find_problem, read_budget_list
@@ -155,7 +156,14 @@ class Recipe(Value):
     # Reading
 
     @classmethod
-    def load(cls, source: str | Path, registry: Registry | None = None, *, keep: object = None) -> Recipe:
+    def load(
+        cls,
+        source: str | Path,
+        registry: Registry | None = None,
+        *,
+        keep: object = None,
+        settings: Sequence[str] = (),
+    ) -> Recipe:
         """Load a recipe: the name of a shipped one, a path to YAML, `hub://owner/name`, or a formula like `gsp & qcsp`.
 
         Args:
@@ -164,6 +172,7 @@ class Recipe(Value):
                 file `recipe.yaml` of a repository on the Hugging Face hub; it is data, and no code is downloaded.
             registry: where names are looked up.
             keep: the budget; needed for a formula, and an override otherwise (one for each stage).
+            settings: changes such as `graph.quantile=0.5` and `stages.0.rest=merge`, as `--set` of commands has them.
 
         Raises:
             UnknownRecipeError: if a text is none of these.
@@ -176,44 +185,55 @@ class Recipe(Value):
         registry = registry or default_registry()
         kind = kind_of(source, registry) if isinstance(source, str) else "path"
         if kind == "formula":
-            return cls._of_formula(str(source), registry, keep)
+            return cls._of_formula(str(source), registry, keep, settings)
         if kind == "name":
             file = registry.recipe(str(source))
-            recipe = cls.loads(file.read_text(encoding="utf-8"), registry, source=str(file))
+            recipe = cls.loads(file.read_text(encoding="utf-8"), registry, str(file), settings)
             # What is found in a shipped recipe is not cured in its file.
             recipe._places = _Places()
         elif kind == "hub":
             address = HubAddress.parse(str(source))
-            recipe = cls._from_file(fetch_recipe(address), registry, f"{address}/{FILE}")
+            recipe = cls._from_file(fetch_recipe(address), registry, settings, f"{address}/{FILE}")
         else:
-            recipe = cls._from_file(Path(source), registry)
+            recipe = cls._from_file(Path(source), registry, settings)
         return recipe if keep is None else recipe.replace(keep=keep)
 
     @classmethod
-    def _of_formula(cls, text: str, registry: Registry, keep: object) -> Recipe:
-        select = read_formula(text, registry, {})
+    def _of_formula(cls, text: str, registry: Registry, keep: object, settings: Sequence[str]) -> Recipe:
         name = " ".join(text.split())
-        if keep is None:
+        stage: dict[str, Any] = {"at": "decoder.0", "select": text} | ({} if keep is None else {"keep": 1})
+        document = yaml_lines.Document({"name": name, "stages": [stage]}, {})
+        if settings:
+            document = changed_recipe(document, settings, registry, list(cls.model_fields))
+        if not {"keep", "r"} & stage.keys():
+            # What is wrong with the formula comes first.
+            read_formula(text, registry, {})
             raise RecipeError(f"'{name}' is a formula, which needs a budget: keep=64, or --keep 64 in a command")
-        return cls.of(select, 1, name=name).replace(keep=keep)
+        recipe = cls.read(document, registry, "")
+        return recipe if keep is None else recipe.replace(keep=keep)
 
     @classmethod
-    def _from_file(cls, path: Path, registry: Registry, source: str | None = None) -> Recipe:
+    def _from_file(cls, path: Path, registry: Registry, settings: Sequence[str], source: str | None = None) -> Recipe:
         try:
             content = yaml_lines.file_text(path)
         except FileNotFoundError:
             near = f" Shipped recipes: {listing(registry.recipes)}." if path.parent == Path() else ""
             raise RecipeError(f"there is no file {path}.{near}") from None
-        return cls.loads(content, registry, source=source or str(path))
+        return cls.loads(content, registry, source or str(path), settings)
 
     @classmethod
-    def loads(cls, text: str, registry: Registry | None = None, source: str = _NO_FILE) -> Recipe:
-        """Read a recipe from YAML text.
+    def loads(
+        cls, text: str, registry: Registry | None = None, source: str = _NO_FILE, settings: Sequence[str] = ()
+    ) -> Recipe:
+        """Read a recipe from YAML text, with changes as `load` takes them.
 
         Raises:
             RecipeError: or another `TokensieveError`, with file and line.
         """
-        return cls.read(yaml_lines.read(text, source), registry, source)
+        document, registry = yaml_lines.read(text, source), registry or default_registry()
+        if settings:
+            document = changed_recipe(document, settings, registry, list(cls.model_fields))
+        return cls.read(document, registry, source)
 
     @classmethod
     def read(cls, document: yaml_lines.Document, registry: Registry | None = None, source: str = _NO_FILE) -> Recipe:
@@ -228,7 +248,7 @@ class Recipe(Value):
             recipe = cls.model_validate(fields)
         except ValidationError as error:
             raise reader.error(RecipeError, first_mistake(error), error.errors()[0]["loc"]) from None
-        if source != _NO_FILE:
+        if source not in ("", _NO_FILE):
             recipe._places = _Places(reader.places)
         return recipe
 

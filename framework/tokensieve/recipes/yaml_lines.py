@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import re
@@ -38,11 +39,14 @@ class Document:
     changed: Mapping[Path, str] = field(default_factory=dict)
 
     def place(self, path: Path, source: str) -> str:
-        """Return `source` and line of the innermost part of `path` in the document, or where it was changed."""
+        """Return `source` and line of the innermost part of `path` in the document, or where it was changed.
+
+        It is empty where the source is: of a formula that stands in no file.
+        """
         for end in range(len(path), 0, -1):
             if path[:end] in self.changed:
                 return self.changed[path[:end]]
-        return f"{source}:{self.line(path)}"
+        return f"{source}:{self.line(path)}" if source else ""
 
     def line(self, path: Path) -> int:
         """Return the line of the innermost part of `path` that is in the document."""
@@ -103,10 +107,15 @@ def file_text(path: pathlib.Path) -> str:
             return opened.read(LARGEST + 1)
     except FileNotFoundError:
         raise
+    except OSError as error:
+        # A name that is too long is that of no file.
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise RecipeError(f"{path} is no UTF-8 text (it holds the byte 0x{byte:02x}): save it as UTF-8 text") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
 
 

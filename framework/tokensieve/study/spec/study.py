@@ -13,9 +13,9 @@ from tokensieve.composers.settings import Value
 from tokensieve.errors import RecipeError, StudyError
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes import yaml_lines
+from tokensieve.recipes.overrides import apply_override
 from tokensieve.study.spec.budget import Budget, own_budgets
 from tokensieve.study.spec.entries import NAME, ControlSettings, MethodEntry, ModelEntry, TaskEntry
-from tokensieve.study.spec.overrides import apply_override
 from tokensieve.study.spec.reader import StudyReader
 
 _LEAST = "`models: [world-llava]`, `recipes: [gsp]`, `keep: [64]` and `tasks: [world]`"
@@ -116,11 +116,11 @@ class Study(Value):
         """
         try:
             document = yaml_lines.read(text, source, _LEAST)
+            if isinstance(document.data, dict):
+                changed = {apply_override(document.data, setting): f"--set {setting}" for setting in settings}
+                document = replace(document, changed=changed)
         except RecipeError as error:
             raise StudyError(str(error)) from None
-        if isinstance(document.data, dict):
-            changed = {apply_override(document.data, setting): f"--set {setting}" for setting in settings}
-            document = replace(document, changed=changed)
         reader = StudyReader(document, registry or default_registry(), source)
         fields = reader.fields(list(cls.model_fields))
         try:
