@@ -12,6 +12,7 @@ from pydantic import ConfigDict, ValidationError
 from torch import Tensor
 
 from tokensieve.algebra.answers import check_chain
+from tokensieve.algebra.budget import Keep
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.reduction import Reduction
@@ -73,6 +74,14 @@ class Strategy(Expression, Value):
 
     def refusal(self, family: str) -> str | None:
         """Return why it cannot be used with the models of an adapter, by the adapter's name; None if it can."""
+        return None
+
+    def problem(self, left: Keep | None = None) -> str | None:
+        """Return why a run will refuse it on any model, as far as that is known before; None if nothing is.
+
+        Args:
+            left: how many tokens of a group are left for it to judge, as in `a[left] >> it`; none if all are.
+        """
         return None
 
     def read_at(self, reading: Reading, k: Tensor) -> Chain:

@@ -225,3 +225,46 @@ def test_newline_tokens_that_are_not_judged_and_groups_are_no_other_size(tmp_pat
         with ts.prune(model, again) as run:
             generate(model, prompts(model, ONE))
         assert len(run.kept("decoder.0")[0]) == 4
+
+
+def review(select, keep=4):
+    return [(one.level, one.message) for one in ts.review(ts.Recipe.of(select, keep))]
+
+
+def test_what_a_recording_refuses_at_any_model_is_found_before(tmp_path):
+    """`a[m] >> replay(file)` judges m tokens, and the recording is of 16."""
+    model = shared("sdpa")
+    rows = prompts(model, ONE)
+    stages = tuple(ts.Stage(at=site, select=Norm(), keep=k) for site, k in (("decoder.0", 9), ("decoder.2", 4)))
+    path, _ = recording(tmp_path, model, rows, ts.Recipe(stages=stages))
+    deep = ts.replay(path, "decoder.2")
+    [(level, said)] = review(Random(seed=5)[8] >> deep)
+    assert level == "warning"
+    assert "is a recording of 9, 16 tokens, of which 8 of a group are left here for 'replay' to judge" in said
+    eight = Random(seed=5)[8] >> deep
+    with pytest.raises(RecipeError, match="a recording of other tokens"), ts.prune(model, eight, keep=4):
+        generate(model, rows)
+    # The nine that entered the recorded stage are the nine that are left for it here.
+    fits = Norm()[9] >> deep
+    assert review(fits) == []
+    with ts.prune(model, fits, keep=4) as run:
+        generate(model, rows)
+    assert run.kept("decoder.0")[0].tolist() == json.loads(path.read_text())["samples"][0]["kept"]["decoder.2"]
+    # What stands to the left judges all tokens.
+    assert not [said for _, said in review(deep[4] >> Norm(), keep=2) if "recording" in said]
+
+
+@pytest.mark.parametrize("at", [None, "decoder.3"])
+def test_a_recording_that_cannot_be_read_is_found_before(tmp_path, at):
+    model = shared("sdpa")
+    stages = tuple(ts.Stage(at=site, select=Norm(), keep=k) for site, k in (("decoder.0", 9), ("decoder.2", 4)))
+    path, _ = recording(tmp_path, model, prompts(model, ONE), ts.Recipe(stages=stages))
+    adapter = ts.default_registry().adapter_for(model)
+    for one, said in ((ts.replay(path, at), "say which with at="), (ts.replay(tmp_path / "no", at), "no file of kept")):
+        recipe = ts.Recipe.of(one, "auto")
+        for given in (None, adapter):
+            [finding] = ts.review(recipe, given)
+            assert finding.level == "error"
+            assert said in finding.message
+    long = ts.replay("x" * 300)
+    assert "is no file of kept ids" in ts.review(ts.Recipe.of(long, "auto"))[0].message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,6 +12,7 @@ from typing import Annotated, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tokensieve.algebra.budget import Keep, count
 from tokensieve.algebra.chain import Chain
 from tokensieve.errors import RecipeError, first_mistake
 from tokensieve.evidence import Evidence, Tokens
@@ -126,19 +128,30 @@ class Replay(Chooser):
             return None
         return f"{self.path} is a recording of a model of {recorded}, and this one is of {family}; record it anew"
 
+    def problem(self, left: Keep | None = None) -> str | None:
+        """Return what is wrong with the file or the site, or that other tokens are left than were recorded."""
+        try:
+            _, found = self._by_name()
+            sites = [(sample, self._site(sample)) for sample in found.values()]
+        except RecipeError as error:
+            return str(error)
+        if left is None:
+            return None
+        recorded = {n for sample, site in sites for n in (*sample.tokens[site], sample.visual)}
+        if any(count(left, n) in recorded for n in recorded):
+            return None
+        return (
+            f"{self.path} is a recording of {', '.join(map(str, sorted(recorded)))} tokens, of which {left} of a group "
+            f"are left here for '{self.name}' to judge: a run refuses other tokens than were recorded; let it judge all"
+        )
+
     def choose(self, tokens: Tokens) -> Chain:
         """Return the recorded set.
 
         Raises:
             RecipeError: if the file is not readable, has no record of a sample or stage, or one of other tokens.
         """
-        samples = _recording(self.path).samples
-        distinct = len({sample.key for sample in samples}) == len(samples)
-        if not distinct and len({sample.prefill for sample in samples}) > 1:
-            raise RecipeError(
-                f"{self.path} holds several prefills whose sample keys repeat; record and replay with prune(..., keys=)"
-            )
-        found = {sample.key if distinct else sample.row: sample for sample in samples}
+        distinct, found = self._by_name()
         members = torch.zeros_like(tokens.valid)
         for place, key in torch.stack([tokens.samples, tokens.keys], dim=1).unique(dim=0).tolist():
             # A sample may be several rows: one for each of its pictures, tiles or frames.
@@ -146,7 +159,7 @@ class Replay(Chooser):
             name = key if distinct else place
             if name not in found:
                 what = f"the sample key {key}" if distinct else f"row {place} of a batch"
-                raise RecipeError(f"{self.path} has no record of {what}; it has {len(samples)} samples")
+                raise RecipeError(f"{self.path} has no record of {what}; it has {len(found)} samples")
             site = self._site(found[name])
             ids = torch.tensor(found[name].kept[site], dtype=torch.int64, device=tokens.ids.device)
             inside = torch.isin(tokens.ids, ids) & tokens.valid & rows.unsqueeze(1)
@@ -161,6 +174,16 @@ class Replay(Chooser):
                 )
             members |= inside
         return Chain.from_set(tokens.universe, members, self)
+
+    def _by_name(self) -> tuple[bool, dict[int, _Sample]]:
+        """Return whether keys tell samples apart, and the samples by their keys, or else by their rows."""
+        samples = _recording(self.path).samples
+        distinct = len({sample.key for sample in samples}) == len(samples)
+        if not distinct and len({sample.prefill for sample in samples}) > 1:
+            raise RecipeError(
+                f"{self.path} holds several prefills whose sample keys repeat; record and replay with prune(..., keys=)"
+            )
+        return distinct, {sample.key if distinct else sample.row: sample for sample in samples}
 
     def _site(self, sample: _Sample) -> str:
         if self.at is None and len(sample.kept) == 1:
@@ -184,9 +207,11 @@ def _recording(path: str) -> _Recording:
         RecipeError: naming the path, if it is none.
     """
     file = Path(path)
-    if file.exists() and not file.is_file():
+    # Not by methods of the path, which raise where a name is too long.
+    there = os.path.exists(file)
+    if there and not file.is_file():
         raise RecipeError(f"{path} is no file of kept ids (run.save writes one): it is a folder, a pipe or a device")
-    return _load(path, file.stat().st_mtime_ns if file.exists() else 0)
+    return _load(path, file.stat().st_mtime_ns if there else 0)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from tokensieve.algebra.budget import Keep, count
 from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe, draw
-from tokensieve.composers.expression import Best, Expression, Reading
+from tokensieve.composers.expression import Best, Expression, Reading, Then
 from tokensieve.composers.selection import select
 from tokensieve.errors import RecipeError, brief, listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
@@ -78,8 +78,9 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         if anywhere not in formulas:
             formulas[anywhere] = _formula_findings(written, stage)
         findings += [replace(finding, site=str(stage.at)) for finding in formulas[anywhere]]
+    findings += _problem_findings(recipe)
     if adapter is not None:
-        findings += _refusal_findings(recipe, adapter)
+        findings += _refusal_findings(recipe, adapter, lambda leaf: leaf.problem() is None)
     return _told(recipe, findings)
 
 
@@ -94,11 +95,42 @@ def _writer(recipe: Recipe) -> Writer:
     return lambda expression: format_formula(expression, names)
 
 
-def _refusal_findings(recipe: Recipe, adapter: Adapter) -> list[Finding]:
+def _problem_findings(recipe: Recipe) -> list[Finding]:
+    """Return what strategies know of themselves that a run will refuse, on any model."""
+    found = []
+    for stage in recipe.stages:
+        for formula in (stage.select, stage.by):
+            for leaf, left in _judges(formula, None) if formula is not None else ():
+                problem = leaf.problem()
+                if problem is not None:
+                    found.append(Finding("error", str(stage.at), problem))
+                elif left is not None and (problem := leaf.problem(left)) is not None:
+                    # Pictures of one prompt may together have as many tokens as it wants.
+                    found.append(Finding("warning", str(stage.at), problem))
+    return found
+
+
+def _judges(expression: Expression, left: Keep | None) -> Iterator[tuple[Strategy, Keep | None]]:
+    """Return the strategies of a formula, each with how many tokens of a group are left for it; none for all."""
+    if isinstance(expression, Strategy):
+        yield expression, left
+        return
+    first, *judges = expression.parts
+    yield from _judges(first, left)
+    if isinstance(expression, Then) and isinstance(first, Best):
+        left = first.m
+    for judge in judges:
+        yield from _judges(judge, left)
+
+
+def _refusal_findings(
+    recipe: Recipe, adapter: Adapter, asked: Callable[[Strategy], bool] = lambda leaf: True
+) -> list[Finding]:
+    """Return why a model, and the strategies that are `asked`, refuse stages."""
     found = [Finding("error", str(stage.at), reason) for stage in recipe.stages for reason in adapter.refusals(stage)]
     for stage in recipe.stages:
         leaves = distinct_strategies([stage])
-        reasons = [leaf.refusal(adapter.name) for leaf in leaves if isinstance(leaf, Strategy)]
+        reasons = [leaf.refusal(adapter.name) for leaf in leaves if isinstance(leaf, Strategy) and asked(leaf)]
         found += [Finding("error", str(stage.at), reason) for reason in reasons if reason is not None]
     return found
 
