@@ -278,6 +278,7 @@ NOT_CALLED = {
     "dycoke": "what its function takes is not known here",
     "evs": "its function takes a video, and the inputs here are pictures",
     "vidcom2": "its function takes a video, and the inputs here are pictures",
+    "floc": "no code of it is published",
 }
 """Why there is no call of the other methods."""
 

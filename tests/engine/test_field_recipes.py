@@ -13,6 +13,7 @@ NAMES = (
     "cls-cdpp",
     "dycoke",
     "evs",
+    "floc",
     "hiprune",
     "holov",
     "mmtok",

@@ -9,6 +9,8 @@ _SLACK = {torch.float64: 1e-9, torch.float32: 2.0**-18}
 """Gains with a smaller relative difference count as equal: terms are not negative, so rounding is relative, too."""
 _BLOCK = 2**20
 """The number of bytes of `cover` that are processed at once, so that they stay in a processor's cache."""
+_AT_ONCE = 8
+"""How many columns a lazy step computes first; twice as many the next time."""
 
 
 def greedy_cover(cover: Tensor, depth: int) -> Tensor:
@@ -49,3 +51,40 @@ def greedy_cover(cover: Tensor, depth: int) -> Tensor:
         torch.index_select(cover, 1, pick, out=column)
         torch.maximum(best, column, out=best)
     return picks.flatten()
+
+
+def lazy_cover(cover: Tensor, depth: int) -> Tensor:
+    """Return what `greedy_cover` returns for a symmetric matrix, looking at few columns a step.
+
+    A column's gain never grows, so what it was once bounds it from above (lazy greedy, Minoux 1978): only columns
+    whose bound reaches the best gain of this step are computed anew. The host waits for the device at every step.
+
+    Args:
+        cover: float64 or float32 `[n, n]`, symmetric, not negative.
+        depth: how many to pick, at most n.
+
+    Returns:
+        int64 `[depth]`.
+    """
+    cover = cover.detach()
+    near = 1 - _SLACK[cover.dtype]
+    picks = torch.zeros(depth, dtype=torch.int64, device=cover.device)
+    best = cover.new_zeros(len(cover))
+    bound = cover.sum(dim=0)
+    for turn in range(depth):
+        gain = torch.full_like(bound, -torch.inf)
+        width = _AT_ONCE
+        while True:
+            # Those already computed in this step are not asked again.
+            open_bound = bound.masked_fill(gain > -torch.inf, -torch.inf)
+            some = open_bound.topk(min(width, len(bound))).indices
+            # Whatever was picked in an earlier step has no bound.
+            some = some[(open_bound[some] >= gain.max() * near) & (open_bound[some] > -torch.inf)]
+            if not len(some):
+                break
+            gain[some] = bound[some] = (cover[some] - best).relu_().sum(dim=1)
+            width *= 2
+        picks[turn] = pick = (gain >= gain.max() * near).to(torch.uint8).argmax()
+        best = torch.maximum(best, cover[pick])
+        bound[pick] = -torch.inf
+    return picks
