@@ -279,6 +279,7 @@ NOT_CALLED = {
     "evs": "its function takes a video, and the inputs here are pictures",
     "vidcom2": "its function takes a video, and the inputs here are pictures",
     "floc": "no code of it is published",
+    "otprune": "its file is mixed with lines of another method, whose licence is not for all uses",
 }
 """Why there is no call of the other methods."""
 

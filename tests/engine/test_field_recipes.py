@@ -17,6 +17,7 @@ NAMES = (
     "hiprune",
     "holov",
     "mmtok",
+    "otprune",
     "pool",
     "prumerge-plus",
     "vidcom2",
