@@ -36,3 +36,4 @@ run_in() {
 cd "$root"
 run_in lmms '.[lmms]' tests/bridges/test_lmms.py tests/bridges/test_lmms_task.py tests/docs/test_blocks.py
 run_in serving '. transformers[serving]' tests/bridges/test_serve.py
+run_in mlflow '.[mlflow]' tests/bridges/test_mlflow.py

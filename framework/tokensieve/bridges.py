@@ -74,6 +74,12 @@ SEARCH = Bridge(
     extra="search",
     page="howto/search.md",
 )
+MLFLOW = Bridge(
+    "The finished cells of a study as runs of MLflow.",
+    "tokensieve compare STUDY --out DIR --log mlflow",
+    extra="mlflow",
+    page="howto/scale.md",
+)
 EXPORT = Bridge(
     "A prefill with its selection as a graph, for PyTorch, ONNX Runtime and OpenVINO.",
     "tokensieve export RECIPE --model DIR --to onnx --out FILE",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tokensieve.checkpoints.devices import named_device
 from tokensieve.cli import console
 from tokensieve.cli.files import make_folder
 from tokensieve.cli.progress import reported
-from tokensieve.errors import RefusedError, listing
+from tokensieve.errors import RefusedError, listing, text_of
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes import yaml_lines
 from tokensieve.study.analysis.merged import MergedResults
@@ -48,8 +48,17 @@ class Engine:
     in_process: bool = False
 
 
-def run_study(study: Study, store: Store, registry: Registry, engine: Engine) -> bool:
+def run_study(
+    study: Study, store: Store, registry: Registry, engine: Engine, checked: Callable[[], None] | None = None
+) -> bool:
     """Check a study, run it, and print how many cells ran.
+
+    Args:
+        study: the study.
+        store: where results go.
+        registry: where names are looked up.
+        engine: where cells run.
+        checked: called once the study is known to be right, before a cell runs.
 
     Returns:
         Whether every cell is finished.
@@ -62,6 +71,8 @@ def run_study(study: Study, store: Store, registry: Registry, engine: Engine) ->
     with console.working("checking the study"):
         plan = plan_study(study, registry, download=True)
     print_notes(plan)
+    if checked is not None:
+        checked()
     try:
         summary = _run_plan(study, plan, store, registry, engine)
     except KeyboardInterrupt:
@@ -104,6 +115,9 @@ def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine
         if key in keys:
             console.warn(f"its cell runs again: {problem}")
     left = [job for job in plan.jobs if job.cell.key not in finished]
+    for key in keys:
+        if key in finished:
+            _tell_hooks(study, store, registry, key)
     done = itertools.count(1)
     with reported(over=600) as report:
         report(0, len(left), "starting")
@@ -114,6 +128,8 @@ def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine
             if result.status == "failed":
                 reason = result.reason.removeprefix(f"{name}: ")
                 console.warn(f"failed: {name}: {reason}")
+            else:
+                _tell_hooks(study, store, registry, result.cell.key)
 
         if engine.name == "ray":
             from tokensieve.study.running.ray_engine import run_ray
@@ -131,6 +147,18 @@ def _run_plan(study: Study, plan: Plan, store: Store, registry: Registry, engine
             )
     summary.cached += len(keys) - len(left)
     return summary
+
+
+def _tell_hooks(study: Study, store: Store, registry: Registry, key: str) -> None:
+    """Call the hook `cell_finished`. What it raises does not cost the study, whose results are stored."""
+    if not registry.hook.cell_finished.get_hookimpls():
+        return
+    cell, rows = store.read(key)
+    try:
+        registry.hook.cell_finished(study=study.name, cell=cell, rows=rows)
+    # Code of a plugin can raise anything.
+    except Exception as error:
+        console.warn(f"the hook cell_finished failed for {cell_name(cell)}, whose results are stored: {text_of(error)}")
 
 
 def _summary_line(summary: Summary, store: Store, skipped: Sequence[SkippedControl], unrun: int) -> str:

@@ -82,3 +82,17 @@ def stage_settled(run: Any, stage: Any) -> None:
         run: the `tokensieve.Run` that the stage belongs to.
         stage: its `tokensieve.ledger.StageRecord`.
     """
+
+
+# The study is built on plugins, too.
+@hookspec
+def cell_finished(study: str, cell: Any, rows: Any) -> None:
+    """Look at a finished cell of a study, in the process that runs the study.
+
+    It is called for the cells that were finished before, and then for each when its results are stored.
+
+    Args:
+        study: the study's name.
+        cell: the `tokensieve.study.rows.Cell`.
+        rows: its `tokensieve.study.rows.Row`s, one for each sample.
+    """

@@ -144,6 +144,12 @@ class Registry:
         """The hooks of all plugins."""
         return self._manager.hook
 
+    def implements(self, name: str) -> set[str]:
+        """Return the names of the hooks that a plugin implements."""
+        plugin = self._manager.get_plugin(name)
+        callers = (self._manager.get_hookcallers(plugin) if plugin is not None else None) or ()
+        return {caller.name for caller in callers}
+
     def is_registered(self, plugin: object) -> bool:
         """Return whether a module or object is registered as a plugin."""
         return self._manager.is_registered(plugin)

@@ -16,6 +16,8 @@ from tokensieve.study.spec.study import CELL_TIMEOUT
 from tokensieve.study.store import Store
 
 _BROUGHT = ("strategies", "composers", "recipes", "geometries", "adapters", "tasks", "checkpoints")
+CALLED_HERE = {"cell_finished"}
+"""Hooks that are called in this process, so workers need not know a plugin that has these alone."""
 
 
 def run_local(
@@ -86,7 +88,8 @@ def _check_registry(registry: Registry, plugins: Sequence[str]) -> None:
         for name, value in getattr(registry, kind).items()
         if getattr(other, kind).get(name) != value
     ]
-    only_here += {plugin.name for plugin in registry.plugins} - {plugin.name for plugin in other.plugins}
+    strangers = {plugin.name for plugin in registry.plugins} - {plugin.name for plugin in other.plugins}
+    only_here += [name for name in strangers if not (hooks := registry.implements(name)) or hooks - CALLED_HERE]
     if only_here:
         raise RefusedError(
             f"only this process knows {listing(only_here)}, and cells run in worker processes. Name the module that "
