@@ -5,6 +5,7 @@ transformers is imported inside functions: it is slow to import, and many mistak
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -167,7 +168,8 @@ def checkpoint_named(name: str, registry: Registry, geometries: Iterable[str] = 
         return registry.checkpoints[name].folder
     folder = Path(name).expanduser()
     is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
-    if name.strip() and folder.is_dir():
+    # Not by methods of the path, which raise where a name is too long.
+    if name.strip() and os.path.isdir(folder):
         _require_config(folder)
         return folder
     if is_id and (cached := cached_folder(name)) is not None:
@@ -175,7 +177,7 @@ def checkpoint_named(name: str, registry: Registry, geometries: Iterable[str] = 
     near = did_you_mean(name, [*registry.checkpoints, *geometries])
     if not name.strip():
         said = "--model is empty"
-    elif folder.is_file():
+    elif os.path.isfile(folder):
         said = f"{name} is a file"
         near = f" Did you mean '{folder.parent}'?" if (folder.parent / "config.json").is_file() else near
     elif name in registry.geometries:

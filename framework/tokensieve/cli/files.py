@@ -54,9 +54,19 @@ def require_writable(file: Path | None) -> None:
     if file is not None and not os.path.isdir(file.parent):
         raise RefusedError(f"there is no folder {file.parent} to write {file.name} into; make it first")
     if file is not None:
-        try:
-            os.lstat(file)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise RefusedError(f"{file} cannot be written ({error.strerror or error}); name another file") from None
+        require_name(file, "file")
+
+
+def require_name(path: Path, what: str = "folder") -> None:
+    """Raise if nothing can have the name of a path, such as one that is too long, before any work is done.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        said = f"{path} cannot be written" if what == "file" else f"the folder {path} cannot be made"
+        raise RefusedError(f"{said} ({error.strerror or error}); name another {what}") from None

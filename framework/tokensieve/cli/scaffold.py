@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ _RIVALS = {
 }
 """By kind, the kinds of which none may have its name."""
 
+_LONGEST = 64
+"""How many letters a name has at most; names of files have a limit, too."""
 _RESERVED = ("build", "conftest", "dist", "tests")
 """Names of packages that tools give another meaning; the tests of a plugin are in the folder `tests`."""
 
@@ -157,7 +160,9 @@ def _name_problems(kind: str, name: str) -> Iterator[str]:
         yield f"{_a(kind)} cannot be named '{name}': a name is made of {signs}, and begins with a letter{hint}"
         return
     package = name.replace("-", "_")
-    if package in _RESERVED:
+    if len(name) > _LONGEST:
+        yield f"a name has at most {_LONGEST} letters, '{name[:20]}...' has {len(name)}; take a shorter one"
+    elif package in _RESERVED:
         other = f"{name}_{kind}"
         yield f"a package cannot be named '{package}', which pytest or a build takes; take another, such as {other}"
     elif keyword.iskeyword(package):
@@ -178,7 +183,7 @@ def _taken(plan: Plan, registry: Registry) -> Iterator[str]:
                 f"there is {_a(kind)} named '{plan.name}' already, of {registry.origin(kind, plan.name)}; "
                 "choose another name"
             )
-    if plan.folder.exists():
+    if os.path.exists(plan.folder):
         yield f"there is a folder {plan.folder} already; choose another name, or another place with --into"
 
 

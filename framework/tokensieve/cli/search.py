@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tokensieve.cli import console
 from tokensieve.cli.console import cell
+from tokensieve.cli.files import require_name
 from tokensieve.cli.options import PluginFiles, Settings, open_registry, output_path
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def search(
     cost = _cost(objective)
     share = _share(calibration)
     budgets = _budgets(budget)
+    require_name(out)
     import_optuna()
     registry = open_registry(plugin)
     loaded = Study.load(study, registry, settings or [])

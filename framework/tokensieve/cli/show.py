@@ -10,7 +10,7 @@ import typer
 
 from tokensieve.cli import console
 from tokensieve.cli.checkpoints import query_encoder_folder
-from tokensieve.cli.files import make_folder, read_image
+from tokensieve.cli.files import make_folder, read_image, require_name
 from tokensieve.cli.options import (
     Budget,
     Device,
@@ -55,13 +55,16 @@ def show(
     from tokensieve.drawing.show import draw
 
     given = None if model is None else checkpoint_named(model, registry)
+    names = file_names(image)
+    for name in names:
+        require_name(out / name, "file")
     make_folder(out)
     encoder = query_encoder_folder(model, query_encoder, registry)
     with checkpoint_or_example(given, registry, loaded) as (folder, description):
         ready = load(folder, registry, loaded, device)
     if description is not None:
         console.warn(f"No model was given, so this is the example: {description}.")
-    for name, (file, picture) in zip(file_names(image), pictures, strict=True):
+    for name, (file, picture) in zip(names, pictures, strict=True):
         drawn = draw(ready, loaded, picture, file.name, prompt, encoder, registry, description)
         drawn.save(out / name)
         console.echo(str(out / name))

@@ -6,6 +6,7 @@ Their packages are imported when a form is asked for.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ class Target(ABC):
             return
         if file.suffix != self.suffix:
             raise RefusedError(f"a file of {self.name} ends in {self.suffix}, and {file.name} does not")
-        if file.is_dir() or not file.parent.is_dir():
+        if os.path.isdir(file) or not os.path.isdir(file.parent):
             raise RefusedError(f"{file} is a folder, or in a folder that there is not; name a file in a folder")
 
 

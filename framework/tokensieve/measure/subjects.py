@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def find_source(name: str, registry: Registry) -> Path | Geometry:
     Raises:
         RefusedError: if it is none of them.
     """
-    if name in registry.geometries and name not in registry.checkpoints and not Path(name).is_dir():
+    if name in registry.geometries and name not in registry.checkpoints and not os.path.isdir(name):
         return Geometry.load(registry.geometries[name])
     return checkpoint_named(name, registry, registry.geometries)
 

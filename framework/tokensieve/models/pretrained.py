@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ def local_checkpoint(source: str | Path, argument: str) -> Path:
         RefusedError: if there is neither; the network is not asked.
     """
     folder = Path(source).expanduser()
-    if (folder / "config.json").is_file():
+    # Not by methods of the path, which raise where a name is too long.
+    if os.path.isfile(folder / "config.json"):
         return folder
-    if folder.is_dir():
+    if os.path.isdir(folder):
         raise RefusedError(f"{argument} is {folder}, and that is no checkpoint: it has no config.json")
     hint = "give a folder written by save_pretrained"
     if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -55,8 +56,9 @@ def plugin_file(file: Path) -> Path:
         PluginError: if there is no such file, or it is no Python.
     """
     path = Path(file).expanduser().resolve()
-    path = path / "__init__.py" if path.is_dir() else path
-    if not path.is_file():
+    # Not by methods of the path, which raise where a name is too long.
+    path = path / "__init__.py" if os.path.isdir(path) else path
+    if not os.path.isfile(path):
         raise PluginError(f"there is no file {path}; a plugin is a file of Python, or a folder with an __init__.py")
     if path.suffix != ".py":
         raise PluginError(f"{path} is no .py file; a plugin is a file of Python, or a folder with an __init__.py")

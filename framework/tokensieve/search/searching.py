@@ -11,6 +11,7 @@ DIR/search.json        what is searched; another search in the same folder is re
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,8 +198,13 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     file = folder / SETTINGS
     wanted = json.loads(json.dumps(settings))
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if not os.path.exists(file):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RefusedError(
+                f"the folder {folder} cannot be made ({error.strerror or error}); name another with --out"
+            ) from None
         write_atomically(file, json.dumps(wanted, indent=1).encode(), replace=True)
         return
     try:

@@ -18,6 +18,7 @@ kept as `KEY.parquet.damaged` when the cell is written again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -135,7 +136,10 @@ class Store:
         """
         try:
             return self._text("study.yaml")
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            # A name that is too long is that of no file.
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno != errno.ENAMETOOLONG:
+                raise
             raise StudyError(
                 f"{self.path} is no folder of a study: it has no study.yaml. "
                 "`tokensieve compare STUDY --out DIR` makes one"
@@ -175,7 +179,8 @@ class Store:
             self._write_file("study.yaml", study.encode(), replace=True)
             self._write_file("plan.json", json.dumps(plan, indent=1).encode(), replace=True)
         except (OSError, ValueError) as error:
-            raise StudyError(f"nothing can be written to {self.path}: {error}") from None
+            said = getattr(error, "strerror", None) or error
+            raise StudyError(f"nothing can be written to {self.path}: {said}") from None
 
     def write(self, cell: Cell, rows: Sequence[Row]) -> bool:
         """Write a finished cell, completely or not at all.

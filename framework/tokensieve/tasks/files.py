@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def pictures_in(folder: Path) -> tuple[str, ...]:
     Raises:
         TaskError: if there is no such folder, or no picture in it.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise TaskError(f"there is no folder {folder} to take pictures from")
     names = sorted(
         name.as_posix()

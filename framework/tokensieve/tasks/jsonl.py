@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ class VqaJsonl(Task):
 
     def _files(self, sample: Sample) -> tuple[str, ...]:
         """Return the files of a sample's picture or video, by their paths in the folder."""
-        if len(sample.video) == 1 and (self.folder / sample.image).is_dir():
+        if len(sample.video) == 1 and os.path.isdir(self.folder / sample.image):
             return tuple(f"{sample.image}/{name}" for name in files.frames_in(self.folder / sample.image))
         return sample.video or (sample.image,)
 
@@ -330,7 +331,7 @@ class VqaJsonl(Task):
 
 def _read(path: str) -> bytes:
     file = Path(path)
-    if file.exists() and not file.is_file():
+    if os.path.exists(file) and not file.is_file():
         raise TaskError(f"{path} is a folder, a pipe or a device; name a file")
     try:
         return file.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,7 @@ def checkpoint_folder(
     """
     if path in registry.checkpoints:
         return registry.checkpoints[path].folder
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return Path(path)
     _, _, name = path.partition("/")
     if not name or "/" in name or path.startswith((".", "/", "~")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,5 +67,5 @@ def open_model(model: ModelEntry, registry: Registry, download: bool = False, lo
 def with_absolute_paths(model: ModelEntry) -> ModelEntry:
     """Return a model entry with absolute paths of its folders."""
     paths = {"path": model.path, "query_encoder": model.query_encoder}
-    folders = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).is_dir()}
+    folders = {key: str(Path(path).resolve()) for key, path in paths.items() if path and os.path.isdir(path)}
     return model.model_copy(update=folders)
