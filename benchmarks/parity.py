@@ -280,6 +280,7 @@ NOT_CALLED = {
     "vidcom2": "its function takes a video, and the inputs here are pictures",
     "floc": "no code of it is published",
     "otprune": "its file is mixed with lines of another method, whose licence is not for all uses",
+    "vscan": "its licence is a text of its own",
 }
 """Why there is no call of the other methods."""
 

@@ -25,6 +25,7 @@ from tokensieve_strategies.pool import Pool as Pool
 from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.qcsp import QCSP as QCSP
 from tokensieve_strategies.random import Random as Random
+from tokensieve_strategies.shallow import Shallow as Shallow
 from tokensieve_strategies.sparsevlm import SparseVLM as SparseVLM
 from tokensieve_strategies.sparsevlm_v2 import SparseVLMv2 as SparseVLMv2
 from tokensieve_strategies.temporal import Temporal as Temporal
