@@ -15,8 +15,11 @@ from tokensieve.composers.settings import Value
 from tokensieve.plugins import hookspecs, renamed
 
 PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
-# They import lmms-eval, which has an environment of its own.
-ELSEWHERE = {f"tokensieve.lmms.{name}" for name in ("harness", "model", "wrap")}
+# They import lmms-eval and vLLM, which have environments of their own.
+ELSEWHERE = {
+    *(f"tokensieve.lmms.{name}" for name in ("harness", "model", "wrap")),
+    *(f"tokensieve.vllm.{name}" for name in ("llava", "requests")),
+}
 
 
 def modules():

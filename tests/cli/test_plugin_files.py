@@ -67,7 +67,7 @@ def test_a_file_is_known_to_a_command(cli, plugin):
     assert "no strategy is named 'filed_norm'" in cli("check", "gsp & filed_norm", "--keep", 12).stderr
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"new", "report", "demo", "bridges"}))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"new", "report", "demo", "bridges", "serve-vllm"}))
 def test_commands_that_take_it(cli, command):
     assert "--plugin" in cli(command, "--help").stdout
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "run",
     "show",
     "export",
+    "serve-vllm",
     "compare",
     "search",
     "report",
@@ -41,19 +42,22 @@ COMMANDS = (
     "demo",
     "bridges",
 )
-"""The commands, in the order in which help lists them. Each is a function in a module of its name in this package."""
+"""The commands, in the order in which help lists them. Each is a function in a module of its name in this package, with
+underscores for dashes."""
 
 
 def command_function(name: str) -> Callable[..., None]:
     """Return the function of a command."""
-    function: Callable[..., None] = getattr(import_module(f"tokensieve.cli.{name}"), name)
+    python = name.replace("-", "_")
+    function: Callable[..., None] = getattr(import_module(f"tokensieve.cli.{python}"), python)
     return function
 
 
 def _first_line(name: str) -> str:
     """Return the first line of a command's docstring; its module is read and not imported."""
-    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    python = name.replace("-", "_")
+    tree = ast.parse(Path(__file__).with_name(f"{python}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == python)
     return (ast.get_docstring(function) or "").split("\n")[0]
 
 

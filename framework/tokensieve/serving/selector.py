@@ -1,0 +1,172 @@
+"""`PictureSelector`: how many tokens of a picture stay, from its grid, and which, from its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokensieve.algebra.budget import Keep, count
+from tokensieve.algebra.doubts import settled_together
+from tokensieve.engine.batches import padded
+from tokensieve.engine.stage_selection import StageOutcome, TokenPool, decide
+from tokensieve.engine.token_layout import TokenLayout
+from tokensieve.errors import RefusedError
+from tokensieve.evidence import Evidence, Query, Text
+from tokensieve.models.layouts import raster
+from tokensieve.recipes.recipe import Recipe
+from tokensieve.serving.families import TEXTUAL, ServedFamily
+from tokensieve.serving.refusals import served_stage
+from tokensieve.stage import Stage
+
+
+class Raster(NamedTuple):
+    """The grid of a picture's tokens: frames, then rows, then columns.
+
+    Attributes:
+        frames: how many frames there are; 1 for an image.
+        rows: rows of tokens in each frame.
+        columns: columns of tokens in each frame.
+    """
+
+    frames: int
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are."""
+        return self.frames * self.rows * self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """What stays of pictures that have one grid.
+
+    Attributes:
+        features: `[pictures, kept, d]`, by ascending id; merged tokens are folded in.
+        ids: int64 `[pictures, kept]`, their numbers among the tokens of their picture.
+    """
+
+    features: Tensor
+    ids: Tensor
+
+
+class PictureSelector:
+    """Selects the tokens of pictures, each as `prune` does in a prompt that has this picture alone.
+
+    It is made of the parts that `prune` is made of. Pictures of one call may belong to different prompts.
+
+    Attributes:
+        recipe: the recipe.
+        stage: its one stage.
+    """
+
+    def __init__(self, recipe: Recipe, family: ServedFamily) -> None:
+        """Check a recipe.
+
+        Raises:
+            TokensieveError: see `served_stage`.
+        """
+        self.stage = served_stage(recipe, family)
+        self.recipe = recipe
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether tokens are judged by a question."""
+        return bool(self.stage.needs & TEXTUAL)
+
+    @cached_property
+    def reads_numbers(self) -> bool:
+        """Whether the choice depends on the number of a token in its prompt, as random draws do.
+
+        It is tried on two equal pictures in one prompt. Where it is so, a picture that is not the first of its prompt
+        has no choice of its own, which a server could keep beside the picture.
+        """
+        draw = torch.Generator().manual_seed(0)
+        grid, rows = Raster(2, 12, 12), 3
+        vectors = torch.randn(1, grid.tokens, 16, generator=draw)
+        text = torch.randn(1, rows, 16, generator=draw)
+        budgets = (self.stage.keep, Keep.of("1/2"), Keep.of("1/9"))
+        for keep in dict.fromkeys(budgets):
+            stage = self.stage.model_copy(update={"keep": keep})
+            both = _decided(self.recipe, stage, vectors.repeat(1, 2, 1), _layout(grid, 1, 2), [text[0]]).keep
+            if not torch.equal(both[:, : grid.tokens], both[:, grid.tokens :]):
+                return True
+        return False
+
+    def count(self, grid: Raster) -> int:
+        """Return how many tokens of a picture stay."""
+        return _count(self.stage, grid)
+
+    @torch.no_grad()
+    def select(self, features: Tensor, grid: Raster, questions: Sequence[Tensor] | None = None) -> Selected:
+        """Select the tokens of pictures that have one grid, on the device of their vectors.
+
+        Args:
+            features: `[pictures, n, d]`, what the projector hands on.
+            grid: of each picture.
+            questions: for each picture the question of its prompt, `[m, d]`, one vector a token of text, in the
+                language model's own embeddings; needed where tokens are judged by a question.
+
+        Raises:
+            RefusedError: if pictures have another number of tokens than the grid, or questions are missing.
+            TokensieveError: what strategies raise.
+        """
+        pictures, n, _ = features.shape
+        if n != grid.tokens:
+            raise RefusedError(f"a picture has {n} visual tokens, and its grid {tuple(grid)} has {grid.tokens}")
+        if self.reads_questions and (questions is None or len(questions) != pictures):
+            found = 0 if questions is None else len(questions)
+            raise RefusedError(
+                f"recipe '{self.recipe.name}' judges tokens by a question, and there are {found} questions for "
+                f"{pictures} pictures"
+            )
+        with settled_together():
+            outcome = _decided(self.recipe, self.stage, features, _layout(grid, pictures, 1), questions)
+        # Not nonzero: how many there are is known, and a device need not be asked.
+        order = outcome.keep.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        ids = order[:, : self.count(grid)]
+        folded = outcome.apply(features).to(features.dtype)
+        return Selected(folded.gather(1, ids.unsqueeze(-1).expand(-1, -1, features.shape[-1])), ids)
+
+
+@lru_cache(maxsize=64)
+def _layout(grid: Raster, prompts: int, pictures: int) -> TokenLayout:
+    """Return the layout of prompts that all have as many pictures of one grid."""
+    places = raster(grid.rows, grid.columns, grid.frames).repeat(pictures, 1)
+    number = torch.arange(pictures).repeat_interleave(grid.tokens).unsqueeze(1)
+    whole = torch.cat([number, places], dim=1)
+    # Copies on devices are kept for calls to come.
+    with torch.inference_mode(False):
+        return TokenLayout.of(whole.expand(prompts, -1, -1).contiguous())
+
+
+@lru_cache(maxsize=1024)
+def _count(stage: Stage, grid: Raster) -> int:
+    groups = _layout(grid, 1, 1).groups(stage.per, stage.newlines == "judge")
+    return sum(count(stage.keep, size) for size in groups.sizes)
+
+
+def _decided(
+    recipe: Recipe, stage: Stage, features: Tensor, layout: TokenLayout, questions: Sequence[Tensor] | None
+) -> StageOutcome:
+    """Return what a stage decides about visual tokens `[prompts, n, d]`."""
+    fresh: dict[Evidence, Any] = {Evidence.FEATURES: lambda: features}
+    if stage.needs & TEXTUAL:
+        text, mask = padded(list(questions or ()), features)
+        fresh[Evidence.TEXT_FEATURES] = lambda: Text(text, mask)
+        # As `prune` says it where no query encoder is given.
+        fresh[Evidence.QUERY] = lambda: Query(features, text, mask, "text embeddings")
+    pool = TokenPool(
+        layout.every.on(features.device),
+        layout,
+        torch.zeros(len(features), dtype=torch.int64, device=features.device),
+        {},
+        counts=layout.counts,
+    )
+    return decide(recipe, stage, pool, pool.groups(stage), fresh)[1]

@@ -1,0 +1,102 @@
+"""How requests are read, for all families: a placeholder for each token that stays, and questions beside pictures."""
+
+# vLLM has an environment of its own.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
+from vllm.multimodal.processing import BaseMultiModalProcessor, BaseProcessingInfo
+from vllm.multimodal.processing.inputs import ProcessorInputs
+
+from tokensieve.serving.selector import PictureSelector
+from tokensieve.vllm.overrides import QUESTION
+from tokensieve.vllm.serving import question_of, selector_of
+
+QUESTION_IDS = "question_ids"
+"""The argument of `embed_multimodal` that holds the question of each picture, as token ids."""
+
+
+@dataclass
+class _Measured(ProcessorInputs):
+    """Pictures by which vLLM measures memory; they are no request."""
+
+
+class PrunedInfo(BaseProcessingInfo):
+    """What a processor knows of its model."""
+
+    @property
+    def selector(self) -> PictureSelector:
+        """What selects for the model."""
+        return selector_of(self.get_hf_config())
+
+    def get_hf_processor(self, **kwargs: object) -> Any:
+        """Return the processor; it knows nothing of questions, and would be made anew for each."""
+        return super().get_hf_processor(**_without_question(kwargs))
+
+
+class PrunedProcessor(BaseMultiModalProcessor[Any]):
+    """Reads the pictures of a request, and writes as many placeholders as tokens stay."""
+
+    def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> ProcessorInputs:
+        """Return pictures by which memory is measured."""
+        made = super().get_dummy_inputs(*args, **kwargs)
+        question = {QUESTION: "?"} if self.info.selector.reads_questions else {}
+        return _Measured(made.prompt, made.mm_data_items, hf_processor_mm_kwargs=question)
+
+    def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> Any:
+        """Read a request.
+
+        Raises:
+            ValueError: if it cannot be served as `prune` would; vLLM answers with the message.
+        """
+        items = inputs.mm_data_items
+        for modality, own in items.items():
+            if isinstance(own, (EmbeddingItems, DictEmbeddingItems)):
+                raise ValueError(
+                    f"the request brings {modality} embeddings, whose tokens a recipe cannot be shown to know the "
+                    "places of; send pictures"
+                )
+        if not isinstance(inputs, _Measured):
+            pictures = sum(items.get_all_counts().values())
+            question_of(self.info.selector, inputs.hf_processor_mm_kwargs, pictures)
+        return super().apply(inputs, timing_ctx)
+
+    def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> Any:
+        return super()._call_hf_processor(hf_data, _without_question(hf_kwargs))
+
+    def _postprocess_hf_mm_data(
+        self, mm_inputs: Mapping[str, object], hf_processor_mm_kwargs: Mapping[str, object], processed_data: Any
+    ) -> Any:
+        processed = super()._postprocess_hf_mm_data(mm_inputs, hf_processor_mm_kwargs, processed_data)
+        question = hf_processor_mm_kwargs.get(QUESTION)
+        if question is not None and "pixel_values" in processed:
+            words = self.info.get_tokenizer()(question, add_special_tokens=False)["input_ids"]
+            ids = torch.tensor(words, dtype=torch.int64)
+            processed[QUESTION_IDS] = ids.expand(self.pictures_in(processed), -1).contiguous()
+        return processed
+
+    def pictures_in(self, processed: Mapping[str, Any]) -> int:
+        """Return how many pictures transformers' processor prepared."""
+        return len(processed["pixel_values"])
+
+    def _get_mm_fields_config(
+        self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
+        return fields | {QUESTION_IDS: MultiModalFieldConfig.batched("image")}
+
+    def _get_mm_hashes(self, inputs: ProcessorInputs) -> Any:
+        # What is kept of a picture is part of what it is, where caches are shared between engines.
+        content = {**inputs.hf_processor_mm_kwargs, "tokensieve": self.info.selector.recipe.hash()}
+        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=content))
+
+
+def _without_question(given: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in given.items() if name != QUESTION}

@@ -1,0 +1,89 @@
+"""What all pruned families share in vLLM: the recipe of an engine, checked when it starts, and what requests ask."""
+
+# vLLM has an environment of its own.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from tokensieve.bridges import require
+from tokensieve.errors import RefusedError
+from tokensieve.plugins.registry import default_registry
+from tokensieve.serving.families import ServedFamily
+from tokensieve.serving.selector import PictureSelector
+from tokensieve.serving.settings import ServedSettings
+from tokensieve.vllm.overrides import KEY, QUESTION, served_model
+
+
+def selector_of(config: Any) -> PictureSelector:
+    """Return what selects for the model of a config, the same one for every call of a process.
+
+    Raises:
+        TokensieveError: if the config has no settings of tokensieve, or its recipe cannot be served.
+    """
+    served = served_model(config.to_dict())
+    settings = getattr(config, KEY, None)
+    if settings is None:
+        raise RefusedError(
+            f"{served.architecture} prunes by the entry '{KEY}' of --hf-overrides, which is missing; "
+            "`tokensieve serve-vllm` writes it"
+        )
+    return _selector(served.family, json.dumps(settings, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _selector(family: ServedFamily, settings: str) -> PictureSelector:
+    require("vllm")
+    return PictureSelector(ServedSettings.read(json.loads(settings)).load(default_registry()), family)
+
+
+def check_engine(vllm_config: Any) -> None:
+    """Raise what the engine would raise later, in other processes, before it starts.
+
+    Raises:
+        TokensieveError: if the recipe cannot be served, or the engine is set up in a way that was never tried.
+    """
+    selector_of(vllm_config.model_config.hf_config)
+    parallel = vllm_config.parallel_config
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        if getattr(parallel, name) > 1:
+            raise RefusedError(
+                f"{name} is {getattr(parallel, name)}; a pruned model was tried in one process alone. Leave it at 1, "
+                "and start several servers"
+            )
+    for name, what in (("lora_config", "LoRA"), ("speculative_config", "speculative decoding")):
+        if getattr(vllm_config, name) is not None:
+            raise RefusedError(f"{what} with a pruned model was never tried; start the engine without it")
+
+
+def question_of(selector: PictureSelector, given: Mapping[str, Any], pictures: int) -> str | None:
+    """Return the question by which a request's pictures are judged; none where they are not.
+
+    Args:
+        selector: of the engine.
+        given: the request's `mm_processor_kwargs`.
+        pictures: how many there are.
+
+    Raises:
+        ValueError: if a request cannot be served as `prune` would; vLLM answers with the message.
+    """
+    question = given.get(QUESTION)
+    if pictures > 1 and selector.reads_numbers:
+        raise ValueError(
+            f"recipe '{selector.recipe.name}' draws tokens by their number in the prompt, and vLLM chooses from every "
+            f"picture by itself: this prompt has {pictures} pictures. Ask about one"
+        )
+    if not selector.reads_questions:
+        if question is not None:
+            raise ValueError(f"recipe '{selector.recipe.name}' reads no question; leave {QUESTION} out")
+        return None
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(
+            f"recipe '{selector.recipe.name}' judges tokens by the question, and vLLM encodes pictures without it: "
+            f'give it as "mm_processor_kwargs": {{"{QUESTION}": "..."}} beside the messages'
+        )
+    return question

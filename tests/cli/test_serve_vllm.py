@@ -1,0 +1,81 @@
+"""`tokensieve serve-vllm`: the command of vLLM that it writes, and what it refuses, where vLLM is not."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+import tokensieve as ts
+from tokensieve import bridges
+from tokensieve.serving.settings import ServedSettings
+from tokensieve.vllm.overrides import overrides, served_model
+
+WORLD = ("serve-vllm", "world-llava", "--recipe", "divprune", "--keep", "1/9", "--positions", "compact")
+
+
+def test_the_command_of_vllm_holds_the_recipe(cli):
+    result = cli(*WORLD, "--dry-run", "--", "--port", "8000")
+    assert result.exit_code == 0, result.output
+    vllm, serve, folder, option, written, *rest = shlex.split(result.stdout)
+    assert (vllm, serve, option, rest) == ("vllm", "serve", "--hf-overrides", ["--port", "8000"])
+    assert folder == str(ts.default_registry().checkpoint("world-llava").folder)
+    given = json.loads(written)
+    assert given["architectures"] == ["TokensieveLlavaForConditionalGeneration"]
+    recipe = ServedSettings.read(given["tokensieve"]).load(ts.default_registry())
+    assert recipe.hash() == ts.Recipe.load("divprune", keep="1/9").replace(positions="compact").hash()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (WORLD[:-2], "has positions: original; in a server the tokens of a prompt of llava"),
+        ((*WORLD[:3], "visionzip", *WORLD[4:]), "reads vision_attention"),
+        ((*WORLD[:3], "fastv", *WORLD[4:]), "cuts at decoder.2"),
+        ((WORLD[0], "nowhere", *WORLD[2:]), "MODEL is 'nowhere', and there is no such folder"),
+        ((*WORLD, "--", "--hf-overrides={}"), "--hf-overrides is what this command writes; leave it out"),
+        (WORLD, "vllm is not installed: install vLLM 0.32"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(cli, monkeypatch, arguments, said):
+    monkeypatch.setattr(bridges, "_version", lambda name: None)
+    result = cli(*arguments)
+    assert result.exit_code == 1
+    assert said in " ".join(result.stderr.split())
+
+
+def test_the_server_takes_the_place_of_the_command(cli, monkeypatch):
+    started = []
+    monkeypatch.setattr(bridges, "_version", lambda name: "0.32.0")
+    monkeypatch.setattr("os.execv", lambda *command: started.append(command))
+    assert cli(*WORLD, "--", "--port", "1").exit_code == 0
+    [(python, command)] = started
+    assert command[:4] == [python, "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert command[-2:] == ["--port", "1"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "the checkpoint is of the architecture none; pruned in vLLM are LlavaForConditionalGeneration"),
+        (
+            {"architectures": ["Gemma3ForConditionalGeneration"]},
+            "is of the architecture Gemma3ForConditionalGeneration",
+        ),
+        (
+            {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "pixtral"}},
+            "has a vision tower pixtral; pruned llava in vLLM has clip_vision_model, siglip_vision_model",
+        ),
+    ],
+)
+def test_other_checkpoints_are_refused(config, said):
+    recipe = ts.Recipe.load("norm", keep=16).replace(positions="compact")
+    with pytest.raises(ts.TokensieveError, match=re.escape(said)):
+        overrides(config, recipe)
+
+
+def test_our_own_architecture_is_known_too():
+    """As vLLM's processes see it."""
+    config = {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "clip_vision_model"}}
+    recipe = ts.Recipe.load("norm", keep=16).replace(positions="compact")
+    assert served_model(config | overrides(config, recipe)) is served_model(config)
