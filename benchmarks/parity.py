@@ -281,6 +281,7 @@ NOT_CALLED = {
     "floc": "no code of it is published",
     "otprune": "its file is mixed with lines of another method, whose licence is not for all uses",
     "vscan": "its licence is a text of its own",
+    "idpruner": "how important a token is, a trained module says; its code was not read",
 }
 """Why there is no call of the other methods."""
 

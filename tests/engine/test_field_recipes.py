@@ -16,6 +16,7 @@ NAMES = (
     "floc",
     "hiprune",
     "holov",
+    "idpruner",
     "mmtok",
     "otprune",
     "pool",
