@@ -282,6 +282,7 @@ NOT_CALLED = {
     "otprune": "its file is mixed with lines of another method, whose licence is not for all uses",
     "vscan": "its licence is a text of its own",
     "idpruner": "how important a token is, a trained module says; its code was not read",
+    "svdprune": "no code of it was published yet",
 }
 """Why there is no call of the other methods."""
 

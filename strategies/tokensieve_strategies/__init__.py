@@ -29,6 +29,7 @@ from tokensieve_strategies.random import Random as Random
 from tokensieve_strategies.shallow import Shallow as Shallow
 from tokensieve_strategies.sparsevlm import SparseVLM as SparseVLM
 from tokensieve_strategies.sparsevlm_v2 import SparseVLMv2 as SparseVLMv2
+from tokensieve_strategies.svdprune import SVDPrune as SVDPrune
 from tokensieve_strategies.temporal import Temporal as Temporal
 from tokensieve_strategies.tome import ToMe as ToMe
 from tokensieve_strategies.trim import TRIM as TRIM

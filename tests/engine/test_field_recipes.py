@@ -21,6 +21,7 @@ NAMES = (
     "otprune",
     "pool",
     "prumerge-plus",
+    "svdprune",
     "vidcom2",
     "visionzip",
     "vispruner",
