@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import tokensieve as ts
-from tokensieve.checkpoints.loaded_model import quiet
+from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.checkpoints.loading import load
 from tokensieve.errors import StudyError, TaskError
 from tokensieve.study.planning.controls import recipe_of_cell
@@ -245,6 +245,29 @@ def test_a_model_is_loaded_once(planned, registry, monkeypatch, checkpoint):
     runner.free()
     runner.run(planned().jobs[0])
     assert len(loads) == 2
+
+
+@pytest.mark.parametrize("most", [0, 2**20])
+def test_cells_of_a_task_share_what_the_processor_made(planned, registry, monkeypatch, most):
+    """With and without room for it, rows are the same, and no cell changes what the next one gets."""
+    monkeypatch.setattr(session, "MOST_INPUT_BYTES", most)
+    made, runner = [], Runner(registry)
+    process = LoadedModel.processor_inputs
+    monkeypatch.setattr(
+        LoadedModel, "processor_inputs", lambda self, *args: made.append(process(self, *args)) or made[-1]
+    )
+    jobs = [job for job in planned(recipes="[gsp, fastv]").jobs if job.cell.role in ("unpruned", "method", "random")]
+    rows = [timeless(runner.run(job)[1]) for job in jobs[:2]]
+    counted = len(made)
+    assert [timeless(runner.run(job)[1]) for job in jobs[:2]] == rows
+    assert (len(made) == counted) == (most > 0)
+    kept = runner._session.processed
+    assert bool(kept) == (most > 0)
+    before = {key: {name: value.clone() for name, value in one.items()} for key, one in kept.items()}
+    for job in jobs:
+        runner.run(job)
+    for key, tensors in before.items():
+        assert all(torch.equal(kept[key][name], value) for name, value in tensors.items())
 
 
 def test_a_query_encoder_of_the_hub_is_known_by_its_name(planned, ready, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,11 @@ class LoadedModel:
         Raises:
             RefusedError: if the processor fails on them.
         """
-        return dict(self.processor_inputs(images, prompts).to(self.model.device, dtype=self.model.dtype))
+        return self.on_device(self.processor_inputs(images, prompts))
+
+    def on_device(self, inputs: Any) -> dict[str, Any]:
+        """Return the processor's output on the model's device, in its dtype; `inputs` stay as they are."""
+        return dict(copy.copy(inputs).to(self.model.device, dtype=self.model.dtype))
 
     def processor_inputs(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> Any:
         """Return the processor's output for a batch of questions; it is on the CPU and needs no weights.

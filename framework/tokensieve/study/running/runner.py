@@ -113,7 +113,7 @@ class Runner:
     def _run_first_batch(self, job: Job, session: ModelSession, task: Task, samples: Sequence[Sample]) -> float:
         """Run the unpruned model on the first batch, and return the milliseconds for a sample."""
         first = samples[: job.batch]
-        inputs = session.ready.batch_inputs([load_picture(task, one) for one in first], [one.question for one in first])
+        inputs = session.batch_inputs([load_picture(task, one) for one in first], first)
         result = self._forward(session.ready, inputs, task, None)
         if session.vision_cache is not None:
             # The time of encoding these images was not measured, so they are encoded again.
@@ -175,13 +175,12 @@ class Runner:
         ready, role = session.ready, job.cell.role
         if task.compares:
             self._answer_unpruned(job, session, task, batch, pictures)
-        questions = [sample.question for sample in batch]
         if role == "text_only":
-            return self._forward(ready, ready.batch_inputs(None, questions), task, None)
+            return self._forward(ready, session.batch_inputs(None, batch), task, None)
         if role == "downsampled":
             pictures = [self._downsample(job, session, picture) for picture in pictures]
-        inputs = ready.batch_inputs(pictures, questions)
         size = str(job.keep) if role == "downsampled" else ""
+        inputs = session.batch_inputs(pictures, batch, size)
         if recipe is None:
             return self._answer_with_shared_images(session, inputs, task, None, size)
         keys = [sample_key(sample.id) for sample in batch]
@@ -244,7 +243,7 @@ class Runner:
         """Answer a batch with the unpruned model, unless this was done before."""
         if all((job.task.name, sample.id) in session.unpruned for sample in batch):
             return
-        inputs = session.ready.batch_inputs(pictures, [sample.question for sample in batch])
+        inputs = session.batch_inputs(pictures, batch)
         result = self._forward(session.ready, inputs, task, None)
         for sample, answer in zip(batch, result.answers, strict=True):
             session.unpruned[job.task.name, sample.id] = answer

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.checkpoints.query_encoders import query_encoder_from
@@ -14,9 +17,11 @@ from tokensieve.engine import VisionCache
 from tokensieve.models.pictures import ImageOrVideo
 from tokensieve.study.planning.downsampling import count_prompt_tokens
 from tokensieve.study.planning.jobs import Job
-from tokensieve.tasks.base import Answer
+from tokensieve.tasks.base import Answer, Sample
 
 Grid = tuple[int, int]
+MOST_INPUT_BYTES = 256 * 2**20
+"""The size of the processed batches that a session keeps for the next cells."""
 
 
 @dataclass(eq=False)
@@ -55,6 +60,7 @@ class ModelSession:
         warmed_up: whether the model has run.
         vision_cache: the images that are encoded already; none if cells do not share them.
         encoder_times: the time of encoding images: of original ones, and by budget of downsampled ones.
+        processed: what the processor made of batches, on the CPU, by their samples and what was done to their images.
         stack: contexts that are closed when the model is freed.
     """
 
@@ -70,6 +76,7 @@ class ModelSession:
     warmed_up: bool = False
     vision_cache: VisionCache | None = None
     encoder_times: dict[str, EncoderTime] = field(default_factory=dict)
+    processed: dict[tuple[str, ...], Any] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
 
     def clear_task(self) -> None:
@@ -77,6 +84,26 @@ class ModelSession:
         self.unpruned.clear()
         self.needed.clear()
         self.prompt_lengths.clear()
+        self.processed.clear()
+
+    def batch_inputs(
+        self, pictures: Sequence[ImageOrVideo] | None, batch: Sequence[Sample], size: str = ""
+    ) -> dict[str, Any]:
+        """Return the model's inputs for a batch of samples. Every cell of a task asks for the same ones.
+
+        Args:
+            pictures: the images or videos; None for questions without images.
+            batch: the samples.
+            size: the budget that the images were downsampled for, if they were.
+        """
+        key = "none" if pictures is None else size, *(sample.id for sample in batch)
+        made = self.processed.get(key)
+        if made is None:
+            made = self.ready.processor_inputs(pictures, [sample.question for sample in batch])
+            # Those that do not fit are made again. Cells ask in one order, so dropping the oldest would keep none.
+            if _size(made) + sum(map(_size, self.processed.values())) <= MOST_INPUT_BYTES:
+                self.processed[key] = made
+        return self.ready.on_device(made)
 
     def count_tokens(self, picture: ImageOrVideo | None, question: str) -> tuple[int, int]:
         """Return the number of visual and of text tokens of a prompt; they depend on the size of the image or video."""
@@ -84,6 +111,11 @@ class ModelSession:
         if key not in self.prompt_lengths:
             self.prompt_lengths[key] = count_prompt_tokens(self.ready, picture, question)
         return self.prompt_lengths[key]
+
+
+def _size(inputs: Mapping[str, Any]) -> int:
+    """Return the bytes of the tensors of a processed batch."""
+    return sum(value.nbytes for value in inputs.values() if isinstance(value, Tensor))
 
 
 def load_query_encoder(folder: Path, job: Job, ready: LoadedModel) -> tuple[Any, Any]:
