@@ -72,6 +72,14 @@ if __name__ == "__main__":
 """
 
 
+# Another recipe of the plugin that is written, installed and used.
+RECIPE = """\
+name: far-and-wide
+stages:
+  - {at: decoder.0, select: far_from_mean | gsp, keep: 1/9}
+"""
+
+
 class CheckError(Exception):
     """A release that cannot go out, and why."""
 
@@ -258,18 +266,27 @@ class Release:
         return f"{PAGE}, {len(page) / 1e6:.1f} MB; {seen} processes imported tokensieve, from the wheel"
 
     def check_new(self) -> str:
-        """Write a plugin, install its wheel beside ours, and see that it is listed and passes its tests."""
+        """Write a plugin, give it a second recipe, install its wheel beside ours, and use and test what that brings."""
         self.tokensieve("new", "strategy", "far_from_mean")
         plugin = self.empty / "far-from-mean"
-        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "--disable-pip-version-check"]
-        command(*pip, "install", "-q", "--no-deps", "--no-index", "--no-build-isolation", plugin, cwd=self.empty)
-        require("far-from-mean 0.1.0" in self.tokensieve("plugins"), "the plugin is not listed")
-        said = self.tokensieve("check", "far_from_mean").strip().splitlines()[-1]
-        # Its tests alone, so that its code is that of its wheel.
+        (plugin / "far_from_mean" / "recipes" / "far-and-wide.yaml").write_text(RECIPE, encoding="utf-8")
+        built = self.work / "plugin"
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        command(*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", built, plugin, cwd=self.empty)
+        [wheel] = built.glob("*.whl")
+        # Its source goes, so that all that is used is its wheel's; tests are in no wheel, so these stay.
         tests = shutil.move(plugin / "tests", self.work / "tests")
+        shutil.rmtree(plugin)
+        into = [*pip, "--python", self.bin / "python", "install", "-q", "--no-deps", "--no-index"]
+        command(*into, wheel, cwd=self.empty)
+        require("far-from-mean 0.1.0" in self.tokensieve("plugins"), "the plugin is not listed")
+        for name in ("far_from_mean", "far-and-wide"):
+            card = self.tokensieve("plugins", name)
+            require("from far_from_mean (far-from-mean 0.1.0)" in card, f"`plugins {name}` says:\n{card}")
+            checked = self.tokensieve("check", name).strip().splitlines()[-1]
         tried = command(self.bin / "python", "-m", "pytest", "-q", tests, cwd=self.empty, env=self.env).splitlines()[-1]
         self.witnesses()
-        return f"its recipe: {said}; its tests: {tried}"
+        return f"its recipes: {checked}; its tests: {tried}"
 
     def keep(self) -> str:
         """Put what was checked into dist/."""
