@@ -93,10 +93,11 @@ def recall(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | None:
         xs, ys = [arm.tokens for arm in bound], [100 * float(np.nanmean(arm.recall)) for arm in bound]
         axes.plot(xs, ys, color=INK, linestyle=":", linewidth=1)
         if bound and name == bound[0].role:
-            axes.annotate(name.replace("_", "-"), (xs[0], ys[0]), **_label_position(above=False))
+            axes.annotate(name.replace("_", "-"), (xs[0], ys[0]), **_bound_label(bound[0].role, ys[0], 100.0))
     token_axis(axes, comparison)
     axes.set_ylabel("needed tokens that stayed, %")
-    axes.set_ylim(-2, 104)
+    # Below no tokens at all there is room for the name of the lower bound.
+    axes.set_ylim(-9, 104)
     legend(axes)
     return Drawing(
         f"recall-{slug(comparison.title)}",
@@ -239,12 +240,14 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
 def bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], mask: Mask, named: bool) -> None:
     """Draw oracles, the unpruned model and the model without the picture over a mask of samples."""
+    plain = next((arm for arm in comparison.arms if arm.role == "unpruned"), None)
+    most = 100.0 if plain is None else 100 * float(plain.correct[mask].mean())
     for name, arms in _oracles(comparison).items():
         ys = [100 * float(arm.correct[mask].mean()) for arm in arms]
         axes.plot([value(arm) for arm in arms], ys, color=INK, linestyle=":", linewidth=1, zorder=1)
         # Bounds that cut at other sites look the same and are not labelled.
         if named and name == arms[0].role:
-            axes.annotate(name.replace("_", "-"), (value(arms[0]), ys[0]), **_label_position(above=False))
+            axes.annotate(name.replace("_", "-"), (value(arms[0]), ys[0]), **_bound_label(arms[0].role, ys[0], most))
     for role, dash, name in (("unpruned", "--", "all tokens"), ("text_only", "-.", "no tokens")):
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
@@ -263,11 +266,21 @@ def _oracles(comparison: Comparison) -> dict[str, list[Arm]]:
     return found
 
 
-def _label_position(above: bool) -> dict[str, Any]:
-    if above:
-        place, across, down = (-2, 2), "right", "bottom"
-    else:
-        place, across, down = (0, -4), "left", "top"
+_LABEL_HEIGHT = 7.0
+"""Of the name of a bound, in points of an axis of right answers."""
+
+
+def _bound_label(role: str, y: float, most: float) -> dict[str, Any]:
+    """Return where an oracle's name stands: outside of what methods reach, and on no line of all tokens."""
+    above = role == "oracle" and not y <= most < y + _LABEL_HEIGHT
+    return _label_position(above, left=True)
+
+
+def _label_position(above: bool, left: bool = False) -> dict[str, Any]:
+    """Return where a label stands at a point: above or below, and from there to the right, or to the left of it."""
+    # Beside the marker of a curve that begins at the same point.
+    place = (4 if left else -2, 2 if above else -4)
+    across, down = "left" if left else "right", "bottom" if above else "top"
     return {
         "xytext": place,
         "textcoords": "offset points",
