@@ -1,0 +1,60 @@
+"""What servers reserve for a video is what EVS and VidCom2 keep of it, on the layouts of real families."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+import tokensieve as ts
+from tokensieve.evidence import NEWLINE
+from tokensieve_strategies import EVS, VidCom2
+
+from .test_groups import made
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def video(request):
+    """A model, a prompt with one video, and the frame of each of its tokens; newlines of the end are of no frame."""
+    model, inputs, grid = made(request.param, ("video", 3))
+    return model, inputs, [None if place[4] == NEWLINE else place[2] for place in grid]
+
+
+@torch.no_grad()
+def kept(video, select, keep):
+    model, inputs, _ = video
+    with ts.prune(model, ts.Recipe.of(select, keep)) as run:
+        model(**inputs)
+    return run.kept("decoder.0")[0].tolist()
+
+
+def size(frames):
+    """How many frames there are, and how many tokens each of them has."""
+    by_frame = Counter(frame for frame in frames if frame is not None)
+    [each] = set(by_frame.values())
+    return len(by_frame), each
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9])
+def test_evs_keeps_the_first_frame_and_as_many_as_are_reserved(video, q):
+    frames = video[2]
+    number, each = size(frames)
+    found = kept(video, EVS(q=q), "auto")
+    if None in frames:
+        # A newline at the end is one token more, and has none before it, so it stays.
+        assert len(found) == max(each + 1, int(len(frames) * (1 - q)))
+    else:
+        assert len(found) == EVS.reserved(number, each, q)
+    assert {place for place, frame in enumerate(frames) if frame == 0} <= set(found)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.75])
+def test_vidcom2_keeps_tokens_of_every_frame(video, q):
+    frames = video[2]
+    number, each = size(frames)
+    k = VidCom2.reserved(number, each, q)
+    found = kept(video, VidCom2(), k)
+    assert len(found) == k
+    # A newline at the end is unlike everything, and takes a place, too.
+    assert len({frames[place] for place in found}) >= number
