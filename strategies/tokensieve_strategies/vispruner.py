@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokensieve import Chain, Evidence, Ranker, Tokens
 from tokensieve.algebra.budget import simplest
+from tokensieve_strategies._maths.nearest import Nearest
 from tokensieve_strategies._maths.order import descending_order, mean_over_heads, stack_orders
 from tokensieve_strategies._maths.vectors import normalize, require_finite, round_for_ties
 
@@ -73,10 +74,11 @@ class VisPruner(Ranker):
         direction = normalize(x[rest])
         similar = round_for_ties(direction @ direction.T)
         left = torch.arange(len(rest), device=rest.device)
+        nearest = Nearest(similar)
         while len(left) > k - important:
             a, b = left[0::2], left[1::2]
             # A single token is similar to no other, and is dropped if the budget requires it.
-            best = similar[a.unsqueeze(1), b].amax(dim=1) if len(b) else similar.new_zeros(1)
+            best = nearest.similarity(a, b) if len(b) else similar.new_zeros(1)
             stays = descending_order(best)[min(self.step, len(left) - (k - important)) :]
             left = torch.cat([a[stays if self.order == "similarity" else stays.sort().values], b])
         return torch.cat([by_attention[:important], rest[left.sort().values]])

@@ -9,11 +9,12 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import KINDS, row, sample
+from samples import KINDS, row, sample, vectors
 
 from tokensieve import Evidence, Keep, select
 from tokensieve.errors import FormulaError, ScoreError, SettingError
 from tokensieve_strategies import GSP, VisPruner
+from tokensieve_strategies._maths import nearest
 
 
 def vispruner(x, attention, k, rho, step, by_similarity=False):
@@ -54,6 +55,39 @@ def test_it_is_the_formula(counts, kind, seed, rho, step, by):
             x, attention = one.vision_features[0].tolist(), one.vision_attention[0].tolist()
             expected = vispruner(x, attention, k, rho, step, by == "similarity")
             assert kept(VisPruner(rho=rho, step=step, order=by), tokens, k, number) == expected
+
+
+@given(
+    n=st.integers(2, 40),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 999),
+    neighbours=st.sampled_from([1, 2, 16]),
+    step=st.sampled_from([1, 3]),
+)
+@settings(deadline=None, max_examples=examples(120))
+def test_the_nearest_of_long_lists_is_the_nearest_of_all(n, kind, seed, neighbours, step):
+    """Lists of neighbours are for many tokens; here they are used for few, and their ends are reached."""
+    g = torch.Generator().manual_seed(seed)
+    x = vectors(kind, (n, 5), g)
+    similar = x @ x.T
+    pairs = similar.tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest, "DENSE", 1)
+        patch.setattr(nearest, "NEIGHBOURS", neighbours)
+        ours, left = nearest.Nearest(similar), torch.randperm(n, generator=g)
+        while len(left) > 1:
+            a, b = left[0::2], left[1::2]
+            expected = [max(pairs[i][j] for j in b.tolist()) for i in a.tolist()]
+            assert ours.similarity(a, b).tolist() == expected
+            left = torch.cat([b, a])[torch.randperm(len(left), generator=g)[: max(0, len(left) - step)]]
+    assert torch.equal(similar, x @ x.T)
+
+
+def test_many_tokens_are_thinned_out_by_the_formula():
+    """As many as lists of neighbours are for, and more than half of them leave."""
+    tokens = sample([700], seed=5)
+    x, attention = tokens.vision_features[0].tolist(), tokens.vision_attention[0].tolist()
+    assert kept(VisPruner(step=60), tokens, 64) == vispruner(x, attention, 64, 0.5, 60)
 
 
 def test_the_order_of_the_rest_changes_the_diverse_half():
