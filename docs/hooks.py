@@ -26,6 +26,8 @@ DOCS = Path(__file__).parent
 FINDINGS = DOCS / "assets" / "findings"
 """The folder with tables of reports, as `tokensieve report` wrote them."""
 SHOWN = ("unpruned", "text_only", "method", "random", "uniform", "pool", "downsampled", "oracle", "anti_oracle")
+LONG_FIRST = re.compile(r"(<tr>\s*)<td>(?=<code>[^<]{33,}</code></td>)")
+"""The first cell of a row with a line of code that is too long to keep other columns on the screen."""
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
 
 
@@ -37,8 +39,21 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def on_page_content(html: str, **_: Any) -> str:
     """Replace links to figures by the figures themselves, and put tables where they can be scrolled."""
     html = FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
+    return re.sub(r"<table>.*?</table>", lambda found: _scrolled(found[0]), html, flags=re.DOTALL)
+
+
+def _scrolled(table: str) -> str:
+    """Return a table in a frame of its own. Commands in it wrap between words, and not behind a hyphen."""
+    # A bar in a cell of Markdown is written so; Python-Markdown leaves the backslash in code.
+    table = table.replace(r"\|", "|")
+    table = LONG_FIRST.sub(r'\1<td class="usage">', table)
+    table = re.sub(
+        r"<code>[^<]*-[^<]*</code>",
+        lambda code: re.sub(r"(?<=[ >])[[(]*-[^ <>]*", r"<span>\g<0></span>", code[0]),
+        table,
+    )
     # Focusable, so that the keyboard can scroll it, too.
-    return re.sub(r"<table>.*?</table>", r'<div class="scrolled" tabindex="0">\g<0></div>', html, flags=re.DOTALL)
+    return f'<div class="scrolled" tabindex="0">{table}</div>'
 
 
 def strategies() -> str:

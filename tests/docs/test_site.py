@@ -62,6 +62,18 @@ def test_tables_and_figures_are_in_place(site):
     assert (site / "ideas" / "algebra.html").read_text(encoding="utf-8").count('<div class="figure"><svg') == 2
 
 
+def test_a_command_in_a_table_wraps_between_words_and_leaves_room_for_what_it_does(site):
+    page = (site / "reference.html").read_text(encoding="utf-8")
+    commands = re.findall(r'<td(?: class="(usage)")?><code>(tokensieve .*?)</code></td>', page)
+    assert len(commands) > 10
+    for usage, code in commands:
+        words = re.sub("<[^>]*>", "", code)
+        assert (usage == "usage") == (len(words) > 32), words
+        assert all(f"<span>{word}</span>" in code for word in words.split() if word.lstrip("[(")[0] == "-"), code
+    assert "last|all" in page
+    assert r"\|" not in page
+
+
 def test_every_decision_is_in_the_list_and_none_in_the_navigation(site):
     index = (site / "decisions" / "index.html").read_text(encoding="utf-8")
     for decision in (DOCS / "decisions").glob("[0-9]*.md"):
