@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlavaForConditionalGeneration
 
+from tokensieve.cli.serve_vllm import server_module
 from tokensieve_adapters._example import save_example
 
 TEXT = "What is in the picture, and where is it? Answer in a few words."
@@ -55,7 +56,7 @@ def served(folder: Path, recipe: str | None, keep: str, log: Any) -> Iterator[in
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     ours = ["serve-vllm", str(folder), "--recipe", str(recipe), "--keep", keep, "--positions", "compact", "--"]
-    start = ["-m", "tokensieve", *ours] if recipe else ["-m", "vllm.entrypoints.cli.main", "serve", str(folder)]
+    start = ["-m", "tokensieve", *ours] if recipe else server_module(str(folder))
     common = ["--port", str(port), "--max-model-len", "1024", "--enforce-eager", "--served-model-name", "model"]
     with subprocess.Popen([sys.executable, *start, *common], stdout=log, stderr=log) as server:
         try:

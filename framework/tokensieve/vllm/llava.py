@@ -43,6 +43,11 @@ def grid_of(tokens: int) -> Raster:
 class PrunedLlavaInfo(PrunedInfo, LlavaProcessingInfo):
     """Counts the tokens that stay."""
 
+    @property
+    def placeholders(self) -> list[int]:
+        """The id that stands for visual tokens in a prompt."""
+        return [self.get_hf_config().image_token_index]
+
     def get_num_image_tokens(self, *, image_width: int, image_height: int) -> int:
         """Return how many tokens of a picture stay; vLLM writes as many placeholders."""
         tokens = super().get_num_image_tokens(image_width=image_width, image_height=image_height)

@@ -15,8 +15,8 @@ from tokensieve.serving.settings import written
 KEY = "tokensieve"
 """The entry of the model's config that holds the settings."""
 QUESTION = "tokensieve_question"
-"""The entry of a request's `mm_processor_kwargs` that holds its question. vLLM knows pictures in its caches by these,
-too, so a picture is chosen from anew for every question."""
+"""The entry of `mm_processor_kwargs` that holds a request's question, which is read in the prompt if it is not there.
+vLLM knows pictures in its caches by these entries, too, so a picture is chosen from anew for every question."""
 
 
 @dataclass(frozen=True)

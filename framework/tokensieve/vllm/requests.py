@@ -15,6 +15,7 @@ from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import BaseMultiModalProcessor, BaseProcessingInfo
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
+from tokensieve.engine.question import questions
 from tokensieve.serving.selector import PictureSelector
 from tokensieve.vllm.overrides import QUESTION
 from tokensieve.vllm.serving import question_of, selector_of
@@ -35,6 +36,11 @@ class PrunedInfo(BaseProcessingInfo):
     def selector(self) -> PictureSelector:
         """What selects for the model."""
         return selector_of(self.get_hf_config())
+
+    @property
+    def placeholders(self) -> list[int]:
+        """The ids that stand for visual tokens in a prompt."""
+        raise NotImplementedError
 
     def get_hf_processor(self, **kwargs: object) -> Any:
         """Return the processor; it knows nothing of questions, and would be made anew for each."""
@@ -64,9 +70,17 @@ class PrunedProcessor(BaseMultiModalProcessor[Any]):
                     "places of; send pictures"
                 )
         if not isinstance(inputs, _Measured):
-            pictures = sum(items.get_all_counts().values())
-            question_of(self.info.selector, inputs.hf_processor_mm_kwargs, pictures)
+            given, pictures = inputs.hf_processor_mm_kwargs, sum(items.get_all_counts().values())
+            question = question_of(self.info.selector, given, pictures, lambda: self._question_in(inputs.prompt))
+            if question is not None:
+                inputs = replace(inputs, hf_processor_mm_kwargs={**given, QUESTION: question})
         return super().apply(inputs, timing_ctx)
+
+    def _question_in(self, prompt: list[int]) -> str:
+        """Return the question in a prompt, as `prune` reads it with the checkpoint's processor."""
+        ids = torch.tensor([prompt], dtype=torch.int64)
+        words = ~torch.isin(ids, torch.tensor(self.info.placeholders, dtype=torch.int64))
+        return questions(self.info.get_hf_processor(), ids, words)[0]
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> Any:
         return super()._call_hf_processor(hf_data, _without_question(hf_kwargs))

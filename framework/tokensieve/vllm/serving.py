@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -60,30 +60,33 @@ def check_engine(vllm_config: Any) -> None:
             raise RefusedError(f"{what} with a pruned model was never tried; start the engine without it")
 
 
-def question_of(selector: PictureSelector, given: Mapping[str, Any], pictures: int) -> str | None:
+def question_of(
+    selector: PictureSelector, given: Mapping[str, Any], pictures: int, read: Callable[[], str]
+) -> str | None:
     """Return the question by which a request's pictures are judged; none where they are not.
 
     Args:
         selector: of the engine.
         given: the request's `mm_processor_kwargs`.
         pictures: how many there are.
+        read: reads the question in the prompt.
 
     Raises:
         ValueError: if a request cannot be served as `prune` would; vLLM answers with the message.
     """
     question = given.get(QUESTION)
+    who = f"recipe '{selector.recipe.name}'"
     if pictures > 1 and selector.reads_numbers:
         raise ValueError(
-            f"recipe '{selector.recipe.name}' draws tokens by their number in the prompt, and vLLM chooses from every "
-            f"picture by itself: this prompt has {pictures} pictures. Ask about one"
+            f"{who} draws tokens by their number in the prompt, and vLLM chooses from every picture by itself: this "
+            f"prompt has {pictures} pictures. Ask about one"
         )
-    if not selector.reads_questions:
+    if not selector.reads_questions or not pictures:
         if question is not None:
-            raise ValueError(f"recipe '{selector.recipe.name}' reads no question; leave {QUESTION} out")
+            raise ValueError(f"{who} reads no question; leave {QUESTION} out")
         return None
+    if question is None:
+        question = read()
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(
-            f"recipe '{selector.recipe.name}' judges tokens by the question, and vLLM encodes pictures without it: "
-            f'give it as "mm_processor_kwargs": {{"{QUESTION}": "..."}} beside the messages'
-        )
+        raise ValueError(f"{who} judges tokens by the question, and the prompt has none; write one behind the picture")
     return question
