@@ -283,6 +283,7 @@ NOT_CALLED = {
     "vscan": "its licence is a text of its own",
     "idpruner": "how important a token is, a trained module says; its code was not read",
     "svdprune": "no code of it was published yet",
+    "holitom": "its function takes a video, and adds random numbers to its densities",
 }
 """Why there is no call of the other methods."""
 

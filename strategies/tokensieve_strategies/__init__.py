@@ -17,6 +17,7 @@ from tokensieve_strategies.feather import Feather as Feather
 from tokensieve_strategies.floc import FLoC as FLoC
 from tokensieve_strategies.gsp import GSP as GSP
 from tokensieve_strategies.hiprune import HiPrune as HiPrune
+from tokensieve_strategies.holitom import HoliTom as HoliTom
 from tokensieve_strategies.holov import HoloV as HoloV
 from tokensieve_strategies.idpruner import IDPruner as IDPruner
 from tokensieve_strategies.mmtok import MMTok as MMTok

@@ -1,4 +1,4 @@
-"""What servers reserve for a video is what EVS and VidCom2 keep of it, on the layouts of real families."""
+"""What EVS, VidCom2 and HoliTom keep of a video on the layouts of real families, and what servers reserve."""
 
 from collections import Counter
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import tokensieve as ts
+from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
-from tokensieve_strategies import EVS, VidCom2
+from tokensieve_strategies import EVS, HoliTom, VidCom2
 
 from .test_groups import made
 
@@ -58,3 +59,19 @@ def test_vidcom2_keeps_tokens_of_every_frame(video, q):
     assert len(found) == k
     # A newline at the end is unlike everything, and takes a place, too.
     assert len({frames[place] for place in found}) >= number
+
+
+@torch.no_grad()
+def test_holitom_merges_a_video_to_its_budget(video):
+    model, inputs, frames = video
+    strategy = HoliTom(threshold=0.0)
+    if None in frames:
+        # LLaVA-OneVision: its adapter reads the vision tower for pictures alone.
+        with pytest.raises(RefusedError, match="images alone"), ts.prune(model, strategy, keep=4):
+            model(**inputs)
+        return
+    for k in (1, len(frames) // 3, len(frames)):
+        with ts.prune(model, ts.Recipe.of(strategy, k, rest="merge")) as run:
+            logits = model(**inputs).logits
+        assert len(run.kept("decoder.0")[0]) == k
+        assert logits.isfinite().all()

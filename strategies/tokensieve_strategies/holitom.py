@@ -1,0 +1,177 @@
+"""HoliTom: what stays still over frames is merged over time, then in space; of what moves, the most attended stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
+from tokensieve.algebra.budget import apportion, simplest
+from tokensieve_strategies._maths.density import density_peaks
+from tokensieve_strategies._maths.order import descending_order, mean_over_heads, stack_orders
+from tokensieve_strategies._maths.segments import frame_table, still_segments
+from tokensieve_strategies._maths.streamed import paired_cosines
+from tokensieve_strategies._maths.vectors import require_finite, round_for_ties
+
+
+class HoliTom(Merger):
+    """Merges what is still over time and in space, and keeps the most attended of what moves.
+
+    A place is still in a run of frames if all cosines of its tokens in consecutive frames are above
+    `threshold`. A video is cut into the runs in which still tokens, merged to one a place, save the most
+    tokens (dynamic programming). Then there are parts: the still places of each run, with the means of
+    their tokens as vectors, and the other tokens of each frame. The k places are apportioned to the parts
+    by their sizes (Sainte-Laguë). In a part of c places,
+
+        still:   c centres by density peaks of `neighbours`; every other place joins the nearest one;
+        moving:  round((1 - contextual) c) tokens with the most attention, averaged over heads; c centres
+                 in all by density peaks of the others, which the rest joins.
+
+    A centre becomes `balance` times itself and 1 - `balance` times the mean of those that joined it. What
+    moves and has no centre to join is dropped. A still place stands where its first frame has it.
+
+    Paper: Shao et al., HoliTom, NeurIPS 2025. How ours differs from the released code: the budget is
+    exact, where the code rounds part by part; places of equal density are told apart by their order,
+    where it adds random numbers; runs end with their picture; where there are more places than still
+    places and moving tokens, still ones of later frames come in; runs may be as long as the video.
+
+    Attributes:
+        threshold: cosines above it are still.
+        contextual: which part of a frame's places is for centres of what moves.
+        balance: how much a centre counts beside those that joined it.
+        neighbours: how many neighbours a density looks at.
+    """
+
+    name = "holitom"
+    nested = False
+    paper = "https://arxiv.org/abs/2505.21334"
+    complexity = ("O(n d + f² p + parts p² d), f frames, p places", "O(n d + p²)")
+    examples = ({}, {"threshold": 0.0, "balance": 0.3, "neighbours": 2})
+    known_failures: ClassVar = {"mass_conserved": "what moves and is attended to least is dropped"}
+
+    threshold: float = Field(default=0.8, ge=-1, le=1)
+    contextual: float = Field(default=0.0, ge=0, le=1)
+    balance: float = Field(default=0.6, gt=0, le=1)
+    neighbours: int = Field(default=7, ge=1)
+
+    @property
+    def needs(self) -> frozenset[Evidence]:
+        """The features of the tokens, the grid, and the vision encoder's attention."""
+        return frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.VISION_ATTENTION})
+
+    def rank(self, tokens: Tokens, depth: int) -> Chain:
+        """Return the set of `depth` tokens."""
+        orders = []
+        for n, found in zip(tokens.universe.sizes, self._all_parts(tokens), strict=True):
+            kept = self._reduced(found, n, min(depth, n), tokens.ids.device)[0]
+            rest = torch.ones(n, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
+            orders.append(torch.cat([kept, rest.nonzero().flatten()]))
+        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
+
+    def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
+        """Merge the places that are still, and those that have a centre."""
+        kept = torch.zeros_like(tokens.valid)
+        home = torch.full_like(tokens.ids, -1)
+        weight = torch.zeros(tokens.valid.shape, dtype=torch.float64, device=tokens.valid.device)
+        sizes = tokens.universe.sizes
+        for row, (n, k, found) in enumerate(zip(sizes, keep.tolist(), self._all_parts(tokens), strict=True)):
+            chosen, homes, weights = self._reduced(found, n, min(k, n), kept.device)
+            kept[row, chosen] = True
+            home[row, :n], weight[row, :n] = homes, weights
+        dropped = Reduction.drop(tokens.universe, kept)
+        slot = torch.where(home >= 0, dropped.slot.gather(1, home.clamp(min=0)), -1)
+        return Reduction(slot, weight, dropped.valid)
+
+    def _all_parts(self, tokens: Tokens) -> list[list[_Part]]:
+        require_finite(tokens.features, tokens.valid, "holitom: the features")
+        attention = mean_over_heads(tokens.vision_attention, tokens.valid, "holitom: the vision attention")
+        return [
+            [*self._parts(tokens.features[row, :n].detach(), tokens.grid[row, :n], attention[row, :n])]
+            for row, n in enumerate(tokens.universe.sizes)
+        ]
+
+    def _parts(self, x: Tensor, grid: Tensor, attention: Tensor) -> Iterator[_Part]:
+        """Yield the still places of every run of frames, and what moves in every frame."""
+        for own in _pictures(grid):
+            table = frame_table(grid[own, 2:])
+            table = own[table.clamp(min=0)].where(table >= 0, -1)
+            alike = (table[:-1] >= 0) & (table[1:] >= 0)
+            pairs = paired_cosines(x, table[:-1][alike], table[1:][alike])
+            alike[alike.clone()] = round_for_ties(pairs) > self.threshold
+            for run in still_segments(alike):
+                still = alike[run.start : run.stop - 1].all(dim=0) & (run.stop - run.start > 1)
+                members = table[run][:, still].T
+                if len(members):
+                    yield _Part(members, x[members].double().mean(dim=1), None)
+                for frame in table[run][:, ~still]:
+                    moving = frame[frame >= 0]
+                    if len(moving):
+                        yield _Part(moving.unsqueeze(1), x[moving], attention[moving])
+
+    def _reduced(self, parts: list[_Part], n: int, k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the k places that stay, the one that each place joins, -1 for none, and its weight there."""
+        sizes = [len(part.members) for part in parts]
+        turns = [*islice(apportion([Fraction(size) for size in sizes], sizes), k)]
+        home = torch.full((n,), -1, device=device)
+        weight = torch.zeros(n, dtype=torch.float64, device=device)
+        stay = torch.zeros(n, dtype=torch.bool, device=device)
+        for number, part in enumerate(parts):
+            if places := turns.count(number):
+                nearest, share = self._joined(part, places)
+                first = part.members[:, 0]
+                stay[first[nearest[nearest >= 0]]] = True
+                home[part.members] = first[nearest.clamp(min=0)].where(nearest >= 0, -1).unsqueeze(1)
+                weight[part.members] = (share / part.members.shape[1]).unsqueeze(1)
+        # More than there are still places and moving tokens: still tokens of later frames.
+        later = (~stay).nonzero().flatten()[: k - int(stay.sum())]
+        stay[later], home[later], weight[later] = True, later, 1.0
+        total = torch.zeros_like(weight).index_add(0, home.clamp(min=0), weight.where(home >= 0, 0.0))
+        weight = (weight / total[home.clamp(min=0)].clamp(min=1e-300)).where(home >= 0, 0.0)
+        return stay.nonzero().flatten(), home, weight
+
+    def _joined(self, part: _Part, places: int) -> tuple[Tensor, Tensor]:
+        """Return which unit of a part each of its units joins, -1 for none, and its share of what they become."""
+        units = torch.arange(len(part.members), device=part.members.device)
+        nearest = torch.full_like(units, -1)
+        left, centres = units, places
+        if part.attention is not None:
+            order = descending_order(part.attention)
+            dominant = order[: round((1 - simplest(self.contextual)) * places)]
+            nearest[dominant] = dominant
+            left, centres = order[len(dominant) :].sort().values, places - len(dominant)
+        if centres:
+            nearest[left] = left[density_peaks(part.vectors[left].double(), centres, self.neighbours)[1]]
+        own = nearest == units
+        others = nearest[(nearest >= 0) & ~own].bincount(minlength=len(units))
+        alone = torch.where(others > 0, self.balance, 1.0).double()
+        return nearest, torch.where(own, alone, (1 - self.balance) / others[nearest.clamp(min=0)].clamp(min=1).double())
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Units that share a number of places: the still places of a run, or the moving tokens of a frame.
+
+    Attributes:
+        members: int64 `[units, tokens]`, the places of each unit's tokens, the one it stands in first.
+        vectors: `[units, d]`.
+        attention: `[units]`, of what moves.
+    """
+
+    members: Tensor
+    vectors: Tensor
+    attention: Tensor | None
+
+
+def _pictures(grid: Tensor) -> Iterator[Tensor]:
+    """Yield the places of each picture."""
+    if len(grid):
+        numbers, picture = grid[:, :2].unique(dim=0, return_inverse=True)
+        for number in range(len(numbers)):
+            yield (picture == number).nonzero().flatten()
