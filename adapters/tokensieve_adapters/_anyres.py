@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
 from tokensieve.models.decoder import Modality
 from tokensieve.models.layouts import raster, require_size
 from tokensieve_adapters._tower import TowerDecoder
+
+REMEMBERED = 256
+"""How many layouts of a model are remembered; a server sees few sizes of images."""
+_LAYOUTS: WeakKeyDictionary[nn.Module, dict[Hashable, Tensor]] = WeakKeyDictionary()
+"""By model; the engine knows a layout that it has seen by its identity."""
 
 
 def num_tiles(config: Any, sizes: Tensor, images_per_prompt: Sequence[int] | None) -> list[int]:
@@ -86,7 +92,20 @@ class AnyresDecoder(TowerDecoder):
         return torch.cat([self.pack([picture], size.unsqueeze(0), newline) for picture, size in pictures])
 
     def _layout(self, tiles: int, size: Tensor) -> Tensor:
-        """Return the layout of one image of this size, cut into so many tiles."""
+        """Return the layout of one image of this size, cut into so many tiles; the same tensor for the same ones."""
+        vision, known = self.config.vision_config, _LAYOUTS.setdefault(self.base_model, {})
+        pinpoints = tuple(map(tuple, self.config.image_grid_pinpoints))
+        strategy = self.config.vision_feature_select_strategy
+        key = tiles, tuple(size.tolist()), vision.image_size, vision.patch_size, pinpoints, strategy
+        if key not in known:
+            if len(known) >= REMEMBERED:
+                known.clear()
+            # Kept for calls to come, some of which may be under autograd.
+            with torch.inference_mode(False), torch.no_grad():
+                known[key] = self._new_layout(tiles, size.clone())
+        return known[key]
+
+    def _new_layout(self, tiles: int, size: Tensor) -> Tensor:
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
         if tiles == 1:

@@ -8,6 +8,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 import tokensieve as ts
 from tokensieve.measure import count_operators, count_overhead
+from tokensieve.testing.prompts import Prompts
 
 KEEP, VISUAL, IMAGE = 64, 576, 999
 BOUNDS = {
@@ -102,3 +103,27 @@ def test_a_token_of_generate_takes_no_more(model, request_of_one, unpruned, name
     pruned = step_of_generate(model, request_of_one, name)
     assert pruned[0] <= unpruned[0]
     assert pruned[1] <= unpruned[1]
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_layouts_of_tiles_are_remembered(name):
+    """What depends on the size of an image alone is worked out once for a model, under autograd or not."""
+    adapter = ts.default_registry().adapters[name]
+    tiny = adapter.tiny()
+    prompts = Prompts(tiny, adapter(tiny))
+    inputs = prompts.batch([prompts.row((3, ("image", 1), 5))])
+    unpruned = count_overhead(tiny, inputs, None)
+    prefill, step = count_overhead(tiny, inputs, recipe("random").replace(keep=4)).over(unpruned)
+    # Sizes, and how many images each prompt has, are read from small tensors of the request.
+    assert prefill.operators <= BOUNDS["random"][0], prefill
+    assert prefill.synchronisations <= BOUNDS["random"][1] + 3, prefill
+    assert step.operators <= 0, step
+    with torch.inference_mode():
+        [first] = adapter(tiny).decoder.layout("image", None, inputs)
+    [again] = adapter(tiny).decoder.layout("image", None, inputs)
+    assert again is first
+    assert not again.is_inference()
+    # Another way of cutting has another layout.
+    tiny.config.image_grid_pinpoints = [[2 * side for side in one] for one in tiny.config.image_grid_pinpoints]
+    [other] = adapter(tiny).decoder.layout("image", None, inputs)
+    assert other is not first
