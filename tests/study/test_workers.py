@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import types
 from pathlib import Path
@@ -188,6 +189,32 @@ def test_workers_run_where_the_caller_is(methods, store, registry, monkeypatch, 
     summary = run_local([job], store, registry, lambda _: None)
     assert summary.failed == []
     assert (tmp_path / "said").read_text() == "yes"
+
+
+def test_what_lies_in_the_working_folder_is_no_module_of_workers(tmp_path):
+    """Nor is it one of the command, but of `python -c`, which the server of workers is."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "queue.py").write_text("raise SystemExit('this is no module of Python')\n", encoding="utf-8")
+    code = """
+    import sys
+    sys.path[:] = [folder for folder in sys.path if folder]
+    import multiprocessing
+    from tokensieve.study.running import worker_pool
+    says = "import importlib.util, os; print(importlib.util.find_spec('mlx'), os.environ.get('PYTHONSAFEPATH'))"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["queue", "importlib.util"])
+    process = context.Process(target=exec, args=(says,))
+    worker_pool._start_process(process)
+    process.join()
+    sys.exit(process.exitcode)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split()[0] == "None"
 
 
 def test_what_only_this_process_knows_is_refused(methods, store, registry):

@@ -49,6 +49,7 @@ _LONGEST_WAIT = 3600.0
 _PAUSES = (0.1, 0.5, 2.0)
 """Seconds between tries to start a process."""
 _IN_NATIVE_CODE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+_SAFE_PATH = "PYTHONSAFEPATH"
 _starting = threading.Lock()
 
 
@@ -280,7 +281,7 @@ def _start_process(process: BaseProcess) -> None:
     """
     for pause in (*_PAUSES, None):
         try:
-            with _without_main():
+            with _starting, _without_main(), _without_working_folder():
                 process.start()
         # A plugin may have ended the server; the next try starts another one, once this one is gone.
         except (OSError, EOFError) as error:
@@ -296,13 +297,29 @@ def _start_process(process: BaseProcess) -> None:
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
     """Hide the caller's script from multiprocessing; workers need nothing of it."""
-    with _starting:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """Keep the server of workers, which is started as `python -c`, from importing what lies in the working folder.
+
+    A folder `mlx` there would be a library for transformers, and a file `queue.py` Python's own module. Workers get the
+    caller's path and environment.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_SAFE_PATH]
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
 
 
 def _model_and_task(job: Job) -> tuple[str, str]:
