@@ -24,9 +24,9 @@ def idpruner(x, attention, k, balance):
     picks = []
     while len(picks) < min(k, n):
         left = [i for i in range(n) if i not in picks]
-        score = {
-            i: balance * important[i] - (1 - balance) * max((similar[i][s] for s in picks), default=0) for i in left
-        }
+        score = {i: important[i] for i in left}
+        if picks:
+            score = {i: balance * important[i] - (1 - balance) * max(similar[i][s] for s in picks) for i in left}
         picks.append(loops.first_best(score, left))
     return sorted(picks)
 
