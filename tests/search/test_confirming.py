@@ -17,14 +17,24 @@ from tokensieve.checkpoints.loading import load_adapter
 from tokensieve.cli import app
 from tokensieve.errors import StudyError
 from tokensieve.search.bench import Scores, cost_of, with_part
-from tokensieve.search.confirmation import MOST_CONFIRMED, chosen, confirm, confirmation_study
+from tokensieve.search.confirmation import (
+    MOST_CONFIRMED,
+    Comparison,
+    Confirmation,
+    Confirmed,
+    chosen,
+    confirm,
+    confirmation_study,
+)
 from tokensieve.search.given import matched_candidates
-from tokensieve.search.trial import Trial
+from tokensieve.search.report import search_section
+from tokensieve.search.trial import Measured, Trial
 from tokensieve.study.analysis.collect import collect
+from tokensieve.study.planning import versions
 from tokensieve.study.planning.tasks import prepare_task
 from tokensieve.study.sampling import part_of, select_samples
 from tokensieve.study.spec.study import Study
-from tokensieve.study.statistics import Design
+from tokensieve.study.statistics import Design, Interval
 from tokensieve.study.store import Store
 from tokensieve.tasks import Sample
 
@@ -258,6 +268,44 @@ def test_a_search_from_end_to_end(tmp_path):
     [comparison] = collect(Store(out / "confirmed"))
     assert {"unpruned", "gsp"} < {arm.method for arm in comparison.arms}
     assert set(comparison.images).isdisjoint(collect(Store(out / "calibration"))[0].images)
+    # With another release no cell would be found again.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "code_hash", lambda kinds: "another")
+        other = search("--trials", "1")
+    assert other.exit_code == 1
+    assert f"{out} holds another search: it differs in versions" in other.output
+    # The report starts with what was found.
+    assert f"report: {out}/report/index.html" in again.output
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<h3" in page.split("What did the search find?")[1]
+    table = (out / "report" / "tables" / "search.csv").read_text(encoding="utf-8")
+    for one in [*result["found"], *result["given"]]:
+        [line] = [line for line in table.splitlines() if one["name"] in line]
+        for part in ("calibration", "held_out"):
+            assert f"{100 * one[part]['accuracy']:.1f}" in line
+
+
+def on_both(name, before, after):
+    right = Interval(after, after - 0.1, after + 0.1, level=0.95, samples=120, clusters=60)
+    return Confirmed(name, None, Measured(before, 0.25), Measured(after, 0.25), right)
+
+
+def test_the_section_of_a_report_says_what_was_luck():
+    found, given = on_both("trial 1", 0.9, 0.7), on_both("gsp at 16", 0.6, 0.65)
+    made = Confirmation((Comparison(found),), (given,), on_both("unpruned", 1.0, 1.0), 120, 60)
+    section = search_section(made, "flops")
+    assert section.headline == (
+        "Of the search, no given recipe costs as little as trial 1, so it is compared with none."
+    )
+    [answer] = section.question.answers
+    assert "Here it has -20.0 points, and what was given +5.0." in answer.text
+    [table] = section.question.tables
+    assert table.columns[0] == "flops %"
+    assert [[row.label for row in group.rows] for group in table.groups] == [["unpruned"], ["trial 1"], ["gsp at 16"]]
+    assert table.groups[1].rows[0].cells[:2] == ("25.0", "90.0")
+    [drawing] = section.drawings
+    text = drawing.to_bytes("svg").decode()
+    assert all(word in text for word in ("found", "given", "unpruned", "flops, % of the unpruned model"))
 
 
 @pytest.mark.parametrize(

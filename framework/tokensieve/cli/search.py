@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich import box
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from tokensieve.search.trial import Candidate
     from tokensieve.study.spec.budget import Budget
     from tokensieve.study.spec.study import Study
+    from tokensieve.study.store import Store
 
+REPORT = "report"
+"""The folder of the report, in that of the search."""
 MOST_GIVEN = 8
 """The given recipes of which the terminal has a row; all are in the JSON."""
 
@@ -62,6 +65,7 @@ def search(
     from tokensieve.search.bench import Bench, Workers, with_part
     from tokensieve.search.given import budgets_of_study
     from tokensieve.search.optimiser import import_optuna
+    from tokensieve.study.planning.versions import versions
     from tokensieve.study.spec.study import Study
     from tokensieve.study.store import Store
 
@@ -86,11 +90,14 @@ def search(
     ran = Workers(workers, in_process)
     given = _given(loaded, registry, first, shipped=not no_shipped)
     grammar = _grammar(loaded, registry, first, given)
-    claimed = {"study": first.study.dump(), "cost": cost, "calibration": str(share)}
+    kinds = [one for table in (registry.strategies, registry.adapters, registry.tasks) for one in table.values()]
+    # Cells are known by these as well: with others, none of an earlier run would be found.
+    claimed = {"study": first.study.dump(), "cost": cost, "calibration": str(share), "versions": versions(kinds)}
     found = _searched(out, grammar, given, first, ran, registry, seed, claimed, trials)
     made = _confirmed(with_part(loaded, unseen), found, given, first, second, registry, ran)
     _show(made, found, cost)
     _write(out, made, found, cost)
+    _report(out, made, second.store, registry, cost)
 
 
 def _cost(objective: str) -> Cost:
@@ -147,7 +154,7 @@ def _searched(
     workers: Workers,
     registry: Registry,
     seed: int,
-    claimed: dict[str, str],
+    claimed: dict[str, Any],
     trials: int,
 ) -> Found:
     """Search, with progress on stderr."""
@@ -255,4 +262,19 @@ def _write(out: Path, made: Confirmation, found: Found, cost: Cost) -> None:
     write_result(out / RESULT, made, found, cost)
     if made.best is not None:
         write_best(out / BEST, made.best, made, found, cost)
-    console.echo(f"{out / BEST}, {out / RESULT}; `tokensieve report {out / 'confirmed'}` has the held-out pictures.")
+    console.echo(f"{out / BEST}, {out / RESULT}")
+
+
+def _report(out: Path, made: Confirmation, store: Store, registry: Registry, cost: Cost) -> None:
+    """Write the report of the held-out pictures, which starts with what was found."""
+    from tokensieve.search.report import search_section
+    from tokensieve.study.report import write_report
+
+    with console.working("writing the report"):
+        section = search_section(made, cost)
+        written = write_report(
+            store, out / REPORT, registry, title=f"Search {out.name}", studies=[store.study()], section=section
+        )
+    for problem in written.problems:
+        console.warn(problem)
+    console.echo(f"report: {written.page}")

@@ -18,7 +18,8 @@ RESULT = "result.json"
 
 def points(value: float) -> str:
     """Return a difference in points of accuracy, with its sign."""
-    return f"{100 * value:+.1f}"
+    # Nothing that is rounded away has a sign.
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
 def interval_text(one: Interval) -> str:

@@ -17,6 +17,21 @@ from tokensieve.study.report.text import without_folders
 
 
 @dataclass(frozen=True)
+class Section:
+    """What stands before everything else in a report.
+
+    Attributes:
+        headline: the sentence in front of the report's own; may be empty.
+        question: the question that is answered first.
+        drawings: the figures that come first.
+    """
+
+    headline: str
+    question: Question
+    drawings: tuple[Drawing, ...]
+
+
+@dataclass(frozen=True)
 class ReportParts:
     """What the page and the files of a report are made of.
 

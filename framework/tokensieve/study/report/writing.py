@@ -24,7 +24,7 @@ from tokensieve.study.report.headline import headline
 from tokensieve.study.report.labels import method_labels
 from tokensieve.study.report.names import unique_names
 from tokensieve.study.report.page import make_page
-from tokensieve.study.report.parts import ReportParts
+from tokensieve.study.report.parts import ReportParts, Section
 from tokensieve.study.report.provenance import missing_results
 from tokensieve.study.report.published import PublishedResult, read_published
 from tokensieve.study.report.tables.accuracy import accuracy_table, measures_table
@@ -92,6 +92,7 @@ def write_report(
     tasks: Mapping[str, Task] | None = None,
     samples: int = SAMPLES,
     paper: PaperStyle | None = None,
+    section: Section | None = None,
     progress: Progress = lambda _: None,
 ) -> WrittenReport:
     """Write a report of a study, or of several whose results are merged.
@@ -106,6 +107,7 @@ def write_report(
             the studies and the cards.
         samples: the number of questions of each comparison in the viewer.
         paper: how tables are written for a paper.
+        section: what stands before everything else.
         progress: called with the name of each step.
 
     Raises:
@@ -125,7 +127,7 @@ def write_report(
     all_findings = [make_findings(comparison, registry) for comparison in comparisons]
     # Their averages are bootstrapped, for the table and for the figure at once.
     benchmarks = [found for ours in by_model(all_findings) if (found := Benchmarks.of(ours)) is not None]
-    asked = answer_questions(all_findings, note)
+    asked = [*([] if section is None else [section.question]), *answer_questions(all_findings, note)]
     made, problems = (tasks, []) if tasks is not None else rebuild_tasks(comparisons, registry, studies)
     pictured, changed = (tasks, []) if tasks is not None else unchanged_tasks(comparisons, made)
     tables, asked = _with_own_names(_tables(all_findings, benchmarks, made, published), asked, note)
@@ -133,10 +135,12 @@ def write_report(
     latex = LatexStyle(labels, paper.intervals, checked_columns(paper.columns, tables))
     progress(STEPS[2])
     undrawn: dict[str, str] = {}
-    drawings = unique_names(draw(all_findings, benchmarks, completeness.note, undrawn))
+    drawn = draw(all_findings, benchmarks, completeness.note, undrawn)
+    drawings = unique_names([*(() if section is None else section.drawings), *drawn])
     shown = _viewer(comparisons, pictured, samples)
     shown.problems = [*problems, *changed, *shown.problems]
-    opening = f"{_headline(all_findings)} {completeness.note}".strip()
+    first = "" if section is None else f"{section.headline} "
+    opening = f"{first}{_headline(all_findings)} {completeness.note}".strip()
     parts = ReportParts(
         title, opening, studies, tuple(all_findings), asked, tables, drawings, undrawn, completeness, latex, references
     )
