@@ -69,6 +69,10 @@ class EncoderLaws(AdapterLaws):
                 out = kit.generate(rows)
                 together = [[ids.tolist() for ids in run.kept(site)] for site in sites]
                 visual = [run.visual_per_layer(number) for number in range(len(rows))]
+                said = None if encoder is None else encoder.patches_per_image
+                assert said in (None, run.latest.patches), (
+                    f"`patches_per_image` is {said}, and {run.latest.patches} patches of an image enter the encoder"
+                )
                 found, wanted = [len(ids) for ids in together[0]], [sample // 2 for sample in _num_patches(run)]
                 assert found == wanted, f"of half the patches each, {found} are kept instead of {wanted}"
                 if encoder is not None and encoder.prunes_prompt:
