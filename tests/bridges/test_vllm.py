@@ -3,12 +3,15 @@
 import base64
 import functools
 import io
+import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,44 +20,71 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.bridges.expected import CASES, PICTURES, samples
+from tests.bridges.expected import CASES, RANDOM, SAMPLES, TOKENS, VIDEO_CASES, folder_of, prompt, shown, video
 
 import tokensieve as ts
 from tokensieve.serving.selector import PictureSelector
-from tokensieve.tasks.world import World
+from tokensieve.vllm.overrides import overrides
 
 pytestmark = [pytest.mark.bridge, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parents[2]
-FOLDER = ts.default_registry().checkpoint("world-llava").folder
-ARCHITECTURE = "TokensieveLlavaForConditionalGeneration"
+PLACEHOLDERS = {"world-llava": 4, "world-qwen": 7, RANDOM: 7}
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 ENGINE = {"dtype": "float32", "max_model_len": 512, "enforce_eager": True, "max_num_seqs": 4}
-KEEP = dict(CASES)
-SAMPLES = samples()
-TASK = World(pictures=PICTURES)
-TOKENS = 4
+NUMBERS = range(len(SAMPLES))
 
 
-@pytest.fixture(scope="session")
-def expected(tmp_path_factory):
+WRITTEN = Path(tempfile.mkdtemp())
+"""Where `expected` writes."""
+
+
+@functools.cache
+def expected(model):
     """What `prune` keeps and answers, where tokensieve's own transformers is."""
-    file = tmp_path_factory.mktemp("expected") / "expected.json"
-    python = os.environ["TOKENSIEVE_PYTHON"]
-    subprocess.run([python, "-m", "tests.bridges.expected", "world-llava", str(file)], cwd=ROOT, check=True)
-    return json.loads(file.read_text())
+    out = WRITTEN / model
+    out.mkdir()
+    command = [os.environ["TOKENSIEVE_PYTHON"], "-m", "tests.bridges.expected", model, str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return json.loads((out / "expected.json").read_text())
 
 
-def settings(recipe):
-    return {"recipe": recipe, "keep": KEEP[recipe], "positions": "compact"}
+def folder(model):
+    """The folder of a model, which is there once something was expected of it."""
+    return folder_of(model, WRITTEN / model)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def written():
+    yield
+    shutil.rmtree(WRITTEN)
+
+
+def answers(rows):
+    return [ids for ids, _ in rows]
 
 
 # In this process
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def started(model, recipe, **options):
+    from vllm import LLM
+
+    config = json.loads((folder(model) / "config.json").read_text())
+    loaded = ts.Recipe.load(recipe, keep=CASES[recipe]).replace(positions="compact")
+    return LLM(str(folder(model)), hf_overrides=overrides(config, loaded), **ENGINE | options)
+
+
 @contextmanager
-def engine(recipe, **options):
+def engine(model, recipe, **options):
     """An engine in this process, and what it kept of the pictures that it encoded."""
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
     kept = []
     select = PictureSelector.select
@@ -65,58 +95,62 @@ def engine(recipe, **options):
         kept.extend(selected.ids.tolist())
         return selected
 
-    overrides = {} if recipe == "none" else {"architectures": [ARCHITECTURE], "tokensieve": settings(recipe)}
     PictureSelector.select = recorded
     try:
-        made = LLM(str(FOLDER), hf_overrides=overrides, **ENGINE | options)
+        made = started(model, recipe, **options)
         kept.clear()
         greedy = SamplingParams(temperature=0, max_tokens=TOKENS, min_tokens=TOKENS)
-        yield lambda requests: made.generate(requests, greedy, use_tqdm=False), kept
+
+        def ask(requests):
+            outputs = made.generate(requests, greedy, use_tqdm=False)
+            return [list(output.outputs[0].token_ids) for output in outputs], outputs
+
+        yield ask, kept
     finally:
         PictureSelector.select = select
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-
-
-def request(number, more=()):
+def request(model, number, more=()):
     """The request about a sample, whose picture others stand behind."""
-    shown = [SAMPLES[number], *(SAMPLES[(number + step) % len(SAMPLES)] for step in more)]
-    return {
-        "prompt": "<image>" * len(shown) + f" {SAMPLES[number].question}",
-        "multi_modal_data": {"image": [TASK.picture(one) for one in shown]},
-    }
+    pictures = shown(number, more)
+    return {"prompt": prompt(model, number, len(pictures)), "multi_modal_data": {"image": pictures}}
 
 
-def words(outputs):
-    return [list(output.outputs[0].token_ids) for output in outputs]
+def about_video(model, number):
+    """The request about a video; its frames are all shown, as `prune` was given them."""
+    given = {"prompt": prompt(model, number, modality="video"), "multi_modal_data": {"video": [video(number)]}}
+    return given | {"mm_processor_kwargs": {"do_sample_frames": False}}
 
 
-@pytest.mark.parametrize("recipe", list(KEEP))
-def test_an_engine_keeps_and_answers_what_prune_does(recipe, expected):
-    wanted = expected[recipe]
-    with engine(recipe) as (ask, kept):
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        *itertools.product(["world-llava", "world-qwen"], CASES),
+        *itertools.product([RANDOM], ["norm", "divprune", "script"]),
+    ],
+)
+def test_an_engine_keeps_and_answers_what_prune_does(model, recipe):
+    wanted = expected(model)[recipe]
+    with engine(model, recipe) as (ask, kept):
         # One after the other, so that what was kept is known to be of this picture.
-        for number in range(len(SAMPLES)):
+        for number in NUMBERS:
             kept.clear()
-            [output] = ask([request(number)])
-            assert words([output]) == [wanted["answers"][number]], number
-            if recipe != "none":
-                assert kept == [wanted["kept"][number]], number
-                assert output.prompt_token_ids.count(4) == 16
+            said, [output] = ask([request(model, number)])
+            assert [said[0], kept[0]] == wanted["one"][number], number
+            assert (
+                output.prompt_token_ids.count(PLACEHOLDERS[model]) == len(kept[0]) == (144 if recipe == "norm" else 16)
+            )
         # All at once, out of the caches.
         kept.clear()
-        requests = [request(number) for number in range(len(SAMPLES))]
-        assert words(ask(requests)) == wanted["answers"]
+        assert ask([request(model, number) for number in NUMBERS])[0] == answers(wanted["one"])
         assert kept == []
+        for number in NUMBERS if recipe in VIDEO_CASES[model] else ():
+            kept.clear()
+            assert [ask([about_video(model, number)])[0][0], kept[0]] == wanted["video"][number], number
 
 
 CONFIGURATIONS = {
-    # Prompts of 21 to 23 tokens come in two parts, of which the first ends inside or behind the picture.
+    # Prompts of 21 to 55 tokens come in several parts, some of which end inside a picture.
     "chunked": {"max_num_batched_tokens": 16, "enable_chunked_prefill": True, "enable_prefix_caching": False},
     "without caches": {"enable_prefix_caching": False, "mm_processor_cache_gb": 0},
     "prefix caching": {"enable_prefix_caching": True, "block_size": 32},
@@ -124,90 +158,100 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("configuration", list(CONFIGURATIONS))
-@pytest.mark.parametrize("recipe", ["divprune", "script"])
-def test_answers_do_not_depend_on_how_the_engine_computes(recipe, configuration, expected):
-    wanted = expected[recipe]
-    with engine(recipe, **CONFIGURATIONS[configuration]) as (ask, _):
-        requests = [request(number) for number in range(len(SAMPLES))]
-        assert words(ask(requests)) == wanted["answers"]
-        assert words(ask(requests)) == wanted["answers"]
-        several = [request(number, (1, 2)) for number in range(len(SAMPLES))]
-        assert words(ask(several)) == wanted["answers_to_three"]
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [("world-llava", "divprune"), ("world-llava", "script"), ("world-qwen", "script"), (RANDOM, "divprune")],
+)
+def test_answers_do_not_depend_on_how_the_engine_computes(model, recipe, configuration):
+    wanted = expected(model)[recipe]
+    with engine(model, recipe, **CONFIGURATIONS[configuration]) as (ask, _):
+        requests = [request(model, number) for number in NUMBERS]
+        assert ask(requests)[0] == answers(wanted["one"])
+        assert ask(requests)[0] == answers(wanted["one"])
+        assert ask([request(model, number, (1, 2)) for number in NUMBERS])[0] == answers(wanted["three"])
 
 
-def test_a_picture_is_chosen_from_anew_for_another_question_and_not_for_the_same():
-    with engine("script", enable_prefix_caching=True) as (ask, kept):
-        ask([request(0)])
+@pytest.mark.parametrize("model", ["world-llava", "world-qwen"])
+def test_a_picture_is_chosen_from_anew_for_another_question_and_not_for_the_same(model):
+    with engine(model, "script", enable_prefix_caching=True) as (ask, kept):
+        ask([request(model, 0)])
         first = kept.copy()
-        ask([request(0)])
+        ask([request(model, 0)])
         assert kept == first
         # In the prompt, or beside it.
-        other = request(0) | {"prompt": f"<image> {SAMPLES[1].question}"}
+        other = request(model, 0) | {"prompt": prompt(model, 1)}
         ask([other])
-        ask([request(0) | {"mm_processor_kwargs": {"tokensieve_question": SAMPLES[1].question}}])
+        ask([request(model, 0) | {"mm_processor_kwargs": {"tokensieve_question": SAMPLES[1].question}}])
         assert len(kept) == 3
         assert kept[0] != kept[1] == kept[2]
         # Known by the name that the client gives it, too.
+        second = kept[1]
         kept.clear()
         named = {"multi_modal_uuids": {"image": ["mine"]}}
-        ask([request(0) | named])
+        ask([request(model, 0) | named])
         ask([other | named])
-        assert kept == [first[0], kept[1]]
-        assert kept[1] != first[0]
+        assert kept == [first[0], second]
 
 
 def test_requests_that_cannot_be_served_as_prune_would_are_refused():
-    with engine("script") as (ask, _):
+    with engine("world-llava", "script") as (ask, _):
         for change in ({"prompt": "<image>"}, {"mm_processor_kwargs": {"tokensieve_question": " "}}):
             with pytest.raises(ValueError, match="judges tokens by the question, and the prompt has none"):
-                ask([request(0) | change])
+                ask([request("world-llava", 0) | change])
         # The engine goes on.
-        assert len(ask([request(0)])) == 1
-    with engine("random") as (ask, _):
+        assert len(ask([request("world-llava", 0)])[0]) == 1
+    with engine("world-llava", "random") as (ask, _):
         with pytest.raises(ValueError, match=r"recipe 'random' draws tokens by their number.*has 2 pictures"):
-            ask([request(0, (1,))])
+            ask([request("world-llava", 0, (1,))])
         with pytest.raises(ValueError, match="recipe 'random' reads no question; leave tokensieve_question out"):
-            ask([request(0) | {"mm_processor_kwargs": {"tokensieve_question": "which?"}}])
+            ask([request("world-llava", 0) | {"mm_processor_kwargs": {"tokensieve_question": "which?"}}])
+
+
+def test_embeddings_are_refused():
+    import torch
+
+    with engine("world-llava", "divprune", enable_mm_embeds=True) as (ask, _):
+        given = {"image": torch.zeros(1, 144, 128)}
+        with pytest.raises(ValueError, match="the request brings image embeddings"):
+            ask([request("world-llava", 0) | {"multi_modal_data": given}])
+
+
+DIVPRUNE = {"recipe": "divprune", "keep": 16, "positions": "compact"}
 
 
 @pytest.mark.parametrize(
     ("given", "options", "said"),
     [
-        (
-            {"recipe": "divprune", "keep": 16},
-            {},
-            "has positions: original; in a server the tokens",
-        ),
+        ({"recipe": "divprune", "keep": 16}, {}, "has positions: original; in a server the tokens"),
         ({"recipe": "fastv", "keep": 16, "positions": "compact"}, {}, r"cuts at decoder\.2"),
         ({"recipe": "visionzip", "positions": "compact"}, {}, "reads vision_attention"),
         ({"recipe": "norm", "kep": 16}, {}, "no parameter 'kep'"),
         (None, {}, "prunes by the entry 'tokensieve' of --hf-overrides, which is missing"),
-        (
-            settings("divprune"),
-            {"tensor_parallel_size": 2},
-            "tensor_parallel_size is 2; a pruned model was",
-        ),
-        (settings("divprune"), {"enable_lora": True}, "LoRA"),
+        (DIVPRUNE, {"tensor_parallel_size": 2}, "tensor_parallel_size is 2; a pruned model was"),
+        (DIVPRUNE, {"video_pruning_rate": 0.5}, "vLLM prunes videos itself"),
+        (DIVPRUNE, {"enable_lora": True}, "LoRA with a pruned model was never tried"),
+        (DIVPRUNE, {"compilation_config": {"cudagraph_mm_encoder": True}}, "cudagraph_mm_encoder hands on"),
     ],
 )
 def test_an_engine_that_cannot_be_right_does_not_start(given, options, said):
     from vllm import LLM
 
-    overrides = {"architectures": [ARCHITECTURE]} | ({} if given is None else {"tokensieve": given})
+    settings = {} if given is None else {"tokensieve": given}
+    changed = {"architectures": ["TokensieveLlavaForConditionalGeneration"]} | settings
     with pytest.raises(Exception, match=said):
-        LLM(str(FOLDER), hf_overrides=overrides, **ENGINE | options)
+        LLM(str(folder("world-llava")), hf_overrides=changed, **ENGINE | options)
 
 
 # Over HTTP
 
 
 @contextmanager
-def served(recipe, *more):
+def served(model, recipe, *more):
     """The server that `tokensieve serve-vllm` starts; yields its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ours = [sys.executable, "-m", "tokensieve", "serve-vllm", "world-llava", "--recipe", recipe, "--keep", KEEP[recipe]]
+    ours = [sys.executable, "-m", "tokensieve", "serve-vllm", model, "--recipe", recipe, "--keep", CASES[recipe]]
     theirs = ["--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
     command = [*ours, "--positions", "compact", "--", *theirs, "--served-model-name", "world", *more]
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
@@ -225,20 +269,21 @@ def served(recipe, *more):
 
 
 def asked(port, number, more=(), **changes):
-    """Ask over HTTP; return the answer's tokens and the usage."""
-    shown = [SAMPLES[number], *(SAMPLES[(number + step) % len(SAMPLES)] for step in more)]
+    """Ask over HTTP; return the answer's tokens, and how many tokens the prompt had."""
     content = []
-    for one in shown:
+    for picture in shown(number, more):
         saved = io.BytesIO()
-        TASK.picture(one).save(saved, "PNG")
+        picture.save(saved, "PNG")
         address = "data:image/png;base64," + base64.b64encode(saved.getvalue()).decode()
         content.append({"type": "image_url", "image_url": {"url": address}})
     content.append({"type": "text", "text": SAMPLES[number].question})
     body = {"model": "world", "messages": [{"role": "user", "content": content}], "temperature": 0}
+    # transformers' processors begin prompts with the tokenizer's own first token, and this server does if it is asked.
     body |= {"max_tokens": TOKENS, "min_tokens": TOKENS, "return_token_ids": True, "add_special_tokens": True}
-    body |= changes
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        json.dumps(body | changes).encode(),
+        {"Content-Type": "application/json"},
     )
     # The address begins with http.
     with urllib.request.urlopen(request, timeout=120) as answered:  # noqa: S310
@@ -246,25 +291,28 @@ def asked(port, number, more=(), **changes):
     return found["choices"][0]["token_ids"], found["usage"]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("recipe", ["divprune", "script"])
-def test_answers_over_http_are_those_of_prune(recipe, expected):
-    wanted = expected[recipe]
-    numbers = [*range(len(SAMPLES)), *range(len(SAMPLES))]
-    with served(recipe, "--trust-request-mm-kwargs") as port, ThreadPoolExecutor(8) as clients:
-        answered = list(clients.map(lambda number: asked(port, number), numbers))
-        assert [ids for ids, _ in answered] == wanted["answers"] * 2
-        several = list(clients.map(lambda number: asked(port, number, (1, 2)), range(len(SAMPLES))))
-        assert [ids for ids, _ in several] == wanted["answers_to_three"]
-        # What the model computes: two pictures more are 32 tokens more.
-        assert {three - one for (_, one), (_, three) in zip(answered, several, strict=False)} == {32}
+@pytest.mark.parametrize(
+    ("model", "recipe"), [("world-llava", "divprune"), ("world-llava", "script"), ("world-qwen", "script")]
+)
+def test_answers_over_http_are_those_of_prune(model, recipe):
+    wanted = expected(model)[recipe]
+    with served(model, recipe, "--trust-request-mm-kwargs") as port, ThreadPoolExecutor(8) as clients:
+        # Every question twice, so that some are answered out of the caches, from eight clients at a time.
+        answered = list(clients.map(lambda number: asked(port, number), [*NUMBERS, *NUMBERS]))
+        assert [ids for ids, _ in answered] == answers(wanted["one"]) * 2
+        several = list(clients.map(lambda number: asked(port, number, (1, 2)), NUMBERS))
+        assert [ids for ids, _ in several] == answers(wanted["three"])
+        # The usage is what the model computes: two pictures more are 32 tokens more, and what stands around them.
+        around = {"world-llava": 0, "world-qwen": 2}[model]
+        assert {three - one for (_, one), (_, three) in zip(answered, several, strict=False)} == {2 * (16 + around)}
         with pytest.raises(urllib.error.HTTPError) as refused:
             asked(port, 0, mm_processor_kwargs={"tokensieve_question": " "})
         assert refused.value.code == 400
         said = json.loads(refused.value.read())["error"]["message"]
         assert re.search("judges tokens by the question|reads no question", said)
-        assert asked(port, 0)[0] == wanted["answers"][0]
+        assert asked(port, 0)[0] == wanted["one"][0][0]
     # The comparison would say nothing if pruning changed no answer.
-    assert wanted["answers"] != expected["none"]["answers"]
+    assert answers(wanted["one"]) != answers(expected(model)["norm"]["one"])
 
 
 def test_the_command_refuses_before_vllm_starts():

@@ -29,7 +29,8 @@ def loaded():
 
 
 def selector(recipe, **changes):
-    return PictureSelector(ts.Recipe.load(recipe, keep=changes.pop("keep", "1/9")).replace(**changes), LLAVA)
+    loaded = ts.Recipe.load(recipe, keep=changes.pop("keep", "1/9"))
+    return PictureSelector(loaded.replace(positions="compact", **changes), LLAVA)
 
 
 def asked(sample, pictures=1):
@@ -73,7 +74,7 @@ def pruned(recipe, inputs, **options):
     ["script", "divprune", "norm", "random", "uniform", "pool", "tome", "script-merge", "script-union"],
 )
 def test_what_stays_is_what_prune_keeps(recipe):
-    served = selector(recipe, positions="compact")
+    served = selector(recipe)
     inputs = [asked(sample) for sample in SAMPLES]
     features = torch.cat([vectors(one) for one in inputs])
     questions = [words(sample.question) for sample in SAMPLES]
@@ -108,10 +109,23 @@ def test_how_many_stay_is_known_from_the_grid(grid, keep, per):
     )
 
 
+@pytest.mark.parametrize("recipe", ["divprune", "script"])
+def test_pictures_of_several_grids_keep_their_order(recipe):
+    served = selector(recipe, keep="1/4")
+    draw = torch.Generator().manual_seed(0)
+    grids = [Raster(1, 4, 6), Raster(2, 3, 2), Raster(1, 4, 6), Raster(1, 6, 4), Raster(2, 3, 2)]
+    features = [torch.randn(grid.tokens, 8, generator=draw) for grid in grids]
+    questions = [torch.randn(number + 1, 8, generator=draw) for number in range(len(grids))]
+    each = served.select_each(features, grids, questions)
+    for number, grid in enumerate(grids):
+        alone = served.select(features[number].unsqueeze(0), grid, [questions[number]])
+        assert torch.equal(each[number], alone.features[0])
+
+
 @pytest.mark.parametrize(("recipe", "numbered"), [("random", True), ("divprune", False), ("script", False)])
 def test_choices_by_number_are_known(recipe, numbered):
     """Two equal pictures in one prompt keep the same tokens, unless these are drawn by their numbers."""
-    assert selector(recipe, positions="compact").reads_numbers == numbered
+    assert selector(recipe).reads_numbers == numbered
     kept, _ = pruned(recipe, asked(SAMPLES[0], pictures=2), keep="1/9", positions="compact")
     first, second = kept[kept < GRID.tokens], kept[kept >= GRID.tokens] - GRID.tokens
     assert (first.tolist() != second.tolist()) == numbered
@@ -126,11 +140,11 @@ def test_a_draw_inside_a_formula_is_known(change):
 
 def test_another_number_of_tokens_is_refused():
     with pytest.raises(RefusedError, match=r"a picture has 9 visual tokens, and its grid \(1, 2, 4\) has 8"):
-        selector("norm", positions="compact").select(torch.zeros(1, 9, 4), Raster(1, 2, 4))
+        selector("norm").select(torch.zeros(1, 9, 4), Raster(1, 2, 4))
 
 
 def test_a_missing_question_is_refused():
-    served = selector("script", positions="compact")
+    served = selector("script")
     assert served.reads_questions
     with pytest.raises(RefusedError, match="judges tokens by a question, and there are 0 questions for 2 pictures"):
         served.select(torch.zeros(2, 8, 4), Raster(1, 2, 4))

@@ -63,6 +63,7 @@ class PictureSelector:
 
     Attributes:
         recipe: the recipe.
+        family: the model family that it is served with.
         stage: its one stage.
     """
 
@@ -73,7 +74,7 @@ class PictureSelector:
             TokensieveError: see `served_stage`.
         """
         self.stage = served_stage(recipe, family)
-        self.recipe = recipe
+        self.recipe, self.family = recipe, family
 
     @property
     def reads_questions(self) -> bool:
@@ -133,6 +134,24 @@ class PictureSelector:
         ids = order[:, : self.count(grid)]
         folded = outcome.apply(features).to(features.dtype)
         return Selected(folded.gather(1, ids.unsqueeze(-1).expand(-1, -1, features.shape[-1])), ids)
+
+    def select_each(
+        self, features: Sequence[Tensor], grids: Sequence[Raster], questions: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Return the vectors that stay of pictures `[n, d]` of any grids, `[kept, d]`; those of one grid go together.
+
+        Raises:
+            TokensieveError: see `select`.
+        """
+        alike: dict[Raster, list[int]] = {}
+        for number, grid in enumerate(grids):
+            alike.setdefault(grid, []).append(number)
+        found: dict[int, Tensor] = {}
+        for grid, numbers in alike.items():
+            asked = None if questions is None else [questions[number] for number in numbers]
+            selected = self.select(torch.stack([features[number] for number in numbers]), grid, asked)
+            found.update(zip(numbers, selected.features, strict=True))
+        return [found[number] for number in range(len(features))]
 
 
 @lru_cache(maxsize=64)

@@ -80,7 +80,7 @@ class PrunedLlava(LlavaForConditionalGeneration):
 
     def embed_multimodal(self, **kwargs: object) -> Any:
         """Return the vectors that stay of each picture, `[kept, d]`."""
-        questions = kwargs.pop(QUESTION_IDS, None)
+        questions = kwargs.pop(QUESTION_IDS["image"], None)
         features = super().embed_multimodal(**kwargs)
         if len(features) == 0:
             return features

@@ -42,7 +42,17 @@ LLAVA = ServedModel(
     "tokensieve.vllm.llava:PrunedLlava",
     ("clip_vision_model", "siglip_vision_model"),
 )
-SERVED = (LLAVA,)
+QWEN2_VL = ServedModel(
+    ServedFamily("qwen2_vl", "Qwen2VLForConditionalGeneration", ("image", "video")),
+    "TokensieveQwen2VLForConditionalGeneration",
+    "tokensieve.vllm.qwen2_vl:PrunedQwen2VL",
+)
+QWEN2_5_VL = ServedModel(
+    ServedFamily("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    "TokensieveQwen2_5_VLForConditionalGeneration",
+    "tokensieve.vllm.qwen2_5_vl:PrunedQwen25VL",
+)
+SERVED = (LLAVA, QWEN2_VL, QWEN2_5_VL)
 
 
 def served_model(config: Mapping[str, Any]) -> ServedModel:

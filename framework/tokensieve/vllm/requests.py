@@ -20,7 +20,9 @@ from tokensieve.serving.selector import PictureSelector
 from tokensieve.vllm.overrides import QUESTION
 from tokensieve.vllm.serving import question_of, selector_of
 
-QUESTION_IDS = "question_ids"
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+"""The argument of `embed_multimodal` that holds the pixels of each kind of pictures."""
+QUESTION_IDS = {"image": "image_question_ids", "video": "video_question_ids"}
 """The argument of `embed_multimodal` that holds the question of each picture, as token ids."""
 
 
@@ -41,6 +43,11 @@ class PrunedInfo(BaseProcessingInfo):
     def placeholders(self) -> list[int]:
         """The ids that stand for visual tokens in a prompt."""
         raise NotImplementedError
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        """Return how many pictures of each kind a prompt may have; vLLM refuses the others."""
+        served = self.selector.family.modalities
+        return {name: limit for name, limit in super().get_supported_mm_limits().items() if name in served}
 
     def get_hf_processor(self, **kwargs: object) -> Any:
         """Return the processor; it knows nothing of questions, and would be made anew for each."""
@@ -90,21 +97,22 @@ class PrunedProcessor(BaseMultiModalProcessor[Any]):
     ) -> Any:
         processed = super()._postprocess_hf_mm_data(mm_inputs, hf_processor_mm_kwargs, processed_data)
         question = hf_processor_mm_kwargs.get(QUESTION)
-        if question is not None and "pixel_values" in processed:
-            words = self.info.get_tokenizer()(question, add_special_tokens=False)["input_ids"]
-            ids = torch.tensor(words, dtype=torch.int64)
-            processed[QUESTION_IDS] = ids.expand(self.pictures_in(processed), -1).contiguous()
+        if question is None:
+            return processed
+        words = self.info.get_tokenizer()(question, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor(words, dtype=torch.int64)
+        for modality, pixels in PIXELS.items():
+            if pixels in processed:
+                # Rows of patches belong to pictures by their grids.
+                pictures = len(processed.get(f"{modality}_grid_thw", processed[pixels]))
+                processed[QUESTION_IDS[modality]] = ids.expand(pictures, -1).contiguous()
         return processed
-
-    def pictures_in(self, processed: Mapping[str, Any]) -> int:
-        """Return how many pictures transformers' processor prepared."""
-        return len(processed["pixel_values"])
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
         fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
-        return fields | {QUESTION_IDS: MultiModalFieldConfig.batched("image")}
+        return fields | {name: MultiModalFieldConfig.batched(modality) for modality, name in QUESTION_IDS.items()}
 
     def _get_mm_hashes(self, inputs: ProcessorInputs) -> Any:
         # What is kept of a picture is part of what it is, where caches are shared between engines.

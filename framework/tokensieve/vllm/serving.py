@@ -55,6 +55,13 @@ def check_engine(vllm_config: Any) -> None:
                 f"{name} is {getattr(parallel, name)}; a pruned model was tried in one process alone. Leave it at 1, "
                 "and start several servers"
             )
+    if vllm_config.compilation_config.cudagraph_mm_encoder:
+        raise RefusedError(
+            "cudagraph_mm_encoder hands on what a captured vision encoder computes, before tokens are selected; start "
+            "the engine without it"
+        )
+    if vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled():
+        raise RefusedError("vLLM prunes videos itself (video_pruning_rate); start the engine with one of both")
     for name, what in (("lora_config", "LoRA"), ("speculative_config", "speculative decoding")):
         if getattr(vllm_config, name) is not None:
             raise RefusedError(f"{what} with a pruned model was never tried; start the engine without it")
