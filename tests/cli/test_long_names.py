@@ -70,6 +70,15 @@ SAID = [
 ]
 
 
+def test_a_picture_whose_drawing_would_have_too_long_a_name(cli):
+    picture = Path(f"{'x' * 246}.png")
+    picture.write_bytes(PHOTO.read_bytes())
+    result = cli("show", "gsp", "--image", picture, "--out", "made")
+    assert result.exit_code == 1
+    assert f"{picture.stem}.kept.png cannot be written (File name too long)" in result.stderr
+    assert [path.name for path in Path.cwd().iterdir()] == [picture.name]
+
+
 @pytest.mark.parametrize(("command", "said"), SAID, ids=lambda value: value[0] if isinstance(value, tuple) else "")
 def test_a_name_of_300_letters(cli, command, said):
     Path("study.yaml").write_text(STUDY, encoding="utf-8")

@@ -56,6 +56,7 @@ def show(
 
     given = None if model is None else checkpoint_named(model, registry)
     names = file_names(image)
+    require_name(out)
     for name in names:
         require_name(out / name, "file")
     make_folder(out)
