@@ -71,7 +71,7 @@ SAID = [
 
 
 def test_a_picture_whose_drawing_would_have_too_long_a_name(cli):
-    picture = Path(f"{'x' * 246}.png")
+    picture = Path(f"{'x' * 248}.png")
     picture.write_bytes(PHOTO.read_bytes())
     result = cli("show", "gsp", "--image", picture, "--out", "made")
     assert result.exit_code == 1
