@@ -65,8 +65,10 @@ def require_name(path: Path, what: str = "folder") -> None:
     """
     try:
         os.lstat(path)
-    except FileNotFoundError:
-        return
+    except (FileNotFoundError, NotADirectoryError):
+        # A folder that is still to be made hides that a name in it is too long.
+        if not os.path.isdir(path.parent) and path.parent != path:
+            require_name(Path(path.name), what)
     except OSError as error:
         said = f"{path} cannot be written" if what == "file" else f"the folder {path} cannot be made"
         raise RefusedError(f"{said} ({error.strerror or error}); name another {what}") from None
