@@ -235,6 +235,11 @@ def over_plain() -> str:
     return _each("plain", _differences)
 
 
+def filtered() -> str:
+    """Return what the demo's methods have right where a smaller image fails, by model and budget."""
+    return _each("filtered", _where_smaller_fails)
+
+
 def seeds() -> str:
     """Return the right answers of models that differ in the seed of their training."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -288,6 +293,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "over_plain": over_plain,
     "needed": needed,
     "seeds": seeds,
+    "filtered": filtered,
     "sweeps": sweeps,
 }
 
@@ -375,6 +381,14 @@ def _over_control(file: Path) -> str:
     """Return a model's table of differences to the best control, with intervals."""
     column = "Δ best control"
     return _by_budget(file, "points over the best control", column, lambda line: _interval(line, column, "+"))
+
+
+def _where_smaller_fails(file: Path) -> str:
+    """Return a model's table of right answers where a smaller image has none, with the questions of each budget."""
+    counts = {_budget(line["group"]): line["group"].split("; ")[1] for line in _lines(file)}
+    table = _by_budget(file, "right answers in %", "Right", lambda line: _interval(line, "Right", ""))
+    said = "; ".join(f"{keep}: {count}" for keep, count in counts.items())
+    return f"{table}\n\nQuestions that the unpruned model has right, and with a smaller image wrong. {said}."
 
 
 def _needed(file: Path) -> str:

@@ -18,7 +18,7 @@ def tables():
     spec.loader.exec_module(module)
     return {
         name: module.TABLES[name]()
-        for name in ("measured", "over_controls", "over_plain", "operands", "needed", "seeds")
+        for name in ("measured", "over_controls", "over_plain", "operands", "needed", "seeds", "filtered")
     }
 
 

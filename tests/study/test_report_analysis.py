@@ -13,12 +13,14 @@ from tokensieve.study import statistics
 from tokensieve.study.analysis import significance
 from tokensieve.study.analysis.collect import _with_sample_order, collect
 from tokensieve.study.analysis.comparison import BUDGET_TOLERANCE
+from tokensieve.study.analysis.filtered import filtered_blocks
 from tokensieve.study.analysis.findings import make_findings
 from tokensieve.study.analysis.matching import matched_controls
 from tokensieve.study.analysis.measured import KeptIds, MeasuredCell
 from tokensieve.study.analysis.transfers import order_transfers
 from tokensieve.study.report.answers import answer_questions
 from tokensieve.study.report.tables.accuracy import relative
+from tokensieve.study.report.tables.filtered import filtered_table
 from tokensieve.study.report.tables.latex import to_latex
 
 from . import synthetic
@@ -50,6 +52,54 @@ def rows_of(made, **wanted):
         for cell, rows in made.content.values()
         if all(getattr(cell, name) == want for name, want in wanted.items())
     ]
+
+
+# ------------------------------------------------------------------------------------------ where a smaller image fails
+
+
+def test_the_filter_leaves_what_a_smaller_image_does_not_answer(made, comparisons):
+    """By loops over the rows that were made."""
+    comparison, other = comparisons
+    # Its processor makes no smaller images.
+    assert filtered_blocks(other) == ()
+    [whole] = rows_of(made, model=comparison.model, role="unpruned")
+    counted = [row.kind in comparison.headline_kinds and row.correct == 1 for row in whole]
+    blocks = filtered_blocks(comparison)
+    assert [one.block.keep for one in blocks] == list(SMALL)
+    for one in blocks:
+        [smaller] = rows_of(made, model=comparison.model, role="downsampled", keep=one.block.keep)
+        left = [place for place, row in enumerate(smaller) if counted[place] and row.correct == 0]
+        assert (one.asked, one.left) == (sum(counted), len(left))
+        found = {arm.method: share.estimate for arm, share in one.shares}
+        assert {"downsampled", "unpruned", "oracle"}.isdisjoint(found)
+        assert {"gsp", "script", "random", "uniform"} <= set(found)
+        for method, share in found.items():
+            cells = rows_of(made, model=comparison.model, method=method, keep=one.block.keep)
+            right = [sum(rows[place].correct for place in left) / len(left) for rows in cells]
+            assert share == pytest.approx(sum(right) / len(right))
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_the_filter_says_nothing_of_few_questions_or_without_a_smaller_image(comparisons, all_findings):
+    comparison = comparisons[0]
+    without = replace(comparison, arms=tuple(arm for arm in comparison.arms if arm.role != "downsampled"))
+    assert filtered_blocks(without) == ()
+    assert filtered_blocks(replace(comparison, arms=tuple(a for a in comparison.arms if a.role != "unpruned"))) == ()
+    few = replace(comparison, images=("one",) * len(comparison.images))
+    assert all(one.left > 10 and one.shares == () for one in filtered_blocks(few))
+    assert filtered_table(few, filtered_blocks(few)) is None
+    [asked] = [one for one in answer_questions(all_findings) if one.name == "filtered"]
+    assert [answer.title for answer in asked.answers] == ["small-a on shapes"]
+    block = filtered_blocks(comparison)[0]
+    arm, share = block.shares[0]
+    keep, said = asked.answers[0].points[0]
+    assert (keep, said.split(" ±")[0]) == (
+        block.block.keep,
+        f"{block.left} of {block.asked} questions; most right: {arm.method}, {100 * share.estimate:.1f}",
+    )
+    assert len(asked.tables) == 1
+    none = [replace(findings, comparison=without) for findings in all_findings[:1]]
+    assert "filtered" not in [one.name for one in answer_questions(none)]
 
 
 # ------------------------------------------------------------------------------------------------ what is compared

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from tokensieve.study.analysis.attempt import attempt
 from tokensieve.study.analysis.comparison import Arm, Comparison
+from tokensieve.study.analysis.filtered import FilteredBlock, filtered_blocks
 from tokensieve.study.analysis.findings import Findings, MethodDifference
 from tokensieve.study.analysis.significance import PairedDifference, half_width
 from tokensieve.study.analysis.transfers import OrderTransfer, order_transfers
@@ -17,6 +19,7 @@ from tokensieve.study.report.tables.differences import (
     inverse_table,
     plain_table,
 )
+from tokensieve.study.report.tables.filtered import filtered_table
 from tokensieve.study.report.tables.ranks import rank_table, ranks_of, transfer_table, two_digits
 from tokensieve.study.report.tables.values import Table, method_label, points_text
 
@@ -113,6 +116,9 @@ def answer_questions(all_findings: Sequence[Findings], note: str = "") -> list[Q
         found = [_answer(kind, findings) for findings in all_findings]
         tables = tuple(table for _, table in found if table is not None)
         questions.append(Question(kind.name, kind.text, tuple(answer for answer, _ in found), tables))
+    filtered = _filtered_question(all_findings)
+    if filtered is not None:
+        questions.insert(2, filtered)
     transfer = _transfer_question(all_findings)
     if transfer is not None:
         questions.insert(-1, transfer)
@@ -149,6 +155,36 @@ def _transfer_question(all_findings: Sequence[Findings]) -> Question | None:
     if transfers:
         return _transfer(transfers)
     return Question("transfer", TRANSFER, (Answer("All models", uncomputed_text(why)),)) if why else None
+
+
+def _filtered_question(all_findings: Sequence[Findings]) -> Question | None:
+    """Return the question about a smaller image; none if no comparison has one."""
+    answers, tables = [], []
+    for findings in all_findings:
+        comparison = findings.comparison
+        why: dict[str, str] = {}
+        nothing: tuple[FilteredBlock, ...] = ()
+        blocks = attempt(partial(filtered_blocks, comparison), nothing, "filtered", why)
+        if why:
+            answers.append(Answer(comparison.title, uncomputed_text(why)))
+        elif blocks:
+            answers.append(_filtered(comparison, blocks))
+            table = filtered_table(comparison, blocks)
+            tables += [] if table is None else [table]
+    text = "What is left where a smaller image fails?"
+    return Question("filtered", text, tuple(answers), tuple(tables)) if answers else None
+
+
+def _filtered(comparison: Comparison, blocks: Sequence[FilteredBlock]) -> Answer:
+    points = []
+    for one in blocks:
+        best = "; too few to say more"
+        if one.shares:
+            arm, share = one.shares[0]
+            best = f"; most right: {arm.method}, {100 * share.estimate:.1f} ±{100 * half_width(share):.1f} %"
+        points.append((one.block.keep, f"{one.left} of {one.asked} questions{best}"))
+    text = "Questions that the unpruned model has right, and with an image shrunk to as many tokens wrong:"
+    return Answer(comparison.title, text, tuple(points))
 
 
 def _best_control(findings: Findings) -> Answer:
