@@ -56,8 +56,8 @@ quick: env ## what to run before every commit: style, types, layers, and the tes
 browser: env ## the report's page in a real browser: Chromium, or what CHROMIUM names
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -m browser tests/browser
 
-bridges: env ## the bridges to partners that cannot share this environment, each in one of its own over it (.bridges/)
-	@tools/bridges.sh "$(VENV)"
+bridges: env ## the bridges to partners that cannot share this environment, each in its own over it (.bridges/; NAMES="lmms vllm" for some)
+	@tools/bridges.sh "$(VENV)" $(NAMES)
 
 families: env ## the table of what every family can do, anew: what the conformance kit sees, into docs/families/
 	TOKENSIEVE_RECORD=1 OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadscope -m "not browser" tests/adapters

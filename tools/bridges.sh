@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# tools/bridges.sh VENV: run the tests of the bridges whose partners cannot share the environment VENV.
+# tools/bridges.sh VENV [NAME...]: run the tests of the bridges whose partners cannot share the environment VENV; of all of
+# them, or of those that are named.
 #
 # Each partner has an environment of its own in .bridges/, which finds what it does not hold itself, torch among it, in
 # VENV: a .pth file names VENV's packages behind its own. So the partner's versions come first, and only these are
@@ -7,6 +8,7 @@
 set -euo pipefail
 
 venv=$1
+names=" ${*:2} "
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 behind() {
@@ -15,6 +17,7 @@ behind() {
 
 # run_in NAME REQUIREMENTS TESTS...: the environment .bridges/NAME with what is required beside tokensieve, and tests there.
 run_in() {
+    [ -z "${names// /}" ] || [[ $names == *" $1 "* ]] || return 0
     local env=$root/.bridges/$1 name=$1 required=$2 stamp want
     shift 2
     stamp=$env/.tokensieve-installed
