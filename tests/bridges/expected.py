@@ -15,6 +15,8 @@ from transformers import (
     AutoProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 import tokensieve as ts
@@ -22,9 +24,9 @@ from tokensieve.tasks.world import World
 
 CASES = {"norm": "100%", "divprune": "1/9", "script": "1/9", "script-merge": "1/9", "random": "16"}
 """Recipes with their budgets; the first one is the model unpruned."""
-RANDOM = "random-qwen2_5"
-"""A Qwen2.5-VL with random weights and the words of world-qwen; it is saved into the folder."""
-VIDEO_CASES = {"world-llava": (), "world-qwen": ("norm", "divprune", "script"), RANDOM: ()}
+RANDOM = ("random-qwen2_5", "random-qwen3")
+"""A Qwen2.5-VL and a Qwen3-VL with random weights and the words of world-qwen; they are saved into the folder."""
+VIDEO_CASES = {"world-qwen": ("norm", "divprune", "script")}
 """The recipes of videos, by model."""
 PICTURES = 12
 TASK = World(pictures=PICTURES)
@@ -37,7 +39,7 @@ MARKS = {
     },
 }
 """What stands for a picture in a prompt, as the chat templates of the models write it."""
-MARKS[RANDOM] = MARKS["world-qwen"]
+MARKS |= dict.fromkeys(RANDOM, MARKS["world-qwen"])
 
 
 def samples():
@@ -68,27 +70,33 @@ def prompt(model, number, pictures=1, modality="image"):
 
 def folder_of(name, made):
     """Return the folder of a model: a shipped one, or the one that is saved into `made`."""
-    return made if name == RANDOM else ts.default_registry().checkpoint(name).folder
+    return made if name in RANDOM else ts.default_registry().checkpoint(name).folder
 
 
-def save_random(folder):
-    """Save a Qwen2.5-VL with random weights that is otherwise like world-qwen, with its processor."""
+def save_random(name, folder):
+    """Save a model with random weights that is otherwise like world-qwen, with its processor."""
     source = folder_of("world-qwen", None)
-    text = json.loads((source / "config.json").read_text())["text_config"] | {"model_type": "qwen2_5_vl_text"}
-    vision = {"depth": 2, "hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 128, "num_heads": 4}
-    vision |= {"patch_size": 4, "window_size": 16, "fullatt_block_indexes": [1]}
+    text = json.loads((source / "config.json").read_text())["text_config"]
+    vision = {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 128, "num_heads": 4, "patch_size": 4}
     tokens = {"image_token_id": 7, "video_token_id": 8, "vision_start_token_id": 5, "vision_end_token_id": 6}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
+    if name == "random-qwen2_5":
+        text |= {"model_type": "qwen2_5_vl_text"}
+        vision |= {"depth": 2, "window_size": 16, "fullatt_block_indexes": [1]}
+        family, kind = Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig
+    else:
+        rope = text["rope_parameters"] | {"mrope_interleaved": True}
+        text |= {"model_type": "qwen3_vl_text", "head_dim": 32, "rope_parameters": rope}
+        vision |= {"depth": 3, "num_position_embeddings": 576, "deepstack_visual_indexes": [0, 1]}
+        family, kind = Qwen3VLForConditionalGeneration, Qwen3VLConfig
     torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    model = family(kind(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
     AutoProcessor.from_pretrained(source).save_pretrained(folder)
-    for name in ("processor_config.json", "tokenizer_config.json"):
-        file = folder / name
-        file.write_text(file.read_text().replace("Qwen2VLProcessor", "Qwen2_5_VLProcessor"))
+    for file in (folder / "processor_config.json", folder / "tokenizer_config.json"):
+        file.write_text(file.read_text().replace("Qwen2VLProcessor", family.__name__.split("For")[0] + "Processor"))
 
 
 def expected(name, folder):
@@ -110,7 +118,7 @@ def expected(name, folder):
         one = [asked(recipe, images=shown(number), text=prompt(name, number)) for number in numbers]
         three = [asked(recipe, images=shown(number, (1, 2)), text=prompt(name, number, 3)) for number in numbers]
         found[recipe] = {"one": one, "three": three}
-    for recipe in VIDEO_CASES[name]:
+    for recipe in VIDEO_CASES.get(name, ()):
         given = [(video(number), prompt(name, number, modality="video")) for number in numbers]
         found[recipe]["video"] = [
             asked(recipe, videos=[frames], text=[text], do_sample_frames=False) for frames, text in given
@@ -120,6 +128,6 @@ def expected(name, folder):
 
 if __name__ == "__main__":
     name, out = sys.argv[1], Path(sys.argv[2])
-    if name == RANDOM:
-        save_random(out)
+    if name in RANDOM:
+        save_random(name, out)
     (out / "expected.json").write_text(json.dumps(expected(name, folder_of(name, out))), encoding="utf-8")

@@ -28,7 +28,7 @@ from tokensieve.vllm.overrides import overrides
 
 pytestmark = [pytest.mark.bridge, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parents[2]
-PLACEHOLDERS = {"world-llava": 4, "world-qwen": 7, RANDOM: 7}
+PLACEHOLDERS = {"world-llava": 4, "world-qwen": 7} | dict.fromkeys(RANDOM, 7)
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 ENGINE = {"dtype": "float32", "max_model_len": 512, "enforce_eager": True, "max_num_seqs": 4}
 NUMBERS = range(len(SAMPLES))
@@ -49,7 +49,9 @@ def expected(model):
 
 
 def folder(model):
-    """The folder of a model, which is there once something was expected of it."""
+    """The folder of a model; one with random weights is saved where it is first asked."""
+    if model in RANDOM:
+        expected(model)
     return folder_of(model, WRITTEN / model)
 
 
@@ -126,7 +128,7 @@ def about_video(model, number):
     ("model", "recipe"),
     [
         *itertools.product(["world-llava", "world-qwen"], CASES),
-        *itertools.product([RANDOM], ["norm", "divprune", "script"]),
+        *itertools.product(RANDOM, ["norm", "divprune", "script"]),
     ],
 )
 def test_an_engine_keeps_and_answers_what_prune_does(model, recipe):
@@ -144,7 +146,7 @@ def test_an_engine_keeps_and_answers_what_prune_does(model, recipe):
         kept.clear()
         assert ask([request(model, number) for number in NUMBERS])[0] == answers(wanted["one"])
         assert kept == []
-        for number in NUMBERS if recipe in VIDEO_CASES[model] else ():
+        for number in NUMBERS if recipe in VIDEO_CASES.get(model, ()) else ():
             kept.clear()
             assert [ask([about_video(model, number)])[0][0], kept[0]] == wanted["video"][number], number
 
@@ -160,7 +162,13 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize("configuration", list(CONFIGURATIONS))
 @pytest.mark.parametrize(
     ("model", "recipe"),
-    [("world-llava", "divprune"), ("world-llava", "script"), ("world-qwen", "script"), (RANDOM, "divprune")],
+    [
+        ("world-llava", "divprune"),
+        ("world-llava", "script"),
+        ("world-qwen", "script"),
+        (RANDOM[0], "divprune"),
+        (RANDOM[1], "script"),
+    ],
 )
 def test_answers_do_not_depend_on_how_the_engine_computes(model, recipe, configuration):
     wanted = expected(model)[recipe]
@@ -205,6 +213,14 @@ def test_requests_that_cannot_be_served_as_prune_would_are_refused():
             ask([request("world-llava", 0, (1,))])
         with pytest.raises(ValueError, match="recipe 'random' reads no question; leave tokensieve_question out"):
             ask([request("world-llava", 0) | {"mm_processor_kwargs": {"tokensieve_question": "which?"}}])
+
+
+@pytest.mark.parametrize("model", RANDOM)
+def test_videos_are_refused_where_they_were_not_tried(model):
+    metadata = {"fps": 1.0, "duration": 4.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+    given = {"multi_modal_data": {"video": [(video(0), metadata)]}}
+    with engine(model, "norm") as (ask, _), pytest.raises(Exception, match=r"At most 0 video\(s\) may be provided"):
+        ask([about_video(model, 0) | given])
 
 
 def test_embeddings_are_refused():

@@ -119,7 +119,8 @@ def test_pictures_of_several_grids_keep_their_order(recipe):
     each = served.select_each(features, grids, questions)
     for number, grid in enumerate(grids):
         alone = served.select(features[number].unsqueeze(0), grid, [questions[number]])
-        assert torch.equal(each[number], alone.features[0])
+        assert torch.equal(each[number][0], alone.features[0])
+        assert torch.equal(each[number][1], alone.ids[0])
 
 
 @pytest.mark.parametrize(("recipe", "numbered"), [("random", True), ("divprune", False), ("script", False)])

@@ -105,6 +105,14 @@ def test_a_set_of_its_own_size_is_refused():
         served_stage(ts.Recipe.of(Long(), "auto", positions="compact"), LLAVA)
 
 
+def test_merging_is_refused_where_features_are_added_inside_the_language_model():
+    recipe = ts.Recipe.load("script-merge", REGISTRY).replace(positions="compact")
+    served_stage(recipe, LLAVA)
+    deep = ServedFamily("qwen3_vl", "Qwen3VLForConditionalGeneration", merges=False)
+    with pytest.raises(RefusedError, match=r"merges tokens \(rest: merge\); qwen3_vl adds features"):
+        served_stage(recipe, deep)
+
+
 def test_what_can_be_served_is_its_one_stage():
     recipe = ts.Recipe.load("script", REGISTRY).replace(positions="compact")
     assert served_stage(recipe, LLAVA) is recipe.stages[0]

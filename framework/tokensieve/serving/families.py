@@ -25,9 +25,11 @@ class ServedFamily:
         architecture: the class of transformers that checkpoints name.
         modalities: the kinds of pictures whose tokens are chosen from.
         positions: which positions the kept tokens can have there.
+        merges: whether tokens can be merged; not where vision features are added inside the language model, too.
     """
 
     name: str
     architecture: str
     modalities: tuple[str, ...] = ("image",)
     positions: tuple[Positions, ...] = ("compact",)
+    merges: bool = True

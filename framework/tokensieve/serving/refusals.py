@@ -39,6 +39,11 @@ def served_stage(recipe: Recipe, family: ServedFamily) -> Stage:
             f"positions that follow from their number. Serve it with positions: {listing(family.positions)}, and "
             "evaluate it so"
         )
+    if stage.rest == "merge" and not family.merges:
+        raise RefusedError(
+            f"{who} merges tokens (rest: merge); {family.name} adds features of the vision encoder inside the language "
+            "model, too, which are not merged in a server. Serve a recipe that drops tokens"
+        )
     for leaf in distinct_strategies([stage]):
         reason = leaf.refusal(family.name) if isinstance(leaf, Strategy) else None
         if reason is not None:

@@ -137,8 +137,11 @@ class PictureSelector:
 
     def select_each(
         self, features: Sequence[Tensor], grids: Sequence[Raster], questions: Sequence[Tensor] | None = None
-    ) -> list[Tensor]:
-        """Return the vectors that stay of pictures `[n, d]` of any grids, `[kept, d]`; those of one grid go together.
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Select the tokens of pictures `[n, d]` of any grids; those of one grid go together.
+
+        Returns:
+            For each picture the vectors that stay, `[kept, d]`, and their ids, int64 `[kept]`.
 
         Raises:
             TokensieveError: see `select`.
@@ -146,11 +149,11 @@ class PictureSelector:
         alike: dict[Raster, list[int]] = {}
         for number, grid in enumerate(grids):
             alike.setdefault(grid, []).append(number)
-        found: dict[int, Tensor] = {}
+        found: dict[int, tuple[Tensor, Tensor]] = {}
         for grid, numbers in alike.items():
             asked = None if questions is None else [questions[number] for number in numbers]
             selected = self.select(torch.stack([features[number] for number in numbers]), grid, asked)
-            found.update(zip(numbers, selected.features, strict=True))
+            found |= zip(numbers, zip(selected.features, selected.ids, strict=True), strict=True)
         return [found[number] for number in range(len(features))]
 
 

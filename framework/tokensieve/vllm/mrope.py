@@ -85,7 +85,15 @@ class PrunedMrope:
             questions += [] if ids is None else [self.language_model.embed_input_ids(one) for one in ids]
         pictures = {name: value for name, value in kwargs.items() if name not in QUESTION_IDS.values()}
         features = super().embed_multimodal(**pictures)  # type: ignore[misc]
-        return tuple(self._selector.select_each(features, grids, questions or None))
+        if not grids:
+            return features
+        # Tokens are judged by what enters the language model; behind it stands what is added to its layers.
+        width = self.config.text_config.hidden_size
+        selected = self._selector.select_each([one[:, :width] for one in features], grids, questions or None)
+        return tuple(
+            kept if one.shape[1] == width else torch.cat([kept, one[ids, width:]], dim=1)
+            for one, (kept, ids) in zip(features, selected, strict=True)
+        )
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
         """Return positions `[3, n]` without gaps; a prompt that loses nothing has its own, as under `prune`."""

@@ -52,7 +52,12 @@ QWEN2_5_VL = ServedModel(
     "TokensieveQwen2_5_VLForConditionalGeneration",
     "tokensieve.vllm.qwen2_5_vl:PrunedQwen25VL",
 )
-SERVED = (LLAVA, QWEN2_VL, QWEN2_5_VL)
+QWEN3_VL = ServedModel(
+    ServedFamily("qwen3_vl", "Qwen3VLForConditionalGeneration", merges=False),
+    "TokensieveQwen3VLForConditionalGeneration",
+    "tokensieve.vllm.qwen3_vl:PrunedQwen3VL",
+)
+SERVED = (LLAVA, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
 
 
 def served_model(config: Mapping[str, Any]) -> ServedModel:

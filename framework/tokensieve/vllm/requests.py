@@ -47,7 +47,8 @@ class PrunedInfo(BaseProcessingInfo):
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Return how many pictures of each kind a prompt may have; vLLM refuses the others."""
         served = self.selector.family.modalities
-        return {name: limit for name, limit in super().get_supported_mm_limits().items() if name in served}
+        limits = super().get_supported_mm_limits()
+        return {name: limit if name in served else 0 for name, limit in limits.items()}
 
     def get_hf_processor(self, **kwargs: object) -> Any:
         """Return the processor; it knows nothing of questions, and would be made anew for each."""
@@ -89,14 +90,10 @@ class PrunedProcessor(BaseMultiModalProcessor[Any]):
         words = ~torch.isin(ids, torch.tensor(self.info.placeholders, dtype=torch.int64))
         return questions(self.info.get_hf_processor(), ids, words)[0]
 
-    def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> Any:
-        return super()._call_hf_processor(hf_data, _without_question(hf_kwargs))
-
-    def _postprocess_hf_mm_data(
-        self, mm_inputs: Mapping[str, object], hf_processor_mm_kwargs: Mapping[str, object], processed_data: Any
-    ) -> Any:
-        processed = super()._postprocess_hf_mm_data(mm_inputs, hf_processor_mm_kwargs, processed_data)
-        question = hf_processor_mm_kwargs.get(QUESTION)
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        # transformers' processor knows nothing of questions.
+        processed = super()._apply_hf_processor_main(mm_items, _without_question(hf_kwargs))
+        question = hf_kwargs.get(QUESTION)
         if question is None:
             return processed
         words = self.info.get_tokenizer()(question, add_special_tokens=False)["input_ids"]
