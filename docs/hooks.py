@@ -20,6 +20,7 @@ from tokensieve.cli.adapters import offered_evidence
 from tokensieve.plugins.parameters import differences, parameters, sentence
 from tokensieve.recipes.cards import kind_of_strategy, needs_of, recipe_sentence, sites_for
 from tokensieve.recipes.formulas import format_budget
+from tokensieve.study.report.figures.style import inlined
 from tokensieve_strategies._provenance import Origin, provenance
 
 DOCS = Path(__file__).parent
@@ -28,6 +29,8 @@ FINDINGS = DOCS / "assets" / "findings"
 SHOWN = ("unpruned", "text_only", "method", "random", "uniform", "pool", "downsampled", "oracle", "anti_oracle")
 LONG_FIRST = re.compile(r"(<tr>\s*)<td>(?=<code>[^<]{33,}</code></td>)")
 """The first cell of a row with a line of code that is too long to keep other columns on the screen."""
+CURVES = re.compile(r'<p><img alt="([^"]*)" src="[^"]*assets/findings/([\w/-]+)\.svg"\s*/?></p>')
+"""A figure of a report."""
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
 
 
@@ -38,6 +41,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Replace links to figures by the figures themselves, and put tables where they can be scrolled."""
+    html = CURVES.sub(lambda found: _curves(found[2], found[1]), html)
     html = FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
     return re.sub(r"<table>.*?</table>", lambda found: _scrolled(found[0]), html, flags=re.DOTALL)
 
@@ -52,6 +56,8 @@ def _scrolled(table: str) -> str:
         lambda code: re.sub(r"(?<=[ >])[[(]*-[^ <>]*", r"<span>\g<0></span>", code[0]),
         table,
     )
+    # An interval stays on one line.
+    table = re.sub(r"\[([-+\d.]+), ([-+\d.]+)\]", r"[\1,&nbsp;\2]", table)
     # Focusable, so that the keyboard can scroll it, too.
     return f'<div class="scrolled" tabindex="0">{table}</div>'
 
@@ -452,6 +458,13 @@ def _decisions() -> list[Path]:
 
 def _heading(file: Path) -> str:
     return file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+
+
+def _curves(path: str, said: str) -> str:
+    """Return a figure of a report in the colours of the page, with its description; search does not read its ticks."""
+    file = (FINDINGS / f"{path}.svg").read_text(encoding="utf-8").replace('style="fill: #ffffff"', 'style="fill: none"')
+    drawn = inlined(file, path.replace("/", "-")).replace("<svg", f'<svg role="img" aria-label="{said}"', 1)
+    return f'<div class="figure" data-search-exclude>{drawn.strip()}</div>'
 
 
 def _svg(name: str) -> str:

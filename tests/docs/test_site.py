@@ -62,6 +62,25 @@ def test_tables_and_figures_are_in_place(site):
     assert (site / "ideas" / "algebra.html").read_text(encoding="utf-8").count('<div class="figure"><svg') == 2
 
 
+def test_figures_of_reports_take_the_colours_of_the_page(site):
+    page = (site / "findings.html").read_text(encoding="utf-8")
+    said = re.findall(
+        r"^!\[([^]]*)\]\(assets/findings/", (DOCS / "findings.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    figures = re.findall(
+        r'<div class="figure" data-search-exclude><svg role="img" aria-label="([^"]*)".*?</svg></div>', page, re.DOTALL
+    )
+    assert figures == said
+    assert len(said) > 3
+    drawn = page[page.index("<article") : page.index("</article")]
+    assert "currentColor" in drawn
+    assert "#ffffff" not in drawn
+    ids = re.findall(r'\bid="([^"]+)"', drawn)
+    assert len(ids) == len(set(ids))
+    assert re.search(r"\[[-+.\d]+,&nbsp;[-+.\d]+\]", drawn)
+    assert "xtick" not in (site / "search" / "search_index.json").read_text(encoding="utf-8")
+
+
 def test_a_command_in_a_table_wraps_between_words_and_leaves_room_for_what_it_does(site):
     page = (site / "reference.html").read_text(encoding="utf-8")
     commands = re.findall(r'<td(?: class="(usage)")?><code>(tokensieve .*?)</code></td>', page)

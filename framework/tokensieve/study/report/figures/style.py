@@ -119,24 +119,33 @@ class Drawing:
 
     @cached_property
     def inline(self) -> str:
-        """Return the SVG for a page: transparent, in the colour of the page's text, with unique ids."""
-        text = self._svg.decode()
-        # The first filled path is the figure's own background; axes have none.
-        text = text[text.index("<svg") :].replace('style="fill: #ffffff"', 'style="fill: none"', 1)
-        text = text.replace(INK, "currentColor")
-        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
-        text = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}-\1)", text)
-        text = re.sub(r'href="#([^"]+)"', rf'href="#{self.name}-\1"', text)
-        head, _, body = text.partition(">")
-        # The page sets the width; the view box has the aspect ratio.
-        head = re.sub(r' (?:width|height|version)="[^"]*"', "", head)
-        return f"{head}>{body}"
+        """Return the SVG for a page."""
+        return inlined(self._svg.decode(), self.name)
 
     @property
     def accessible(self) -> str:
         """Return `inline` as one image with a name for screen readers."""
         return self.inline.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.title)}"', 1)
+
+
+def inlined(file: str, name: str) -> str:
+    """Return the SVG of a figure's file for a page: transparent, in the colour of the page's text, with unique ids.
+
+    Args:
+        file: what `Drawing.to_bytes` wrote.
+        name: with which ids begin; another one for every figure of a page.
+    """
+    # The first filled path is the figure's own background; axes have none.
+    text = file[file.index("<svg") :].replace('style="fill: #ffffff"', 'style="fill: none"', 1)
+    text = text.replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
+    head, _, body = text.partition(">")
+    # The page sets the width; the view box has the aspect ratio.
+    head = re.sub(r' (?:width|height|version)="[^"]*"', "", head)
+    return f"{head}>{body}"
 
 
 @contextmanager
