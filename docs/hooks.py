@@ -29,6 +29,9 @@ FINDINGS = DOCS / "assets" / "findings"
 SHOWN = ("unpruned", "text_only", "method", "random", "uniform", "pool", "downsampled", "oracle", "anti_oracle")
 LONG_FIRST = re.compile(r"(<tr>\s*)<td>(?=<code>[^<]{33,}</code></td>)")
 """The first cell of a row with a line of code that is too long to keep other columns on the screen."""
+CODE = re.compile(r"(?<!</span>)<code>(?:[^<]|<wbr>)*-(?:[^<]|<wbr>)*</code>")
+"""Code in a line, which a `pre` begins otherwise, with a hyphen, behind which a browser would break it."""
+OPTION = re.compile(r"(?<=[ >])[[(]*-[^ <>]*")
 CURVES = re.compile(r'<p><img alt="([^"]*)" src="[^"]*assets/findings/([\w/-]+)\.svg"\s*/?></p>')
 """A figure of a report."""
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
@@ -40,22 +43,19 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Replace links to figures by the figures themselves, and put tables where they can be scrolled."""
+    """Replace links to figures by the figures, put tables where they can be scrolled, and keep options whole."""
     html = CURVES.sub(lambda found: _curves(found[2], found[1]), html)
     html = FIGURE.sub(lambda found: f'<div class="figure">{_svg(found[1])}</div>', html)
-    return re.sub(r"<table>.*?</table>", lambda found: _scrolled(found[0]), html, flags=re.DOTALL)
+    html = re.sub(r"<table>.*?</table>", lambda found: _scrolled(found[0]), html, flags=re.DOTALL)
+    return CODE.sub(lambda code: OPTION.sub(r'<span class="word">\g<0></span>', code[0]), html)
 
 
 def _scrolled(table: str) -> str:
-    """Return a table in a frame of its own. Commands in it wrap between words, and not behind a hyphen."""
+    """Return a table in a frame of its own. Commands in it wrap between words, and paths behind slashes."""
     # A bar in a cell of Markdown is written so; Python-Markdown leaves the backslash in code.
     table = table.replace(r"\|", "|")
     table = LONG_FIRST.sub(r'\1<td class="usage">', table)
-    table = re.sub(
-        r"<code>[^<]*-[^<]*</code>",
-        lambda code: re.sub(r"(?<=[ >])[[(]*-[^ <>]*", r"<span>\g<0></span>", code[0]),
-        table,
-    )
+    table = re.sub(r"<code>[^<]*\w/\w[^<]*</code>", lambda code: re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", code[0]), table)
     # An interval stays on one line.
     table = re.sub(r"\[([-+\d.]+), ([-+\d.]+)\]", r"[\1,&nbsp;\2]", table)
     # Focusable, so that the keyboard can scroll it, too.

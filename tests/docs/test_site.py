@@ -88,7 +88,9 @@ def test_a_command_in_a_table_wraps_between_words_and_leaves_room_for_what_it_do
     for usage, code in commands:
         words = re.sub("<[^>]*>", "", code)
         assert (usage == "usage") == (len(words) > 32), words
-        assert all(f"<span>{word}</span>" in code for word in words.split() if word.lstrip("[(")[0] == "-"), code
+        assert all(
+            f'<span class="word">{word}</span>' in code for word in words.split() if word.lstrip("[(")[0] == "-"
+        ), code
     assert "last|all" in page
     assert r"\|" not in page
 
