@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from tokensieve.cli.serve_vllm import server_module
@@ -47,6 +48,10 @@ def save_model(folder: Path, layers: int, width: int) -> None:
     text.head_dim = 64
     torch.manual_seed(0)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
+    # As released checkpoints name them, which is all that vLLM's own class knows.
+    file, old, new = folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model."
+    named = {name.replace(new, old).replace(old, new): weight for name, weight in load_file(file).items()}
+    save_file(named, file, {"format": "pt"})
 
 
 @contextmanager

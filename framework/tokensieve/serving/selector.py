@@ -75,6 +75,7 @@ class PictureSelector:
         """
         self.stage = served_stage(recipe, family)
         self.recipe, self.family = recipe, family
+        self._counts: dict[Raster, int] = {}
 
     @property
     def reads_questions(self) -> bool:
@@ -102,7 +103,10 @@ class PictureSelector:
 
     def count(self, grid: Raster) -> int:
         """Return how many tokens of a picture stay."""
-        return _count(self.stage, grid)
+        if grid not in self._counts:
+            groups = _layout(grid, 1, 1).groups(self.stage.per, self.stage.newlines == "judge")
+            self._counts[grid] = sum(count(self.stage.keep, size) for size in groups.sizes)
+        return self._counts[grid]
 
     @torch.no_grad()
     def select(self, features: Tensor, grid: Raster, questions: Sequence[Tensor] | None = None) -> Selected:
@@ -166,12 +170,6 @@ def _layout(grid: Raster, prompts: int, pictures: int) -> TokenLayout:
     # Copies on devices are kept for calls to come.
     with torch.inference_mode(False):
         return TokenLayout.of(whole.expand(prompts, -1, -1).contiguous())
-
-
-@lru_cache(maxsize=1024)
-def _count(stage: Stage, grid: Raster) -> int:
-    groups = _layout(grid, 1, 1).groups(stage.per, stage.newlines == "judge")
-    return sum(count(stage.keep, size) for size in groups.sizes)
 
 
 def _decided(
