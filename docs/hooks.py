@@ -31,7 +31,7 @@ LONG_FIRST = re.compile(r"(<tr>\s*)<td>(?=<code>[^<]{33,}</code></td>)")
 """The first cell of a row with a line of code that is too long to keep other columns on the screen."""
 CODE = re.compile(r"(?<!</span>)<code>(?:[^<]|<wbr>)*-(?:[^<]|<wbr>)*</code>")
 """Code in a line, which a `pre` begins otherwise, with a hyphen, behind which a browser would break it."""
-OPTION = re.compile(r"(?<=[ >])[[(]*-[^ <>]*")
+OPTION = re.compile(r"(?<=[ >])[\[(]*-[^ <>]*")
 CURVES = re.compile(r'<p><img alt="([^"]*)" src="[^"]*assets/findings/([\w/-]+)\.svg"\s*/?></p>')
 """A figure of a report."""
 FIGURE = re.compile(r'<p><img [^>]*src="[^"]*assets/(\w+\.svg)"[^>]*/?></p>')
