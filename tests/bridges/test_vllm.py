@@ -245,6 +245,7 @@ DIVPRUNE = {"recipe": "divprune", "keep": 16, "positions": "compact"}
         (None, {}, "prunes by the entry 'tokensieve' of --hf-overrides, which is missing"),
         (DIVPRUNE, {"tensor_parallel_size": 2}, "tensor_parallel_size is 2; a pruned model was"),
         (DIVPRUNE, {"video_pruning_rate": 0.5}, "vLLM prunes videos itself"),
+        (DIVPRUNE, {"runner": "pooling"}, "the engine is one for pooling"),
         (DIVPRUNE, {"enable_lora": True}, "LoRA with a pruned model was never tried"),
         (DIVPRUNE, {"compilation_config": {"cudagraph_mm_encoder": True}}, "cudagraph_mm_encoder hands on"),
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class _Measured(ProcessorInputs):
 class PrunedInfo(BaseProcessingInfo):
     """What a processor knows of its model."""
 
-    @property
+    @cached_property
     def selector(self) -> PictureSelector:
         """What selects for the model."""
         return selector_of(self.get_hf_config())

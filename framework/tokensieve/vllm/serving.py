@@ -47,24 +47,35 @@ def check_engine(vllm_config: Any) -> None:
     Raises:
         TokensieveError: if the recipe cannot be served, or the engine is set up in a way that was never tried.
     """
-    selector_of(vllm_config.model_config.hf_config)
-    parallel = vllm_config.parallel_config
-    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-        if getattr(parallel, name) > 1:
+    model = vllm_config.model_config
+    selector_of(model.hf_config)
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+        size = getattr(vllm_config.parallel_config, name)
+        if size > 1:
             raise RefusedError(
-                f"{name} is {getattr(parallel, name)}; a pruned model was tried in one process alone. Leave it at 1, "
-                "and start several servers"
+                f"{name} is {size}; a pruned model was tried in one process alone. Leave it at 1, and start several "
+                "servers"
             )
     if vllm_config.compilation_config.cudagraph_mm_encoder:
         raise RefusedError(
             "cudagraph_mm_encoder hands on what a captured vision encoder computes, before tokens are selected; start "
             "the engine without it"
         )
-    if vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled():
+    if model.multimodal_config.is_multimodal_pruning_enabled():
         raise RefusedError("vLLM prunes videos itself (video_pruning_rate); start the engine with one of both")
-    for name, what in (("lora_config", "LoRA"), ("speculative_config", "speculative decoding")):
+    if model.runner_type != "generate":
+        raise RefusedError(f"the engine is one for {model.runner_type}; a pruned model was tried for answers alone")
+    for name, what in _NEVER_TRIED.items():
         if getattr(vllm_config, name) is not None:
             raise RefusedError(f"{what} with a pruned model was never tried; start the engine without it")
+
+
+_NEVER_TRIED = {
+    "lora_config": "LoRA",
+    "speculative_config": "speculative decoding",
+    "kv_transfer_config": "handing a cache to another engine",
+    "ec_transfer_config": "a vision encoder in another engine",
+}
 
 
 def question_of(
