@@ -48,8 +48,9 @@ def test_a_setting_changes_the_recipes_that_have_its_operand(cli, checkpoint):
     keep = ("--keep", "9")
     result = cli("show", "norm", "gsp", "--model", checkpoint, "--image", PHOTO, *keep, "--set", "size.p=1")
     assert result.exit_code == 0, result.output
+    assert result.stderr == "note: --set size.p=1 changes 'norm' alone\n"
     result = cli("cost", "norm", "gsp", *GEOMETRY, *keep, "--set", "stages.0.at=decoder.16")
-    assert result.exit_code == 0, result.output
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
     assert [table(result.stdout)[name][1] for name in ("norm", "gsp")] == [f"{(16 * 576 + 16 * 9) / 32:.1f}"] * 2
     result = cli("cost", "norm", "gsp", *GEOMETRY, *keep, "--set", "fastv.x=1")
     assert (result.exit_code, "the recipe has no operand 'fastv'; it has size (norm)" in result.stderr) == (1, True)

@@ -18,7 +18,7 @@ def load_recipes(
     """Return the recipes that a command names.
 
     Of several recipes, one whose number of stages is another than that of the budgets keeps its own, and a note on
-    stderr says so. A setting of an operand changes the recipes that have it, and any other setting all of them.
+    stderr says so. A setting of an operand changes the recipes that have it, with a note, and any other setting all.
 
     Args:
         names: names of shipped recipes, paths to YAML, or formulas.
@@ -29,7 +29,7 @@ def load_recipes(
     Raises:
         TokensieveError: if a recipe cannot be read, or no recipe takes the budgets or a setting.
     """
-    own = {name: _settings_of(name, names, settings or (), registry) for name in names}
+    own = _settings_by_recipe(names, settings or (), registry)
     if budgets is None or len(names) == 1:
         return [Recipe.load(name, registry, keep=budgets, settings=own[name]) for name in names]
     kept = [name for name in names if not _takes(name, registry, budgets)]
@@ -57,18 +57,18 @@ def _takes(name: str, registry: Registry, budgets: Sequence[Keep]) -> bool:
     return len(budgets) == len(recipe.stages) or (len(budgets) == 1 and budgets[0].count in recipe.budgets)
 
 
-def _settings_of(name: str, names: Sequence[str], settings: Sequence[str], registry: Registry) -> list[str]:
-    """Return the settings that change a recipe: those of its operands, of none of the recipes, and all others."""
-    if len(names) == 1:
-        return list(settings)
-    operands = {one: _operands(one, registry) for one in names}
-    return [
-        setting
-        for setting in settings
-        if (operand := _operand(setting)) is None
-        or operand in operands[name]
-        or not any(operand in known for known in operands.values())
-    ]
+def _settings_by_recipe(names: Sequence[str], settings: Sequence[str], registry: Registry) -> dict[str, list[str]]:
+    """Return the settings that change each recipe: those of its operands, those of none of the recipes, and others."""
+    own: dict[str, list[str]] = {name: [] for name in names}
+    operands = {name: _operands(name, registry) for name in names if settings and len(own) > 1}
+    for setting in settings:
+        operand = _operand(setting)
+        having = [name for name, known in operands.items() if operand in known] or list(own)
+        for name in having:
+            own[name].append(setting)
+        if len(having) < len(own):
+            console.warn(f"note: --set {setting} changes {', '.join(map(repr, having))} alone")
+    return own
 
 
 def _operand(setting: str) -> str | None:
