@@ -69,7 +69,7 @@ def test_a_recipe_is_a_file(tmp_path):
         ("/dev/null", pipe),
         (tmp_path, f"is a folder: name a file in it, such as {tmp_path}/pipe.yaml"),
         (empty, "is a folder: name a file in it; there is no .yaml in it"),
-        (tmp_path / ("a" * 5000), "there is no file "),
+        (tmp_path / ("a" * 5000), "there is no (file|study) "),
     ):
         with pytest.raises(RecipeError, match=said):
             Recipe.load(path)
