@@ -15,7 +15,9 @@ from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.report import tasks, viewer, write_report
 from tokensieve.study.report.figures import style
+from tokensieve.study.report.figures.curves import legend
 from tokensieve.study.report.figures.kept import keep_frequency, middle_block
+from tokensieve.study.report.figures.style import new_figure, plot_settings
 
 from . import synthetic
 from .synthetic import KEEPS, Made, Shapes
@@ -306,3 +308,22 @@ def test_a_task_that_is_not_what_it_was_is_not_shown(comparison):
     found, [problem] = tasks.rebuild_tasks([comparison], Registry())
     assert found == {}
     assert "no task is named 'shapes'" in problem
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"), [(["a", "b", "c"], 3), (["uniform at decoder.20"] * 16, 2), (["x" * 40] * 3, 1)]
+)
+def test_a_legend_fits_its_figure_and_leaves_the_plot_its_height(names, columns):
+    with plot_settings():
+        figure = new_figure()
+        axes = figure.subplots()
+        for number, name in enumerate(names):
+            axes.plot([0, 1], [0, number], label=name)
+        before = figure.get_figheight()
+        legend(axes)
+        [made] = figure.legends
+        figure.draw_without_rendering()
+        assert made._ncols == columns
+        assert made.get_window_extent().width <= figure.bbox.width
+        assert (figure.get_figheight() > before) == (len(names) / columns > 5)
+        assert axes.get_window_extent().height > 0.45 * 72 * before

@@ -248,6 +248,9 @@ def bounds(axes: Axes, comparison: Comparison, value: Callable[[Arm], float], ma
         # Bounds that cut at other sites look the same and are not labelled.
         if named and name == arms[0].role:
             axes.annotate(name.replace("_", "-"), (value(arms[0]), ys[0]), **_bound_label(arms[0].role, ys[0], most))
+            if name == "anti_oracle":
+                # Room for its name below it.
+                axes.update_datalim([(value(arms[0]), ys[0] - _LABEL_HEIGHT)])
     for role, dash, name in (("unpruned", "--", "all tokens"), ("text_only", "-.", "no tokens")):
         arm = next((arm for arm in comparison.arms if arm.role == role), None)
         if arm is not None:
@@ -343,12 +346,24 @@ def _round_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(FixedLocator(sorted(_apart(axes, inside, NEAR))))
 
 
+_LEGEND_ROWS, _ROW_INCHES = 5, 0.17
+"""The rows of a legend for which a figure has room, and the height of one more."""
+
+
 def legend(axes: Axes) -> None:
-    """Put the legend of a plot below its figure."""
-    figure = axes.get_figure()
+    """Put the legend of a plot below its figure, in as many columns as fit, three at most."""
+    figure = axes.get_figure(root=True)
     handles, labels = axes.get_legend_handles_labels()
-    if figure is not None and handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    if figure is None or not handles:
+        return
+    for columns in (3, 2, 1):
+        made = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        if columns == 1 or made.get_window_extent().width <= figure.bbox.width:
+            # A long legend makes the figure taller, not the plot lower.
+            more = max(0, math.ceil(len(labels) / columns) - _LEGEND_ROWS)
+            figure.set_figheight(figure.get_figheight() + more * _ROW_INCHES)
+            return
+        made.remove()
 
 
 def _recall_interval(comparison: Comparison, arm: Arm) -> tuple[float, float, float]:
