@@ -89,7 +89,8 @@ def test_the_filter_says_nothing_of_few_questions_or_without_a_smaller_image(com
     assert all(one.left > 10 and one.shares == () for one in filtered_blocks(few))
     assert filtered_table(few, filtered_blocks(few)) is None
     [asked] = [one for one in answer_questions(all_findings) if one.name == "filtered"]
-    assert [answer.title for answer in asked.answers] == ["small-a on shapes"]
+    assert [answer.title for answer in asked.answers] == ["small-a on shapes", "small-b on shapes"]
+    assert asked.answers[1].text.startswith("No smaller image was measured")
     block = filtered_blocks(comparison)[0]
     arm, share = block.shares[0]
     keep, said = asked.answers[0].points[0]
@@ -651,7 +652,7 @@ def test_what_is_said_of_an_order_that_carries_over():
 
 def test_questions_are_answered_for_every_comparison(all_findings):
     asked = answer_questions(all_findings)
-    assert len({question.name for question in asked}) == len(asked) == 8
+    assert len({question.name for question in asked}) == len(asked) == 9
     for question in asked:
         if question.name != "transfer":
             assert [answer.title for answer in question.answers] == [found.comparison.title for found in all_findings]

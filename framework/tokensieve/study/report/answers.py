@@ -160,22 +160,26 @@ def _transfer_question(all_findings: Sequence[Findings]) -> Question | None:
 def _filtered_question(all_findings: Sequence[Findings]) -> Question | None:
     """Return the question about a smaller image; none if no comparison has one."""
     answers, tables = [], []
+    measured = False
     for findings in all_findings:
         comparison = findings.comparison
         why: dict[str, str] = {}
         nothing: tuple[FilteredBlock, ...] = ()
         blocks = attempt(partial(filtered_blocks, comparison), nothing, "filtered", why)
+        measured |= bool(blocks or why)
         if why:
             answers.append(Answer(comparison.title, uncomputed_text(why)))
-        elif blocks:
-            answers.append(_filtered(comparison, blocks))
-            table = filtered_table(comparison, blocks)
-            tables += [] if table is None else [table]
+            continue
+        answers.append(_filtered(comparison, blocks))
+        table = filtered_table(comparison, blocks)
+        tables += [] if table is None else [table]
     text = "What is left where a smaller image fails?"
-    return Question("filtered", text, tuple(answers), tuple(tables)) if answers else None
+    return Question("filtered", text, tuple(answers), tuple(tables)) if measured else None
 
 
 def _filtered(comparison: Comparison, blocks: Sequence[FilteredBlock]) -> Answer:
+    if not blocks:
+        return Answer(comparison.title, "No smaller image was measured with as many tokens as a method.")
     points = []
     for one in blocks:
         best = "; too few to say more"
