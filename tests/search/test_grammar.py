@@ -72,6 +72,7 @@ def test_shipped_recipes_are_in_the_grammar_unless_they_have_what_it_lacks(gramm
     # A tie-breaker, three operands of at_least, random draws, sites that are not searched, more than two cuts.
     assert outside == {
         "feather",
+        "holitom",
         "prumerge-plus",
         "pyramiddrop",
         "random",
@@ -80,6 +81,7 @@ def test_shipped_recipes_are_in_the_grammar_unless_they_have_what_it_lacks(gramm
         "sparsevlm",
         "sparsevlm-v2",
         "two-of-three",
+        "vscan",
     }
 
 

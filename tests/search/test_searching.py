@@ -6,6 +6,7 @@ import pytest
 
 from tokensieve.errors import PluginError, RefusedError, StudyError
 from tokensieve.search import optimiser as optimisers
+from tokensieve.search import searching
 from tokensieve.search.optimiser import Optimiser
 from tokensieve.search.searching import Found, Search
 from tokensieve.search.trial import Measured, Trial
@@ -49,7 +50,9 @@ class Small:
         self.hash, self.candidate, self.genes_of = "small", grammar.candidate, lambda candidate: None
 
 
-def test_a_recipe_is_measured_once_and_later_ones_say_which_it_was(search, grammar):
+def test_a_recipe_is_measured_once_and_later_ones_say_which_it_was(search, grammar, monkeypatch):
+    # So many that even the rarest of the eight is drawn, whatever the order of draws.
+    monkeypatch.setattr(searching, "MOST_REFUSED", 100)
     measuring = Pretended()
     found = search(measuring, grammar=Small(grammar)).run(50)
     assert len(set(measuring.asked)) == len(measuring.asked)
