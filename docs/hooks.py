@@ -262,6 +262,21 @@ def seeds() -> str:
     return _table(("right answers, %", *keeps), rows)
 
 
+def places() -> str:
+    """Return what one recipe answers in every place where it can run, from what `tools/places.py` recorded."""
+    found = json.loads((DOCS / "assets" / "places.json").read_text(encoding="utf-8"))
+    rows = (
+        (
+            one["place"],
+            one["with"],
+            f"{one['answers']} of {one['of']}",
+            "not told" if one["kept"] is None else f"{one['kept']} of {one['of']}",
+        )
+        for one in found
+    )
+    return _table(("place", "with", "answers of `ts.prune`", "kept ids of `ts.prune`"), rows)
+
+
 def sweeps() -> str:
     """Return a table of what the last `make sweep` tried, from the counts that it wrote."""
     found = json.loads((DOCS / "assets" / "sweeps.json").read_text(encoding="utf-8"))
@@ -301,6 +316,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "filtered": filtered,
     "sweeps": sweeps,
+    "places": places,
 }
 
 
