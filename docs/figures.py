@@ -6,7 +6,9 @@ where docs/assets/extra.css lets it take the colours of the light or dark palett
 
 from __future__ import annotations
 
+import html
 import json
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -168,7 +170,69 @@ def coverage() -> str:
     return figure(y + 38, "How often an interval of 95 % holds the truth, of 2,000 simulated studies", *parts)
 
 
-FIGURES = {"deeper.svg": deeper, "collapse.svg": collapse, "tome-sweep.svg": sweep, "coverage.svg": coverage}
+def scale_time() -> str:
+    """Show the time of selecting against the tokens, as `benchmarks/scale.py --record` found it."""
+    return log_log("Milliseconds of selecting 64 tokens, against the tokens there are", "seconds", 1000, "ms")
+
+
+def scale_memory() -> str:
+    """Show the memory of selecting against the tokens, in the same way."""
+    return log_log("MiB of selecting 64 tokens, against the tokens there are", "bytes", 2**-20, "MiB")
+
+
+def log_log(label: str, what: str, unit: float, name: str) -> str:
+    """Return a figure of a column of scale.json against the tokens, with both axes logarithmic."""
+    found = json.loads((ASSETS / "scale.json").read_text(encoding="utf-8"))
+    curves = {method: [(row["n"], max(unit * row[what], 0.1)) for row in found[method]["length"]] for method in SCALED}
+    ns = sorted({n for points in curves.values() for n, _ in points})
+    most = max(value for points in curves.values() for _, value in points)
+    left, right, top, bottom, height = 76, WIDTH - 116, 16, 46, 400
+    decades = range(-1, math.ceil(math.log10(most)) + 1)
+
+    def x(n: float) -> float:
+        return left + (right - left) * math.log(n / ns[0]) / math.log(ns[-1] / ns[0])
+
+    def y(value: float) -> float:
+        part = (math.log10(value) - decades[0]) / (decades[-1] - decades[0])
+        return height - bottom - (height - bottom - top) * part
+
+    parts = []
+    for decade in decades:
+        down = y(10.0**decade)
+        ends = f'x1="{left}" y1="{down:.1f}" x2="{right}" y2="{down:.1f}"'
+        parts.append(f'<line {ends} stroke="currentColor" stroke-opacity="0.2"/>')
+        parts.append(text(left - 8, down + 5, f"{10.0**decade:,g}", anchor="end", size=14))
+    for n in ns:
+        parts.append(text(x(n), height - 26, f"{n:,}", anchor="middle", size=13))
+    parts.append(text((left + right) / 2, height - 8, f"tokens; {name}", anchor="middle", size=13))
+    lowest = float("inf")
+    # From the top down, so that a name goes below the one that is in its way.
+    for number, method in sorted(enumerate(curves), key=lambda one: y(curves[one[1]][-1][1])):
+        points, colour = curves[method], COLOURS[number % len(COLOURS)]
+        line = " ".join(f"{x(n):.1f},{y(value):.1f}" for n, value in points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x(n):.1f}" cy="{y(value):.1f}" r="3" fill="{colour}"/>' for n, value in points]
+        end, down = x(points[-1][0]), y(points[-1][1])
+        place = down if lowest == float("inf") else max(down, lowest + 17)
+        lowest = place
+        bend = f'<line x1="{end:.1f}" y1="{down:.1f}" x2="{right + 14}" y2="{place:.1f}" stroke="{colour}"'
+        parts.append(f'{bend} stroke-opacity="0.5" stroke-dasharray="2 3"/>')
+        named = html.escape(method)
+        parts.append(f'<text x="{right + 18}" y="{place + 5:.1f}" font-size="14" fill="{colour}">{named}</text>')
+    return figure(height, label, *parts)
+
+
+SCALED = ("norm", "evs", "visionzip", "qcsp", "gsp", "gsp & qcsp", "divprune", "tome", "mmtok", "vispruner", "otprune")
+"""The strategies whose curves are drawn."""
+COLOURS = ("#2a8bd0", "#d9730d", "#0a8f70", "#c2478f", "#7b6fd0", "#8f7a00", "#b4504a", "#2490a8")
+FIGURES = {
+    "deeper.svg": deeper,
+    "collapse.svg": collapse,
+    "tome-sweep.svg": sweep,
+    "coverage.svg": coverage,
+    "scale-time.svg": scale_time,
+    "scale-memory.svg": scale_memory,
+}
 
 if __name__ == "__main__":
     for name, drawn in FIGURES.items():

@@ -277,6 +277,19 @@ def places() -> str:
     return _table(("place", "with", "answers of `ts.prune`", "kept ids of `ts.prune`"), rows)
 
 
+def scale() -> str:
+    """Return the time and memory of selecting by every strategy, as `benchmarks/scale.py --record` found them."""
+    found = json.loads((DOCS / "assets" / "scale.json").read_text(encoding="utf-8"))
+    strategies = ts.default_registry().strategies
+    lengths = sorted({row["n"] for sweeps in found.values() for row in sweeps["length"]})
+    rows = []
+    for name, measured in found.items():
+        at = {row["n"]: f"{1000 * row['seconds']:,.0f} / {row['bytes'] / 2**20:,.0f}" for row in measured["length"]}
+        time, memory = strategies[name].complexity if name in strategies else ("that of its parts", "that of its parts")
+        rows.append((f"`{name}`", *(at.get(length, "—") for length in lengths), time, memory))
+    return _table(("strategy", *(f"{length:,}" for length in lengths), "time", "memory"), rows)
+
+
 def sweeps() -> str:
     """Return a table of what the last `make sweep` tried, from the counts that it wrote."""
     found = json.loads((DOCS / "assets" / "sweeps.json").read_text(encoding="utf-8"))
@@ -317,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "filtered": filtered,
     "sweeps": sweeps,
     "places": places,
+    "scale": scale,
 }
 
 
