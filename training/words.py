@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -40,14 +40,15 @@ def padded(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def tokenizer(end: bool, **settings: object) -> PreTrainedTokenizerFast:
+def tokenizer(end: bool, ids: Mapping[str, int] = IDS, **settings: object) -> PreTrainedTokenizerFast:
     """Return the tokenizer: words of a closed vocabulary, regardless of case and of a space before `?`.
 
     Args:
         end: whether texts are closed with `</s>`, as a text tower wants them.
+        ids: of all words and special tokens.
         **settings: of the tokenizer class.
     """
-    raw = Tokenizer(models.WordLevel(IDS, unk_token="<unk>"))  # noqa: S106 - no password
+    raw = Tokenizer(models.WordLevel(dict(ids), unk_token="<unk>"))  # noqa: S106 - no password
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[?.]"), "isolated")]

@@ -85,7 +85,8 @@ def test_a_checkpoint_without_a_chat_template(cli, checkpoint):
 
 
 def test_the_prompt_is_made_by_the_chat_template(ready):
-    assert ready.render_prompt("Why?") == "USER: <image>\nWhy? ASSISTANT:"
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
+    assert ready.render_chat([turn]) == "USER: <image>\nWhy? ASSISTANT:"
 
 
 def test_a_query_encoder_that_is_none(cli, checkpoint):

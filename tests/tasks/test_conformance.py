@@ -12,7 +12,7 @@ from tokensieve.tasks import Sample, Task, Video
 from tokensieve.tasks.fidelity import Fidelity
 from tokensieve.tasks.jsonl import VqaJsonl
 from tokensieve.tasks.lmms.task import LmmsEvalTask
-from tokensieve.tasks.world import World
+from tokensieve.tasks.world import World, WorldPictures, WorldText, WorldTurns, WorldVideo
 from tokensieve.testing import TaskConformance
 from tokensieve.testing.tasks import TASK_LAWS, Trial
 
@@ -124,6 +124,30 @@ class TestVideos(TestExact):
 class TestWorld(TaskConformance):
     task = World(pictures=6, per_picture=4)
     others: ClassVar[dict[str, object]] = {"split": "validation", "density": "sparse", "types": World().types[:2]}
+
+
+class TestWorldText(TestWorld):
+    task = WorldText(pictures=6, per_picture=4)
+    others: ClassVar[dict[str, object]] = TestWorld.others | {"types": WorldText().types[:2]}
+
+
+class TestWorldTurns(TestWorld):
+    task = WorldTurns(pictures=6, per_picture=4)
+    others: ClassVar[dict[str, object]] = TestWorld.others | {"types": WorldTurns().types[:2]}
+
+
+class TestWorldPictures(TestWorld):
+    task = WorldPictures(pictures=6, per_picture=4)
+    others: ClassVar[dict[str, object]] = {
+        "split": "validation",
+        "density": "dense",
+        "types": WorldPictures().types[:2],
+    }
+
+
+class TestWorldVideo(TestWorld):
+    task = WorldVideo(pictures=6, per_picture=4)
+    others: ClassVar[dict[str, object]] = {"split": "validation", "types": WorldVideo().types[:2]}
 
 
 # Each law bites
@@ -288,7 +312,15 @@ class Nailed(Counts):
 
 
 def test_every_task_that_comes_along_is_tried(registry):
-    tried = {Fidelity: TestFidelity, VqaJsonl: TestExact, World: TestWorld}
+    tried = {
+        Fidelity: TestFidelity,
+        VqaJsonl: TestExact,
+        World: TestWorld,
+        WorldPictures: TestWorldPictures,
+        WorldText: TestWorldText,
+        WorldTurns: TestWorldTurns,
+        WorldVideo: TestWorldVideo,
+    }
     # tests/bridges tries it, with lmms-eval.
     assert set(registry.tasks.values()) - {LmmsEvalTask} == set(tried)
 

@@ -7,18 +7,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tokensieve.errors import RefusedError, listing, short_message
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.models.pictures import Images, Video, VisualInput, images_of
 from tokensieve.models.pretrained import unset_fields
-
-VisualKind = Literal["image", "video"] | None
-"""What a question is about; None for a question without an image or video."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +41,11 @@ class LoadedModel:
         """
         return self.batch_inputs([image], [prompt])
 
-    def batch_inputs(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> dict[str, Any]:
+    def batch_inputs(self, images: Sequence[VisualInput] | None, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the model's inputs for a batch of questions, on the model's device, padded on the left.
 
         Args:
-            images: one image or video for each prompt; None for questions without images.
+            images: what is shown with each prompt; None for questions without images.
             prompts: the questions.
 
         Raises:
@@ -59,11 +57,11 @@ class LoadedModel:
         """Return the processor's output on the model's device, in its dtype; `inputs` stay as they are."""
         return dict(copy.copy(inputs).to(self.model.device, dtype=self.model.dtype))
 
-    def processor_inputs(self, images: Sequence[ImageOrVideo] | None, prompts: Sequence[str]) -> Any:
+    def processor_inputs(self, images: Sequence[VisualInput] | None, prompts: Sequence[str]) -> Any:
         """Return the processor's output for a batch of questions; it is on the CPU and needs no weights.
 
         Args:
-            images: one image or video for each prompt; None for questions without images.
+            images: what is shown with each prompt; None for questions without images.
             prompts: the questions.
 
         Raises:
@@ -72,10 +70,41 @@ class LoadedModel:
         videos = [list(shown.frames) for shown in images or () if isinstance(shown, Video)]
         if images is not None and 0 < len(videos) < len(images):
             raise RefusedError("pictures and videos are not asked about in one batch")
-        kind: VisualKind = None if images is None else "video" if videos else "image"
-        texts = [self.render_prompt(prompt, kind) for prompt in prompts]
-        pictures = [[image] for image in images or () if isinstance(image, Image.Image)]
+        texts = [
+            self.render_chat([_user(prompt, None if images is None else images[number])])
+            for number, prompt in enumerate(prompts)
+        ]
+        pictures = [] if videos else [list(images_of(shown)) for shown in images or ()]
         return self.tensors(texts, pictures, videos)
+
+    def later_turns(self, shown: VisualInput | None, turns: Sequence[tuple[str, str]], question: str) -> Tensor:
+        """Return the ids of what follows the first prompt of a talk, int64 `[1, n]`, on the model's device.
+
+        That is the answer to the first question, and all turns behind it up to the invitation to answer the last one.
+
+        Args:
+            shown: what comes with the first question; None for a talk without images.
+            turns: the questions and answers before the last question, at least one.
+            question: the last question.
+
+        Raises:
+            RefusedError: if the chat template writes the beginning of a talk otherwise when the talk goes on.
+        """
+        talk = [_user(turns[0][0], shown)]
+        first = self.render_chat(talk)
+        for (_, answer), following in zip(turns, [*(one for one, _ in turns[1:]), question], strict=True):
+            talk += [{"role": "assistant", "content": [{"type": "text", "text": answer}]}, _user(following, None)]
+        # Without a template, a talk has no fixed form.
+        whole = self.render_chat(talk) if getattr(self.processor, "chat_template", None) else ""
+        if not whole.startswith(first):
+            why = "writes that prompt otherwise when the talk goes on" if whole else "has no chat template"
+            raise RefusedError(
+                f"a talk cannot go on from the cache of its first prompt: the checkpoint's processor {why}; ask single "
+                "questions"
+            )
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        ids: Tensor = tokenizer(whole[len(first) :], add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return ids.to(self.model.device)
 
     def tensors(
         self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], videos: Sequence[Sequence[Image.Image]]
@@ -113,11 +142,6 @@ class LoadedModel:
                 said += f"; it has no {listing(missing)}, by which it counts the tokens of a picture"
             raise RefusedError(f"the checkpoint's processor refuses the picture or the prompt: {said}") from None
 
-    def render_prompt(self, prompt: str, kind: VisualKind = "image") -> str:
-        """Return the text of a prompt: from the chat template if there is one, else placeholder and question."""
-        visual = [] if kind is None else [{"type": kind}]
-        return self.render_chat([{"role": "user", "content": [*visual, {"type": "text", "text": prompt}]}])
-
     def render_chat(self, turns: Sequence[Mapping[str, Any]]) -> str:
         """Return the text of a chat: from the chat template if there is one, else placeholders and then all texts."""
         if getattr(self.processor, "chat_template", None):
@@ -131,6 +155,13 @@ class LoadedModel:
         """Run the prefill of a prompt, as `generate` does before the first new token."""
         with torch.no_grad(), quiet():
             self.model(**inputs, use_cache=True, logits_to_keep=1)
+
+
+def _user(prompt: str, shown: VisualInput | None) -> dict[str, Any]:
+    """Return the user's turn of a chat."""
+    many = len(shown.images) if isinstance(shown, Images) else int(shown is not None)
+    visual = [{"type": "video" if isinstance(shown, Video) else "image"}] * many
+    return {"role": "user", "content": [*visual, {"type": "text", "text": prompt}]}
 
 
 @contextmanager

@@ -9,7 +9,8 @@ def register_tasks(registry: Registrar) -> None:
     from tokensieve.tasks.fidelity import Fidelity
     from tokensieve.tasks.jsonl import VqaJsonl
     from tokensieve.tasks.lmms.task import LmmsEvalTask
-    from tokensieve.tasks.world import World
+    from tokensieve.tasks.world import World, WorldPictures, WorldText, WorldTurns, WorldVideo
 
-    for task in (Fidelity, LmmsEvalTask, VqaJsonl, World):
+    own = (Fidelity, LmmsEvalTask, VqaJsonl, World, WorldPictures, WorldText, WorldTurns, WorldVideo)
+    for task in own:
         registry.add_task(task)

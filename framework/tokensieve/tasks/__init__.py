@@ -1,6 +1,6 @@
 """Tasks: what a model is asked."""
 
-from tokensieve.models.pictures import Video
-from tokensieve.tasks.base import Answer, Sample, Task
+from tokensieve.models.pictures import Images, Video
+from tokensieve.tasks.base import Answer, Sample, Task, Turn
 
-__all__ = ["Answer", "Sample", "Task", "Video"]
+__all__ = ["Answer", "Images", "Sample", "Task", "Turn", "Video"]

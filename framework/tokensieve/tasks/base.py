@@ -17,21 +17,36 @@ from torch import Tensor
 
 from tokensieve.composers.settings import Value, unknown_setting
 from tokensieve.errors import SettingError, first_mistake
-from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.models.pictures import Images, Video, VisualInput
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of a talk that has been.
+
+    Attributes:
+        question: what the user said.
+        answer: what the model is taken to have said.
+    """
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A question about a picture or a video.
+    """A question about a picture, several pictures, or a video.
 
     Attributes:
         id: the name of the sample, unique in the task.
-        question: the user's turn.
-        image: the name of the picture or video in the task; samples with the same name share it.
+        question: the user's turn, the last one.
+        image: the name of what is shown; samples with the same name share it.
         answers: the right answers; empty if the task needs no labels.
         kind: the type of question, for breakdowns; empty if there are no types.
         choices: the answers to choose from; empty for open questions.
         video: the names of the frames in the task, in order, or the name of their folder. Empty for a picture.
+        turns: the turns before the question. The prompt that the model prunes is that of the first of them; the others,
+            and the question, are answered from its key-value cache, as in a chat that goes on.
     """
 
     id: str
@@ -41,6 +56,12 @@ class Sample:
     kind: str = ""
     choices: tuple[str, ...] = ()
     video: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def first_question(self) -> str:
+        """The user's turn that comes with what is shown."""
+        return self.turns[0].question if self.turns else self.question
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +121,7 @@ class Task(Value):
 
     @abstractmethod
     def picture(self, sample: Sample) -> Image.Image:
-        """Return a sample's picture, RGB; for a video one frame, for pages that show one picture.
+        """Return a sample's picture, RGB; of a video or several pictures one that stands for them, for pages.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
@@ -114,14 +135,21 @@ class Task(Value):
         """
         return None
 
-    def shown(self, sample: Sample) -> ImageOrVideo:
-        """Return the sample's video if it has one, else its picture.
+    def several_images(self, sample: Sample) -> Images | None:
+        """Return a sample's pictures if it is about several, or none.
+
+        Raises:
+            TaskError: if one cannot be read. It costs that sample's cell only.
+        """
+        return None
+
+    def shown(self, sample: Sample) -> VisualInput:
+        """Return the sample's video if it has one, its pictures if there are several, else its picture.
 
         Raises:
             TaskError: if it cannot be read. It costs that sample's cell only.
         """
-        video = self.video(sample)
-        return self.picture(sample) if video is None else video
+        return self.video(sample) or self.several_images(sample) or self.picture(sample)
 
     @abstractmethod
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:

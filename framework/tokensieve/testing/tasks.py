@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from tokensieve.models.pictures import Video
+from tokensieve.models.pictures import Images, images_of
 from tokensieve.tasks.base import Answer, Sample, Task, columns
 from tokensieve.testing.checks import cured_by, require
 
@@ -203,13 +203,15 @@ def pictures_are_rgb(trial: Trial) -> None:
     seen: dict[str, bytes] = {}
     for sample in [*trial.task.samples()[:MAX_SAMPLES], *trial.task.samples()[:1]]:
         shown = trial.task.shown(sample)
-        frames = shown.frames if isinstance(shown, Video) else (shown,)
-        require(
-            len({frame.size for frame in frames}) == 1, f"'{sample.image}' has no frames, or frames of several sizes"
-        )
+        frames = images_of(shown)
+        if isinstance(shown, Images):
+            require(len(frames) > 1, f"'{sample.image}' has {len(frames)} images; where there is one, return none")
+        else:
+            sizes = {frame.size for frame in frames}
+            require(len(sizes) == 1, f"'{sample.image}' has no frames, or frames of several sizes")
         for frame in frames:
             require(frame.mode == "RGB" and min(frame.size) > 0, f"'{sample.image}' is {frame.mode} of {frame.size}")
-        content = repr(frames[0].size).encode() + b"".join(frame.tobytes() for frame in frames)
+        content = repr(shown.size).encode() + b"".join(frame.tobytes() for frame in frames)
         require(seen.setdefault(sample.image, content) == content, f"'{sample.image}' is not always the same picture")
 
 

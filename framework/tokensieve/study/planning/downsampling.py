@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from tokensieve.checkpoints.loaded_model import LoadedModel
-from tokensieve.models.pictures import ImageOrVideo
+from tokensieve.models.pictures import VisualInput
 
 MIN_BUDGET_SHARE = 0.8
 """A downsampled image meets a budget if it has at most as many tokens, and at least this share of them."""
@@ -19,7 +19,7 @@ _ASPECT_CHANGES = (1.0, 1.07, 1 / 1.07, 1.15, 1 / 1.15)
 _BISECTION_STEPS = 7
 
 
-def count_prompt_tokens(ready: LoadedModel, picture: ImageOrVideo | None, prompt: str = "?") -> tuple[int, int]:
+def count_prompt_tokens(ready: LoadedModel, picture: VisualInput | None, prompt: str = "?") -> tuple[int, int]:
     """Return the number of visual and of text tokens of a question about an image or a video.
 
     Args:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from PIL import Image
+
 from tokensieve.algebra.budget import count
 from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.checkpoints.loading import load_processor
 from tokensieve.errors import StudyError
-from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.models.pictures import Images, Video, VisualInput
 from tokensieve.plugins.registry import Registry
 from tokensieve.study.planning.downsampling import NO_SMALLER_VIDEO, count_prompt_tokens, downsampled_size
 from tokensieve.study.planning.hashing import content_hash
@@ -86,7 +88,7 @@ class DownsamplingCheck:
 
     def __init__(self, opened: OpenedModel, task: PreparedTask) -> None:
         self._ready = None
-        self._image: ImageOrVideo | None = None
+        self._image: VisualInput | None = None
         sample = task.samples[0]
         try:
             self._image = task.task.shown(sample)
@@ -96,13 +98,16 @@ class DownsamplingCheck:
         if opened.folder is None or opened.adapter is None or isinstance(self._image, Video):
             return
         self._ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)
-        self._visual, _ = count_prompt_tokens(self._ready, self._image, sample.question)
+        if isinstance(self._image, Images):
+            # Each is shrunk by itself.
+            self._image = self._image.images[0]
+        self._visual, _ = count_prompt_tokens(self._ready, self._image, sample.first_question)
 
     def why_not(self, budget: Budget | None) -> str | None:
         """Return why there is no smaller image for a budget; none if there is one, or this is not known yet."""
         if isinstance(self._image, Video):
             return NO_SMALLER_VIDEO
-        if self._ready is None or self._image is None or budget is None:
+        if self._ready is None or not isinstance(self._image, Image.Image) or budget is None:
             return None
         wanted = count(budget.keeps[0], self._visual)
         if downsampled_size(self._ready, self._image, wanted) is not None:

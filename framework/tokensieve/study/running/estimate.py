@@ -82,7 +82,7 @@ def _estimate(
     if opened.folder is not None and opened.adapter is not None:
         ready = LoadedModel(opened.adapter.model, load_processor(opened.folder), opened.adapter)
         picture = first.task.build(registry).shown(samples[0])
-        visual, text = count_prompt_tokens(ready, picture, samples[0].question)
+        visual, text = count_prompt_tokens(ready, picture, samples[0].first_question)
         basis = "the first sample's prompt"
     elif first.model.geometry is not None:
         visual = Geometry.load(registry.geometry(first.model.geometry)).num_visual_tokens

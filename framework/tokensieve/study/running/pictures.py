@@ -11,21 +11,21 @@ from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.errors import TaskError, TokensieveError
 from tokensieve.evidence import NEWLINE
 from tokensieve.models.picture_files import picture_note
-from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.models.pictures import VisualInput, images_of
 from tokensieve.study.running.session import Grid, ModelSession
 from tokensieve.tasks.base import Sample, Task
 
 FIRST_PAGE_NOTE = "of animations and of files of several pages, the first was read"
 
 
-def picture_notes(pictures: Iterable[ImageOrVideo]) -> list[str]:
+def picture_notes(pictures: Iterable[VisualInput]) -> list[str]:
     """Return what a cell says about how its pictures were read."""
-    frames = (frame for one in pictures for frame in (one.frames if isinstance(one, Video) else (one,)))
+    frames = (frame for one in pictures for frame in images_of(one))
     return [FIRST_PAGE_NOTE] if any(picture_note(frame) is not None for frame in frames) else []
 
 
-def load_picture(task: Task, sample: Sample) -> ImageOrVideo:
-    """Return the image or video of a sample.
+def load_picture(task: Task, sample: Sample) -> VisualInput:
+    """Return what is shown with a sample.
 
     Raises:
         TaskError: if it cannot be read.
@@ -39,7 +39,7 @@ def load_picture(task: Task, sample: Sample) -> ImageOrVideo:
         raise TaskError(f"the picture of '{sample.id}' cannot be read: {type(error).__name__}: {error}") from error
 
 
-def needed_tokens(session: ModelSession, task: Task, sample: Sample, picture: ImageOrVideo) -> frozenset[int] | None:
+def needed_tokens(session: ModelSession, task: Task, sample: Sample, picture: VisualInput) -> frozenset[int] | None:
     """Return the ids of the visual tokens that the answer needs; none if they are not known."""
     grid = grid_of(session, picture)
     if grid is None:
@@ -50,9 +50,9 @@ def needed_tokens(session: ModelSession, task: Task, sample: Sample, picture: Im
     return session.needed[sample.id, grid]
 
 
-def grid_of(session: ModelSession, picture: ImageOrVideo) -> Grid | None:
-    """Return rows and columns of the visual tokens of an image; none if they are not one grid."""
-    if isinstance(picture, Video):
+def grid_of(session: ModelSession, picture: VisualInput) -> Grid | None:
+    """Return rows and columns of the visual tokens of an image; none if they are not one grid, as of several images."""
+    if not isinstance(picture, Image.Image):
         return None
     if picture.size not in session.grids:
         session.grids[picture.size] = _find_grid(session.ready, picture)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
-from tokensieve.algebra.budget import count
 from tokensieve.ledger.run import Run
-from tokensieve.models.pictures import ImageOrVideo
+from tokensieve.models.pictures import VisualInput
 from tokensieve.sites import Site
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.running.session import ModelSession
@@ -25,34 +22,37 @@ class BatchResult:
         ms: milliseconds of the prefill, divided by the number of samples.
         run: the ledger; none without a recipe.
         shared: whether the images were encoded before, so that the time for that was added.
+        later: how many tokens followed the first prompt of a talk.
     """
 
     answers: Sequence[Answer]
     ms: float
     run: Run | None
     shared: bool = False
+    later: int = 0
 
 
 def token_counts(
-    job: Job, session: ModelSession, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo], run: Run | None
+    job: Job, session: ModelSession, batch: Sequence[Sample], pictures: Sequence[VisualInput], result: BatchResult
 ) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Return the numbers of text tokens, of visual tokens, and of visual tokens in each layer, for every sample."""
-    depth = len(session.layers)
+    """Return the numbers of text tokens, of visual tokens, and of visual tokens in each layer, for every sample.
+
+    Text tokens are those of the whole talk, if there is one.
+    """
+    depth, run, later = len(session.layers), result.run, result.later
     if run is not None:
         latest = run.latest
-        return [(latest.text[i], latest.visual[i], tuple(run.visual_per_layer(i))) for i in range(len(batch))]
+        return [(latest.text[i] + later, latest.visual[i], tuple(run.visual_per_layer(i))) for i in range(len(batch))]
     found = []
     for sample, picture in zip(batch, pictures, strict=True):
         if job.cell.role == "text_only":
-            found.append((session.count_tokens(None, sample.question)[1], 0, (0,) * depth))
+            found.append((session.count_tokens(None, sample.first_question)[1] + later, 0, (0,) * depth))
             continue
-        visual, text = session.count_tokens(picture, sample.question)
+        visual, text = session.count_tokens(picture, sample.first_question)
         seen = visual
-        if job.cell.role == "downsampled" and isinstance(picture, Image.Image):
-            budget = count(job.keep, visual) if job.keep is not None else visual
-            size = session.downsampled_sizes[picture.size, budget]
-            seen, _ = session.count_tokens(picture.resize(size), sample.question)
-        found.append((text, visual, (seen,) * depth))
+        if job.cell.role == "downsampled" and job.keep is not None:
+            seen, _ = session.count_tokens(session.downsample(picture, job.keep), sample.first_question)
+        found.append((text + later, visual, (seen,) * depth))
     return found
 
 

@@ -8,22 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tokensieve.algebra.budget import count
 from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.checkpoints.loading import load
 from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.engine import prune, share_vision
+from tokensieve.engine.cache import NAMES
 from tokensieve.errors import RefusedError, StudyError, TaskError
 from tokensieve.ledger.run import Run
-from tokensieve.models.pictures import ImageOrVideo, Video
+from tokensieve.models.pictures import VisualInput
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.recipe import Recipe
 from tokensieve.study.planning.checkpoints import checkpoint_folder, query_encoder_folder
 from tokensieve.study.planning.controls import recipe_of_cell, with_needed_tokens
-from tokensieve.study.planning.downsampling import NO_SMALLER_VIDEO, downsampled_size
 from tokensieve.study.planning.jobs import Job
 from tokensieve.study.rows import Cell, Row
 from tokensieve.study.running.pictures import grid_of, load_picture, needed_tokens, picture_notes
@@ -84,8 +82,10 @@ class Runner:
             # What the first batch does once, such as choosing kernels, must not be measured.
             self._run_first_batch(job, session, task, samples)
             session.warmed_up = True
-        for start in range(0, len(samples), job.batch):
-            batch = samples[start : start + job.batch]
+        # Talks go on from a cache of their own.
+        size = 1 if any(sample.turns for sample in samples) else job.batch
+        for start in range(0, len(samples), size):
+            batch = samples[start : start + size]
             pictures = [load_picture(task, sample) for sample in batch]
             grids |= {grid_of(session, picture) for picture in pictures}
             result = self._answer_batch(job, session, recipe, task, batch, pictures)
@@ -112,9 +112,10 @@ class Runner:
 
     def _run_first_batch(self, job: Job, session: ModelSession, task: Task, samples: Sequence[Sample]) -> float:
         """Run the unpruned model on the first batch, and return the milliseconds for a sample."""
-        first = samples[: job.batch]
-        inputs = session.batch_inputs([load_picture(task, one) for one in first], first)
-        result = self._forward(session.ready, inputs, task, None)
+        first = samples[:1] if samples[0].turns else samples[: job.batch]
+        pictures = [load_picture(task, one) for one in first]
+        later = session.later_turns(pictures[0], first)
+        result = self._forward(session.ready, session.batch_inputs(pictures, first), task, None, later)
         if session.vision_cache is not None:
             # The time of encoding these images was not measured, so they are encoded again.
             session.vision_cache.forget()
@@ -170,19 +171,22 @@ class Runner:
         recipe: Recipe | None,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[ImageOrVideo],
+        pictures: Sequence[VisualInput],
     ) -> BatchResult:
         ready, role = session.ready, job.cell.role
         if task.compares:
             self._answer_unpruned(job, session, task, batch, pictures)
         if role == "text_only":
-            return self._forward(ready, session.batch_inputs(None, batch), task, None)
+            later = session.later_turns(None, batch)
+            return self._forward(ready, session.batch_inputs(None, batch), task, None, later)
         if role == "downsampled":
-            pictures = [self._downsample(job, session, picture) for picture in pictures]
+            if job.keep is None:
+                raise StudyError("a smaller picture needs a budget")
+            pictures = [session.downsample(picture, job.keep) for picture in pictures]
         size = str(job.keep) if role == "downsampled" else ""
-        inputs = session.batch_inputs(pictures, batch, size)
+        inputs, later = session.batch_inputs(pictures, batch, size), session.later_turns(pictures[0], batch)
         if recipe is None:
-            return self._answer_with_shared_images(session, inputs, task, None, size)
+            return self._answer_with_shared_images(session, inputs, task, None, size, later)
         keys = [sample_key(sample.id) for sample in batch]
         if role.endswith("oracle"):
             recipe = with_needed_tokens(recipe, self._needed_by_key(session, task, batch, pictures, keys))
@@ -194,10 +198,16 @@ class Runner:
             keys=keys,
             registry=self._registry,
         ) as run:
-            return self._answer_with_shared_images(session, inputs, task, run, size)
+            return self._answer_with_shared_images(session, inputs, task, run, size, later)
 
     def _answer_with_shared_images(
-        self, session: ModelSession, inputs: Mapping[str, Any], task: Task, run: Run | None, size: str
+        self,
+        session: ModelSession,
+        inputs: Mapping[str, Any],
+        task: Task,
+        run: Run | None,
+        size: str,
+        later: Tensor | None,
     ) -> BatchResult:
         """Answer a batch whose images may be encoded already, and add the mean time of encoding an image.
 
@@ -207,60 +217,69 @@ class Runner:
         encoder_time = session.encoder_times.setdefault(size, EncoderTime())
         inside = run is not None and any(stage.at.part == "encoder" for stage in run.recipe.stages)
         if cache is None or decoder is None or inside:
-            return self._forward(session.ready, inputs, task, run)
+            return self._forward(session.ready, inputs, task, run, later)
         hits, misses, started = cache.hits, cache.misses, synchronized_time(session.ready.model)
         with torch.no_grad(), quiet():
             decoder.encode_visual_inputs(inputs)
         if (cache.hits, cache.misses) == (hits, misses):
             # Images of this family cannot be shared: every forward pass encodes them.
             session.vision_cache = None
-            return self._forward(session.ready, inputs, task, run)
+            return self._forward(session.ready, inputs, task, run, later)
         if cache.misses > misses:
             encoder_time.seconds += synchronized_time(session.ready.model) - started
             encoder_time.pictures += cache.misses - misses
-        result = self._forward(session.ready, inputs, task, run)
+        result = self._forward(session.ready, inputs, task, run, later)
         return replace(result, ms=result.ms + encoder_time.ms, shared=True)
 
-    def _forward(self, ready: LoadedModel, inputs: Mapping[str, Any], task: Task, run: Run | None) -> BatchResult:
-        """Answer a batch; one forward pass is enough if an answer is one token."""
+    def _forward(
+        self,
+        ready: LoadedModel,
+        inputs: Mapping[str, Any],
+        task: Task,
+        run: Run | None,
+        later: Tensor | None = None,
+    ) -> BatchResult:
+        """Answer a batch; one forward pass is enough if an answer is one token and no turn follows the first prompt.
+
+        Args:
+            ready: the model.
+            inputs: the first prompts.
+            task: the task.
+            run: the ledger; none without a recipe.
+            later: the ids of what follows the prompt of a talk, int64 `[1, n]`, which is answered from its cache.
+        """
         model = ready.model
-        rows, length = inputs["input_ids"].shape
+        settings = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False}
+        rows = len(inputs["input_ids"])
         with torch.no_grad(), quiet(), PrefillTimer(model) as timer:
-            if task.longest == 1:
+            if later is not None:
+                begun = model(**inputs, use_cache=True, logits_to_keep=1)
+                ids = torch.cat([inputs["input_ids"], later], dim=1)
+                name = next(name for name in NAMES if name in begun)
+                going_on = {"input_ids": ids, "attention_mask": torch.ones_like(ids), name: begun[name]}
+                written = model.generate(**going_on, max_new_tokens=task.longest, **settings)
+                new, first = written.sequences[:, ids.shape[1] :], written.logits[0].float()
+            elif task.longest == 1:
                 first = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
                 new = first.argmax(dim=-1, keepdim=True)
             else:
-                settings = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False}
                 written = model.generate(**inputs, max_new_tokens=task.longest, **settings)
-                new, first = written.sequences[:, length:], written.logits[0].float()
+                new, first = written.sequences[:, inputs["input_ids"].shape[1] :], written.logits[0].float()
         texts = [str(ready.processor.decode(row, skip_special_tokens=True)).strip() for row in new]
         logits: Sequence[Tensor | None] = list(first.cpu()) if task.compares else [None] * rows
-        return BatchResult([Answer(t, one) for t, one in zip(texts, logits, strict=True)], timer.ms / rows, run)
+        answers = [Answer(t, one) for t, one in zip(texts, logits, strict=True)]
+        return BatchResult(answers, timer.ms / rows, run, later=0 if later is None else later.shape[1])
 
     def _answer_unpruned(
-        self, job: Job, session: ModelSession, task: Task, batch: Sequence[Sample], pictures: Sequence[ImageOrVideo]
+        self, job: Job, session: ModelSession, task: Task, batch: Sequence[Sample], pictures: Sequence[VisualInput]
     ) -> None:
         """Answer a batch with the unpruned model, unless this was done before."""
         if all((job.task.name, sample.id) in session.unpruned for sample in batch):
             return
-        inputs = session.batch_inputs(pictures, batch)
-        result = self._forward(session.ready, inputs, task, None)
+        inputs, later = session.batch_inputs(pictures, batch), session.later_turns(pictures[0], batch)
+        result = self._forward(session.ready, inputs, task, None, later)
         for sample, answer in zip(batch, result.answers, strict=True):
             session.unpruned[job.task.name, sample.id] = answer
-
-    def _downsample(self, job: Job, session: ModelSession, picture: ImageOrVideo) -> Image.Image:
-        if isinstance(picture, Video):
-            raise StudyError(NO_SMALLER_VIDEO)
-        if job.keep is None:
-            raise StudyError("a smaller picture needs a budget")
-        whole, _ = session.count_tokens(picture, "?")
-        budget = count(job.keep, whole)
-        if (picture.size, budget) not in session.downsampled_sizes:
-            size = downsampled_size(session.ready, picture, budget)
-            if size is None:
-                raise StudyError(f"the processor makes no picture of about {budget} tokens of one that has {whole}")
-            session.downsampled_sizes[picture.size, budget] = size
-        return picture.resize(session.downsampled_sizes[picture.size, budget], Image.Resampling.BICUBIC)
 
     # Rows
 
@@ -269,7 +288,7 @@ class Runner:
         session: ModelSession,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[ImageOrVideo],
+        pictures: Sequence[VisualInput],
         keys: Sequence[int],
     ) -> dict[int, frozenset[int]]:
         found = {}
@@ -288,11 +307,11 @@ class Runner:
         session: ModelSession,
         task: Task,
         batch: Sequence[Sample],
-        pictures: Sequence[ImageOrVideo],
+        pictures: Sequence[VisualInput],
         result: BatchResult,
     ) -> Iterator[Row]:
         role = job.cell.role
-        sizes = token_counts(job, session, batch, pictures, result.run)
+        sizes = token_counts(job, session, batch, pictures, result)
         for i, (sample, picture) in enumerate(zip(batch, pictures, strict=True)):
             answer = result.answers[i]
             grades = dict(task.grade(sample, answer, session.unpruned.get((job.task.name, sample.id))))

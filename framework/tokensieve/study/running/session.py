@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
+from tokensieve.algebra.budget import Keep, count
 from tokensieve.checkpoints.loaded_model import LoadedModel
 from tokensieve.checkpoints.query_encoders import query_encoder_from
 from tokensieve.cost.language_model import LayerCost
 from tokensieve.engine import VisionCache
-from tokensieve.models.pictures import ImageOrVideo
-from tokensieve.study.planning.downsampling import count_prompt_tokens
+from tokensieve.errors import StudyError
+from tokensieve.models.pictures import Images, Video, VisualInput
+from tokensieve.study.planning.downsampling import NO_SMALLER_VIDEO, count_prompt_tokens, downsampled_size
 from tokensieve.study.planning.jobs import Job
 from tokensieve.tasks.base import Answer, Sample
 
@@ -87,30 +90,66 @@ class ModelSession:
         self.processed.clear()
 
     def batch_inputs(
-        self, pictures: Sequence[ImageOrVideo] | None, batch: Sequence[Sample], size: str = ""
+        self, pictures: Sequence[VisualInput] | None, batch: Sequence[Sample], size: str = ""
     ) -> dict[str, Any]:
         """Return the model's inputs for a batch of samples. Every cell of a task asks for the same ones.
 
         Args:
-            pictures: the images or videos; None for questions without images.
+            pictures: what is shown with each; None for questions without images.
             batch: the samples.
             size: the budget that the images were downsampled for, if they were.
         """
         key = "none" if pictures is None else size, *(sample.id for sample in batch)
         made = self.processed.get(key)
         if made is None:
-            made = self.ready.processor_inputs(pictures, [sample.question for sample in batch])
+            made = self.ready.processor_inputs(pictures, [sample.first_question for sample in batch])
             # Those that do not fit are made again. Cells ask in one order, so dropping the oldest would keep none.
             if _size(made) + sum(map(_size, self.processed.values())) <= MOST_INPUT_BYTES:
                 self.processed[key] = made
         return self.ready.on_device(made)
 
-    def count_tokens(self, picture: ImageOrVideo | None, question: str) -> tuple[int, int]:
+    def later_turns(self, picture: VisualInput | None, batch: Sequence[Sample]) -> Tensor | None:
+        """Return the ids of what follows the first prompt of a talk, int64 `[1, n]`; None where there is no talk.
+
+        Raises:
+            StudyError: if there is a talk in a batch of several.
+        """
+        if not any(sample.turns for sample in batch):
+            return None
+        if len(batch) > 1:
+            raise StudyError("talks go on from a cache of their own, and are answered one at a time")
+        (sample,) = batch
+        turns = [(turn.question, turn.answer) for turn in sample.turns]
+        return self.ready.later_turns(picture, turns, sample.question)
+
+    def count_tokens(self, picture: VisualInput | None, question: str) -> tuple[int, int]:
         """Return the number of visual and of text tokens of a prompt; they depend on the size of the image or video."""
         key = None if picture is None else picture.size, question
         if key not in self.prompt_lengths:
             self.prompt_lengths[key] = count_prompt_tokens(self.ready, picture, question)
         return self.prompt_lengths[key]
+
+    def downsample(self, picture: VisualInput, keep: Keep) -> Image.Image | Images:
+        """Return an image, or every image of a prompt, at a size of which the processor makes the budget's tokens.
+
+        Raises:
+            StudyError: if it is a video, or the processor makes no such number of tokens.
+        """
+        if isinstance(picture, Video):
+            raise StudyError(NO_SMALLER_VIDEO)
+        if isinstance(picture, Images):
+            return Images(tuple(self._downsampled(one, keep) for one in picture.images))
+        return self._downsampled(picture, keep)
+
+    def _downsampled(self, picture: Image.Image, keep: Keep) -> Image.Image:
+        whole, _ = self.count_tokens(picture, "?")
+        budget = count(keep, whole)
+        if (picture.size, budget) not in self.downsampled_sizes:
+            size = downsampled_size(self.ready, picture, budget)
+            if size is None:
+                raise StudyError(f"the processor makes no picture of about {budget} tokens of one that has {whole}")
+            self.downsampled_sizes[picture.size, budget] = size
+        return picture.resize(self.downsampled_sizes[picture.size, budget], Image.Resampling.BICUBIC)
 
 
 def _size(inputs: Mapping[str, Any]) -> int:

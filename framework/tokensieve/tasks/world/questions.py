@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tokensieve.tasks.world.scenes import SIDE, Scene, Thing
-from tokensieve.tasks.world.words import COLORS, COUNTS, DIGITS, KINDS, PLACES, SHAPES
+from tokensieve.tasks.world.words import COLORS, COUNTS, DIGITS, KINDS, PLACES, SHAPES, SIGNS
 
 ATTRIBUTES = ("color_of_shape", "shape_of_color", "digit_of_color", "color_of_digit")
 """Questions about one attribute of the one object that another attribute singles out."""
 TYPES = (*ATTRIBUTES, "exist", "count_color", "count_kind", "where", "what_at")
-"""All types of questions."""
+"""All types of questions about objects in one picture."""
+SIGN_TYPES = ("word_of_color", "color_of_word", "exist", "count_color")
+"""All types of questions about signs."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Question:
     """A question about a scene.
 
     Attributes:
-        type: one of `TYPES`.
+        type: one of `TYPES`, or of those of another task.
         text: words of the vocabulary, between spaces.
         answer: one word.
         things: the objects that must be seen to answer: the asked ones; where the answer is `no`, those that
@@ -44,14 +47,27 @@ def questions(scene: Scene, seed: str, most: int, types: Sequence[str] = TYPES) 
         types: those to ask.
     """
     rng = random.Random(seed)  # noqa: S311 - pictures and questions are no secrets
+    return in_turn({kind: partial(ASK[kind], scene.things) for kind in types}, rng, most)
+
+
+def in_turn(
+    ask: Mapping[str, Callable[[random.Random], list[Question]]], rng: random.Random, most: int
+) -> list[Question]:
+    """Draw questions, in turn of every type that has some left.
+
+    Args:
+        ask: by type, what returns all questions of it.
+        rng: the random generator.
+        most: how many at most.
+    """
     left = {}
-    for kind in types:
-        asked = _ASK[kind](scene.things, rng)
+    for kind, all_of in ask.items():
+        asked = all_of(rng)
         rng.shuffle(asked)
         left[kind] = asked
     chosen: list[Question] = []
     while len(chosen) < most and any(left.values()):
-        turn = [kind for kind in types if left[kind]]
+        turn = [kind for kind in ask if left[kind]]
         rng.shuffle(turn)
         chosen += [left[kind].pop() for kind in turn]
     return chosen[:most]
@@ -66,13 +82,13 @@ def place_of(thing: Thing) -> str | None:
 
 
 def _of(
-    things: Sequence[Thing], color: str | None = None, kind: str | None = None, kinds: Sequence[str] = KINDS
+    things: Sequence[Thing], color: str | None = None, kind: str | None = None, kinds: Sequence[str] = ()
 ) -> tuple[int, ...]:
-    """Return the numbers of the objects of a colour, a kind, or a sort of kinds."""
+    """Return the numbers of the objects of a colour, a kind, or a sort of kinds; of any, where nothing is said."""
     return tuple(
         number
         for number, thing in enumerate(things)
-        if color in (None, thing.color) and kind in (None, thing.kind) and thing.kind in kinds
+        if color in (None, thing.color) and kind in (None, thing.kind) and (not kinds or thing.kind in kinds)
     )
 
 
@@ -101,7 +117,7 @@ def _kind_of(kinds: Sequence[str], noun: str) -> Callable[[Sequence[Thing], rand
     return ask
 
 
-def _exist(things: Sequence[Thing], rng: random.Random) -> list[Question]:
+def exist(things: Sequence[Thing], rng: random.Random) -> list[Question]:
     """Ask as often for what is there as for what is not, though its colour and its kind both are."""
     have = {(thing.color, thing.kind) for thing in things}
     colors, kinds = (sorted({pair[axis] for pair in have}) for axis in (0, 1))
@@ -165,14 +181,17 @@ def _what_at(things: Sequence[Thing], rng: random.Random) -> list[Question]:
     return found
 
 
-_ASK: dict[str, Callable[[Sequence[Thing], random.Random], list[Question]]] = {
+ASK: dict[str, Callable[[Sequence[Thing], random.Random], list[Question]]] = {
     "color_of_shape": _color_of(SHAPES, "color_of_shape"),
     "shape_of_color": _kind_of(SHAPES, "shape"),
     "digit_of_color": _kind_of(DIGITS, "digit"),
     "color_of_digit": _color_of(DIGITS, "color_of_digit"),
-    "exist": _exist,
+    "word_of_color": _kind_of(SIGNS, "word"),
+    "color_of_word": _color_of(SIGNS, "color_of_word"),
+    "exist": exist,
     "count_color": _count_color,
     "count_kind": _count_kind,
     "where": _where_is,
     "what_at": _what_at,
 }
+"""By type, what returns all questions of it about some objects."""

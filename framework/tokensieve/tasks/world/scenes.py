@@ -96,9 +96,9 @@ def scene(split: Split, number: int, density: Density = "all") -> Scene:
         density: how many objects.
     """
     rng = np.random.default_rng([SPLITS.index(split), list(OBJECTS).index(density), number])
-    picture = Image.fromarray(_ground(rng)).resize((SIDE * FINE, SIDE * FINE), Image.Resampling.NEAREST)
+    picture = Image.fromarray(ground(rng)).resize((SIDE * FINE, SIDE * FINE), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
-    _clutter(draw, rng)
+    clutter(draw, rng)
     low, high = OBJECTS[density]
     wanted = int(rng.integers(low, high + 1))
     colors = rng.choice(len(COLORS), size=min(len(COLORS), 3 + wanted // 2), replace=False)
@@ -113,10 +113,10 @@ def scene(split: Split, number: int, density: Density = "all") -> Scene:
         if place is None:
             continue
         thing = Thing(list(COLORS)[int(rng.choice(colors))], KINDS[int(rng.choice(kinds))], *place, radius)
-        mask = _mask(thing, rng)
+        drawn = mask(thing, rng)
         shade = tuple(int(np.clip(value + rng.normal() * 9, 0, 255)) for value in COLORS[thing.color])
-        picture.paste(shade, (0, 0), mask)
-        owner[np.asarray(mask) > 127] = len(things) + 1
+        picture.paste(shade, (0, 0), drawn)
+        owner[np.asarray(drawn) > 127] = len(things) + 1
         things.append(thing)
     pixels = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
     return Scene(pixels, tuple(things), owner)
@@ -131,7 +131,7 @@ def _place(rng: np.random.Generator, radius: float, things: list[Thing]) -> tupl
     return None
 
 
-def _ground(rng: np.random.Generator) -> NDArray[np.uint8]:
+def ground(rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw a textured ground: waves, checks, clouds or a slope, a little tinted."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
     base, amplitude = rng.uniform(60, 190), rng.uniform(8, 35)
@@ -153,7 +153,7 @@ def _ground(rng: np.random.Generator) -> NDArray[np.uint8]:
     return tinted.astype(np.uint8)
 
 
-def _clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+def clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     """Draw what is never asked about: grey polygons, and thin strokes and dots in the objects' own colours."""
     side = SIDE * FINE
     for _ in range(int(rng.integers(2, 7))):
@@ -180,10 +180,10 @@ def _stroke(draw: ImageDraw.ImageDraw, rng: np.random.Generator, color: tuple[in
     draw.line([(x, y), end], fill=color, width=int(rng.integers(2, 6)))
 
 
-def _mask(thing: Thing, rng: np.random.Generator) -> Image.Image:
-    """Draw an object's own pixels, `[FINE * SIDE, FINE * SIDE]`, 255 where it is."""
-    mask = Image.new("L", (SIDE * FINE, SIDE * FINE), 0)
-    draw = ImageDraw.Draw(mask)
+def mask(thing: Thing, rng: np.random.Generator, side: int = SIDE * FINE) -> Image.Image:
+    """Draw an object's own pixels, `[side, side]` fine ones, 255 where it is."""
+    drawn = Image.new("L", (side, side), 0)
+    draw = ImageDraw.Draw(drawn)
     x, y, r = thing.x * FINE, thing.y * FINE, thing.radius * FINE
     if thing.kind in ("circle", "ring"):
         draw.ellipse([x - r, y - r, x + r, y + r], fill=255)
@@ -195,7 +195,7 @@ def _mask(thing: Thing, rng: np.random.Generator) -> Image.Image:
     else:
         stroke = int(rng.integers(1, 3))
         draw.text((x, y), thing.kind, fill=255, font=_font(int(r * 2.55)), anchor="mm", stroke_width=stroke)
-    return mask
+    return drawn
 
 
 def _outline(kind: str, r: float, turn: float) -> Points:

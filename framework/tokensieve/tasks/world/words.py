@@ -22,4 +22,12 @@ PLACES = tuple(f"{row}-{column}" for row in ("top", "middle", "bottom") for colu
 COUNTS = ("none", "one", "two", "three", "four")
 _PLAIN = "what color shape digit is the there a how many things where at of photo and ? . yes no background"
 VOCABULARY: tuple[str, ...] = (*_PLAIN.split(), *COLORS, *KINDS, *PLACES, *COUNTS)
-"""Every word of every question, caption and answer, once."""
+"""Every word of every question, caption and answer about single pictures of objects, once."""
+_SIGNS = "bank bread bus cake coffee door egg exit fish hotel lemon milk open park rice sale shop soup taxi tea"
+SIGNS = tuple(_SIGNS.split())
+"""What can be written on a sign."""
+ORDINALS = ("first", "second", "third")
+DIRECTIONS = ("left", "right", "up", "down", "nowhere")
+_WIDER = "in picture which has word way does go appears appear last"
+WIDER_VOCABULARY: tuple[str, ...] = (*VOCABULARY, *_WIDER.split(), *SIGNS, *ORDINALS, *DIRECTIONS)
+"""The vocabulary, and the words of questions about signs, several pictures and clips, once."""
