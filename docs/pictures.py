@@ -1,4 +1,4 @@
-"""Draws the pictures of the gallery and the one for shared links: `python docs/pictures.py`.
+"""Draws the pictures of the gallery, the one for shared links, and those of the tasks: `python docs/pictures.py`.
 
 Each picture of the gallery says in its own file which recipe it shows and what was kept, so that a test compares
 content and no pixels.
@@ -21,6 +21,7 @@ from tokensieve.checkpoints.loading import load
 from tokensieve.drawing.operands import StageView, watch
 from tokensieve.drawing.picture import GAP, INK, PANEL, PAPER, Sheet
 from tokensieve.drawing.show import draw_stages, last_of_ranges, require_drawable
+from tokensieve.tasks.world import World, WorldPictures, WorldText, WorldVideo
 
 ASSETS = Path(__file__).parent / "assets"
 GALLERY = ASSETS / "gallery"
@@ -96,9 +97,26 @@ def save(image: Image.Image, said: dict[str, Any], file: Path) -> None:
     few.save(file, optimize=True, pnginfo=info)
 
 
+def worlds() -> Image.Image:
+    """Return one drawing of each task of the embedded world, twice as large, side by side."""
+    tasks = (World(pictures=1), WorldText(pictures=1), WorldPictures(pictures=1), WorldVideo(pictures=1))
+    drawn = []
+    for task in tasks:
+        picture = task.picture(task.samples()[0])
+        scale = 192 / picture.height
+        drawn.append(picture.resize((round(picture.width * scale), 192), Image.Resampling.NEAREST))
+    row = Image.new("RGB", (sum(one.width + GAP for one in drawn) - GAP, 192), PAPER)
+    left = 0
+    for one in drawn:
+        row.paste(one, (left, 0))
+        left += one.width + GAP
+    return row
+
+
 def main() -> None:
     """Draw all."""
     GALLERY.mkdir(exist_ok=True)
+    worlds().save(ASSETS / "worlds.png", optimize=True)
     for name, said, draw in shown():
         drawn = panels(draw())
         small = drawn.resize((drawn.width * 2 // 3, drawn.height * 2 // 3), Image.Resampling.LANCZOS)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 
+import numpy as np
 import pytest
 from effort import NIGHTLY
 from PIL import Image
@@ -35,6 +36,12 @@ def test_pictures_of_the_gallery_show_what_is_kept():
     assert not NIGHTLY or set(found) == pictures
     stale = [name for name, kept in found.items() if said(GALLERY / f"{name}.png") != kept]
     assert stale == [], "run python docs/pictures.py"
+
+
+def test_the_picture_of_the_tasks_is_what_they_draw():
+    drawn = np.asarray(script(DOCS / "pictures.py").worlds())
+    with Image.open(DOCS / "assets" / "worlds.png") as picture:
+        assert np.array_equal(np.asarray(picture), drawn), "run python docs/pictures.py"
 
 
 def test_the_picture_for_shared_links_is_of_the_gallery():

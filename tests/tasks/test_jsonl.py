@@ -99,9 +99,9 @@ LINES = [
     ("[1]", {}, "a line is a JSON object, not list"),
     ({"question": "What?", "answer": "x"}, {}, "a line needs 'image' or 'video', one of them, and this one has none"),
     ({**RED, "anser": "x"}, {}, "a line has no 'anser'; it has answer, answers, choices, id, image, kind, meta, ocr, "
-     "question, video. Did you mean 'answer'?"),
+     "question, turns, video. Did you mean 'answer'?"),
     ({**RED, "source": "web"}, {}, "a line has no 'source'; it has answer, answers, choices, id, image, kind, meta, "
-     "ocr, question, video. What is only yours can stand under 'meta'."),
+     "ocr, question, turns, video. What is only yours can stand under 'meta'."),
     ({**RED, "answer": True}, {}, "'answer' cannot be True: "),
     ({**RED, "answer": {"answer": "red"}}, {}, "'answer' cannot be {'answer': 'red'}: "),
     ({**RED, "answer": None, "answers": [{"text": "red"}]}, {}, "'answers' cannot be {'text': 'red'}: "),
@@ -521,5 +521,58 @@ def test_frames_that_cannot_be_shown(write, clip, folder):
 def test_mistakes_in_lines_of_videos(write, clip, line, said):
     with pytest.raises(TaskError) as caught:
         VqaJsonl(path=write(CLIP, line)).samples()
+    assert said in str(caught.value)
+    assert str(caught.value).endswith(":2)")
+
+
+# Several pictures, and talks
+
+BOTH = {"image": ["b.jpg", "a.png"], "question": "Which is red?", "answer": "the second"}
+TALK = {**RED, "turns": [["What is it?", "A plate."], ["Whose?", "Mine."]]}
+
+
+def test_a_list_of_pictures_is_one_prompt_in_its_order(write):
+    task = VqaJsonl(path=write(BOTH, RED))
+    both, one = task.samples()
+    assert (both.image, both.images, one.images) == ("b.jpg + a.png", ("b.jpg", "a.png"), ())
+    shown = task.shown(both)
+    assert [image.size for image in shown.images] == [(40, 20), (8, 6)]
+    assert shown.size == (40, 20, 8, 6)
+    assert task.several_images(one) is None
+    assert task.video(both) is None
+    # The one that stands for them.
+    assert task.picture(both).size == (8, 6)
+    assert VqaJsonl(path=write({**RED, "image": ["a.png"]})).samples()[0].image == "a.png"
+
+
+def test_a_card_knows_all_pictures(write, folder):
+    before = VqaJsonl(path=write(BOTH)).hash()
+    Image.new("RGB", (90, 40), "blue").save(folder / "a.png")
+    assert VqaJsonl(path=write(BOTH)).hash() != before
+
+
+def test_turns_come_before_the_question_as_they_stand(write):
+    task = VqaJsonl(path=write(TALK), prompt="{question} Say it.")
+    (sample,) = task.samples()
+    assert [(turn.question, turn.answer) for turn in sample.turns] == [("What is it?", "A plate."), ("Whose?", "Mine.")]
+    assert sample.first_question == "What is it?"
+    assert sample.question == "Which colour? Say it."
+    assert task.hash() != VqaJsonl(path=write(RED), prompt="{question} Say it.").hash()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({**BOTH, "image": []}, "image is empty"),
+        ({**BOTH, "image": ["a.png", "/etc/x.png"]}, "not '/etc/x.png'"),
+        ({**BOTH, "image": ["a.png", 3]}, "'image' cannot be"),
+        ({**TALK, "turns": [["What is it?"]]}, "turns are pairs of a question and its answer"),
+        ({**TALK, "turns": "What?"}, "'turns' cannot be 'What?'"),
+        ({**TALK, "turns": [["What is <image>?", "A plate."]]}, "the question holds '<image>'"),
+    ],
+)
+def test_mistakes_in_lines_of_several_pictures_and_of_talks(write, line, said):
+    with pytest.raises(TaskError) as caught:
+        VqaJsonl(path=write(RED, line)).samples()
     assert said in str(caught.value)
     assert str(caught.value).endswith(":2)")

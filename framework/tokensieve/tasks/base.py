@@ -45,6 +45,7 @@ class Sample:
         kind: the type of question, for breakdowns; empty if there are no types.
         choices: the answers to choose from; empty for open questions.
         video: the names of the frames in the task, in order, or the name of their folder. Empty for a picture.
+        images: the names of the pictures in the task, in order, if there are several.
         turns: the turns before the question. The prompt that the model prunes is that of the first of them; the others,
             and the question, are answered from its key-value cache, as in a chat that goes on.
     """
@@ -56,6 +57,7 @@ class Sample:
     kind: str = ""
     choices: tuple[str, ...] = ()
     video: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
 
     @property

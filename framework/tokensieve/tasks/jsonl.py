@@ -16,9 +16,9 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from tokensieve.errors import TaskError, did_you_mean, listing
-from tokensieve.models.pictures import Video
+from tokensieve.models.pictures import Images, Video
 from tokensieve.tasks import files, metrics
-from tokensieve.tasks.base import Answer, Sample, Task
+from tokensieve.tasks.base import Answer, Sample, Task, Turn
 from tokensieve.tasks.jsonl_lines import Line, find_question_problem, parse_line
 from tokensieve.tasks.metric_table import METRICS
 
@@ -49,10 +49,11 @@ class _Content:
 class VqaJsonl(Task):
     """Your own pictures or videos, questions and answers, one JSON object a line.
 
-    A line has `image` (a file in the folder `images`) or, on all lines of a file, `video` (a folder of frames there,
-    in the order of their names and numbers, or a list of files), `question`, `answer` or `answers`, and optionally
-    `id`, `choices`, `kind` (the type of question, for breakdowns), `ocr` (the text in the picture, or a list of its
-    words) and `meta` (your own notes, which are not read).
+    A line has `image` (a file in the folder `images`, or a list of them for several pictures in one prompt) or, on all
+    lines of a file, `video` (a folder of frames there, in the order of their names and numbers, or a list of files),
+    `question`, `answer` or `answers`, and optionally `id`, `choices`, `kind` (the type of question, for breakdowns),
+    `turns` (pairs of a question and its answer that come before, see `Sample`), `ocr` (the text in the picture, or a
+    list of its words) and `meta` (your own notes, which are not read).
 
     Attributes:
         path: the file.
@@ -141,7 +142,7 @@ class VqaJsonl(Task):
         return self._content.samples
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Return a sample's picture, RGB, or the middle frame of its video.
+        """Return a sample's picture, RGB, or the middle one of its several pictures or frames.
 
         Raises:
             TaskError: if it cannot be read.
@@ -164,6 +165,16 @@ class VqaJsonl(Task):
             said = listing(f"{width} x {height}" for width, height in sizes)
             raise TaskError(f"the frames of the video {self.folder / sample.image} are of several sizes: {said}")
         return Video(tuple(frames[name] for name in shown))
+
+    def several_images(self, sample: Sample) -> Images | None:
+        """Return a sample's pictures if it is about several, or none.
+
+        Raises:
+            TaskError: if one cannot be read.
+        """
+        if not sample.images:
+            return None
+        return Images(tuple(files.picture(self.folder / name, self.longest_side) for name in sample.images))
 
     def _shown_files(self, sample: Sample) -> list[str]:
         """Return the files of the picture, or of the frames that are shown."""
@@ -218,10 +229,10 @@ class VqaJsonl(Task):
         return files.identity(self.folder, (name for sample in self._content.samples for name in self._files(sample)))
 
     def _files(self, sample: Sample) -> tuple[str, ...]:
-        """Return the files of a sample's picture or video, by their paths in the folder."""
+        """Return the files of a sample's pictures or video, by their paths in the folder."""
         if len(sample.video) == 1 and os.path.isdir(self.folder / sample.image):
             return tuple(f"{sample.image}/{name}" for name in files.frames_in(self.folder / sample.image))
-        return sample.video or (sample.image,)
+        return sample.video or sample.images or (sample.image,)
 
     @cached_property
     def _content(self) -> _Content:
@@ -259,10 +270,12 @@ class VqaJsonl(Task):
         if (line.image is None) == (line.video is None):
             has = "none" if line.image is None else "both"
             self._refuse(f"a line needs 'image' or 'video', one of them, and this one has {has}", number)
-        video = (line.video,) if isinstance(line.video, str) else line.video or ()
-        if line.video is not None and not video:
-            self._refuse("a video has at least one frame, or is a folder of frames", number)
-        for name in video if line.image is None else (line.image,):
+        if not line.visual:
+            wanted = (
+                "a video has at least one frame, or is a folder of frames" if line.image is None else "image is empty"
+            )
+            self._refuse(wanted, number)
+        for name in line.visual:
             place = PurePosixPath(name)
             if not name or "\0" in name or place.is_absolute() or ".." in place.parts:
                 what = "an image" if line.image is not None else "a video's folder or frame"
@@ -276,13 +289,16 @@ class VqaJsonl(Task):
             question=self.template.format(
                 question=line.question, choices=metrics.lettered(line.choices), ocr=line.ocr_text
             ),
-            image=" + ".join(video) if line.image is None else line.image,
+            image=" + ".join(line.visual),
             answers=right,
             kind=line.kind,
             choices=line.choices,
-            video=video,
+            video=() if line.video is None else line.visual,
+            images=line.visual if line.image is not None and len(line.visual) > 1 else (),
+            turns=tuple(Turn(*one) for one in line.turns),
         )
-        wrong = find_question_problem(sample.question) or METRICS[self.metric].check(sample)
+        asked = [*(turn.question for turn in sample.turns), sample.question]
+        wrong = next(filter(None, map(find_question_problem, asked)), None) or METRICS[self.metric].check(sample)
         if wrong is not None:
             self._refuse(wrong, number)
         return sample

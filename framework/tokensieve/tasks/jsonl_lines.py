@@ -19,6 +19,12 @@ _PLACEHOLDER = re.compile(
 _ANSWER_OBJECT = frozenset({"answer", "answer_confidence", "answer_id", "raw_answer"})
 """The keys of an answer as the annotations of VQAv2 and its kin have it; accuracy reads the answer alone."""
 _ANSWER_FORM = 'a right answer is a text or a number, or an object such as VQAv2 has, {"answer": "red"}'
+_FORMS = {
+    "answer": _ANSWER_FORM,
+    "answers": _ANSWER_FORM,
+    "turns": 'turns are pairs of a question and its answer, [["What is it?", "A plate."]]',
+}
+"""By key, what a value looks like."""
 
 
 class Line(BaseModel):
@@ -27,12 +33,16 @@ class Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     question: str
-    image: str | None = None
+    image: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
     video: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
     id: str | int | None = None
     answer: str | int | float | None = None
     answers: Annotated[tuple[str | int | float, ...], Field(strict=False)] = ()
     choices: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    turns: Annotated[
+        tuple[Annotated[tuple[str, str], Field(strict=False)], ...],
+        Field(strict=False),
+    ] = ()
     kind: str = ""
     ocr: str | list[str] | None = None
     meta: Any = None
@@ -53,6 +63,12 @@ class Line(BaseModel):
         """All right answers, as texts."""
         given = self.answers if self.answer is None else (self.answer, *self.answers)
         return tuple(str(one) for one in given)
+
+    @property
+    def visual(self) -> tuple[str, ...]:
+        """The names of the picture, of several, or of the video's frames or folder."""
+        given = self.video if self.image is None else self.image
+        return (given,) if isinstance(given, str) else given or ()
 
     @property
     def ocr_text(self) -> str:
@@ -85,9 +101,9 @@ def parse_line(text: bytes) -> Line:
             fields = list(Line.model_fields)
             hint = did_you_mean(key, fields) or " What is only yours can stand under 'meta'."
             raise TaskError(f"a line has no '{key}'; it has {listing(fields)}.{hint}") from None
-        if detail["type"] == "missing":
+        if detail["type"] == "missing" and len(detail["loc"]) == 1:
             raise TaskError(f"a line needs '{key}', and this one has none") from None
-        form = f"; {_ANSWER_FORM}" if key in ("answer", "answers") else ""
+        form = f"; {_FORMS[key]}" if key in _FORMS else ""
         raise TaskError(f"'{key}' cannot be {detail['input']!r}: {detail['msg']}{form}") from None
 
 
