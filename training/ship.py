@@ -2,6 +2,7 @@
 
     python -m training.ship llava --model runs/llava --clip runs/clip --weak runs/clip-weak
     python -m training.ship qwen --model runs/qwen
+    python -m training.ship wide --model runs/wide
 
 Every figure of a card is measured here, on scenes of the test split, with the model as users load it.
 """
@@ -20,6 +21,10 @@ import torch
 from rich.progress import track
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
 
+from tokensieve.plugins.registry import default_registry
+from tokensieve.study.planning.plan import plan_study
+from tokensieve.study.running.runner import Runner
+from tokensieve.study.spec.study import Study
 from tokensieve.tasks import Answer
 from tokensieve.tasks.world import World
 from tokensieve.tasks.world.questions import TYPES
@@ -93,6 +98,63 @@ def table(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
     return "\n".join(lines)
 
 
+WIDE = ("world", "world_text", "world_pictures", "world_turns", "world_video")
+"""The tasks of the wide model."""
+
+
+def asked(folder: Path, pictures: int) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return right answers and questions of every task by type, as a study asks a model; `blind` ones without pictures.
+
+    Args:
+        folder: of a checkpoint.
+        pictures: how many pictures, clips or prompts of each task.
+    """
+    tasks = "".join(f"  - {{use: {name}, pictures: {pictures}}}\n" for name in WIDE)
+    study = Study.loads(
+        f"models: [{{path: {folder}, name: m}}]\nrecipes: [uniform]\nkeep: [1/9]\nbatch: 32\ntasks:\n{tasks}"
+    )
+    registry = default_registry()
+    runner = Runner(registry)
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    jobs = [job for job in plan_study(study, registry).jobs if job.cell.role in ("unpruned", "text_only")]
+    for job in track(jobs, description="asking", transient=True):
+        counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+        for row in runner.run(job)[1]:
+            counts[row.kind][0] += int(row.correct)
+            counts[row.kind][1] += 1
+        name = job.cell.task if job.cell.role == "unpruned" else f"{job.cell.task}, blind"
+        found[name] = {kind: (good, all_) for kind, (good, all_) in counts.items()}
+    return found
+
+
+def wide_table(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
+    """Return the figures of the wide model as a Markdown table."""
+    lines = ["| task | questions | right | without the picture | questions |", "| --- | --- | --- | --- | --- |"]
+    for task in WIDE:
+        counts, blind = found[task], found[f"{task}, blind"]
+        kept = headline(counts)
+        rows = [(f"**types from {FLOOR:.0%}**", kept), *((kind, (kind,)) for kind in counts), ("all", tuple(counts))]
+        for name, kinds in rows:
+            number = sum(counts[kind][1] for kind in kinds)
+            lines.append(f"| `{task}` | {name} | {share(counts, kinds)} % | {share(blind, kinds)} % | {number} |")
+    return "\n".join(lines)
+
+
+def headline(counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """Return the types of questions that the model answers often enough."""
+    return tuple(kind for kind, (good, asked) in counts.items() if good >= FLOOR * asked)
+
+
+def wide_low(found: Mapping[str, Mapping[str, tuple[int, int]]]) -> str:
+    """Return a sentence with the types that are below the floor."""
+    below = [f"{kind} of `{task}`" for task in WIDE for kind in found[task] if kind not in headline(found[task])]
+    return (
+        f"Below 80 %, and so left out of headlines: {', '.join(below)}."
+        if below
+        else "No type of question is below 80 %."
+    )
+
+
 def halved(source: Path, target: Path) -> None:
     """Copy a two-tower model; weights are stored in half precision and loaded in float32."""
     save_half(CLIPModel.from_pretrained(source), target)
@@ -137,8 +199,8 @@ def card(
     parameters = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(folder).parameters())
     template = (Path(__file__).parent / "cards" / f"{family}.md").read_text(encoding="utf-8")
     return template.format(
-        table=table(found),
-        low=low(found),
+        table=wide_table(found) if family == "wide" else table(found),
+        low=wide_low(found) if family == "wide" else low(found),
         last="\n".join(last),
         megabytes=f"{weight(folder) / 1e6:.1f}",
         parameters=f"{parameters / 1e6:.2f}",
@@ -149,14 +211,14 @@ def card(
 def main() -> None:
     """Copy a family into the package, with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=["llava", "qwen"])
+    parser.add_argument("family", choices=["llava", "qwen", "wide"])
     parser.add_argument("--model", type=Path, required=True, help="the folder of the second stage's training")
     parser.add_argument("--clip", type=Path, help="of the first stage's, with a strong text tower")
     parser.add_argument("--weak", type=Path, help="of the weak text tower's")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--note", default="", help="what else the card says of the training")
     arguments = parser.parse_args()
-    target = CHECKPOINTS / f"world_{arguments.family}"
+    target = CHECKPOINTS / {"wide": "world_qwen_wide"}.get(arguments.family, f"world_{arguments.family}")
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(arguments.model / "model", target)
     curves: dict[str, Any] = {"language": json.loads((arguments.model / "curve.json").read_text(encoding="utf-8"))}
@@ -167,7 +229,7 @@ def main() -> None:
     else:
         curves["tower"] = json.loads((arguments.model / "tower" / "curve.json").read_text(encoding="utf-8"))
     (target / "curve.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
-    found = figures(target, arguments.pictures)
+    found = (asked if arguments.family == "wide" else figures)(target, arguments.pictures)
     (target / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (target / "README.md").write_text(card(arguments.family, target, curves, found, arguments.note), encoding="utf-8")
     size = weight(target)
