@@ -123,7 +123,12 @@ class TestVideos(TestExact):
 
 class TestWorld(TaskConformance):
     task = World(pictures=6, per_picture=4)
-    others: ClassVar[dict[str, object]] = {"split": "validation", "density": "sparse", "types": World().types[:2]}
+    others: ClassVar[dict[str, object]] = {
+        "split": "validation",
+        "density": "sparse",
+        "types": World().types[:2],
+        "half": "top",
+    }
 
 
 class TestWorldText(TestWorld):

@@ -215,3 +215,24 @@ def test_several_pictures_are_the_scenes_of_their_numbers():
     assert task.shown(sample).size == (SIDE, SIDE) * 3
     with pytest.raises(ValueError, match="together is 4: it is at most 3"):
         WorldPictures(together=4)
+
+
+@pytest.mark.parametrize("cls", [World, WorldText])
+def test_a_half_asks_what_needs_objects_of_that_half(cls):
+    every = cls(pictures=12, per_picture=60)
+    known = {(one.image, one.question): one for one in every.samples()}
+    found = {}
+    for half, rows in (("top", range(48)), ("bottom", range(48, 96))):
+        task = cls(pictures=12, half=half)
+        samples = task.samples()
+        assert len(samples) > 24
+        assert max(len([one for one in samples if one.image == image]) for image in {one.image for one in samples}) <= 9
+        for sample in samples:
+            assert known[sample.image, sample.question].answers == sample.answers
+            needed = task.needed(sample, 96, 96)
+            # Objects are assigned by their centres, so at least half of what is needed is there.
+            assert sum(place // 96 in rows for place in needed) >= len(needed) / 2
+        found[half] = {(one.image, one.question) for one in samples}
+        assert task.card()["half"] == half
+    assert not found["top"] & found["bottom"]
+    assert "half" not in every.card()

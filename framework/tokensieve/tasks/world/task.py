@@ -6,7 +6,7 @@ import functools
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,8 @@ from tokensieve.tasks.world.signs import signs
 _scene = functools.lru_cache(maxsize=512)(scene)
 _signs = functools.lru_cache(maxsize=512)(signs)
 _clip = functools.lru_cache(maxsize=128)(clip)
+_EVERY = 1_000_000
+"""More questions than any picture has."""
 
 
 class Drawn(Task):
@@ -106,6 +108,7 @@ class World(Drawn):
         per_picture: how many questions a scene at most; fewer where it offers fewer.
         types: the types of questions, asked in turn.
         first: the number of the first scene.
+        half: `top` or `bottom` asks only what needs objects of that half of the picture; by default all is asked.
     """
 
     name = "world"
@@ -113,10 +116,22 @@ class World(Drawn):
 
     density: Density = "dense"
     types: tuple[str, ...] = TYPES
+    half: Literal["top", "bottom"] | None = None
 
     def questions(self, number: int) -> Sequence[Question]:
         """Draw the questions about a scene."""
-        return _ask(type(self)._draw, self.split, self.density, number, self.per_picture, self.types)
+        most = self.per_picture if self.half is None else _EVERY
+        asked = _ask(type(self)._draw, self.split, self.density, number, most, self.types)
+        if self.half is None:
+            return asked
+        things = self.scene(number).things
+        inside = [(thing.y < SIDE / 2) == (self.half == "top") for thing in things]
+        return [one for one in asked if one.things and all(inside[n] for n in one.things)][: self.per_picture]
+
+    def card(self) -> dict[str, Any]:
+        """Return the protocol; of halves only if one is asked about, so that results of before have the same card."""
+        card = super().card()
+        return card if self.half is not None else {name: value for name, value in card.items() if name != "half"}
 
     def pixels(self, number: int) -> bytes:
         """Return the pixels of a scene."""
@@ -158,6 +173,7 @@ class WorldText(World):
         per_picture: how many questions about a picture at most.
         types: the types of questions, asked in turn.
         first: the number of the first picture.
+        half: as for `world`.
     """
 
     name = "world_text"
@@ -183,6 +199,7 @@ class WorldTurns(World):
         per_picture: how many second questions about a scene at most.
         types: the types of both questions.
         first: the number of the first scene.
+        half: as for `world`; both questions are about it then.
     """
 
     name = "world_turns"
