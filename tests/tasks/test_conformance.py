@@ -12,6 +12,7 @@ from tokensieve.tasks import Sample, Task, Video
 from tokensieve.tasks.fidelity import Fidelity
 from tokensieve.tasks.jsonl import VqaJsonl
 from tokensieve.tasks.lmms.task import LmmsEvalTask
+from tokensieve.tasks.photographs import Photographs
 from tokensieve.tasks.world import World, WorldPictures, WorldText, WorldTurns, WorldVideo
 from tokensieve.testing import TaskConformance
 from tokensieve.testing.tasks import TASK_LAWS, Trial
@@ -62,6 +63,17 @@ class TestFidelityOfADraw(TestFidelity):
     @classmethod
     def make(cls, folder):
         cls.task = Fidelity(images=str(folder), prompts=("What?", "Where?"), subset=1)
+
+
+class TestPhotographs(TaskConformance):
+    task = Photographs(longest_side=64)
+    others: ClassVar[dict[str, object]] = {
+        "metric": "answer_agreement",
+        "prompts": ("What?",),
+        "longest_side": 4,
+        "subset": 2,
+    }
+    unmarked: ClassVar[dict[str, object]] = {"subset_seed": "it counts where something is drawn"}
 
 
 def of_metric(metric):
@@ -319,6 +331,7 @@ class Nailed(Counts):
 def test_every_task_that_comes_along_is_tried(registry):
     tried = {
         Fidelity: TestFidelity,
+        Photographs: TestPhotographs,
         VqaJsonl: TestExact,
         World: TestWorld,
         WorldPictures: TestWorldPictures,

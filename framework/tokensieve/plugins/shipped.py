@@ -9,8 +9,9 @@ def register_tasks(registry: Registrar) -> None:
     from tokensieve.tasks.fidelity import Fidelity
     from tokensieve.tasks.jsonl import VqaJsonl
     from tokensieve.tasks.lmms.task import LmmsEvalTask
+    from tokensieve.tasks.photographs import Photographs
     from tokensieve.tasks.world import World, WorldPictures, WorldText, WorldTurns, WorldVideo
 
-    own = (Fidelity, LmmsEvalTask, VqaJsonl, World, WorldPictures, WorldText, WorldTurns, WorldVideo)
+    own = (Fidelity, LmmsEvalTask, Photographs, VqaJsonl, World, WorldPictures, WorldText, WorldTurns, WorldVideo)
     for task in own:
         registry.add_task(task)

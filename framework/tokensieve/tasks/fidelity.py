@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,8 @@ from tokensieve.tasks.base import Answer, Sample, Task
 AGREEMENTS = ("answer_agreement", "top1_agreement")
 
 
-class Fidelity(Task):
-    """How far answers are from those of the unpruned model, on any pictures and prompts.
+class Agreement(Task):
+    """How far answers are from those of the unpruned model, about pictures that a subclass names and reads.
 
     Its grades are `top1_agreement` (1 if the most likely first token is the same in both models), `answer_agreement`
     (1 if their whole answers are the same text) and `kl` (in nats, KL(unpruned || pruned) of the first token's
@@ -31,7 +32,6 @@ class Fidelity(Task):
     model is wrong, a method that is right disagrees.
 
     Attributes:
-        images: a folder of pictures; pictures in its subfolders count, hidden files do not.
         prompts: the questions about every picture.
         metric: `top1_agreement` or `answer_agreement`.
         longest: the most tokens of an answer.
@@ -40,10 +40,8 @@ class Fidelity(Task):
         subset_seed: the seed of the draw.
     """
 
-    name = "fidelity"
     compares = True
 
-    images: str
     prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] = (
         "Describe the image.",
     )
@@ -52,34 +50,45 @@ class Fidelity(Task):
     subset: int | None = Field(default=None, ge=1)
     subset_seed: int = 0
 
-    @field_validator("images")
-    @classmethod
-    def _placed(cls, value: str) -> str:
-        return files.absolute(value)
-
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in AGREEMENTS:
             raise ValueError(
-                f"fidelity is counted by {' or '.join(AGREEMENTS)}, not '{value}'.{did_you_mean(value, AGREEMENTS)}"
+                f"{cls.name} is counted by {' or '.join(AGREEMENTS)}, not '{value}'.{did_you_mean(value, AGREEMENTS)}"
             )
         return value
 
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all pictures.
+
+        Raises:
+            TaskError: if there is none.
+        """
+
+    @abstractmethod
+    def file(self, name: str) -> Path:
+        """Return the file of a picture."""
+
+    @abstractmethod
+    def identity(self, names: Sequence[str]) -> str:
+        """Return a hash that identifies pictures, in hex digits."""
+
     @cached_property
     def _pictures(self) -> tuple[str, ...]:
-        names = files.pictures_in(Path(self.images))
+        names = self.names()
         if self.subset is None:
             return names
         if self.subset > len(names):
-            raise TaskError(f"subset is {self.subset}, and {self.images} holds {len(names)} pictures")
+            raise TaskError(f"subset is {self.subset}, and '{self.name}' has {len(names)} pictures")
         chosen = files.drawn(names, self.subset, self.subset_seed)
         return tuple(name for name in names if name in chosen)
 
     @cached_property
     def _identity(self) -> str:
         """The hash of the pictures, computed once: there may be many pictures, and every cell has a card."""
-        return files.identity(Path(self.images), self._pictures)
+        return self.identity(self._pictures)
 
     def samples(self) -> Sequence[Sample]:
         """Return a sample for every picture and prompt; ids are `picture#number`, and prompts are counted from 1.
@@ -99,7 +108,7 @@ class Fidelity(Task):
         Raises:
             TaskError: if it cannot be read.
         """
-        return files.picture(Path(self.images) / sample.image, self.longest_side)
+        return files.picture(self.file(sample.image), self.longest_side)
 
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
         """Compare an answer with that of the unpruned model.
@@ -117,14 +126,53 @@ class Fidelity(Task):
         }
 
     def card(self) -> dict[str, Any]:
-        """Return the protocol, with a hash of the pictures' names and sizes instead of their folder."""
-        card = super().card()
-        del card["images"]
-        return card | {
+        """Return the protocol, with a hash that identifies the pictures."""
+        return super().card() | {
             "pictures": self._identity,
             "samples": len(self._pictures) * len(self.prompts),
             "subset_seed": None if self.subset is None else self.subset_seed,
         }
+
+
+class Fidelity(Agreement):
+    """How far answers are from those of the unpruned model, on any pictures and prompts.
+
+    Its grades are those of [`Agreement`][tokensieve.tasks.fidelity.Agreement], as are its other settings.
+
+    Attributes:
+        images: a folder of pictures; pictures in its subfolders count, hidden files do not.
+    """
+
+    name = "fidelity"
+
+    images: str
+
+    @field_validator("images")
+    @classmethod
+    def _placed(cls, value: str) -> str:
+        return files.absolute(value)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the pictures in the folder.
+
+        Raises:
+            TaskError: if there is no folder, or no picture in it.
+        """
+        return files.pictures_in(Path(self.images))
+
+    def file(self, name: str) -> Path:
+        """Return the file of a picture."""
+        return Path(self.images) / name
+
+    def identity(self, names: Sequence[str]) -> str:
+        """Return a hash of the pictures' names and sizes."""
+        return files.identity(Path(self.images), names)
+
+    def card(self) -> dict[str, Any]:
+        """Return the protocol, with a hash of the pictures' names and sizes instead of their folder."""
+        card = super().card()
+        del card["images"]
+        return card
 
 
 def divergence(unpruned: Tensor, pruned: Tensor) -> float:
