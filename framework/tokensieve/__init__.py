@@ -34,10 +34,11 @@ if _TYPE_CHECKING:
     from tokensieve.recipes.schema import schema
     from tokensieve.sites import Site
     from tokensieve.stage import Stage
-    from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
+    from tokensieve.strategy import Appraiser, Chooser, Merger, Ranker, Scorer, Strategy
 
 __all__ = [
     "Adapter",
+    "Appraiser",
     "Chain",
     "Chooser",
     "Composer",
@@ -85,6 +86,7 @@ __all__ = [
 
 _HOMES = {
     "Adapter": "tokensieve.models.adapter",
+    "Appraiser": "tokensieve.strategy",
     "Chain": "tokensieve.algebra.chain",
     "Chooser": "tokensieve.strategy",
     "Composer": "tokensieve.composers.expression",

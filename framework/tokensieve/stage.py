@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError, field_validator, model_validator
@@ -9,7 +10,7 @@ from pydantic import ConfigDict, ValidationError, field_validator, model_validat
 from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.settings import Value, error_class, unknown_setting
-from tokensieve.errors import RecipeError, TokensieveError, first_mistake
+from tokensieve.errors import BudgetError, RecipeError, TokensieveError, first_mistake
 from tokensieve.evidence import Evidence
 from tokensieve.sites import Site
 
@@ -28,6 +29,8 @@ class Stage(Value):
         per: what a group is.
         rest: whether the other tokens are dropped, or merged into their most similar kept token.
         by: the expression whose order breaks ties, instead of the formula's own order (see `Chain.cut`).
+        demand: what says how much each group needs, where `keep` is a mean that groups meet together.
+        over: which groups these are: those of a `sample`, or those of a whole `batch`, which is one call of the model.
         newlines: whether newline and separator tokens are selected like all others (`judge`), always kept within the
             budget (`keep`), or always dropped (`drop`).
     """
@@ -41,11 +44,27 @@ class Stage(Value):
     rest: Literal["drop", "merge"] = "drop"
     by: Expression | None = None
     newlines: Literal["judge", "keep", "drop"] = "judge"
+    demand: Expression | None = None
+    over: Literal["batch", "sample"] = "batch"
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """The evidence that the formula and the tie-breaker need."""
-        return self.select.needs | (self.by.needs if self.by is not None else frozenset())
+        """The evidence that the formula, the tie-breaker and the demand need."""
+        others = [part.needs for part in (self.by, self.demand) if part is not None]
+        return self.select.needs.union(*others)
+
+    def with_keep(self, keep: object) -> Stage:
+        """Return the stage with another budget; a stage with a demand reads it as a mean.
+
+        Raises:
+            BudgetError: if it is no budget, or a mean for a stage without a demand.
+        """
+        budget = Keep.of(keep)
+        if self.demand is not None and not budget.mean:
+            budget = dataclasses.replace(budget, mean=True)
+        if self.demand is None and budget.mean:
+            raise BudgetError(f"keep {budget} at {self.at}: the stage has no demand to share a mean by")
+        return self.model_copy(update={"keep": budget})
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +111,7 @@ class Stage(Value):
     def _changed_copy(self) -> str:
         return "it does not change; recipe.replace(keep=...) makes a recipe with another budget"
 
-    @field_validator("select", "by", mode="before")
+    @field_validator("select", "by", "demand", mode="before")
     @classmethod
     def _read_expression(cls, value: object) -> object:
         if isinstance(value, type):

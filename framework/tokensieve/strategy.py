@@ -161,6 +161,20 @@ class Scorer(Strategy):
         return Chain.from_scores(tokens.universe, self.score(tokens), self)
 
 
+class Appraiser(Scorer):
+    """A scorer that also says how much a group as a whole needs, so that groups can share a budget.
+
+    A stage whose `keep` is a mean names one as its `demand`.
+    """
+
+    @abstractmethod
+    def demand(self, tokens: Tokens) -> Tensor:
+        """Return what each group needs in comparison with others, `[rows]`, finite and not negative.
+
+        A group's demand depends on that group alone: not on its padding, the order in memory or the other rows.
+        """
+
+
 class Order(ABC):
     """An order of tokens that is found step by step, such as that of a greedy method."""
 

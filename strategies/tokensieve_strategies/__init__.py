@@ -10,7 +10,9 @@ from tokensieve import Registry, Strategy, hookimpl
 from tokensieve_strategies.cdpp import CDPP as CDPP
 from tokensieve_strategies.cls import CLS as CLS
 from tokensieve_strategies.dart import DART as DART
+from tokensieve_strategies.diversity import Diversity as Diversity
 from tokensieve_strategies.divprune import DivPrune as DivPrune
+from tokensieve_strategies.erank import EffectiveRank as EffectiveRank
 from tokensieve_strategies.evs import EVS as EVS
 from tokensieve_strategies.fastv import FastV as FastV
 from tokensieve_strategies.feather import Feather as Feather

@@ -26,6 +26,7 @@ from tokensieve_adapters import ADAPTERS
         ("script", 6, MissingEvidenceError, "reads query; the exported graph has features, grid, sizes alone"),
         ("cls", 6, MissingEvidenceError, "reads vision_attention; the exported graph"),
         ("prumerge", "auto", RefusedError, "keep: auto"),
+        ("divprune-shared", 6, RefusedError, "has keep: mean 6, which pictures share by what each needs"),
         ("quota(norm, gsp)", 6, RefusedError, "'quota' in 'quota.*' cannot be part of a graph.* it asks the host"),
     ],
 )

@@ -22,7 +22,7 @@ FOLDER = Path(tokensieve_strategies.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.iter_modules([str(FOLDER)]) if not m.name.startswith("_"))
 RECIPES = sorted(FOLDER.joinpath("recipes").glob("*.yaml"))
 KEYS = ("name", "title", "paper", "positions", "strategies", "stages", "budgets")
-STAGE_KEYS = {"at", "select", "keep", "r", "per", "rest", "by", "newlines"}
+STAGE_KEYS = {"at", "select", "keep", "r", "per", "rest", "by", "newlines", "demand", "over"}
 # It is the last row of attention, as in FastV, at several depths.
 OF_ANOTHER_PAPER = {"pyramiddrop": "https://arxiv.org/abs/2410.17247"}
 

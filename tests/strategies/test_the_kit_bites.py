@@ -12,13 +12,13 @@ from effort import NIGHTLY
 from pydantic import field_serializer
 
 import tokensieve as ts
-from tokensieve import Chain, Chooser, Evidence, Merger, Ranker, Reduction, Scorer
+from tokensieve import Appraiser, Chain, Chooser, Evidence, Merger, Ranker, Reduction, Scorer
 from tokensieve.algebra.reduction import nearest
 from tokensieve.testing import parametrize_strategy_checks
-from tokensieve.testing.strategies.conformance import CHOOSER_LAWS, LAWS, MERGER_LAWS
+from tokensieve.testing.strategies.conformance import APPRAISER_LAWS, CHOOSER_LAWS, LAWS, MERGER_LAWS
 from tokensieve.testing.strategies.counts import exact_count
 
-ALL = {law.__name__ for law in (*LAWS, *CHOOSER_LAWS, *MERGER_LAWS)}
+ALL = {law.__name__ for law in (*LAWS, *CHOOSER_LAWS, *APPRAISER_LAWS, *MERGER_LAWS)}
 
 
 def failures(cls, laws):
@@ -352,6 +352,48 @@ class FoldsElsewhere(Folds):
         return kept, Reduction.drop(tokens.universe, kept)
 
 
+class Demanding(Appraiser):
+    def score(self, tokens):
+        return tokens.features.norm(dim=-1)
+
+
+class Negative(Demanding):
+    """Its demands may be negative."""
+
+    name = "negative"
+
+    def demand(self, tokens):
+        return -tokens.features.norm(dim=-1).where(tokens.valid, 0.0).sum(dim=1)
+
+
+class ByWidth(Demanding):
+    """It divides by the width of the batch."""
+
+    name = "by_width"
+
+    def demand(self, tokens):
+        return tokens.features.norm(dim=-1).where(tokens.valid, 0.0).mean(dim=1).nan_to_num()
+
+
+class DemandsTogether(Demanding):
+    """It compares with the other rows."""
+
+    name = "demands_together"
+
+    def demand(self, tokens):
+        own = tokens.features.norm(dim=-1).where(tokens.valid, 0.0).sum(dim=1)
+        return own / own.sum().clamp(min=1e-9)
+
+
+class OfEachToken(Demanding):
+    """It returns a number for each token."""
+
+    name = "of_each_token"
+
+    def demand(self, tokens):
+        return self.score(tokens).where(tokens.valid, 0.0)
+
+
 # The laws whose samples have copies among them.
 COPIES = (
     "exact_count hard_inputs nested_in_keep depth_free order_free padding_free batch_free dtype_free ties_by_id "
@@ -381,6 +423,10 @@ CAUGHT = [
     ("slots_are_the_cut", FoldsElsewhere, ""),
     ("weights_sum_to_one", Sums, ""),
     ("mass_conserved", Forgets, ""),
+    ("demands_are_numbers", Negative, ""),
+    ("demands_are_numbers", OfEachToken, "demands_are_free"),
+    ("demands_are_free", ByWidth, ""),
+    ("demands_are_free", DemandsTogether, ""),
 ]
 
 

@@ -6,7 +6,7 @@ import heapq
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ _COUNT = re.compile(r"[1-9][0-9]*")
 _DECIMAL = re.compile(r"(?:0|1)?\.[0-9]+|(?:0|1)\.[0-9]*")
 _RATIO = re.compile(r"([1-9][0-9]*)\s*/\s*([1-9][0-9]*)")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%")
+_MEAN = re.compile(r"mean\s+(.*)")
 
 
 class Decimal(float):
@@ -49,13 +50,15 @@ class Keep:
 
     A fraction is of the group's tokens entering the stage, rounded down, at least one. All but
     `less` of them, which recipes write as `r:`, never takes more than half of the group. `auto` is
-    the set's own size and legal for one Chooser alone. Exactly one of the fields is set; `auto` is
-    none of them.
+    the set's own size and legal for one Chooser alone. Exactly one of the three is set; `auto` is
+    none of them. A `mean` is a count or a fraction that several groups meet together: see `shared`
+    in `tokensieve.algebra.sharing`.
     """
 
     count: int | None = None
     fraction: Fraction | None = None
     less: int | None = None
+    mean: bool = False
 
     def __post_init__(self) -> None:
         if sum(field is not None for field in (self.count, self.fraction, self.less)) > 1:
@@ -72,6 +75,13 @@ class Keep:
             raise BudgetError(f"keep {self.count} is not between 1 and {_MOST}: {_HELP}")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise BudgetError(f"keep {self.fraction} is not in (0, 1]: {_HELP}")
+        if self.mean and self.count is None and self.fraction is None:
+            raise BudgetError("a mean is of a count or a fraction: mean 64, mean 1/9")
+
+    @property
+    def each(self) -> Keep:
+        """The budget that every group has by itself: of a mean, what it is the mean of."""
+        return replace(self, mean=False) if self.mean else self
 
     @property
     def auto(self) -> bool:
@@ -110,6 +120,8 @@ class Keep:
 
     @classmethod
     def _parse(cls, text: str) -> Keep:
+        if (match := _MEAN.fullmatch(text.strip())) and not match[1].startswith("mean"):
+            return replace(cls._parse(match[1]), mean=True)
         if len(text) > LONGEST:
             raise BudgetError(f"keep {text[:LONGEST]!r}... is longer than {LONGEST} characters: {_HELP}")
         body = text.strip()
@@ -128,6 +140,8 @@ class Keep:
 
     def written(self) -> int | str:
         """Return the form in which a recipe writes it; all but a few are said so, and written as a stage's `r`."""
+        if self.mean:
+            return f"mean {self.each.written()}"
         if self.count is not None:
             return self.count
         if self.less is not None:
@@ -167,8 +181,9 @@ def count(keep: Keep, n: int) -> int:
     The only function where a fraction becomes a count: floor, at least one, at most `n`.
 
     Raises:
-        BudgetError: for `auto`, which only a fixed set can answer.
+        BudgetError: for `auto`, which only a fixed set can answer, and for a mean, which several groups meet.
     """
+    _refuse_mean(keep)
     if keep.count is not None:
         return min(keep.count, n)
     if keep.less is not None:
@@ -178,8 +193,17 @@ def count(keep: Keep, n: int) -> int:
     return min(n, max(1, math.floor(keep.fraction * n)))
 
 
+def _refuse_mean(keep: Keep) -> None:
+    if keep.mean:
+        raise BudgetError(
+            f"keep: {keep} is a mean, which several groups meet together by their demands; of one group alone, nobody "
+            "knows how many tokens stay"
+        )
+
+
 def counts(keep: Keep, ns: Tensor) -> Tensor:
     """Return `count(keep, n)` for every n of `ns` `[rows]`, on its device."""
+    _refuse_mean(keep)
     if keep.count is not None:
         return ns.clamp(max=keep.count)
     if keep.less is not None:

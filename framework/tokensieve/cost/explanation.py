@@ -149,6 +149,8 @@ def _stage(recipe: Recipe, at: str, stage: Stage) -> Section:
     lines = [*_expression(recipe, stage.select, stage.at, ""), _budget(stage)]
     if stage.by is not None:
         lines += ["ties are broken by", *_expression(recipe, stage.by, stage.at, _INDENT)]
+    if stage.demand is not None:
+        lines += ["what each needs is said by", *_expression(recipe, stage.demand, stage.at, _INDENT)]
     if stage.newlines != "judge":
         lines.append(f"newline and separator tokens are always {'kept' if stage.newlines == 'keep' else 'dropped'}")
     return Section(f"{at}: {_place(at, stage.at)}", tuple(lines))
@@ -211,6 +213,9 @@ def _budget(stage: Stage) -> str:
         if stage.rest == "drop"
         else "each of the others is merged into the most similar kept one"
     )
+    if stage.keep.mean:
+        together = "a prompt" if stage.over == "sample" else "a batch"
+        return f"keeps {_amount(stage.keep.each)} of {group} in the mean over {together}, by what each needs; {rest}"
     return f"keeps {_amount(stage.keep)} of {group}; {rest}"
 
 

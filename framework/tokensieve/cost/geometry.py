@@ -105,11 +105,14 @@ def visual_per_layer(
     for layer in range(layers):
         if layer in stages:
             stage = stages[layer]
-            if stage.keep.auto or stage.per not in ("image", "sample"):
-                said = "keep: auto" if stage.keep.auto else f"per: {stage.per}"
+            # Pictures of one prompt that share a mean keep a known number together; of each, only one alone is known.
+            known = stage.over == "sample" and (len(groups) == 1 or stage is recipe.stages[-1])
+            open_count = stage.keep.auto or (stage.keep.mean and not known)
+            if open_count or stage.per not in ("image", "sample"):
+                said = f"keep: {stage.keep}" if open_count else f"per: {stage.per}"
                 raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
             groups = [sum(groups)] if stage.per == "sample" else groups
-            groups = [count(stage.keep, n) if n else 0 for n in groups]
+            groups = [count(stage.keep.each, n) if n else 0 for n in groups]
         counts.append(sum(groups))
     return counts
 

@@ -16,6 +16,7 @@ from tokensieve.algebra.reduction import Reduction, nearest
 from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Expression
 from tokensieve.composers.selection import Selection, select
+from tokensieve.engine.demands import Budgets, shared_budgets
 from tokensieve.engine.stopwatch import Stopwatch
 from tokensieve.engine.token_layout import Groups, TokenLayout
 from tokensieve.errors import ScoreError
@@ -164,8 +165,8 @@ def select_stage(
         return _nothing(recipe, stage, pool)
     # All that is checked on the device is asked for once, at the end.
     with settled_together():
-        chosen, outcome = decide(recipe, stage, pool, groups, fresh)
-    record = _record(recipe, stage, pool, groups, chosen, outcome, clock)
+        chosen, outcome, budgets = _decide(recipe, stage, pool, groups, fresh)
+    record = _record(recipe, stage, pool, groups, chosen, outcome, budgets, clock)
     pool.leave(outcome)
     return outcome, record
 
@@ -179,14 +180,28 @@ def decide(
 ) -> tuple[Selection, StageOutcome]:
     """Return what a stage takes of each group, and what that does to each token; the pool stays as it is.
 
-    What the host has to know, it knows beforehand, unless a strategy or composer asks: so this can be traced.
+    What the host has to know, it knows beforehand, unless a strategy or composer asks, or groups share a budget: so
+    this can be traced.
     """
+    chosen, outcome, _ = _decide(recipe, stage, pool, groups, fresh)
+    return chosen, outcome
+
+
+def _decide(
+    recipe: Recipe,
+    stage: Stage,
+    pool: TokenPool,
+    groups: Groups,
+    fresh: Mapping[Evidence, Callable[[], Value]],
+) -> tuple[Selection, StageOutcome, Budgets | None]:
+    """Return what `decide` does, and the budgets of the groups, if there are any."""
     tokens = _rows(stage, pool, groups, fresh)
-    # Counted before any strategy sees the tokens.
-    budget, pinned = _budget(stage, pool, groups)
+    # Counted before any strategy that selects sees the tokens.
+    budgets, pinned = _budget(stage, pool, groups, tokens)
+    budget = None if budgets is None else budgets.counts
     chosen, reduction = _chosen(stage, tokens, budget)
     _check_kept(recipe, stage, chosen.mask, budget)
-    return chosen, _outcome(stage, pool, groups, tokens, chosen, reduction, budget, pinned)
+    return chosen, _outcome(stage, pool, groups, tokens, chosen, reduction, budget, pinned), budgets
 
 
 def _nothing(recipe: Recipe, stage: Stage, pool: TokenPool) -> tuple[StageOutcome, StageRecord]:
@@ -215,13 +230,15 @@ def _rows(stage: Stage, pool: TokenPool, groups: Groups, fresh: Mapping[Evidence
     return Tokens(universe.copied(), rows, pool.keys[samples], samples.clone())
 
 
-def _budget(stage: Stage, pool: TokenPool, groups: Groups) -> tuple[list[int] | None, Tensor | None]:
+def _budget(stage: Stage, pool: TokenPool, groups: Groups, tokens: Tokens) -> tuple[Budgets | None, Tensor | None]:
     """Return how many tokens of each group stay, none where a set's own size is the budget; and what stays anyway.
 
     Newline tokens that stay count against the budget of their image; where they alone exceed it, the first ones stay.
     """
     if stage.newlines != "keep":
-        return (None, None) if stage.keep.auto else ([count(stage.keep, n) for n in groups.sizes], None)
+        if stage.keep.mean:
+            return shared_budgets(stage, tokens, groups), None
+        return (None, None) if stage.keep.auto else (Budgets([count(stage.keep, n) for n in groups.sizes]), None)
     alive = pool.layout.every.array if pool.whole else pool.alive.cpu().numpy()
     newline, image = alive & pool.layout.newlines, pool.layout.grid.array[..., 0]
     pinned = np.zeros_like(newline)
@@ -232,7 +249,7 @@ def _budget(stage: Stage, pool: TokenPool, groups: Groups) -> tuple[list[int] | 
         k = count(stage.keep, groups.sizes[row] + len(lines))
         pinned[sample, lines[:k]] = True
         budget.append(max(0, k - len(lines)))
-    return budget, torch.from_numpy(pinned).to(pool.alive.device)
+    return Budgets(budget), torch.from_numpy(pinned).to(pool.alive.device)
 
 
 def _chosen(stage: Stage, tokens: Tokens, budget: list[int] | None) -> tuple[Selection, Reduction | None]:
@@ -351,6 +368,7 @@ def _record(
     groups: Groups,
     chosen: Selection,
     outcome: StageOutcome,
+    budgets: Budgets | None,
     clock: Stopwatch,
 ) -> StageRecord:
     """Return the record of a stage, which is fetched from the device when it is read."""
@@ -384,4 +402,6 @@ def _record(
         )
 
     formula = format_formula(stage.select, names)
-    return StageRecord(str(stage.at), formula, str(stage.keep), samples, clock.stop(), chosen.notes)
+    shared = budgets.record(stage, groups, names) if budgets is not None else None
+    notes = chosen.notes if shared is None else (*chosen.notes, shared.rule)
+    return StageRecord(str(stage.at), formula, str(stage.keep), samples, clock.stop(), notes, shared)

@@ -40,6 +40,11 @@ def exported_stage(recipe: Recipe) -> Stage:
             f"recipe '{recipe.name}' keeps as many tokens as its formula finds (keep: auto), and a graph of fixed "
             "shape keeps as many of every picture; give it a budget with --keep"
         )
+    if stage.keep.mean:
+        raise RefusedError(
+            f"recipe '{recipe.name}' has keep: {stage.keep}, which pictures share by what each needs, and a graph of "
+            "fixed shape keeps as many of every picture; export it with a budget of each picture and without a demand"
+        )
     missing = stage.needs - IN_GRAPH
     if missing:
         raise MissingEvidenceError(

@@ -47,6 +47,54 @@ class SampleRecord:
     judged: int | None = None
 
 
+@dataclass(frozen=True)
+class SharedBudget:
+    """How groups shared a budget that is a mean.
+
+    Attributes:
+        keep: the mean, as written.
+        over: the groups of what met it together, `batch` or `sample`.
+        demand: what said how much each group needs.
+        budgets: by sample, how many tokens each of its groups kept.
+        demands: by sample, what each of its groups needs.
+    """
+
+    keep: str
+    over: str
+    demand: str
+    budgets: tuple[tuple[int, ...], ...]
+    demands: tuple[tuple[float, ...], ...]
+
+    @property
+    def total(self) -> int:
+        """How many tokens all groups kept together: what they would keep if each had the budget by itself."""
+        return sum(map(sum, self.budgets))
+
+    @property
+    def groups(self) -> int:
+        """How many groups there were."""
+        return sum(map(len, self.budgets))
+
+    @property
+    def rule(self) -> str:
+        """How the budget is met, in words that are the same for every batch."""
+        return f"keep {self.keep} is met over each {self.over}, shared by '{self.demand}'"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data for JSON."""
+        return {
+            "keep": self.keep,
+            "over": self.over,
+            "demand": self.demand,
+            "total": self.total,
+            "groups": self.groups,
+            "samples": [
+                {"budgets": list(budgets), "demands": list(demands)}
+                for budgets, demands in zip(self.budgets, self.demands, strict=True)
+            ],
+        }
+
+
 class StageRecord:
     """What a stage kept of a batch. It is fetched from the device when it is first read, so that no prefill waits.
 
@@ -55,6 +103,7 @@ class StageRecord:
         formula: the formula that selected the tokens.
         keep: the budget, as written.
         notes: fallbacks that were used, and other remarks.
+        shared: how groups shared the budget, where it is a mean; else none.
     """
 
     def __init__(
@@ -65,11 +114,13 @@ class StageRecord:
         samples: tuple[SampleRecord, ...] | Callable[[], tuple[SampleRecord, ...]],
         ms: float | Callable[[], float],
         notes: tuple[str, ...] = (),
+        shared: SharedBudget | None = None,
     ) -> None:
         self.site = site
         self.formula = formula
         self.keep = keep
         self.notes = notes
+        self.shared = shared
         self._samples = samples
         self._ms = ms
 

@@ -195,6 +195,7 @@ class Run(ShownRun):
                     for sample in stage.samples
                 ],
             }
+            | ({} if stage.shared is None else {"shared": stage.shared.to_dict()})
             for stage in prefill.stages
         ]
         return {
@@ -287,12 +288,16 @@ class Run(ShownRun):
 
 def _stage_notes(stage: StageRecord) -> list[str]:
     """Return the notes of a stage, and one where many tokens, such as those of a long video, made it slow."""
+    notes = list(stage.notes)
+    if stage.shared is not None:
+        alone = "; one group alone has the budget by itself" if stage.shared.groups == 1 else ""
+        notes.append(f"{stage.site}: {stage.shared.total} tokens of {stage.shared.groups} groups together{alone}")
     most = max((sample.entered for sample in stage.samples), default=0)
     if most < LARGE or stage.ms < SLOW:
-        return list(stage.notes)
+        return notes
     depth = max(sample.depth for sample in stage.samples)
     return [
-        *stage.notes,
+        *notes,
         f"selection at {stage.site} took {stage.ms / 1000:.1f} s: up to {most} tokens a sample, read to place {depth}; "
         "smaller groups (per: frame for a video), a smaller keep, or a cheaper strategy of the catalogue take less",
     ]

@@ -187,7 +187,8 @@ class Adviser:
         same = (
             name
             for name, one in alike.items()
-            if len(one.stages) == len(keeps) and one.replace(keep=keeps).stages == recipe.stages
+            if [keep.mean for keep in keeps] == [stage.demand is not None for stage in one.stages]
+            and one.replace(keep=keeps).stages == recipe.stages
         )
         return next(same, None)
 
@@ -244,7 +245,7 @@ class Adviser:
     def _part(self, recipe: Recipe) -> Fraction | None:
         """Return the part of the tokens that a recipe of one stage keeps, if it is known."""
         keep = recipe.stages[0].keep
-        if len(recipe.stages) > 1 or keep.auto or keep.less is not None:
+        if len(recipe.stages) > 1 or keep.auto or keep.mean or keep.less is not None:
             return None
         if keep.fraction is not None:
             return keep.fraction

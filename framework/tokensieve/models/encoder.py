@@ -116,6 +116,10 @@ class Encoder(ABC):
         reasons = []
         if stage.keep.auto:
             reasons.append("inside a vision encoder all images keep equally many tokens; give a budget, not auto")
+        if stage.keep.mean:
+            reasons.append(
+                "inside a vision encoder all images keep equally many tokens; a mean is shared at decoder sites"
+            )
         if stage.per != "image":
             reasons.append(
                 f"inside a vision encoder budgets are counted for each picture or tile that it takes; leave out per: "

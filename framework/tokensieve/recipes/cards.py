@@ -16,9 +16,9 @@ from tokensieve.plugins.plugin import broken
 from tokensieve.plugins.registry import Registry
 from tokensieve.recipes.formulas import format_budget
 from tokensieve.recipes.recipe import Recipe
-from tokensieve.strategy import Chooser, Merger, Ranker, Scorer, Strategy
+from tokensieve.strategy import Appraiser, Chooser, Merger, Ranker, Scorer, Strategy
 
-KINDS = (Merger, Ranker, Chooser, Scorer)
+KINDS = (Merger, Ranker, Chooser, Appraiser, Scorer)
 _KNOWN_SITES = {
     "encoder.K": ENCODER_EVIDENCE,
     "decoder.0": decoder_evidence(0) | VISION_EVIDENCE,
@@ -171,7 +171,7 @@ def _used_in(name: str, registry: Registry) -> Iterator[tuple[str, str]]:
         # A recipe that cannot be read is reported where recipes are listed.
         except (OSError, TokensieveError):
             continue
-        formulas = [one for stage in read.stages for one in (stage.select, stage.by) if one is not None]
+        formulas = [one for stage in read.stages for one in (stage.select, stage.by, stage.demand) if one is not None]
         if any(getattr(part, "name", None) == name for formula in formulas for part in formula.walk()):
             using.append(recipe)
     yield "recipes", ", ".join(using) or "none"

@@ -13,7 +13,8 @@ from tokensieve.strategy import Strategy
 
 def distinct_strategies(stages: Sequence[Stage]) -> dict[Expression, None]:
     """Return the distinct strategies of all stages, as the keys of a dict, in the order in which they are written."""
-    formulas = [formula for stage in stages for formula in (stage.select, stage.by) if formula is not None]
+    parts = [part for stage in stages for part in (stage.select, stage.by, stage.demand)]
+    formulas = [formula for formula in parts if formula is not None]
     return dict.fromkeys(leaf for formula in formulas for leaf in formula.strategies())
 
 

@@ -144,7 +144,9 @@ def _words(data: dict[Any, Any]) -> list[str]:
     """Return the words of all formulas: operands, composers, and names of settings and values."""
     stages = data.get("stages")
     entries = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
-    formulas = [str(stage[key]) for stage in entries for key in ("select", "by") if stage.get(key) is not None]
+    formulas = [
+        str(stage[key]) for stage in entries for key in ("select", "by", "demand") if stage.get(key) is not None
+    ]
     return [word for formula in formulas for word in re.findall(r"[^\W\d]\w*", formula)]
 
 

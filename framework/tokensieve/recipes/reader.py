@@ -154,7 +154,7 @@ class RecipeReader:
         path: yaml_lines.Path = ("stages", index)
         budget = "r" if isinstance(entry, dict) and entry.get("r") is not None else "keep"
         data = dict(self._mapping(entry, path, "stage", _STAGE_KEYS, required=("at", "select", budget)))
-        for key in ("select", "by"):
+        for key in ("select", "by", "demand"):
             if data.get(key) is None:
                 continue
             if not isinstance(data[key], str):

@@ -302,9 +302,7 @@ class Recipe(Value):
                     f"'{self.name}' has {_number(len(stages), 'stage')} ({', '.join(str(s.at) for s in stages)}), so "
                     f"keep takes {_number(len(stages), 'budget')}, not {len(keeps)}{own}"
                 )
-            stages = tuple(
-                stage.model_copy(update={"keep": Keep.of(budget)}) for stage, budget in zip(stages, keeps, strict=True)
-            )
+            stages = tuple(stage.with_keep(budget) for stage, budget in zip(stages, keeps, strict=True))
         changed = type(self)(**{**fields, **changes, "stages": stages})
         if [stage.at for stage in stages] == [stage.at for stage in self.stages]:
             changed._places = self._places
@@ -348,11 +346,12 @@ class Recipe(Value):
         for at, stage in self.ranges():
             entry: dict[str, Any] = {"at": at, "select": strip_outer_parentheses(self.formula(stage.select))}
             entry |= {"keep": stage.keep.written()} if stage.keep.less is None else {"r": stage.keep.less}
-            for field in ("per", "rest", "newlines"):
+            for field in ("per", "rest", "newlines", "over"):
                 if getattr(stage, field) != Stage.model_fields[field].default:
                     entry[field] = getattr(stage, field)
-            if stage.by is not None:
-                entry["by"] = strip_outer_parentheses(self.formula(stage.by))
+            for field in ("by", "demand"):
+                if (formula := getattr(stage, field)) is not None:
+                    entry[field] = strip_outer_parentheses(self.formula(formula))
             stages.append(entry)
         head: dict[str, Any] = {"name": self.name}
         if self.title is not None:
@@ -434,6 +433,7 @@ class Recipe(Value):
                     "by": stage.by.written(leaf) if stage.by is not None else None,
                     "newlines": stage.newlines,
                 }
+                | ({"demand": stage.demand.written(leaf), "over": stage.over} if stage.demand is not None else {})
                 for stage in self.stages
             ],
         }

@@ -74,6 +74,9 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
     for stage, budget in zip(recipe.stages, budgets, strict=True):
         findings += _evidence_findings(written, stage, adapter)
         findings += budget
+        if stage.keep.mean and stage.over == stage.per == "sample":
+            said = f"over: sample shares keep: {stage.keep} between groups of a prompt, and per: sample makes one"
+            findings.append(Finding("warning", str(stage.at), f"{said}; it is {stage.keep.each} of each prompt"))
         anywhere = stage.model_copy(update={"at": recipe.stages[0].at})
         if anywhere not in formulas:
             formulas[anywhere] = _formula_findings(written, stage)
@@ -99,7 +102,7 @@ def _problem_findings(recipe: Recipe) -> list[Finding]:
     """Return what strategies know of themselves that a run will refuse, on any model."""
     found = []
     for stage in recipe.stages:
-        for formula in (stage.select, stage.by):
+        for formula in (stage.select, stage.by, stage.demand):
             for leaf, left in _judges(formula, None) if formula is not None else ():
                 problem = leaf.problem()
                 if problem is not None:
@@ -142,7 +145,7 @@ def _evidence_findings(written: Writer, stage: Stage, adapter: Adapter | None) -
         return [Finding("error", at, f"{adapter.name} has no such site; it offers {sites}")]
     offered = adapter.offers(stage.at) if adapter is not None else _evidence_of_any_model(stage.at)
     findings = []
-    for expression in (stage.select, stage.by):
+    for expression in (stage.select, stage.by, stage.demand):
         for part in expression.walk() if expression is not None else ():
             missing = part.needs - offered - frozenset().union(*(inner.needs for inner in part.parts))
             for kind in sorted(missing):
@@ -190,10 +193,11 @@ def _budget_findings(recipe: Recipe) -> list[list[Finding]]:
     # Of stages alike, those that keep fewer than all before them, by falling count.
     smaller: dict[tuple[str, str, str], list[Stage]] = {}
     for stage in recipe.stages:
-        at, count = str(stage.at), stage.keep.count or 0
+        # Of a mean, nobody knows beforehand what a group keeps.
+        at, count = str(stage.at), 0 if stage.keep.mean else stage.keep.count or 0
         earlier = smaller.setdefault((stage.at.part, stage.per, stage.newlines), [])
         first = bisect.bisect_left(earlier, -count, key=lambda before: -(before.keep.count or 0))
-        if stage.keep in (Keep.of(1.0), Keep(less=0)):
+        if stage.keep.each in (Keep.of(1.0), Keep(less=0)):
             found.append([Finding("note", at, "keeps all tokens, so it changes nothing")])
         elif first < len(earlier):
             before = earlier[first]
@@ -221,7 +225,8 @@ def _findings_of_sizes(recipe: Recipe, adapter: Adapter | None) -> list[list[Fin
         known = entering if stage.per != "sample" and (stage.at.part == "decoder" or prunes_prompt) else None
         found.append(_findings_of_size(stage, known))
         if stage.at.part == "decoder" or prunes_prompt:
-            entering = None if known is None or stage.keep.auto else count(stage.keep, known)
+            is_open = stage.keep.auto or stage.keep.mean
+            entering = None if known is None or is_open else count(stage.keep, known)
     return found
 
 
@@ -239,7 +244,7 @@ def _formula_findings(written: Writer, stage: Stage) -> list[Finding]:
     """Return warnings from running the algebra on random orders: operands whose order never matters have no effect."""
     alone = isinstance(stage.select, Strategy)
     sizes = _group_sizes(stage)
-    if stage.keep.auto or stage.keep in (Keep.of(1.0), Keep(less=0)) or (alone and stage.by is None) or not sizes:
+    if stage.keep.auto or stage.keep.each in (Keep.of(1.0), Keep(less=0)) or (alone and stage.by is None) or not sizes:
         return []
     tokens = _random_tokens(sizes)
     leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]
@@ -331,7 +336,7 @@ def _random_tokens(sizes: list[int]) -> Tokens:
 
 
 def _kept_mask(expression: Expression, stage: Stage, tokens: Tokens, orders: dict[Expression, int]) -> Tensor:
-    return select(expression, tokens, stage.keep, stage.by, _random_reader(orders)).mask
+    return select(expression, tokens, stage.keep.each, stage.by, _random_reader(orders)).mask
 
 
 def _random_reader(orders: dict[Expression, int]) -> Callable[[Expression, Reading, int], Chain]:

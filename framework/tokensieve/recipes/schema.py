@@ -13,7 +13,8 @@ from tokensieve.plugins.parameters import described_schema, sentence
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.stage import Stage
 
-_BUDGET = "^(auto|[1-9][0-9]*|[1-9][0-9]* */ *[1-9][0-9]*|([0-9]+\\.?[0-9]*|\\.[0-9]+) *%|0?\\.[0-9]+|1\\.0*)$"
+_NUMBER = "([1-9][0-9]*|[1-9][0-9]* */ *[1-9][0-9]*|([0-9]+\\.?[0-9]*|\\.[0-9]+) *%|0?\\.[0-9]+|1\\.0*)"
+_BUDGET = f"^(auto|(mean +)?{_NUMBER})$"
 
 
 def schema(registry: Registry | None = None) -> dict[str, Any]:
@@ -44,16 +45,16 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
         "description": f"operands joined by & | ^ - ~ >> [m] and {listing(registry.composers)}",
     }
     budget = {
-        "description": "a count, a fraction p/q, a decimal in (0, 1], a percentage, or auto",
+        "description": "a count, a fraction p/q, a decimal in (0, 1], a percentage, or auto; or a mean of one",
         "oneOf": [
             {"type": "integer", "minimum": 1},
             {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-            {"type": "string", "pattern": _BUDGET, "maxLength": LONGEST_BUDGET},
+            {"type": "string", "pattern": _BUDGET, "maxLength": len("mean ") + LONGEST_BUDGET},
         ],
     }
     choices = {
         field: {"enum": list(Stage.model_fields[field].annotation.__args__)}  # type: ignore[union-attr]
-        for field in ("per", "rest", "newlines")
+        for field in ("per", "rest", "newlines", "over")
     }
     fewer = {"type": "integer", "minimum": 0}
     stage = {
@@ -71,6 +72,7 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
                 "oneOf": [fewer, {"type": "array", "items": fewer}],
             },
             "by": formula,
+            "demand": formula | {"description": "what says how much each group needs, where keep is a mean"},
             **choices,
         },
         "required": ["at", "select"],

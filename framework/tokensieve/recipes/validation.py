@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from tokensieve.algebra.budget import Keep
+from tokensieve.composers.expression import Expression
 from tokensieve.errors import (
     BudgetError,
 )
@@ -17,7 +18,7 @@ from tokensieve.recipes import yaml_lines
 from tokensieve.recipes.formulas import distinct_strategies, format_formula, strategy_names, strip_outer_parentheses
 from tokensieve.sites import Site
 from tokensieve.stage import Stage
-from tokensieve.strategy import Chooser, Strategy
+from tokensieve.strategy import Appraiser, Chooser, Strategy
 
 BUDGETS_EXAMPLE = "{192: [300, 200, 110]}"
 
@@ -70,6 +71,9 @@ def find_problem(
                 f"keep: auto at {stage.at} is the size of a lone Chooser's own set; "
                 f"'{strip_outer_parentheses(formula)}' is none, so give a budget"
             )
+        found = _demand_problem(stage, names)
+        if found is not None:
+            return ("stages", i, found[0]), found[1]
     for number, keeps in budgets.items():
         if len(stages) == 1:
             return ("budgets",), "budgets is for recipes of several stages; the budget of one stage is what keep says"
@@ -78,6 +82,41 @@ def find_problem(
             return ("budgets", number), f"budget {number} has {len(keeps)} entries for {len(stages)} stages ({sites})"
         if any(keep.auto for keep in keeps):
             return ("budgets", number), f"budget {number} has auto for an entry; give numbers"
+        if any(keep.mean for keep in keeps):
+            return ("budgets", number), (
+                f"budget {number} has a mean for an entry; give numbers, which a stage with a demand reads as means"
+            )
+    return None
+
+
+def _demand_problem(stage: Stage, names: Mapping[Expression, str]) -> tuple[str, str] | None:
+    """Return what is wrong with a stage's mean or its demand: the key and a message; None if nothing is."""
+    if stage.keep.mean and stage.demand is None:
+        return "keep", (
+            f"keep: {stage.keep} at {stage.at} is a mean, which groups share by what each needs; say by what, such as "
+            "demand: diversity"
+        )
+    if stage.demand is None:
+        over = f"over: {stage.over} at {stage.at} says which groups share a mean, but keep: {stage.keep} is none"
+        return None if stage.over == "batch" else ("over", over)
+    if not isinstance(stage.demand, Appraiser):
+        formula = strip_outer_parentheses(format_formula(stage.demand, names))
+        return "demand", (
+            f"demand: '{formula}' at {stage.at} does not say how much a group needs; name one Appraiser, such as "
+            "diversity"
+        )
+    if not stage.keep.mean:
+        return "demand", (
+            f"demand at {stage.at} shares a mean between groups, but keep: {stage.keep} is a budget of each group; "
+            f"write keep: mean {stage.keep}, or leave out the demand"
+            if stage.keep.count is not None or stage.keep.fraction is not None
+            else f"demand at {stage.at} shares a mean between groups; a mean is of a count or a fraction"
+        )
+    if stage.newlines == "keep":
+        return "newlines", (
+            f"newlines: keep at {stage.at} gives newline tokens places of their own image's budget, which with "
+            f"keep: {stage.keep} is not known before; write newlines: judge or drop"
+        )
     return None
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokensieve.strategy import Chooser, Merger, Strategy
+from tokensieve.strategy import Appraiser, Chooser, Merger, Strategy
 from tokensieve.testing.checks import LawCheck, require_declarations
 from tokensieve.testing.strategies.counts import (
     depth_free,
@@ -31,6 +31,7 @@ from tokensieve.testing.strategies.counts import (
     own_size,
     tiny,
 )
+from tokensieve.testing.strategies.demands import demands_are_free, demands_are_numbers
 from tokensieve.testing.strategies.evidence import declared_evidence_suffices, no_nan, pure, round_trip
 from tokensieve.testing.strategies.invariance import (
     batch_free,
@@ -122,13 +123,15 @@ LAWS: tuple[Law, ...] = (
 )
 """The laws of every strategy."""
 CHOOSER_LAWS: tuple[Law, ...] = (own_size,)
+APPRAISER_LAWS: tuple[Law, ...] = (demands_are_numbers, demands_are_free)
 MERGER_LAWS: tuple[Law, ...] = (slots_are_the_cut, weights_sum_to_one, mass_conserved)
 
 
 def laws_of(cls: type[Strategy]) -> tuple[Law, ...]:
     """Return the laws that apply to a strategy."""
-    chooser = CHOOSER_LAWS if issubclass(cls, Chooser) else ()
-    return LAWS + chooser + (MERGER_LAWS if issubclass(cls, Merger) else ())
+    own = CHOOSER_LAWS if issubclass(cls, Chooser) else ()
+    own += APPRAISER_LAWS if issubclass(cls, Appraiser) else ()
+    return LAWS + own + (MERGER_LAWS if issubclass(cls, Merger) else ())
 
 
 def _examples(cls: type[Strategy]) -> tuple[Strategy, ...]:
