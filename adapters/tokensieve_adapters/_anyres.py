@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import RefusedError
-from tokensieve.evidence import NEWLINE
 from tokensieve.models.decoder import Modality
-from tokensieve.models.layouts import raster, require_size
+from tokensieve.models.layouts import require_size, tiled
 from tokensieve_adapters._tower import TowerDecoder
 
 REMEMBERED = 256
@@ -106,29 +105,15 @@ class AnyresDecoder(TowerDecoder):
         return known[key]
 
     def _new_layout(self, tiles: int, size: Tensor) -> Tensor:
-        vision = self.config.vision_config
-        side = vision.image_size // vision.patch_size
-        if tiles == 1:
-            return torch.cat([raster(side, side), torch.tensor([[0, 0, side - 1, NEWLINE]])])
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
+        vision = self.config.vision_config
         _, columns = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, vision.image_size)
-        number = torch.arange(tiles - 1)
-        # Row and column of a tile are two channels, because interpolation of a larger image keeps them apart.
-        place = torch.stack([number // columns, number % columns], dim=1).float()
-        place = torch.cat([torch.zeros(1, 2), place])[:, None, :].expand(tiles, side * side, 2)
-        packed = self.pack([place], size.unsqueeze(0), torch.full((2,), torch.nan))[side * side :]
-        newline = packed[:, 0].isnan()
-        tile = torch.where(newline.unsqueeze(1), 0.0, packed).round().long()
-        row = newline.long().cumsum(0) - newline.long()
-        width = int(newline.long().argmax()) + 1
-        column = torch.arange(len(packed)) % width
-        column[newline] = NEWLINE
-        number = torch.where(newline, 0, 1 + tile[:, 0] * columns + tile[:, 1])
-        # A newline belongs to the tile before it.
-        number[newline] = number[torch.nonzero(newline).flatten() - 1]
-        rest = torch.stack([number, torch.zeros_like(row), row, column], dim=1)
-        return torch.cat([raster(side, side), rest])
+
+        def pack(places: Tensor, newline: Tensor) -> Tensor:
+            return self.pack([places], size.unsqueeze(0), newline)
+
+        return tiled(vision.image_size // vision.patch_size, tiles, columns, pack)
 
     def pack(self, places: list[Tensor], sizes: Tensor, newline: Tensor) -> Tensor:
         """Return the vectors of one image, `[tiles, patches, d]`, packed as the model packs features: `[tokens, d]`."""

@@ -13,6 +13,13 @@ import torch
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLConfig,
@@ -24,8 +31,17 @@ from tokensieve.tasks.world import World
 
 CASES = {"norm": "100%", "divprune": "1/9", "script": "1/9", "script-merge": "1/9", "random": "16"}
 """Recipes with their budgets; the first one is the model unpruned."""
-RANDOM = ("random-qwen2_5", "random-qwen3")
-"""A Qwen2.5-VL and a Qwen3-VL with random weights and the words of world-qwen; they are saved into the folder."""
+RANDOM = ("random-qwen2_5", "random-qwen3", "random-llava_next")
+"""Models with random weights and the words of world-qwen or world-llava; they are saved into the folder."""
+CUT = "random-llava_next"
+"""The one of them that cuts pictures into tiles, and is shown oblong ones."""
+CASES_OF_TILES = {
+    "tiles": ("divprune", 5, {"per": "tile"}),
+    "tiles-drop": ("norm & random", 5, {"per": "tile", "newlines": "drop"}),
+    "lines-keep": ("script", "1/3", {"newlines": "keep"}),
+    "lines-drop": ("script", "1/9", {"newlines": "drop"}),
+}
+"""What `CUT` is asked, too: a recipe, its budget, and what is changed in its stage."""
 VIDEO_CASES = {"world-qwen": ("norm", "divprune", "script")}
 """The recipes of videos, by model."""
 PICTURES = 12
@@ -39,7 +55,7 @@ MARKS = {
     },
 }
 """What stands for a picture in a prompt, as the chat templates of the models write it."""
-MARKS |= dict.fromkeys(RANDOM, MARKS["world-qwen"])
+MARKS |= dict.fromkeys(RANDOM, MARKS["world-qwen"]) | {CUT: MARKS["world-llava"]}
 
 
 def samples():
@@ -53,9 +69,25 @@ def samples():
 SAMPLES = samples()
 
 
-def shown(number, more=()):
+def cases(model):
+    """Return the names of what a model is asked."""
+    return [*CASES, *(CASES_OF_TILES if model == CUT else ())]
+
+
+def recipe_of(case):
+    """Return the recipe of a case, with compact positions."""
+    name, keep, changes = CASES_OF_TILES[case] if case in CASES_OF_TILES else (case, CASES[case], {})
+    recipe = ts.Recipe.load(name, keep=keep).replace(positions="compact")
+    return recipe.replace(stages=[recipe.stages[0].model_copy(update=changes)])
+
+
+def shown(number, more=(), model=None):
     """Return the picture of a sample, and others behind it."""
-    return [TASK.picture(SAMPLES[(number + step) % len(SAMPLES)]) for step in (0, *more)]
+    pictures = [TASK.picture(SAMPLES[(number + step) % len(SAMPLES)]) for step in (0, *more)]
+    if model != CUT:
+        return pictures
+    shapes = [(96, 96), (96, 41), (37, 96), (96, 70), (20, 20), (33, 96)]
+    return [one.crop((0, 0, *shapes[(number + turn) % len(shapes)])) for turn, one in enumerate(pictures)]
 
 
 def video(number):
@@ -74,7 +106,40 @@ def folder_of(name, made):
 
 
 def save_random(name, folder):
-    """Save a model with random weights that is otherwise like world-qwen, with its processor."""
+    """Save a model with random weights, and a processor with the words of a shipped one."""
+    torch.manual_seed(0)
+    model = (_cut if name == CUT else _qwen)(name, folder).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+
+
+def _cut(name, folder):
+    source = folder_of("world-llava", None)
+    config = json.loads((source / "config.json").read_text())
+    vision = config["vision_config"] | {"image_size": 24, "patch_size": 4}
+    points = [[24, 48], [48, 24], [48, 48], [24, 72]]
+    made = LlavaNextProcessor(
+        LlavaNextImageProcessor(image_grid_pinpoints=points, size={"shortest_edge": 24}, crop_size=24),
+        AutoTokenizer.from_pretrained(source),
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    made.save_pretrained(folder)
+    return LlavaNextForConditionalGeneration(
+        LlavaNextConfig(
+            vision_config=CLIPVisionConfig(**vision),
+            text_config=LlamaConfig(**config["text_config"]),
+            image_token_index=config["image_token_index"],
+            image_grid_pinpoints=points,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def _qwen(name, folder):
     source = folder_of("world-qwen", None)
     text = json.loads((source / "config.json").read_text())["text_config"]
     vision = {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 128, "num_heads": 4, "patch_size": 4}
@@ -88,15 +153,10 @@ def save_random(name, folder):
         text |= {"model_type": "qwen3_vl_text", "head_dim": 32, "rope_parameters": rope}
         vision |= {"depth": 3, "num_position_embeddings": 576, "deepstack_visual_indexes": [0, 1]}
         family, kind = Qwen3VLForConditionalGeneration, Qwen3VLConfig
-    torch.manual_seed(0)
-    model = family(kind(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
     AutoProcessor.from_pretrained(source).save_pretrained(folder)
     for file in (folder / "processor_config.json", folder / "tokenizer_config.json"):
         file.write_text(file.read_text().replace("Qwen2VLProcessor", family.__name__.split("For")[0] + "Processor"))
+    return family(kind(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens))
 
 
 def expected(name, folder):
@@ -107,16 +167,20 @@ def expected(name, folder):
     def asked(recipe, **given):
         """Return the answer and the kept ids."""
         inputs = processor(**given, return_tensors="pt")
-        loaded = ts.Recipe.load(recipe, keep=CASES[recipe]).replace(positions="compact")
-        with torch.no_grad(), ts.prune(model, loaded, processor=processor) as run:
+        with torch.no_grad(), ts.prune(model, recipe_of(recipe), processor=processor) as run:
             written = model.generate(**inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
         return written[0, inputs["input_ids"].shape[1] :].tolist(), run.kept("decoder.0")[0].tolist()
 
     found = {}
     numbers = range(len(SAMPLES))
-    for recipe in CASES:
-        one = [asked(recipe, images=shown(number), text=prompt(name, number)) for number in numbers]
-        three = [asked(recipe, images=shown(number, (1, 2)), text=prompt(name, number, 3)) for number in numbers]
+    for recipe in cases(name):
+        one, three = (
+            [
+                asked(recipe, images=shown(number, more, name), text=prompt(name, number, 1 + len(more)))
+                for number in numbers
+            ]
+            for more in ((), (1, 2))
+        )
         found[recipe] = {"one": one, "three": three}
     for recipe in VIDEO_CASES.get(name, ()):
         given = [(video(number), prompt(name, number, modality="video")) for number in numbers]

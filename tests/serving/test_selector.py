@@ -140,7 +140,7 @@ def test_a_draw_inside_a_formula_is_known(change):
 
 
 def test_another_number_of_tokens_is_refused():
-    with pytest.raises(RefusedError, match=r"a picture has 9 visual tokens, and its grid \(1, 2, 4\) has 8"):
+    with pytest.raises(RefusedError, match=r"a picture has 9 visual tokens, and Raster\(.*\) has 8"):
         selector("norm").select(torch.zeros(1, 9, 4), Raster(1, 2, 4))
 
 
@@ -149,3 +149,9 @@ def test_a_missing_question_is_refused():
     assert served.reads_questions
     with pytest.raises(RefusedError, match="judges tokens by a question, and there are 0 questions for 2 pictures"):
         served.select(torch.zeros(2, 8, 4), Raster(1, 2, 4))
+
+
+@pytest.mark.parametrize("over", ["sample", "batch"])
+def test_a_mean_that_pictures_share_is_no_count_of_a_picture(over):
+    with pytest.raises(RefusedError, match="has keep: mean 1/9, which pictures share by what each needs"):
+        PictureSelector(ts.Recipe.load("divprune-shared", settings=[f"stages.0.over={over}"]), LLAVA)

@@ -81,7 +81,6 @@ def test_shipped_recipes_that_a_server_cannot_run_are_refused(recipe, error, sai
     ("stage", "said"),
     [
         ({"per": "sample"}, "has per: sample, one budget for all pictures of a prompt.*Serve it with per: image"),
-        ({"newlines": "keep"}, "has newlines: keep.*serve it with newlines: judge or drop"),
     ],
 )
 def test_counts_that_the_grid_does_not_say_are_refused(stage, said):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import RefusedError
+from tokensieve.evidence import NEWLINE
 
 
 @lru_cache(maxsize=256)
@@ -31,6 +32,40 @@ def raster(rows: int, columns: int, frames: int = 1, tile: int = 0) -> Tensor:
     # Kept for calls to come, some of which may be under autograd.
     with torch.inference_mode(False):
         return torch.from_numpy(places)
+
+
+def tiled(side: int, tiles: int, columns: int, pack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the layout of an image that is cut into tiles (anyres), int64 `[n, 4]`: tile, frame, row, column.
+
+    Tile 0 is the whole image, and comes first. The other tiles follow as one grid of rows, without what pads it, and
+    each row ends with a newline token; so does an image that is not cut. Places are packed as features are, so a
+    model's own packing says where each token stands.
+
+    Args:
+        side: of each tile, in patches.
+        tiles: how many there are, the whole image included.
+        columns: how many of the other tiles are in a row.
+        pack: returns the vectors of an image, `[tiles, side * side, d]`, packed as the model packs features, `[n, d]`;
+            it is given them and the vector of a newline token, `[d]`.
+    """
+    if tiles == 1:
+        return torch.cat([raster(side, side), torch.tensor([[0, 0, side - 1, NEWLINE]])])
+    number = torch.arange(tiles - 1)
+    # Row and column of a tile are two channels, because interpolation of a larger image keeps them apart.
+    place = torch.stack([number // columns, number % columns], dim=1).float()
+    place = torch.cat([torch.zeros(1, 2), place])[:, None, :].expand(tiles, side * side, 2)
+    packed = pack(place, torch.full((2,), torch.nan))[side * side :]
+    newline = packed[:, 0].isnan()
+    tile = torch.where(newline.unsqueeze(1), 0.0, packed).round().long()
+    row = newline.long().cumsum(0) - newline.long()
+    width = int(newline.long().argmax()) + 1
+    column = torch.arange(len(packed)) % width
+    column[newline] = NEWLINE
+    number = torch.where(newline, 0, 1 + tile[:, 0] * columns + tile[:, 1])
+    # A newline belongs to the tile before it.
+    number[newline] = number[torch.nonzero(newline).flatten() - 1]
+    rest = torch.stack([number, torch.zeros_like(row), row, column], dim=1)
+    return torch.cat([raster(side, side), rest])
 
 
 def require_size(pixels: object, side: int) -> None:

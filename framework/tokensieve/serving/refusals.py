@@ -63,8 +63,3 @@ def _refuse_open_counts(who: str, stage: Stage) -> None:
             f"{who} has per: sample, one budget for all pictures of a prompt; a server encodes and caches every "
             "picture by itself. Serve it with per: image"
         )
-    if stage.newlines == "keep":
-        raise RefusedError(
-            f"{who} has newlines: keep, which chooses newline tokens outside of the formula; serve it with newlines: "
-            "judge or drop"
-        )

@@ -1,11 +1,11 @@
-"""`PictureSelector`: how many tokens of a picture stay, from its grid, and which, from its vectors."""
+"""`PictureSelector`: how many tokens of a picture stay, from its layout, and which, from its vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -42,6 +42,42 @@ class Raster(NamedTuple):
         """How many tokens there are."""
         return self.frames * self.rows * self.columns
 
+    @property
+    def places(self) -> Tensor:
+        """Tile, frame, row and column of each token, int64 `[n, 4]`."""
+        return raster(self.rows, self.columns, self.frames)
+
+
+class PictureLayout:
+    """The layout of a picture that is more than one grid: it has tiles, or newline tokens. Equal ones are one key.
+
+    Attributes:
+        places: int64 `[n, 4]`, tile, frame, row and column of each token; nobody may write into it.
+    """
+
+    def __init__(self, places: Tensor) -> None:
+        self.places = places
+        self._content = places.numpy().tobytes()
+        self._hash = hash(self._content)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are."""
+        return len(self.places)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, PictureLayout) and self._content == other._content)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"PictureLayout of {self.tokens} tokens"
+
+
+PictureGrid: TypeAlias = Raster | PictureLayout
+"""Where the tokens of a picture are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Selected:
@@ -75,7 +111,7 @@ class PictureSelector:
         """
         self.stage = served_stage(recipe, family)
         self.recipe, self.family = recipe, family
-        self._counts: dict[Raster, int] = {}
+        self._counts: dict[PictureGrid, int] = {}
 
     @property
     def reads_questions(self) -> bool:
@@ -89,27 +125,35 @@ class PictureSelector:
         It is tried on two equal pictures in one prompt. Where it is so, a picture that is not the first of its prompt
         has no choice of its own, which a server could keep beside the picture.
         """
-        draw = torch.Generator().manual_seed(0)
-        grid, rows = Raster(2, 12, 12), 3
-        vectors = torch.randn(1, grid.tokens, 16, generator=draw)
-        text = torch.randn(1, rows, 16, generator=draw)
         budgets = (self.stage.keep, Keep.of("1/2"), Keep.of("1/9"))
         for keep in dict.fromkeys(budgets):
-            stage = self.stage.model_copy(update={"keep": keep})
-            both = _decided(self.recipe, stage, vectors.repeat(1, 2, 1), _layout(grid, 1, 2), [text[0]]).keep
-            if not torch.equal(both[:, : grid.tokens], both[:, grid.tokens :]):
+            first, second = self._tried(self.stage.model_copy(update={"keep": keep}), Raster(2, 12, 12), 2)
+            if not torch.equal(first, second):
                 return True
         return False
 
-    def count(self, grid: Raster) -> int:
+    def count(self, grid: PictureGrid) -> int:
         """Return how many tokens of a picture stay."""
         if grid not in self._counts:
-            groups = _layout(grid, 1, 1).groups(self.stage.per, self.stage.newlines == "judge")
-            self._counts[grid] = sum(count(self.stage.keep, size) for size in groups.sizes)
+            layout = _layout(grid, 1, 1)
+            if self.stage.newlines == "keep" and layout.has_newlines:
+                # Newline tokens that stay count against budgets; with any vectors as many stay.
+                self._counts[grid] = int(self._tried(self.stage, grid, 1).sum())
+            else:
+                groups = layout.groups(self.stage.per, self.stage.newlines == "judge")
+                self._counts[grid] = sum(count(self.stage.keep, size) for size in groups.sizes)
         return self._counts[grid]
 
+    def _tried(self, stage: Stage, grid: PictureGrid, pictures: int) -> Tensor:
+        """Return what a stage keeps of equal pictures with random vectors in one prompt, bool `[pictures, n]`."""
+        draw = torch.Generator().manual_seed(0)
+        vectors = torch.randn(1, grid.tokens, 16, generator=draw)
+        text = torch.randn(3, 16, generator=draw)
+        every = vectors.repeat(1, pictures, 1)
+        return _decided(self.recipe, stage, every, _layout(grid, 1, pictures), [text]).keep.view(pictures, -1)
+
     @torch.no_grad()
-    def select(self, features: Tensor, grid: Raster, questions: Sequence[Tensor] | None = None) -> Selected:
+    def select(self, features: Tensor, grid: PictureGrid, questions: Sequence[Tensor] | None = None) -> Selected:
         """Select the tokens of pictures that have one grid, on the device of their vectors.
 
         Args:
@@ -124,7 +168,7 @@ class PictureSelector:
         """
         pictures, n, _ = features.shape
         if n != grid.tokens:
-            raise RefusedError(f"a picture has {n} visual tokens, and its grid {tuple(grid)} has {grid.tokens}")
+            raise RefusedError(f"a picture has {n} visual tokens, and {grid} has {grid.tokens}")
         if self.reads_questions and (questions is None or len(questions) != pictures):
             found = 0 if questions is None else len(questions)
             raise RefusedError(
@@ -140,7 +184,7 @@ class PictureSelector:
         return Selected(folded.gather(1, ids.unsqueeze(-1).expand(-1, -1, features.shape[-1])), ids)
 
     def select_each(
-        self, features: Sequence[Tensor], grids: Sequence[Raster], questions: Sequence[Tensor] | None = None
+        self, features: Sequence[Tensor], grids: Sequence[PictureGrid], questions: Sequence[Tensor] | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """Select the tokens of pictures `[n, d]` of any grids; those of one grid go together.
 
@@ -150,7 +194,7 @@ class PictureSelector:
         Raises:
             TokensieveError: see `select`.
         """
-        alike: dict[Raster, list[int]] = {}
+        alike: dict[PictureGrid, list[int]] = {}
         for number, grid in enumerate(grids):
             alike.setdefault(grid, []).append(number)
         found: dict[int, tuple[Tensor, Tensor]] = {}
@@ -162,9 +206,9 @@ class PictureSelector:
 
 
 @lru_cache(maxsize=64)
-def _layout(grid: Raster, prompts: int, pictures: int) -> TokenLayout:
+def _layout(grid: PictureGrid, prompts: int, pictures: int) -> TokenLayout:
     """Return the layout of prompts that all have as many pictures of one grid."""
-    places = raster(grid.rows, grid.columns, grid.frames).repeat(pictures, 1)
+    places = grid.places.repeat(pictures, 1)
     number = torch.arange(pictures).repeat_interleave(grid.tokens).unsqueeze(1)
     whole = torch.cat([number, places], dim=1)
     # Copies on devices are kept for calls to come.

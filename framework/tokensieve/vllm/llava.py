@@ -24,6 +24,18 @@ from tokensieve.serving.selector import Raster
 from tokensieve.vllm.requests import QUESTION_IDS, PrunedInfo, PrunedProcessor
 from tokensieve.vllm.serving import selector_of
 
+# transformers 5 saves CLIP towers without `vision_model.`, and vLLM 0.32 knows names with it alone.
+WEIGHTS = WeightsMapper(
+    orig_to_new_regex={re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?"): "vision_tower.vision_model."},
+    orig_to_new_prefix={
+        "model.language_model.": "language_model.model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+        "model.image_newline": "image_newline",
+        "lm_head.": "language_model.lm_head.",
+    },
+)
+"""Names of weights in checkpoints of LLaVA, and those that vLLM has for them."""
+
 
 def grid_of(tokens: int) -> Raster:
     """Return the grid of a picture with so many tokens.
@@ -40,13 +52,17 @@ def grid_of(tokens: int) -> Raster:
     return Raster(1, side, side)
 
 
-class PrunedLlavaInfo(PrunedInfo, LlavaProcessingInfo):
-    """Counts the tokens that stay."""
+class LlavaInfo(PrunedInfo):
+    """Knows the id of placeholders."""
 
     @property
     def placeholders(self) -> list[int]:
         """The id that stands for visual tokens in a prompt."""
         return [self.get_hf_config().image_token_index]
+
+
+class PrunedLlavaInfo(LlavaInfo, LlavaProcessingInfo):
+    """Counts the tokens that stay."""
 
     def get_num_image_tokens(self, *, image_width: int, image_height: int) -> int:
         """Return how many tokens of a picture stay; vLLM writes as many placeholders."""
@@ -64,15 +80,7 @@ class PrunedLlavaProcessor(PrunedProcessor, LlavaMultiModalProcessor):
 class PrunedLlava(LlavaForConditionalGeneration):
     """LlavaForConditionalGeneration of vLLM whose pictures hand on the tokens that a recipe keeps."""
 
-    # transformers 5 saves CLIP towers without `vision_model.`, and vLLM 0.32 knows names with it alone.
-    hf_to_vllm_mapper = WeightsMapper(
-        orig_to_new_regex={re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?"): "vision_tower.vision_model."},
-        orig_to_new_prefix={
-            "model.language_model.": "language_model.model.",
-            "model.multi_modal_projector.": "multi_modal_projector.",
-            "lm_head.": "language_model.lm_head.",
-        },
-    )
+    hf_to_vllm_mapper = WEIGHTS
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)

@@ -42,6 +42,12 @@ LLAVA = ServedModel(
     "tokensieve.vllm.llava:PrunedLlava",
     ("clip_vision_model", "siglip_vision_model"),
 )
+LLAVA_NEXT = ServedModel(
+    ServedFamily("llava_next", "LlavaNextForConditionalGeneration"),
+    "TokensieveLlavaNextForConditionalGeneration",
+    "tokensieve.vllm.llava_next:PrunedLlavaNext",
+    LLAVA.towers,
+)
 QWEN2_VL = ServedModel(
     ServedFamily("qwen2_vl", "Qwen2VLForConditionalGeneration", ("image", "video")),
     "TokensieveQwen2VLForConditionalGeneration",
@@ -57,7 +63,7 @@ QWEN3_VL = ServedModel(
     "TokensieveQwen3VLForConditionalGeneration",
     "tokensieve.vllm.qwen3_vl:PrunedQwen3VL",
 )
-SERVED = (LLAVA, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+SERVED = (LLAVA, LLAVA_NEXT, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
 
 
 def served_model(config: Mapping[str, Any]) -> ServedModel:
