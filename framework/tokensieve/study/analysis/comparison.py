@@ -6,11 +6,13 @@ The terms, from small to large:
 - An **arm** is a method at a budget on one model: its cells of all seeds, averaged for each sample.
 - A **comparison** has all arms of one model on one task with one card. Nothing is compared across comparisons.
 - A **block** of a comparison has the arms of one budget with the same mean number of visual tokens per decoder layer.
-  Only arms of the same block are ranked.
+  Only arms of the same block are ranked. An arm whose samples share a budget (`keep: mean ...`) is in a block with arms
+  that have exactly as many tokens over all samples, and with no others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +27,8 @@ from tokensieve.study.statistics import Interval
 
 BUDGET_TOLERANCE = 0.02
 """The largest relative difference of mean visual tokens per layer between arms of the same block."""
+EXACT = 1e-11
+"""The largest relative difference of means over the same samples that is rounding, and no token."""
 HEADLINE_ACCURACY = 0.8
 """The share of right answers of the unpruned model from which on a type of question counts in the headline."""
 CONTROL_ROLES = ("random", "uniform", "pool", "downsampled")
@@ -91,6 +95,21 @@ class Arm:
     def shape(self) -> str | None:
         """Return the hash of where the recipe cuts and to how many tokens, or none."""
         return self.cells[0].cell.shape
+
+    @property
+    def is_mean(self) -> bool:
+        """Return whether pictures share a budget, so that samples have different numbers of tokens by rule."""
+        stages = (self.cells[0].cell.recipe or {}).get("stages", ())
+        return any(str(stage.get("keep", "")).startswith("mean ") for stage in stages)
+
+    def costs_as(self, other: Arm) -> bool:
+        """Return whether another arm has as many visual tokens per layer, so that both may be compared.
+
+        Where either shares a budget between samples, both must have exactly as many over all samples.
+        """
+        if self.is_mean or other.is_mean:
+            return math.isclose(self.tokens, other.tokens, rel_tol=EXACT)
+        return abs(self.tokens - other.tokens) <= BUDGET_TOLERANCE * max(self.tokens, other.tokens)
 
     @property
     def label(self) -> str:
@@ -269,6 +288,21 @@ class Comparison:
                 return block
         raise StudyError(f"'{arm.label}' of {self.title} is in no block: it has no budget")
 
+    @cached_property
+    def unmatched(self) -> tuple[str, ...]:
+        """Return what is said of arms that share a budget, and that no other arm of it equals exactly."""
+        found = []
+        for block in self.blocks:
+            means = [arm for arm in block.arms if arm.is_mean]
+            others = [arm for arm in self.arms if arm.keep == block.keep and not arm.is_mean]
+            if means and others and len(means) == len(block.arms):
+                found += [
+                    f"{arm.label}: its samples share a budget, and no arm of it that shares none has exactly as many "
+                    f"visual tokens per layer, {arm.tokens:.6g} in the mean"
+                    for arm in means
+                ]
+        return tuple(found)
+
     def find_arm(self, method: str, keep: str | None = None) -> Arm | None:
         """Return the arm with a name and a budget, or none."""
         return next((arm for arm in self.arms if arm.method == method and arm.keep == keep), None)
@@ -282,9 +316,12 @@ class Comparison:
         remaining = sorted((arm for arm in self.arms if arm.keep == keep), key=lambda arm: arm.tokens)
         found: list[Block] = []
         while remaining:
-            # A block starts at the smallest arm left, so that no chain of near neighbours joins arms that differ more.
-            same = [arm for arm in remaining if arm.tokens <= remaining[0].tokens * (1 + BUDGET_TOLERANCE)]
-            remaining = remaining[len(same) :]
+            # Means first, so that none stands in a block with what is only near. Then a block starts at the smallest
+            # arm left, so that no chain of near neighbours joins arms that differ more.
+            first = next((arm for arm in remaining if arm.is_mean), remaining[0])
+            most = first.tokens * (1 + BUDGET_TOLERANCE)
+            same = [arm for arm in remaining if (first.costs_as(arm) if first.is_mean else arm.tokens <= most)]
+            remaining = [arm for arm in remaining if not any(arm is one for one in same)]
             ranked_arms = [arm for arm in same if arm.role == "method" or arm.role in CONTROL_ROLES]
             others = tuple(arm for arm in same if arm not in ranked_arms)
             ranked = tuple(sorted(ranked_arms, key=lambda arm: (-self.score(arm), arm.method)))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokensieve.study.analysis.comparison import BUDGET_TOLERANCE, CONTROL_ROLES, Arm, Comparison
+from tokensieve.study.analysis.comparison import CONTROL_ROLES, Arm, Comparison
 from tokensieve.study.analysis.measured import Floats
 
 
@@ -46,7 +46,7 @@ def matched_controls(comparison: Comparison, arm: Arm) -> list[MatchedControl]:
     found = []
     for role in CONTROL_ROLES:
         arms = [one for one in comparison.arms if one.role == role]
-        near = [one for one in arms if abs(one.tokens - arm.tokens) <= BUDGET_TOLERANCE * max(one.tokens, arm.tokens)]
+        near = [one for one in arms if one.costs_as(arm)]
         # A control with the same shape has the same number of tokens in every layer, not only in the mean.
         near = [one for one in near if one.shape is not None and one.shape == arm.shape] or near
         if near:

@@ -71,8 +71,11 @@ def control_like(recipe: Recipe, select: Expression, name: str, rest: str = "dro
 
 def cut_shape(recipe: Recipe) -> tuple[Any, ...]:
     """Return sites, budgets, groups and positions: recipes that share these cost the same."""
-    stages = [(str(stage.at), str(stage.keep), stage.per, stage.newlines) for stage in recipe.stages]
-    return recipe.positions, *stages
+    return recipe.positions, *(
+        (str(stage.at), str(stage.keep), stage.per, stage.newlines)
+        + (() if stage.demand is None else (stage.over, repr(stage.demand)))
+        for stage in recipe.stages
+    )
 
 
 def inverted_recipe(recipe: Recipe) -> Recipe:
@@ -108,7 +111,8 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
     def stage_of(stage: Stage) -> Stage:
         by = None if stage.by is None else changed(stage.by)
-        return stage.model_copy(update={"select": changed(stage.select), "by": by})
+        demand = None if stage.demand is None else changed(stage.demand)
+        return stage.model_copy(update={"select": changed(stage.select), "by": by, "demand": demand})
 
     stages = tuple(stage_of(stage) for stage in recipe.stages)
     named = {name: changed(leaf) for name, leaf in recipe.strategies.items()}

@@ -10,6 +10,7 @@ from tokensieve.checkpoints.loading import load_processor
 from tokensieve.errors import StudyError
 from tokensieve.models.pictures import Images, Video, VisualInput
 from tokensieve.plugins.registry import Registry
+from tokensieve.recipes.recipe import Recipe
 from tokensieve.study.planning.downsampling import NO_SMALLER_VIDEO, count_prompt_tokens, downsampled_size
 from tokensieve.study.planning.hashing import content_hash
 from tokensieve.study.planning.jobs import Job, Plan, SkippedControl
@@ -18,6 +19,7 @@ from tokensieve.study.planning.planner import ModelPlanner, PlannedCell
 from tokensieve.study.planning.tasks import PreparedTask, knows_needed_tokens, prepare_task
 from tokensieve.study.planning.versions import versions
 from tokensieve.study.rows import FORMAT, Cell
+from tokensieve.study.sampling import select_samples
 from tokensieve.study.spec import plugins
 from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.study import Study
@@ -64,6 +66,8 @@ def plan_study(study: Study, registry: Registry, download: bool = False) -> Plan
                     reason = f"{reason} (task '{task.entry.name}')"
                     skipped.append(SkippedControl(model.name, cell.role, None, str(cell.keep), reason))
                     continue
+                if cell.recipe is not None:
+                    notes += _notes_on_sharing(study, cell.recipe, task)
                 job = make_job(study, opened, task, cell)
                 first = jobs.setdefault(job.cell.key, job)
                 if first is not job and first.cell.method != cell.method:
@@ -81,6 +85,32 @@ def _prepare_tasks(study: Study, registry: Registry) -> list[PreparedTask]:
             message = f"the tasks '{same}' and '{task.entry.name}' ask the same; name one of them"
             raise StudyError(message + study.location("tasks", index))
     return tasks
+
+
+def _notes_on_sharing(study: Study, recipe: Recipe, task: PreparedTask) -> list[str]:
+    """Return over what the samples of a task share the budget of a recipe; nothing if they share none.
+
+    Raises:
+        StudyError: if a batch has one sample, so that nothing would be shared.
+    """
+    means = [stage for stage in recipe.stages if stage.keep.mean and stage.over == "batch"]
+    if not means:
+        return []
+    asked = select_samples(task.samples, study.limit)
+    first = f"recipe '{recipe.name}' has keep: {means[0].keep} at {means[0].at}"
+    talks = any(sample.turns for sample in asked)
+    if study.batch == 1 or talks:
+        why = f"the talks of task '{task.entry.name}' are answered one at a time" if talks else "batch is 1"
+        raise StudyError(
+            f"{first}, which the samples of a batch share, and {why}: every sample would have the budget by itself. "
+            "Give the study a larger batch, or the stage over: sample, where the pictures of a prompt share it"
+        )
+    alone = len(asked) % study.batch == 1
+    left = ", and the last sample has it by itself" if alone else ""
+    return [
+        f"{first}, which is met over every {study.batch} samples of task '{task.entry.name}' in their order{left}; "
+        "with another batch it is another method"
+    ]
 
 
 class DownsamplingCheck:

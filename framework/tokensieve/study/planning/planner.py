@@ -222,6 +222,11 @@ def _site_suffix(pattern: Recipe) -> str:
     sites = " + ".join(at for at, _ in pattern.ranges())
     parts = [] if sites == "decoder.0" else [f"at {sites}"]
     parts += [f"per {stage.per}" for stage in pattern.stages[:1] if stage.per != "image"]
+    parts += [
+        f"shared over a {stage.over} by {getattr(stage.demand, 'name', 'it')}"
+        for stage in pattern.stages[:1]
+        if stage.demand is not None
+    ]
     parts += [f"newlines {stage.newlines}" for stage in pattern.stages[:1] if stage.newlines != "judge"]
     parts += [] if pattern.positions == "original" else [pattern.positions]
     return "".join(f" {part}" for part in parts)

@@ -66,7 +66,8 @@ def missing_results(
         for (model, what, reason), keeps in found.items()
     ]
     for comparison in comparisons:
-        listed += [MissingResult(comparison.model, "not compared", "", excluded) for excluded in comparison.excluded]
+        left = (*comparison.excluded, *comparison.unmatched)
+        listed += [MissingResult(comparison.model, "not compared", "", reason) for reason in left]
     return listed
 
 

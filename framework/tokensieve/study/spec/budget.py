@@ -38,6 +38,11 @@ class Budget(Value):
         keeps = tuple(Keep.of(one) for one in values)
         if not keeps or any(keep.auto for keep in keeps):
             raise BudgetError(f"a study's budget is a number of tokens or a fraction, or `{OWN}`: a recipe's own")
+        if means := [str(keep.each) for keep in keeps if keep.mean]:
+            raise BudgetError(
+                f"a study's budget is that of all its recipes, so write {', '.join(means)}; a recipe whose stage has a "
+                "demand meets it in the mean"
+            )
         return cls(keeps=keeps)
 
     def to_data(self) -> Any:

@@ -28,7 +28,7 @@ from tokensieve.study.spec.budget import Budget
 from tokensieve.study.spec.entries import ControlSettings, MethodEntry, ModelEntry, TaskEntry, models_field
 from tokensieve.study.spec.plugins import register_plugins
 
-_STAGE_KEYS = ("at", "select", "keep", "r", "per", "rest", "by", "newlines")
+_STAGE_KEYS = ("at", "select", "keep", "r", "per", "rest", "by", "newlines", "demand", "over")
 _INLINE_KEYS = ("name", "title", "paper", "positions", "strategies", "stages", "budgets", *_STAGE_KEYS)
 _USE_KEYS = ("use", "name", "keep", "models")
 
@@ -196,7 +196,7 @@ class StudyReader:
         stage = {key: data.pop(key) for key in _STAGE_KEYS if key in data}
         if "stages" not in data:
             # The study has the budget; until it is applied, one token is a placeholder.
-            budget = {} if "r" in stage else {"keep": 1}
+            budget = {} if "r" in stage else {"keep": 1 if stage.get("demand") is None else "mean 1"}
             data["stages"] = [{"at": "decoder.0", **budget, **stage}]
             lines |= {("stages", 0, *at): line for at, line in lines.items() if at and at[0] in _STAGE_KEYS}
             lines |= {("stages", 0): lines[("select",)]} if ("select",) in lines else {}
