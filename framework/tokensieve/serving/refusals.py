@@ -58,6 +58,12 @@ def _refuse_open_counts(who: str, stage: Stage) -> None:
             f"{who} keeps as many tokens as its formula finds (keep: auto); a server lays out a prompt before anything "
             "is computed. Give it a budget, such as keep 64 or 1/9"
         )
+    if stage.keep.mean:
+        raise RefusedError(
+            f"{who} has keep: {stage.keep}, which pictures share by what each needs; a server lays out a prompt before "
+            "anything is computed, and encodes every picture by itself. Serve it with a budget of each picture, such as "
+            "keep 64 or 1/9, and without a demand"
+        )
     if stage.per == "sample":
         raise RefusedError(
             f"{who} has per: sample, one budget for all pictures of a prompt; a server encodes and caches every "
