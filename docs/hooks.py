@@ -262,6 +262,20 @@ def seeds() -> str:
     return _table(("right answers, %", *keeps), rows)
 
 
+def photographs() -> str:
+    """Return agreement on photographs with its interval, and KL divergence, by model and budget."""
+    parts = []
+    for file in sorted((FINDINGS / "photographs").glob("accuracy-*.csv")):
+        measures = _lines(file.with_name(file.name.replace("accuracy", "measures")))
+        kl = {(line["row"], line["group"]): float(line["kl"]) for line in measures}
+
+        def said(line: dict[str, str], kl: Mapping[tuple[str, str], float] = kl) -> str:
+            return f"{_interval(line, 'All', '')}; {kl[line['row'], line['group']]:.2f}"
+
+        parts.append(_by_budget(file, "agreement in %; KL in nats", "All", said))
+    return "\n\n".join(parts)
+
+
 def places() -> str:
     """Return what one recipe answers in every place where it can run, from what `tools/places.py` recorded."""
     found = json.loads((DOCS / "assets" / "places.json").read_text(encoding="utf-8"))
@@ -328,6 +342,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "needed": needed,
     "seeds": seeds,
     "filtered": filtered,
+    "photographs": photographs,
     "sweeps": sweeps,
     "places": places,
     "scale": scale,
@@ -455,7 +470,7 @@ def _interval(line: Mapping[str, str], column: str, sign: str) -> str:
 
 
 def _model(file: Path) -> str:
-    return file.stem.partition("-")[2].removesuffix("-on-world")
+    return file.stem.partition("-")[2].rpartition("-on-")[0]
 
 
 def _needs(strategy: type[ts.Strategy]) -> str:

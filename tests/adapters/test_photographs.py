@@ -50,7 +50,7 @@ def prompts(kit):
 
 
 def seen(kit, row):
-    """The features of every image of a prompt, in float64, and the id of its first token."""
+    """The ids of the tokens of every image of a prompt, each with its features in float64."""
     EvidenceRecorder.seen.clear()
     watched = EvidenceRecorder(kinds=frozenset({Evidence.FEATURES, Evidence.GRID}))
     with ts.prune(kit.model, watched, keep=1):

@@ -18,7 +18,16 @@ def tables():
     spec.loader.exec_module(module)
     return {
         name: module.TABLES[name]()
-        for name in ("measured", "over_controls", "over_plain", "operands", "needed", "seeds", "filtered")
+        for name in (
+            "measured",
+            "over_controls",
+            "over_plain",
+            "operands",
+            "needed",
+            "seeds",
+            "filtered",
+            "photographs",
+        )
     }
 
 
@@ -37,5 +46,9 @@ def test_tables_hold_every_model_and_budget(tables):
         assert [head.split("`")[1] for head in heads] == ["world-llava", "world-llava-weak", "world-qwen"]
         for head in heads:
             assert re.findall(r"\d+/\d+", head) == ["1/3", "2/9", "1/9", "1/18", "1/36"]
+    photographs = [line for line in tables["photographs"].splitlines() if line.startswith("| `world-")]
+    assert [re.findall(r"`([\w-]+)`|(\d+/\d+)", head) for head in photographs] == [
+        [(name, ""), ("", "1/3"), ("", "1/9"), ("", "1/18")] for name in ("world-llava", "world-qwen")
+    ]
     random = next(line for line in tables["seeds"].splitlines() if line.startswith("| random"))
     assert all(cell.count(" / ") == 2 for cell in random.split("|")[3:-1])

@@ -11,9 +11,12 @@ import pytest
 import skimage.data
 from PIL import Image
 
+import tokensieve as ts
 from tokensieve.errors import TaskError
+from tokensieve.study.spec.study import Study
 from tokensieve.tasks import photographs
 from tokensieve.tasks.photographs import PHOTOGRAPHS, Photographs
+from tokensieve.tasks.world import World
 
 ROOT = Path(__file__).parents[2]
 OF_SKIMAGE = [one for one in PHOTOGRAPHS if one.package == "skimage"]
@@ -84,3 +87,13 @@ def test_the_page_lists_them():
     rows = re.findall(r"^\| `([\w.]+)` \| (.+) \| (scikit-image|matplotlib) \| (.+) \|$", page, re.MULTILINE)
     package = {"skimage": "scikit-image", "matplotlib": "matplotlib"}
     assert rows == [(one.name, one.what, package[one.package], one.licence) for one in PHOTOGRAPHS]
+
+
+def test_the_study_asks_what_the_models_were_trained_to_answer():
+    study = Study.load(ROOT / "studies" / "photographs.yaml", ts.default_registry())
+    [entry] = study.tasks
+    task = Photographs(**entry.settings)
+    assert entry.use == task.name
+    drawn = {sample.question for sample in World(pictures=100).samples()}
+    assert set(task.prompts) <= drawn
+    assert len(task.samples()) == 90
