@@ -52,7 +52,7 @@ class Keep:
     `less` of them, which recipes write as `r:`, never takes more than half of the group. `auto` is
     the set's own size and legal for one Chooser alone. Exactly one of the three is set; `auto` is
     none of them. A `mean` is a count or a fraction that several groups meet together: see `shared`
-    in `tokensieve.algebra.sharing`.
+    in `tokensieve.algebra.mean_budget`.
     """
 
     count: int | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokensieve.algebra.sharing import shared
+from tokensieve.algebra.mean_budget import shared
 from tokensieve.composers.expression import Expression
 from tokensieve.engine.token_layout import Groups
 from tokensieve.errors import BudgetError, ScoreError

@@ -61,8 +61,8 @@ def _refuse_open_counts(who: str, stage: Stage) -> None:
     if stage.keep.mean:
         raise RefusedError(
             f"{who} has keep: {stage.keep}, which pictures share by what each needs; a server lays out a prompt before "
-            "anything is computed, and encodes every picture by itself. Serve it with a budget of each picture, such as "
-            "keep 64 or 1/9, and without a demand"
+            "anything is computed, and encodes every picture by itself. Serve it with a budget of each picture, such "
+            "as keep 64 or 1/9, and without a demand"
         )
     if stage.per == "sample":
         raise RefusedError(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokensieve import Keep
 from tokensieve.algebra.budget import count, counts
-from tokensieve.algebra.sharing import shared
+from tokensieve.algebra.mean_budget import shared
 from tokensieve.algebra.universe import Universe
 from tokensieve.errors import BudgetError
 
