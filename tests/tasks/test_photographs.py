@@ -94,6 +94,6 @@ def test_the_study_asks_what_the_models_were_trained_to_answer():
     [entry] = study.tasks
     task = Photographs(**entry.settings)
     assert entry.use == task.name
-    drawn = {sample.question for sample in World(pictures=100).samples()}
+    drawn = {sample.question for sample in World(split="train", pictures=200).samples()}
     assert set(task.prompts) <= drawn
     assert len(task.samples()) == 90
