@@ -25,6 +25,7 @@ from tokensieve_adapters.qwen2_5_vl import Qwen25VLAdapter
 from tokensieve_adapters.qwen2_vl import Qwen2VLAdapter
 from tokensieve_adapters.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
 from tokensieve_adapters.qwen3_vl import Qwen3VLAdapter, Qwen3VLMoeAdapter
+from tokensieve_adapters.qwen_omni import Qwen3OmniAdapter, Qwen25OmniAdapter
 from tokensieve_adapters.refused import InstructBlipAdapter, Llama4Adapter, MllamaAdapter
 from tokensieve_adapters.timm_vit import TimmVitAdapter
 from tokensieve_adapters.video_llava import VideoLlavaAdapter
@@ -38,9 +39,11 @@ ADAPTERS = (
     PixtralAdapter,
     Mistral3Adapter,
     Qwen2VLAdapter,
+    Qwen25OmniAdapter,
     Qwen25VLAdapter,
     Qwen3VLAdapter,
     Qwen3VLMoeAdapter,
+    Qwen3OmniAdapter,
     Qwen35Adapter,
     Qwen35MoeAdapter,
     Glm4vAdapter,

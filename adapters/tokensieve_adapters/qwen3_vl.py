@@ -32,7 +32,7 @@ class Qwen3VLAdapter(MropeAdapter):
         """Return a model with a few tokens an image, and deepstack features of two vision layers."""
         from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-        model: nn.Module = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_tiny_settings())).eval()
+        model: nn.Module = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**tiny_settings())).eval()
         return model
 
 
@@ -48,11 +48,12 @@ class Qwen3VLMoeAdapter(Qwen3VLAdapter):
         from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-        model: nn.Module = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**_tiny_settings(**experts))).eval()
+        model: nn.Module = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**tiny_settings(**experts))).eval()
         return model
 
 
-def _tiny_settings(**text: Any) -> dict[str, Any]:
+def tiny_settings(**text: Any) -> dict[str, Any]:
+    """Return the settings of a small model, with more ones for its language model."""
     rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
     return {
         "text_config": _tiny.text(rope_parameters=rope, head_dim=12, **text),

@@ -248,7 +248,7 @@ class DecoderPruner:
         ]
         kinds = placeholder_places(request, [modality.placeholder_id for modality in present], self._decoder)
         rows, length = kinds[0].shape
-        refuse_unknown_places(request, self._images, rows, length)
+        refuse_unknown_places(request, self._images | self._decoder.passed_inputs, rows, length)
         layout = PromptLayout.read(kinds, prompt_mask(request, rows, length, kinds[0].device))
         self._refuse_layout(layout)
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1

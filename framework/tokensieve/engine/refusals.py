@@ -101,7 +101,7 @@ def refuse_unknown_places(request: Mapping[str, Any], images: frozenset[str], ro
 
     Args:
         request: the call's arguments by name.
-        images: the arguments that bring images, see `image_arguments`.
+        images: the arguments that bring images, see `image_arguments`, or other inputs than text.
         rows: of the batch.
         length: of the prompts.
 

@@ -79,6 +79,10 @@ class Decoder(ABC):
     refused_inputs: ClassVar[Mapping[str, str]] = {}
     """Arguments of forward with which the model cannot be pruned, with the reason."""
 
+    passed_inputs: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of forward that bring what is no visual input, such as sound. They are handed on as they are, and the
+    tokens of what they bring stay."""
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
