@@ -283,6 +283,8 @@ NOT_CALLED = {
     "vscan": "its licence is a text of its own",
     "idpruner": "how important a token is, a trained module says; its code was not read",
     "svdprune": "no code of it was published yet",
+    "trimtokenator-lc": "no code of it was seen, and its measure alone is taken",
+    "agilepruner": "its measure alone is taken, for another purpose",
     "holitom": "its function takes a video, and adds random numbers to its densities",
 }
 """Why there is no call of the other methods."""

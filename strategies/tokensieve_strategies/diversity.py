@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Appraiser, Tokens
@@ -16,17 +17,24 @@ class Diversity(Appraiser):
 
         score_i = 1/(n - 1) sum over j != i of (1 - cos(x_i, x_j)),
 
-    and the demand of the group is the mean of the scores, which is the mean distance of two tokens. A group
-    of one token has none. The cosines of a token are summed as one product with the sum of all directions.
+    and the demand of the group is the mean of the scores, which is the mean distance of two tokens, to the
+    given power. A group of one token has none. The cosines of a token are summed as one product with the sum
+    of all directions.
 
     Paper: Zhang et al., TrimTokenator-LC, 2025, whose intra-image diversity the demand is; read in its abstract
     and in summaries. How the paper joins it with the variation between images was not seen, so a picture's part
-    of a budget is in proportion to this alone, and the score is ours. No code was read.
+    of a budget is in proportion to this alone; the score and the power are ours. No code was read.
+
+    Attributes:
+        power: of the mean distance; a larger one gives more to pictures that need more.
     """
 
     name = "diversity"
     paper = "https://arxiv.org/abs/2512.22748"
     complexity = ("O(n d)", "O(n d)")
+    examples = ({}, {"power": 4.0})
+
+    power: float = Field(default=1.0, gt=0, le=64)
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return the mean distance of each token to the others of its group."""
@@ -40,7 +48,7 @@ class Diversity(Appraiser):
         return scores
 
     def demand(self, tokens: Tokens) -> Tensor:
-        """Return the mean distance of two tokens of each group, in [0, 2]."""
+        """Return the mean distance of two tokens of each group, in [0, 2], to the power."""
         scores = self.score(tokens).where(tokens.valid, 0.0)
         mean: Tensor = scores.sum(dim=1) / tokens.universe.counts.clamp(min=1)
-        return mean.clamp(min=0)
+        return mean.clamp(min=0) ** self.power

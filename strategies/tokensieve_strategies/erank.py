@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Appraiser, Tokens
@@ -14,20 +15,27 @@ class EffectiveRank(Appraiser):
 
     With the singular value decomposition X = U S V^T of a group's n vectors and p_j = s_j / sum of all s,
 
-        demand = exp(H),    H = - sum over j of p_j log p_j,
+        demand = exp(H)^power,    H = - sum over j of p_j log p_j,
         score_i = - sum over j of U_ij² p_j log p_j,
 
-    so the scores of a group add up to H. The demand is between 1, where all tokens lie on one line, and
+    so the scores of a group add up to H. exp(H) is between 1, where all tokens lie on one line, and
     min(n, d); it is 0 where all features are 0.
 
     Paper: Baek et al., AgilePruner, ICLR 2026, which measures pictures by this rank, as Roy and Vetterli
     defined it (2007); read in its abstract and in summaries. There it moves the threshold of a selection whose
-    budget is the same for every picture. That it shares a budget, and the score, is ours. No code was read.
+    budget is the same for every picture. That it shares a budget, the score and the power are ours. No code was
+    read.
+
+    Attributes:
+        power: of the effective rank; a larger one gives more to pictures that need more.
     """
 
     name = "erank"
     paper = "https://arxiv.org/abs/2603.01236"
     complexity = ("O(n d m + m³), m = min(n, d)", "O(n d)")
+    examples = ({}, {"power": 4.0})
+
+    power: float = Field(default=1.0, gt=0, le=64)
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return what each token adds to the entropy of its group's spectrum."""
@@ -41,10 +49,10 @@ class EffectiveRank(Appraiser):
         return scores
 
     def demand(self, tokens: Tokens) -> Tensor:
-        """Return the effective rank of each group; 0 for a group whose features are all 0."""
+        """Return the effective rank of each group, to the power; 0 for a group whose features are all 0."""
         entropy = self.score(tokens).where(tokens.valid, 0.0).sum(dim=1)
         some = (tokens.features.detach() != 0).any(dim=-1) & tokens.valid
-        return entropy.exp().where(some.any(dim=1), 0.0)
+        return (self.power * entropy).exp().where(some.any(dim=1), 0.0)
 
 
 def _parts(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from samples import KINDS, row, sample, scrambled
 
 from tokensieve import Evidence, Keep, select
-from tokensieve.errors import ScoreError
+from tokensieve.errors import ScoreError, SettingError
 from tokensieve_strategies import Diversity, EffectiveRank
 
 
@@ -86,6 +86,17 @@ def test_pictures_of_copies_need_less_than_pictures_of_all_kinds():
         moved, _ = scrambled(tokens, 2, 1)
         again = appraiser.demand(moved.canonical()[0])
         assert again.tolist() == pytest.approx(appraiser.demand(tokens).tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("appraiser", [Diversity, EffectiveRank])
+def test_a_power_sharpens_what_pictures_need_and_changes_no_score(appraiser):
+    tokens = sample([9, 14, 6], seed=2)
+    plain, sharp = appraiser(), appraiser(power=3.0)
+    assert sharp.demand(tokens).tolist() == pytest.approx([value**3 for value in plain.demand(tokens).tolist()])
+    assert torch.equal(sharp.score(tokens), plain.score(tokens))
+    for bad in (0.0, -1.0, float("inf")):
+        with pytest.raises(SettingError):
+            appraiser(power=bad)
 
 
 def test_hard_batches_and_what_is_refused():
