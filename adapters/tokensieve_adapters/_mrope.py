@@ -13,6 +13,7 @@ from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.models.layouts import raster
+from tokensieve.models.packed_tower import PackedTower
 from tokensieve_adapters import _tiny
 
 VISION_TOKENS: dict[str, Any] = {
@@ -80,10 +81,83 @@ class MropeDecoder(Decoder):
         return torch.cat([text.unsqueeze(0), text.expand(3, -1, -1) if axes is None else axes])
 
 
+class PackedMropeTower(PackedTower):
+    """A tower with rotary positions of two axes and full attention within an image or frame.
+
+    Definition: the tower runs on the kept patches alone, each with the row and column that it has in its picture.
+    """
+
+    @property
+    def patches_per_unit(self) -> int:
+        """The patches of a square."""
+        return int(self.decoder.config.vision_config.spatial_merge_size) ** 2
+
+    def attention_width(self, block: int) -> int:
+        """Return the width that enters the output projection of a block's attention."""
+        return int(self.attention(block).proj.in_features)  # type: ignore[union-attr, arg-type]
+
+    def layout(self, modality: Modality, request: Mapping[str, Any]) -> list[Tensor]:
+        """Return the layout from the grids."""
+        return self.decoder.layout(modality.name, None, request)
+
+    def pixels(self, modality: Modality, request: Mapping[str, Any]) -> Tensor:
+        """Return the patches of each square in a row; the processor puts them one after the other."""
+        pixels: Tensor = request[modality.pixel_argument]
+        return pixels.reshape(-1, self.patches_per_unit * pixels.shape[-1])
+
+    def packed_inputs(self, modality: Modality, given: Mapping[str, Any], kept: Tensor) -> dict[str, Any]:
+        """Return the kept patches with what the tower knows of each, and where pictures and frames end among them."""
+        name, unit = f"{modality.name}_grid_thw", self.patches_per_unit
+        pixels, grids = given[modality.pixel_argument], given[name]
+        own = kept.to(grids.device)
+        patches = (own.unsqueeze(1) * unit + torch.arange(unit, device=own.device)).flatten()
+        sizes = grids[:, 1:].prod(dim=1) // unit
+        left, bounds = (_bounds(own, size) for size in (sizes * grids[:, 0], sizes.repeat_interleave(grids[:, 0])))
+        side = self.decoder.config.vision_config.spatial_merge_size
+        known = {key: value[patches] for key, value in self.known_of_patches(grids).items()}
+        # Of this grid only the number of patches of each picture is read: everything else is given.
+        packed = torch.stack([torch.ones_like(left), torch.full_like(left, side), left * side], dim=1)
+        ends = torch.nn.functional.pad(bounds[bounds > 0].cumsum(0) * unit, (1, 0)).to(torch.int32)
+        return {modality.pixel_argument: pixels[patches.to(pixels.device)], name: packed, "cu_seqlens": ends, **known}
+
+    def known_of_patches(self, grids: Tensor) -> dict[str, Tensor]:
+        """Return what the tower works out of the grids for each patch, `[patches, ...]`, by its argument."""
+        from transformers.vision_utils import get_vision_position_ids
+
+        return {"position_ids": get_vision_position_ids(grids, self.decoder.config.vision_config.spatial_merge_size)}
+
+
+class InterpolatedTower(PackedMropeTower):
+    """A tower that also adds learned positions, which it interpolates to the grid of each picture."""
+
+    def known_of_patches(self, grids: Tensor) -> dict[str, Tensor]:
+        """Return the rotary positions, and where in the table of learned positions each patch is, with weights."""
+        from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+        tower: Any = self.decoder.base_model.visual
+        rows, weights = get_vision_interpolation_indices_and_weights(
+            grids,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=self.decoder.config.vision_config.spatial_merge_size,
+        )
+        return super().known_of_patches(grids) | {"interp_indices": rows, "interp_weights": weights}
+
+
+def _bounds(kept: Tensor, sizes: Tensor) -> Tensor:
+    """Return how many of the units in `kept` are in each of several stretches with so many units, int64."""
+    ends = sizes.cumsum(0)
+    return torch.bincount(torch.searchsorted(ends, kept, right=True), minlength=len(sizes))
+
+
 class MropeAdapter(Adapter):
     """A family whose images are rows of flattened patches, with a grid for each image."""
 
     decoder_type = MropeDecoder
+    pixel_refusal = (
+        "its vision tower takes lists of patches, but leaving some out before it is not tested in this family"
+    )
 
     @classmethod
     def random_inputs(

@@ -31,6 +31,7 @@ class Glm4vAdapter(MropeAdapter):
     name = "glm4v"
     model_types = ("glm4v",)
     decoder_type = Glm4vDecoder
+    pixel_refusal = "its vision tower works learned positions out of whole grids of patches"
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -51,6 +51,10 @@ class Qwen25VLAdapter(MropeAdapter):
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
     decoder_type = Qwen25VLDecoder
+    pixel_refusal = (
+        "most layers of its vision tower attend within windows, and what a window is without some of its patches is "
+        "not defined here"
+    )
 
     @classmethod
     def tiny(cls) -> nn.Module:

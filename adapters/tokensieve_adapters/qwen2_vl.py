@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
+from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, PackedMropeTower
 
 
 class Qwen2VLAdapter(MropeAdapter):
@@ -13,6 +13,7 @@ class Qwen2VLAdapter(MropeAdapter):
 
     name = "qwen2_vl"
     model_types = ("qwen2_vl",)
+    packed_tower_type = PackedMropeTower
 
     @classmethod
     def tiny(cls) -> nn.Module:

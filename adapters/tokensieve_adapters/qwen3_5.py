@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
+from tokensieve_adapters._mrope import VISION_TOKENS, InterpolatedTower, MropeAdapter
 
 
 class Qwen35Adapter(MropeAdapter):
@@ -15,6 +15,7 @@ class Qwen35Adapter(MropeAdapter):
 
     name = "qwen3_5"
     model_types = ("qwen3_5",)
+    packed_tower_type = InterpolatedTower
     text_between_frames = True
 
     @classmethod

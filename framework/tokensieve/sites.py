@@ -9,7 +9,10 @@ from typing import Literal
 
 from tokensieve.errors import RecipeError, did_you_mean
 
-_SITE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
+_SITE = re.compile(r"(pixel)\.(0)|(encoder|decoder)\.(0|[1-9][0-9]{0,3})")
+Part = Literal["pixel", "encoder", "decoder"]
+_PARTS: tuple[Part, ...] = ("pixel", "encoder", "decoder")
+"""In the order of the forward pass."""
 _RANGE = re.compile(r"(encoder|decoder)\.(0|[1-9][0-9]{0,3})\.\.(0|[1-9][0-9]{0,3})")
 
 
@@ -23,7 +26,7 @@ def _hint(value: object) -> str:
     almost = _ALMOST_RANGE.fullmatch(str(value))
     if almost is not None:
         return f" A range has two dots: {almost[1]}.{almost[2]}..{almost[3]}."
-    return did_you_mean(str(value), ("decoder.0", "decoder.2", "encoder.0"))
+    return did_you_mean(str(value), ("decoder.0", "decoder.2", "encoder.0", "pixel.0"))
 
 
 @total_ordering
@@ -32,14 +35,15 @@ class Site:
     """A place where tokens can be removed: the input of a block.
 
     `decoder.0` is the input of the language model, `decoder.K` the input of its layer K, and `encoder.K` the input of
-    block K of the vision encoder; layers and blocks are counted from 0. Sites are ordered as in the forward pass.
+    block K of the vision encoder; layers and blocks are counted from 0. `pixel.0` is the input of the vision tower: its
+    tokens are pixels, and what leaves is never encoded. Sites are ordered as in the forward pass.
 
     Attributes:
-        part: `encoder` or `decoder`.
-        block: the number of the block or layer.
+        part: `pixel`, `encoder` or `decoder`.
+        block: the number of the block or layer; 0 for pixels.
     """
 
-    part: Literal["encoder", "decoder"]
+    part: Part
     block: int
 
     def __post_init__(self) -> None:
@@ -62,9 +66,9 @@ class Site:
             hint = _hint(value)
             raise RecipeError(
                 f"{value!r} is no site; a site is decoder.K or encoder.K, such as decoder.0 (the tokens entering "
-                f"the language model), decoder.2 or encoder.4.{hint}"
+                f"the language model), decoder.2 or encoder.4, or pixel.0 (before the vision tower).{hint}"
             )
-        return cls("encoder" if match[1] == "encoder" else "decoder", int(match[2]))
+        return cls(_PARTS[_PARTS.index(match[1] or match[3])], int(match[2] or match[4]))
 
     @classmethod
     def each(cls, value: object) -> tuple[Site, ...]:
@@ -93,12 +97,12 @@ class Site:
         return first, cls(first.part, last)
 
     @property
-    def next(self) -> Site:
-        """The site one block deeper."""
-        return Site(self.part, self.block + 1)
+    def next(self) -> Site | None:
+        """The site one block deeper; none after `pixel.0`."""
+        return None if self.part == "pixel" else Site(self.part, self.block + 1)
 
     def __str__(self) -> str:
         return f"{self.part}.{self.block}"
 
     def __lt__(self, other: Site) -> bool:
-        return (self.part == "decoder", self.block) < (other.part == "decoder", other.block)
+        return (_PARTS.index(self.part), self.block) < (_PARTS.index(other.part), other.block)

@@ -44,11 +44,12 @@ def offered_evidence(registry: Registry) -> list[tuple[list[str], str, list[str]
         if cls.refusal_reason is not None:
             continue
         adapter = cls(cls.tiny())
-        for part in ("encoder", "decoder"):
+        for part in ("pixel", "encoder", "decoder"):
             sites = [site for site in adapter.sites() if site.part == part]
             if sites:
                 first, deepest = adapter.offers(sites[0]), adapter.offers(sites[-1])
-                key = (f"{part}.K", tuple(sorted(first)), tuple(sorted(deepest - first)))
+                sites_named = "pixel.0" if part == "pixel" else f"{part}.K"
+                key = (sites_named, tuple(sorted(first)), tuple(sorted(deepest - first)))
                 groups.setdefault(key, []).append(name)
     found = [(names, sites, list(first), list(deeper)) for (sites, first, deeper), names in groups.items()]
-    return sorted(found, key=lambda group: (group[1] != "encoder.K", -len(group[0])))
+    return sorted(found, key=lambda group: (("pixel.0", "encoder.K", "decoder.K").index(group[1]), -len(group[0])))

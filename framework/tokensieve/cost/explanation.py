@@ -13,7 +13,7 @@ from torch import nn
 
 from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
-from tokensieve.cost.geometry import layer_costs, pruned_prefill_flops, visual_per_layer
+from tokensieve.cost.geometry import kept_of_groups, layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import prefill_flops
 from tokensieve.cost.vision import TowerCost, kept_patches_by_block, patches_after_blocks
 from tokensieve.errors import BudgetError, RefusedError, brief
@@ -21,6 +21,7 @@ from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.encoder import Encoder
 from tokensieve.models.offers import DECODER_EVIDENCE, VISION_EVIDENCE
+from tokensieve.models.packed_tower import PackedTower
 from tokensieve.plugins.parameters import differences, sentence
 from tokensieve.plugins.registry import Registry, default_registry
 from tokensieve.recipes.meant import GivenRecipe, meant
@@ -108,6 +109,8 @@ def explain(
         visual = adapter.decoder.tokens_per_image
     parts = [_head(loaded, adapter)]
     parts += [_stage(loaded, at, stage) for at, stage in loaded.ranges()]
+    if adapter is not None and adapter.packed_tower is not None and visual is not None:
+        parts += _before_tower(loaded, adapter.packed_tower, visual, video)
     if adapter is not None and adapter.encoder is not None:
         parts += _inside_encoder(loaded, adapter.encoder, visual, video)
     if adapter is not None and adapter.decoder is not None and visual is not None:
@@ -157,6 +160,8 @@ def _stage(recipe: Recipe, at: str, stage: Stage) -> Section:
 
 
 def _place(at: str, site: Site) -> str:
+    if site.part == "pixel":
+        return "before the vision tower, which encodes what is left"
     if site.part == "encoder":
         return (
             "in each of these blocks of the vision encoder"
@@ -188,6 +193,8 @@ def _expression(recipe: Recipe, expression: Expression, site: Site, indent: str)
 
 def _evidence(strategy: Strategy, site: Site) -> str:
     def where(kind: Evidence) -> str:
+        if kind is Evidence.FEATURES and site.part == "pixel":
+            return "the normalised pixels of a token's patches"
         if kind is Evidence.FEATURES:
             return f"the vectors entering {site}"
         if kind in VISION_EVIDENCE:
@@ -227,6 +234,27 @@ def _amount(keep: Keep) -> str:
     if keep.count is not None:
         return f"exactly {keep.count} tokens (all, where there are fewer)"
     return f"{keep.fraction} of the tokens (rounded down, at least one)"
+
+
+def _before_tower(recipe: Recipe, tower: PackedTower, visual: int, video: bool) -> list[Section]:
+    """Return how many of an image's tokens are encoded at all, and what that saves in the vision tower."""
+    stage = next((stage for stage in recipe.stages if stage.at.part == "pixel"), None)
+    if stage is None:
+        return []
+    title = f"an image of {visual} tokens, before the vision tower"
+    if video:
+        return [Section(title, ("how many tokens of each frame stay depends on the video",))]
+    try:
+        (left,) = kept_of_groups(recipe, stage, [visual])
+    except RefusedError as error:
+        return [Section(title, (f"cannot be counted: {error}",))]
+    cost, size = TowerCost.of(tower), tower.patches_per_unit
+    plain, pruned = (cost.packed_flops([n * size]) for n in (visual, left))
+    lines = [
+        f"{left:,} of {visual:,} tokens are encoded, of {size} patches each; the others leave the prompt unseen",
+        f"blocks: {pruned / 1e9:,.1f} GFLOPs of {plain / 1e9:,.1f} unpruned, {pruned / plain:.1%}",
+    ]
+    return [Section(title, tuple(lines))]
 
 
 def _inside_encoder(recipe: Recipe, encoder: Encoder, visual: int | None, video: bool) -> list[Section]:

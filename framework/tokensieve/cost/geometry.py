@@ -16,6 +16,7 @@ from tokensieve.cost.language_model import LayerCost, prefill_flops
 from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
 from tokensieve.recipes.recipe import Recipe
+from tokensieve.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,32 @@ def visual_per_layer(
     """
     stages = {stage.at.block: stage for stage in recipe.stages if stage.at.part == "decoder"}
     groups, counts = list(images), []
-    for stage in recipe.stages if encoder_prunes_prompt else ():
-        if stage.at.part == "encoder":
+    for stage in recipe.stages:
+        if stage.at.part == "pixel":
+            groups = kept_of_groups(recipe, stage, groups)
+        elif stage.at.part == "encoder" and encoder_prunes_prompt:
             groups = [count(stage.keep, n) for n in groups]
     for layer in range(layers):
         if layer in stages:
-            stage = stages[layer]
-            # Pictures of one prompt that share a mean keep a known number together; of each, only one alone is known.
-            known = stage.over == "sample" and (len(groups) == 1 or stage is recipe.stages[-1])
-            open_count = stage.keep.auto or (stage.keep.mean and not known)
-            if open_count or stage.per not in ("image", "sample"):
-                said = f"keep: {stage.keep}" if open_count else f"per: {stage.per}"
-                raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
-            groups = [sum(groups)] if stage.per == "sample" else groups
-            groups = [count(stage.keep.each, n) if n else 0 for n in groups]
+            groups = kept_of_groups(recipe, stages[layer], groups)
         counts.append(sum(groups))
     return counts
+
+
+def kept_of_groups(recipe: Recipe, stage: Stage, groups: Sequence[int]) -> list[int]:
+    """Return how many tokens a stage keeps of images with so many tokens each; of all together, if it counts so.
+
+    Raises:
+        RefusedError: if that depends on the image.
+    """
+    # Pictures of one prompt that share a mean keep a known number together; of each, only one alone is known.
+    known = stage.over == "sample" and (len(groups) == 1 or stage is recipe.stages[-1])
+    open_count = stage.keep.auto or (stage.keep.mean and not known)
+    if open_count or stage.per not in ("image", "sample"):
+        said = f"keep: {stage.keep}" if open_count else f"per: {stage.per}"
+        raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
+    groups = [sum(groups)] if stage.per == "sample" else groups
+    return [count(stage.keep.each, n) if n else 0 for n in groups]
 
 
 def pruned_prefill_flops(

@@ -13,9 +13,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tokensieve.algebra.budget import count
 from tokensieve.cost.language_model import flop_counter
+from tokensieve.errors import RefusedError
 from tokensieve.models.adapter import Adapter
 from tokensieve.models.encoder import Encoder
+from tokensieve.models.packed_tower import PackedTower
 from tokensieve.recipes.recipe import Recipe
+from tokensieve.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class TowerCost:
     num_prefix_tokens: int
 
     @classmethod
-    def of(cls, encoder: Encoder) -> TowerCost:
+    def of(cls, encoder: Encoder | PackedTower) -> TowerCost:
         """Return the cost of an encoder, from its modules."""
         blocks = []
         for number, block in enumerate(encoder.blocks):
@@ -77,6 +80,15 @@ class TowerCost:
             now = left
         return total
 
+    def attention_flops(self, patches: int) -> int:
+        """Return the FLOPs of scores and weighted sums alone, for one image that loses no patch."""
+        n = self.num_prefix_tokens + patches
+        return sum(4 * n * n * block.attention_width for block in self.blocks)
+
+    def packed_flops(self, segments: Sequence[int]) -> int:
+        """Return the FLOPs for several images or frames with so many patches each, which attend to themselves alone."""
+        return sum(self.flops(patches, {}) for patches in segments)
+
 
 @dataclass(frozen=True)
 class VisionCost:
@@ -87,12 +99,18 @@ class VisionCost:
         num_images: the batch size of the encoder: tiles and frames count.
         patches_per_image: the number of patches of each of them.
         tower: the cost of the encoder's blocks; None if tokens cannot be removed inside the encoder.
+        packed: the cost of the tower's blocks, where patches can be left out before it.
+        segments: the number of patches of each image or frame that it takes.
+        patches_per_unit: how many patches become one visual token.
     """
 
     unpruned_flops: int
     num_images: int
     patches_per_image: int
     tower: TowerCost | None
+    packed: TowerCost | None = None
+    segments: tuple[int, ...] = ()
+    patches_per_unit: int = 1
 
     @classmethod
     def of(cls, adapter: Adapter, inputs: Mapping[str, Tensor]) -> VisionCost:
@@ -122,15 +140,40 @@ class VisionCost:
         pictures = sum(shape[0] for shape in shapes)
         patches = shapes[0][1] - encoder.num_prefix_tokens if encoder is not None else 0
         tower = TowerCost.of(encoder) if encoder is not None and encoder.separates_mlp else None
-        return cls(counter.get_total_flops(), pictures, patches, tower)
+        packed, total = adapter.packed_tower, counter.get_total_flops()
+        if packed is None:
+            return cls(total, pictures, patches, tower)
+        given = [one for one in decoder.modalities if inputs.get(one.pixel_argument) is not None]
+        frames = [grid[:, 1].unique(return_counts=True)[1] for one in given for grid in packed.layout(one, inputs)]
+        segments = tuple(int(n) * packed.patches_per_unit for found in frames for n in found)
+        return cls(total, pictures, patches, tower, TowerCost.of(packed), segments, packed.patches_per_unit)
 
     def flops(self, recipe: Recipe) -> int:
-        """Return the FLOPs under a recipe; a multiply-add counts as two, and attention in full."""
+        """Return the FLOPs under a recipe; a multiply-add counts as two, and attention in full.
+
+        Raises:
+            RefusedError: if the number of patches that a stage leaves of each image or frame depends on the image.
+        """
+        before = next((stage for stage in recipe.stages if stage.at.part == "pixel"), None)
+        if self.packed is not None and before is not None:
+            return self._packed_flops(recipe, before, self.packed)
         if self.tower is None:
             return self.unpruned_flops
         planned = kept_patches_by_block(recipe, self.patches_per_image)
         saved = self.tower.flops(self.patches_per_image, {}) - self.tower.flops(self.patches_per_image, planned)
         return self.unpruned_flops - self.num_images * saved
+
+    def _packed_flops(self, recipe: Recipe, stage: Stage, packed: TowerCost) -> int:
+        """Return the FLOPs where patches are left out before the tower."""
+        shared = len(self.segments) > 1 and stage.per != "frame"
+        if shared or stage.keep.auto or stage.keep.mean:
+            said = f"per: {stage.per}" if shared else f"keep: {stage.keep}"
+            raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
+        size = self.patches_per_unit
+        left = [count(stage.keep, patches // size) * size for patches in self.segments]
+        before, after = (sum(packed.attention_flops(n) for n in patches) for patches in (self.segments, left))
+        # Everything but attention is done for each patch.
+        return (self.unpruned_flops - before) * sum(left) // sum(self.segments) + after
 
 
 def kept_patches_by_block(recipe: Recipe, patches: int) -> dict[int, tuple[int, bool]]:

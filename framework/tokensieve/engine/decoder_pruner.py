@@ -2,8 +2,8 @@
 
 Before it (`decoder.0`) the request itself is rewritten at the top of the model: its images are
 encoded, tokens are selected, and the unmodified forward runs on a shorter, self-consistent
-request. Inside it (`decoder.K`) `LayerPruner` gathers hidden states. What a prompt leaves behind is
-kept on its cache.
+request. What `PixelPruner` left out before the vision tower (`pixel.0`) leaves with them. Inside it
+(`decoder.K`) `LayerPruner` gathers hidden states. What a prompt leaves behind is kept on its cache.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tokensieve.engine.generate_call import GenerateCall
 from tokensieve.engine.installation import Installation
 from tokensieve.engine.labels import check_labels
 from tokensieve.engine.layer_pruner import LayerPruner
+from tokensieve.engine.pixel_pruner import KeptUnits, PixelPruner
 from tokensieve.engine.prefill_state import DecodeStep, PrefillState
 from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.prompt_selector import PromptOptions, PromptSelection, PromptSelector
@@ -60,6 +61,7 @@ from tokensieve.ledger.run import Run
 from tokensieve.ledger.seen import Seen
 from tokensieve.models.decoder import Decoder, Modality
 from tokensieve.models.offers import VISION_EVIDENCE
+from tokensieve.models.packed_tower import PackedTower
 from tokensieve.recipes.recipe import Positions, Recipe
 
 
@@ -83,6 +85,7 @@ class DecoderPruner:
         on_stage: Callable[[StageRecord], None],
         tower: EncoderPruner | None = None,
         vision_cache: VisionCache | None = None,
+        packed: PackedTower | None = None,
     ) -> None:
         self._decoder = decoder
         self._tower = tower
@@ -95,6 +98,7 @@ class DecoderPruner:
         self._images = image_arguments(decoder)
         self.encoded = 0
         self._selector = PromptSelector(decoder, recipe, run, options, on_stage, vision_cache)
+        self._pixels = None if packed is None else PixelPruner(packed, decoder, self._selector)
         self._layers = LayerPruner(decoder, self._selector, recipe.positions)
         self._deep = any(block > 0 for block in self._selector.stages)
         needs = frozenset().union(*(self._selector.needs(block) for block in self._selector.stages))
@@ -120,10 +124,14 @@ class DecoderPruner:
             installation.wrap(language, "forward", self._refuse_merged)
         for modality in self._modalities:
             if hasattr(self._decoder.base_model, f"get_{modality.name}_features"):
-                installation.wrap(self._decoder.base_model, f"get_{modality.name}_features", self._encode)
+                encode = partial(self._encode, modality)
+                installation.wrap(self._decoder.base_model, f"get_{modality.name}_features", encode)
+        if self._pixels is not None:
+            installation.later(self._pixels.forget)
         if self._vision_cache is not None:
             inside = None if self._tower is None else "the recipe has stages in the vision tower"
-            self._vision_cache.watched(self._vision, inside, installation)
+            before = None if self._pixels is None else "the recipe has a stage before the vision tower"
+            self._vision_cache.watched(self._vision, inside or before, installation)
         if self._vision is not None:
             self._vision.install(installation)
         self._layers.install(installation)
@@ -139,11 +147,16 @@ class DecoderPruner:
         self._generating = True
         first = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
         self._generation = GenerateCall(first.shape[0], first.shape[1], given) if isinstance(first, Tensor) else None
+        if self._pixels is not None:
+            # Encoded before the first forward.
+            self._pixels.prompt = given | ({"input_ids": given["inputs"]} if given.get("inputs") is not None else {})
         try:
             return real(*args, **kwargs)
         finally:
             self._generation, self._generating = before
             self._layers.end_call()
+            if self._pixels is not None:
+                self._pixels.forget()
 
     def _refuse_bound(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Refuse a `generate` that went past `_generate`: it would select at every step, and count beams as prompts."""
@@ -184,10 +197,12 @@ class DecoderPruner:
             refuse_merged(arguments_by_name(inspect.signature(real), args, kwargs), self._decoder)
         return real(*args, **kwargs)
 
-    def _encode(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Count the calls that encode pictures outside of a prompt."""
+    def _encode(self, modality: Modality, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Encode what is left of a prompt's pictures, and count the calls that encode pictures outside of a prompt."""
         if not self._inside and self._generation is None:
             self.encoded += 1
+        elif self._pixels is not None:
+            return self._pixels.encode(modality, real, args, kwargs)
         return real(*args, **kwargs)
 
     def _before(
@@ -238,6 +253,7 @@ class DecoderPruner:
     def _prefill(self, request: dict[str, Any]) -> dict[str, Any]:
         """Encode images, select at decoder.0, and return the shorter request."""
         shorter = 0 in self._selector.stages or (self._tower is not None and self._tower.prunes_prompt)
+        shorter = shorter or self._pixels is not None
         refuse_request(request, self._decoder, shorter, self._deep, self._generation is not None)
         # Only kinds that come with pictures: a text may hold the other's placeholder as a word.
         present = [
@@ -253,6 +269,8 @@ class DecoderPruner:
         self._refuse_layout(layout)
         expand = max(1, rows // self._generation.rows) if self._generation is not None else 1
         self._options.check(rows // expand)
+        if self._pixels is not None and (self._generation is None or self._generation.selection is None):
+            self._pixels.prompt = request
         outputs = self._decoder.encode_visual_inputs(request)
         unknown = set(outputs) - {modality.name for modality in present}
         if unknown:
@@ -327,7 +345,7 @@ class DecoderPruner:
 
     def _forget_pictures(self) -> None:
         """Forget pictures that were encoded before the call: nobody knows whether they are its own."""
-        for watcher in (self._tower, self._vision):
+        for watcher in (self._tower, self._vision, self._pixels):
             if watcher is not None:
                 watcher.forget()
 
@@ -368,8 +386,11 @@ class DecoderPruner:
         given = {**request, **generation.given} if generation is not None else request
         layouts = [self._decoder.layout(name, output, given) for name, output in outputs.items()]
         tokens, assigned = layout.assign(layouts, self._decoder.joins_adjacent_tiles)
-        vision, selected = self._vision_evidence(given, list(outputs), layout, features.device)
-        tower = encoder_outcome(self._tower, self._decoder, list(outputs), layouts, assigned, given, layout)
+        before, units = (None, {}) if self._pixels is None else self._pixels.outcome(layout.shape[0])
+        vision, selected = self._vision_evidence(given, list(outputs), layout, features.device, units)
+        inside = encoder_outcome(self._tower, self._decoder, list(outputs), layouts, assigned, given, layout)
+        # No family has both.
+        tower = inside or before
         selection = self._selector.start(words, tokens, features, layout, vision, selected, tower)
         selection.record.seen = Seen.of(tokens.grid.array, tokens.counts, given)
         if 0 in self._selector.stages:
@@ -379,13 +400,18 @@ class DecoderPruner:
         return selection
 
     def _vision_evidence(
-        self, request: Mapping[str, Any], names: Sequence[str], layout: PromptLayout, device: torch.device
+        self,
+        request: Mapping[str, Any],
+        names: Sequence[str],
+        layout: PromptLayout,
+        device: torch.device,
+        units: Mapping[str, KeptUnits],
     ) -> tuple[Mapping[Evidence, Callable[[], Value]], Tensor | None]:
         """Return evidence of the vision tower by token, and its selected layer; then forget both."""
         if self._vision is None:
             return {}, None
         selected = self._vision.selected
-        return self._vision.read(request, names, layout, device), selected
+        return self._vision.read(request, names, layout, device, units), selected
 
     def _text_only(self, request: Mapping[str, Any], past: Any) -> None:
         """Write prompts without any image into the ledger."""

@@ -83,12 +83,14 @@ class EncoderOutcome:
         patches: of each of them.
         sizes: float64 `[prompts, tokens]`, how many patches each visual token stands for, 0 where it left; none where
             the tower hands on all of them.
+        segments: where a stage before the tower left patches out: see `Prefill.segments`.
     """
 
     records: Sequence[StageRecord]
     pictures: list[int]
     patches: int
     sizes: Tensor | None
+    segments: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = ()
 
 
 @dataclass(eq=False)
@@ -177,6 +179,7 @@ class PromptSelector:
         self._run.add(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches
+            record.segments = list(tower.segments)
             for done in tower.records:
                 record.stages.append(done)
                 self._on_stage(done)
@@ -200,6 +203,19 @@ class PromptSelector:
                 record.stages.append(select_stage(self._recipe, stage, pool, {})[1])
                 self._on_stage(record.stages[-1])
         return selection
+
+    def select_pixels(self, tokens: TokenLayout, pixels: Tensor) -> tuple[StageOutcome, StageRecord]:
+        """Select at `pixel.0`, before anything is encoded.
+
+        Args:
+            tokens: where each visual token will be.
+            pixels: `[prompts, tokens, d]`, normalised pixels by id.
+        """
+        self._options.check(len(pixels))
+        stage = next(stage for stage in self._recipe.stages if stage.at.part == "pixel")
+        keys = self._key_row(self._keys(len(pixels)), pixels.device)
+        pool = TokenPool(tokens.every.on(pixels.device), tokens, keys, {}, counts=tokens.counts)
+        return select_stage(self._recipe, stage, pool, {Evidence.FEATURES: lambda: pixels})
 
     def select(self, block: int, selection: PromptSelection, fresh: Mapping[Evidence, Callable[[], Value]]) -> None:
         """Select at the stage of a block, with the evidence of its own site."""

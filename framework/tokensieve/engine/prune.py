@@ -176,9 +176,12 @@ class _Engines:
             tower = EncoderPruner(adapter.encoder, recipe, run, self._options.keys, self._settled)
             self._started.append(tower)
             run.tower = TowerCost.of(adapter.encoder) if adapter.encoder.separates_mlp else None
+        packed = adapter.packed_tower if "pixel" in self._parts else None
+        if packed is not None:
+            run.tower = TowerCost.of(packed)
         if adapter.decoder is not None:
             self._started.append(
-                DecoderPruner(adapter.decoder, recipe, run, self._options, self._settled, tower, cache)
+                DecoderPruner(adapter.decoder, recipe, run, self._options, self._settled, tower, cache, packed)
             )
         return self._started
 

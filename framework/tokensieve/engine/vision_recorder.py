@@ -17,6 +17,7 @@ from tokensieve.engine import attention_tap as taps
 from tokensieve.engine.batches import interleaved
 from tokensieve.engine.encoder_pruner import EncoderPruner
 from tokensieve.engine.installation import Installation
+from tokensieve.engine.pixel_pruner import KeptUnits
 from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.sessions import PerThread
 from tokensieve.errors import RefusedError, listing
@@ -110,7 +111,12 @@ class VisionRecorder:
         return torch.cat(found[-1]) if found else None
 
     def read(
-        self, request: Mapping[str, Any], names: Sequence[str], layout: PromptLayout, device: torch.device
+        self,
+        request: Mapping[str, Any],
+        names: Sequence[str],
+        layout: PromptLayout,
+        device: torch.device,
+        units: Mapping[str, KeptUnits],
     ) -> dict[Evidence, Callable[[], Value]]:
         """Return the recorded evidence by token, and forget it.
 
@@ -119,6 +125,7 @@ class VisionRecorder:
             names: the modalities that the prompts have.
             layout: of the prompts; kinds are numbers of the modalities.
             device: where it is read.
+            units: by modality, which tokens the tower encoded, where a stage before it left some out.
         """
         recorded = dict(self._recorded)
         self.forget()
@@ -139,7 +146,8 @@ class VisionRecorder:
             for number, name in enumerate(names):
                 seen = recorded[name][kind]
                 patches = seen[0] if len(seen) == 1 else torch.cat(seen)
-                found.append(self._decoder.patches_to_tokens(patches, request, name))
+                tokens = self._decoder.patches_to_tokens(patches, request, name)
+                found.append(units[name].spread(tokens) if name in units else tokens)
                 wanted = layout.count(number)
                 if len(found[-1]) != wanted:
                     raise RefusedError(

@@ -155,6 +155,8 @@ class Prefill:
             stages inside the vision encoder removed some from the prompt.
         pictures: how many images of each sample a vision encoder with stages encoded; tiles count.
         patches: the number of patches of each of these images.
+        segments: by sample, the number of patches of each image or frame, and how many of them a stage before the
+            vision tower left to encode; empty without such a stage.
         stages: the record of each stage, in order.
         questions: the question of each sample, if a strategy read it.
         notes: remarks, for example on how relevance was measured.
@@ -168,6 +170,7 @@ class Prefill:
     entering: list[int]
     pictures: list[int] = field(default_factory=list)
     patches: int = 0
+    segments: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)

@@ -59,7 +59,7 @@ class _Sample(BaseModel):
             raise ValueError("tokens and kept have other sites")
         for site, ids in self.kept.items():
             # Sites of the vision encoder number patches instead.
-            if Site.of(site).part == "decoder" and ids and ids[-1] >= self.visual:
+            if Site.of(site).part != "encoder" and ids and ids[-1] >= self.visual:
                 raise ValueError(f"the id {ids[-1]} is kept at {site}, of {self.visual} visual tokens")
             if not self.tokens[site] or len(ids) > max(self.tokens[site]):
                 raise ValueError(f"{len(ids)} ids are kept at {site}, of {self.tokens[site]} tokens")

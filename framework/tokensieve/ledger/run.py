@@ -38,7 +38,7 @@ class Run(ShownRun):
         recipe: the recipe.
         adapter: the name of the adapter.
         layers: the cost of each decoder layer; empty for a model without a language model.
-        tower: the cost of the vision encoder, if the recipe has stages in it.
+        tower: the cost of the vision encoder, if the recipe has stages in it, or before it.
         prefills: the record of every prefill, the latest last.
     """
 
@@ -148,9 +148,12 @@ class Run(ShownRun):
     def tower_flops(self, sample: int) -> tuple[int, int] | None:
         """Return the counted FLOPs of the vision encoder's blocks, unpruned and pruned, counted as in `flops`.
 
-        None if the recipe has no stage in the encoder.
+        None if the recipe has no stage in the encoder, or before it.
         """
         prefill = self.latest
+        if self.tower is not None and prefill.segments:
+            whole, left = prefill.segments[sample]
+            return self.tower.packed_flops(whole), self.tower.packed_flops(left)
         if self.tower is None or not prefill.patches:
             return None
         planned = kept_patches_by_block(self.recipe, prefill.patches)

@@ -1,7 +1,8 @@
 """`Adapter`: everything that is specific to a model family.
 
 An adapter says where the parts of a model are, and the engine does the rest. It has a `Decoder` for a language model
-with visual tokens in its prompt, an `Encoder` for a vision encoder inside which tokens can be removed, or both.
+with visual tokens in its prompt, an `Encoder` for a vision encoder inside which tokens can be removed, or both; and a
+`PackedTower` where patches can be left out before the vision tower.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from tokensieve.evidence import Evidence
 from tokensieve.models.decoder import Decoder
 from tokensieve.models.encoder import Encoder
-from tokensieve.models.offers import ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.models.offers import ENCODER_EVIDENCE, PIXEL_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.models.packed_tower import PackedTower
 from tokensieve.sites import Site
 from tokensieve.stage import Stage
 
@@ -37,6 +39,10 @@ class Adapter(ABC):
     """The `Decoder` of the family; None if it has no language model."""
     encoder_type: ClassVar[type[Encoder] | None] = None
     """The `Encoder` of the family; None if tokens cannot be removed inside its vision encoder."""
+    packed_tower_type: ClassVar[type[PackedTower] | None] = None
+    """The `PackedTower` of the family; None if patches cannot be left out before its vision tower."""
+    pixel_refusal: ClassVar[str] = "its vision tower takes whole pictures, so that no patch can be left out before it"
+    """Why the family has no site `pixel.0`, where it has none."""
     oldest_transformers: ClassVar[tuple[int, int]] = (5, 23)
     """The oldest version of transformers with which the family passes the conformance kit; 5.23 or newer."""
     text_between_frames: ClassVar[bool] = False
@@ -132,14 +138,23 @@ class Adapter(ABC):
         """The vision encoder; None if tokens cannot be removed inside it."""
         return None if self.encoder_type is None else self.encoder_type(self.model)
 
+    @property
+    def packed_tower(self) -> PackedTower | None:
+        """The vision tower, as it takes patches; None if none can be left out before it."""
+        decoder = self.decoder
+        return None if self.packed_tower_type is None or decoder is None else self.packed_tower_type(decoder)
+
     def sites(self) -> tuple[Site, ...]:
         """Return all sites of the model, in the order of the forward pass."""
+        pixel = (Site("pixel", 0),) if self.packed_tower is not None else ()
         encoder = range(self.encoder.num_prunable_blocks) if self.encoder is not None else ()
         decoder = range(len(self.decoder.layers)) if self.decoder is not None else ()
-        return (*(Site("encoder", k) for k in encoder), *(Site("decoder", k) for k in decoder))
+        return (*pixel, *(Site("encoder", k) for k in encoder), *(Site("decoder", k) for k in decoder))
 
     def offers(self, site: Site) -> frozenset[Evidence]:
         """Return the evidence that is available at a site."""
+        if site.part == "pixel":
+            return PIXEL_EVIDENCE
         if site.part == "encoder" or self.decoder is None:
             return ENCODER_EVIDENCE
         offered = decoder_evidence(site.block) | (VISION_EVIDENCE if self.decoder.vision_layers else frozenset())
@@ -149,5 +164,7 @@ class Adapter(ABC):
 
     def refusals(self, stage: Stage) -> list[str]:
         """Return the reasons why this model cannot run the stage; an empty list if it can."""
+        if stage.at.part == "pixel":
+            return self.packed_tower.refusals(stage) if self.packed_tower is not None else []
         part = self.encoder if stage.at.part == "encoder" else self.decoder
         return part.refusals(stage) if part is not None else []

@@ -27,6 +27,8 @@ DECODER_EVIDENCE = frozenset(
     }
 )
 """Evidence from the layer before the site, at `decoder.1` and deeper."""
+PIXEL_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES})
+"""Evidence before the vision tower, where the features of a token are its normalised pixels."""
 ENCODER_EVIDENCE = frozenset({Evidence.FEATURES, Evidence.GRID, Evidence.SIZES, Evidence.VISION_KEYS})
 """Evidence at every encoder site."""
 

@@ -18,7 +18,13 @@ from tokensieve.composers.selection import select
 from tokensieve.errors import RecipeError, brief, listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
-from tokensieve.models.offers import DECODER_EVIDENCE, ENCODER_EVIDENCE, VISION_EVIDENCE, decoder_evidence
+from tokensieve.models.offers import (
+    DECODER_EVIDENCE,
+    ENCODER_EVIDENCE,
+    PIXEL_EVIDENCE,
+    VISION_EVIDENCE,
+    decoder_evidence,
+)
 from tokensieve.recipes.findings import Finding, by_range
 from tokensieve.recipes.formulas import distinct_strategies, format_formula
 from tokensieve.recipes.recipe import Recipe
@@ -141,8 +147,9 @@ def _refusal_findings(
 def _evidence_findings(written: Writer, stage: Stage, adapter: Adapter | None) -> list[Finding]:
     at = str(stage.at)
     if adapter is not None and stage.at not in adapter.sites():
-        sites = _site_ranges(adapter)
-        return [Finding("error", at, f"{adapter.name} has no such site; it offers {sites}")]
+        reason = f": {adapter.pixel_refusal}" if stage.at.part == "pixel" else ""
+        said = f"{adapter.name} has no such site{reason}; it offers {_site_ranges(adapter)}"
+        return [Finding("error", at, said)]
     offered = adapter.offers(stage.at) if adapter is not None else _evidence_of_any_model(stage.at)
     findings = []
     for expression in (stage.select, stage.by, stage.demand):
@@ -164,6 +171,8 @@ def _evidence_findings(written: Writer, stage: Stage, adapter: Adapter | None) -
 
 def _evidence_of_any_model(site: Site) -> frozenset[Evidence]:
     """Return all evidence that some model may offer at a site."""
+    if site.part == "pixel":
+        return PIXEL_EVIDENCE
     if site.part == "encoder":
         return ENCODER_EVIDENCE
     return decoder_evidence(site.block) | VISION_EVIDENCE
@@ -180,10 +189,10 @@ def _sites_with(kind: Evidence, adapter: Adapter | None) -> str:
 
 def _site_ranges(adapter: Adapter) -> str:
     parts = []
-    for part in ("encoder", "decoder"):
+    for part in ("pixel", "encoder", "decoder"):
         sites = [site for site in adapter.sites() if site.part == part]
         if sites:
-            parts.append(f"{sites[0]} ... {sites[-1]}")
+            parts.append(f"{sites[0]} ... {sites[-1]}" if len(sites) > 1 else str(sites[0]))
     return listing(parts)
 
 
@@ -191,11 +200,12 @@ def _budget_findings(recipe: Recipe) -> list[list[Finding]]:
     """Return the findings about the budget of every stage."""
     found: list[list[Finding]] = []
     # Of stages alike, those that keep fewer than all before them, by falling count.
-    smaller: dict[tuple[str, str, str], list[Stage]] = {}
+    smaller: dict[tuple[bool, str, str], list[Stage]] = {}
     for stage in recipe.stages:
         # Of a mean, nobody knows beforehand what a group keeps.
         at, count = str(stage.at), 0 if stage.keep.mean else stage.keep.count or 0
-        earlier = smaller.setdefault((stage.at.part, stage.per, stage.newlines), [])
+        # What leaves before the vision tower is a token of the language model.
+        earlier = smaller.setdefault((stage.at.part == "encoder", stage.per, stage.newlines), [])
         first = bisect.bisect_left(earlier, -count, key=lambda before: -(before.keep.count or 0))
         if stage.keep.each in (Keep.of(1.0), Keep(less=0)):
             found.append([Finding("note", at, "keeps all tokens, so it changes nothing")])
@@ -222,9 +232,9 @@ def _findings_of_sizes(recipe: Recipe, adapter: Adapter | None) -> list[list[Fin
     prunes_prompt = adapter is not None and adapter.encoder is not None and adapter.encoder.prunes_prompt
     found: list[list[Finding]] = []
     for stage in recipe.stages:
-        known = entering if stage.per != "sample" and (stage.at.part == "decoder" or prunes_prompt) else None
+        known = entering if stage.per != "sample" and (stage.at.part != "encoder" or prunes_prompt) else None
         found.append(_findings_of_size(stage, known))
-        if stage.at.part == "decoder" or prunes_prompt:
+        if stage.at.part != "encoder" or prunes_prompt:
             is_open = stage.keep.auto or stage.keep.mean
             entering = None if known is None or is_open else count(stage.keep, known)
     return found

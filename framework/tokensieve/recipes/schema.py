@@ -63,7 +63,7 @@ def schema(registry: Registry | None = None) -> dict[str, Any]:
             "at": {
                 "description": "a site, or a range of them",
                 "type": "string",
-                "pattern": r"^(encoder|decoder)\.(0|[1-9][0-9]{0,3})(\.\.(0|[1-9][0-9]{0,3}))?$",
+                "pattern": r"^(pixel\.0|(encoder|decoder)\.(0|[1-9][0-9]{0,3})(\.\.(0|[1-9][0-9]{0,3}))?)$",
             },
             "select": formula,
             "keep": {"oneOf": [budget, {"type": "array", "items": budget}]},

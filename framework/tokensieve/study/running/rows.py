@@ -81,12 +81,12 @@ def ledger_notes(run: Run | None) -> list[str]:
 
 
 def recall_of(needed: frozenset[int] | None, role: str, run: Run | None, row: int) -> float | None:
-    """Return the share of the needed tokens that are left after the last stage in the decoder; none if unknown."""
+    """Return the share of the needed tokens that are left after the last stage outside the encoder; none if unknown."""
     if not needed:
         return None
     if run is None:
         return 0.0 if role == "text_only" else 1.0
-    stages = [stage for stage in run.latest.stages if Site.of(stage.site).part == "decoder"]
+    stages = [stage for stage in run.latest.stages if Site.of(stage.site).part != "encoder"]
     # Ids inside a vision encoder are those of patches, which need not be visual tokens.
     if not stages:
         return None

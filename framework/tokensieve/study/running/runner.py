@@ -215,7 +215,7 @@ class Runner:
         """
         cache, decoder = session.vision_cache, session.ready.adapter.decoder
         encoder_time = session.encoder_times.setdefault(size, EncoderTime())
-        inside = run is not None and any(stage.at.part == "encoder" for stage in run.recipe.stages)
+        inside = run is not None and any(stage.at.part != "decoder" for stage in run.recipe.stages)
         if cache is None or decoder is None or inside:
             return self._forward(session.ready, inputs, task, run, later)
         hits, misses, started = cache.hits, cache.misses, synchronized_time(session.ready.model)
