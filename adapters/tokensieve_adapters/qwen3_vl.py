@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
+from tokensieve_adapters._mrope import VISION_TOKENS, InterpolatedTower, MropeAdapter, MropeDecoder
 
 
 class Qwen3VLDecoder(MropeDecoder):
@@ -25,6 +25,7 @@ class Qwen3VLAdapter(MropeAdapter):
     name = "qwen3_vl"
     model_types = ("qwen3_vl",)
     decoder_type = Qwen3VLDecoder
+    packed_tower_type = InterpolatedTower
     text_between_frames = True
 
     @classmethod
