@@ -15,6 +15,7 @@ from tokensieve_strategies.divprune import DivPrune as DivPrune
 from tokensieve_strategies.erank import EffectiveRank as EffectiveRank
 from tokensieve_strategies.evs import EVS as EVS
 from tokensieve_strategies.fastv import FastV as FastV
+from tokensieve_strategies.fastvid import FastVID as FastVID
 from tokensieve_strategies.feather import Feather as Feather
 from tokensieve_strategies.floc import FLoC as FLoC
 from tokensieve_strategies.gsp import GSP as GSP

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -13,10 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
-from tokensieve.algebra.budget import apportion, simplest
+from tokensieve.algebra.budget import simplest
 from tokensieve_strategies._maths.density import density_peaks
-from tokensieve_strategies._maths.order import descending_order, mean_over_heads, stack_orders
-from tokensieve_strategies._maths.segments import frame_table, still_segments
+from tokensieve_strategies._maths.homes import Homes, balanced, chain_of, reduction_of, shares
+from tokensieve_strategies._maths.order import descending_order, mean_over_heads
+from tokensieve_strategies._maths.segments import frame_table, pictures, still_segments
 from tokensieve_strategies._maths.streamed import paired_cosines
 from tokensieve_strategies._maths.vectors import require_finite, round_for_ties
 
@@ -68,26 +67,13 @@ class HoliTom(Merger):
 
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the set of `depth` tokens."""
-        orders = []
-        for n, found in zip(tokens.universe.sizes, self._all_parts(tokens), strict=True):
-            kept = self._reduced(found, n, min(depth, n), tokens.ids.device)[0]
-            rest = torch.ones(n, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
-            orders.append(torch.cat([kept, rest.nonzero().flatten()]))
-        return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), self)
+        parts, sizes = self._all_parts(tokens), tokens.universe.sizes
+        return chain_of(self, tokens, depth, lambda row, k: self._merged(parts[row], sizes[row], k))
 
     def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
         """Merge the places that are still, and those that have a centre."""
-        kept = torch.zeros_like(tokens.valid)
-        home = torch.full_like(tokens.ids, -1)
-        weight = torch.zeros(tokens.valid.shape, dtype=torch.float64, device=tokens.valid.device)
-        sizes = tokens.universe.sizes
-        for row, (n, k, found) in enumerate(zip(sizes, keep.tolist(), self._all_parts(tokens), strict=True)):
-            chosen, homes, weights = self._reduced(found, n, min(k, n), kept.device)
-            kept[row, chosen] = True
-            home[row, :n], weight[row, :n] = homes, weights
-        dropped = Reduction.drop(tokens.universe, kept)
-        slot = torch.where(home >= 0, dropped.slot.gather(1, home.clamp(min=0)), -1)
-        return Reduction(slot, weight, dropped.valid)
+        parts, sizes = self._all_parts(tokens), tokens.universe.sizes
+        return reduction_of(tokens, keep, lambda row, k: self._merged(parts[row], sizes[row], k))
 
     def _all_parts(self, tokens: Tokens) -> list[list[_Part]]:
         require_finite(tokens.features, tokens.valid, "holitom: the features")
@@ -99,7 +85,7 @@ class HoliTom(Merger):
 
     def _parts(self, x: Tensor, grid: Tensor, attention: Tensor) -> Iterator[_Part]:
         """Yield the still places of every run of frames, and what moves in every frame."""
-        for own in _pictures(grid):
+        for own in pictures(grid):
             table = frame_table(grid[own, 2:])
             table = own[table.clamp(min=0)].where(table >= 0, -1)
             alike = (table[:-1] >= 0) & (table[1:] >= 0)
@@ -115,15 +101,14 @@ class HoliTom(Merger):
                     if len(moving):
                         yield _Part(moving.unsqueeze(1), x[moving], attention[moving])
 
-    def _reduced(self, parts: list[_Part], n: int, k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the k places that stay, the one that each place joins, -1 for none, and its weight there."""
-        sizes = [len(part.members) for part in parts]
-        turns = [*islice(apportion([Fraction(size) for size in sizes], sizes), k)]
+    def _merged(self, parts: list[_Part], n: int, k: int) -> Homes:
+        """Return the homes of n tokens in k places."""
+        device = parts[0].members.device if parts else None
         home = torch.full((n,), -1, device=device)
         weight = torch.zeros(n, dtype=torch.float64, device=device)
         stay = torch.zeros(n, dtype=torch.bool, device=device)
-        for number, part in enumerate(parts):
-            if places := turns.count(number):
+        for part, places in zip(parts, shares([len(part.members) for part in parts], k), strict=True):
+            if places:
                 nearest, share = self._joined(part, places)
                 first = part.members[:, 0]
                 stay[first[nearest[nearest >= 0]]] = True
@@ -134,7 +119,7 @@ class HoliTom(Merger):
         stay[later], home[later], weight[later] = True, later, 1.0
         total = torch.zeros_like(weight).index_add(0, home.clamp(min=0), weight.where(home >= 0, 0.0))
         weight = (weight / total[home.clamp(min=0)].clamp(min=1e-300)).where(home >= 0, 0.0)
-        return stay.nonzero().flatten(), home, weight
+        return Homes(home, weight)
 
     def _joined(self, part: _Part, places: int) -> tuple[Tensor, Tensor]:
         """Return which unit of a part each of its units joins, -1 for none, and its share of what they become."""
@@ -148,10 +133,7 @@ class HoliTom(Merger):
             left, centres = order[len(dominant) :].sort().values, places - len(dominant)
         if centres:
             nearest[left] = left[density_peaks(part.vectors[left].double(), centres, self.neighbours)[1]]
-        own = nearest == units
-        others = nearest[(nearest >= 0) & ~own].bincount(minlength=len(units))
-        alone = torch.where(others > 0, self.balance, 1.0).double()
-        return nearest, torch.where(own, alone, (1 - self.balance) / others[nearest.clamp(min=0)].clamp(min=1).double())
+        return nearest, balanced(nearest, self.balance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +149,3 @@ class _Part:
     members: Tensor
     vectors: Tensor
     attention: Tensor | None
-
-
-def _pictures(grid: Tensor) -> Iterator[Tensor]:
-    """Yield the places of each picture."""
-    if len(grid):
-        numbers, picture = grid[:, :2].unique(dim=0, return_inverse=True)
-        for number in range(len(numbers)):
-            yield (picture == number).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""What EVS, VidCom2 and HoliTom keep of a video on the layouts of real families, and what servers reserve."""
+"""What EVS, VidCom2, HoliTom and FastVID keep of a video on the layouts of real families, and what servers reserve."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ import torch
 import tokensieve as ts
 from tokensieve.errors import RefusedError
 from tokensieve.evidence import NEWLINE
-from tokensieve_strategies import EVS, HoliTom, VidCom2
+from tokensieve_strategies import EVS, FastVID, HoliTom, VidCom2
 
 from .test_groups import made
 
@@ -61,10 +61,12 @@ def test_vidcom2_keeps_tokens_of_every_frame(video, q):
     assert len({frames[place] for place in found}) >= number
 
 
+@pytest.mark.parametrize(
+    "strategy", [HoliTom(threshold=0.0), FastVID(segments=1, interval=2)], ids=lambda one: one.name
+)
 @torch.no_grad()
-def test_holitom_merges_a_video_to_its_budget(video):
+def test_a_video_is_merged_to_its_budget(video, strategy):
     model, inputs, frames = video
-    strategy = HoliTom(threshold=0.0)
     if None in frames:
         # LLaVA-OneVision: its adapter reads the vision tower for pictures alone.
         with pytest.raises(RefusedError, match="images alone"), ts.prune(model, strategy, keep=4):

@@ -13,6 +13,7 @@ NAMES = (
     "cls-cdpp",
     "dycoke",
     "evs",
+    "fastvid",
     "floc",
     "hiprune",
     "holov",

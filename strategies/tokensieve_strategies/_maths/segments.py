@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+from tokensieve_strategies._maths.vectors import normalize, round_for_ties
 
 
 def still_segments(alike: Tensor) -> list[slice]:
@@ -52,3 +56,42 @@ def frame_table(grid: Tensor) -> Tensor:
     table = grid.new_full((len(frames), int(place.max()) + 1), -1)
     table[frame, place] = torch.arange(len(grid), device=grid.device)
     return table
+
+
+def pictures(grid: Tensor) -> Iterator[Tensor]:
+    """Yield the places of each picture, tile by tile.
+
+    Args:
+        grid: int64 `[n, 5]`: image, tile, frame, row, column.
+    """
+    if len(grid):
+        numbers, picture = grid[:, :2].unique(dim=0, return_inverse=True)
+        for number in range(len(numbers)):
+            yield (picture == number).nonzero().flatten()
+
+
+def cut_where_frames_change(x: Tensor, grid: Tensor, threshold: float, least: int) -> list[list[Tensor]]:
+    """Return the segments of all pictures, each a list of frames, each the places of its tokens.
+
+    Between two frames of a picture there is a cut if the cosine of their mean tokens is below `threshold`, or one of
+    its `least` - 1 smallest, the earlier ones first on ties.
+
+    Args:
+        x: `[n, d]`.
+        grid: int64 `[n, 5]`: image, tile, frame, row, column.
+        threshold: of cosines.
+        least: how many segments a picture of as many frames has at least.
+    """
+    segments: list[list[Tensor]] = []
+    for own in pictures(grid):
+        numbers, of = grid[own, 2].unique(return_inverse=True)
+        frames = [own[of == number] for number in range(len(numbers))]
+        mean = torch.stack([x[frame].double().mean(dim=0) for frame in frames])
+        alike = round_for_ties((normalize(mean[:-1]) * normalize(mean[1:])).sum(dim=1))
+        cut = (alike < threshold).index_fill(0, alike.argsort(stable=True)[: least - 1], True)
+        segments.append([frames[0]])
+        for frame, begins in zip(frames[1:], cut.tolist(), strict=True):
+            if begins:
+                segments.append([])
+            segments[-1].append(frame)
+    return segments

@@ -1,0 +1,85 @@
+"""Merging into homes: of each token which token it joins, and with which weight, as chains and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from tokensieve import Chain, Reduction, Tokens
+from tokensieve.algebra.budget import apportion
+from tokensieve.composers.expression import Expression
+from tokensieve_strategies._maths.order import stack_orders
+
+
+@dataclass(frozen=True, eq=False)
+class Homes:
+    """What becomes of the n tokens of a group.
+
+    Attributes:
+        home: int64 `[n]`, the place that each token joins, its own where it stays, -1 where it is dropped.
+        weight: float64 `[n]`, its share of what stands there.
+    """
+
+    home: Tensor
+    weight: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """The places that stay, int64 `[k]`, ascending."""
+        return (self.home == torch.arange(len(self.home), device=self.home.device)).nonzero().flatten()
+
+
+Merge = Callable[[int, int], Homes]
+"""What becomes of the tokens of a row, by the row and the number of places."""
+
+
+def chain_of(source: Expression, tokens: Tokens, depth: int, merge: Merge) -> Chain:
+    """Return the chain whose first `depth` places are those that stay."""
+    orders = []
+    for row, n in enumerate(tokens.universe.sizes):
+        kept = merge(row, min(depth, n)).kept
+        rest = torch.ones(n, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
+        orders.append(torch.cat([kept, rest.nonzero().flatten()]))
+    return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), source)
+
+
+def reduction_of(tokens: Tokens, keep: Tensor, merge: Merge) -> Reduction:
+    """Return the reduction to `keep` tokens a row, int64 `[rows]`."""
+    kept = torch.zeros_like(tokens.valid)
+    home = torch.full_like(tokens.ids, -1)
+    weight = torch.zeros(tokens.valid.shape, dtype=torch.float64, device=tokens.valid.device)
+    for row, (n, k) in enumerate(zip(tokens.universe.sizes, keep.tolist(), strict=True)):
+        found = merge(row, min(k, n))
+        kept[row, found.kept] = True
+        home[row, :n], weight[row, :n] = found.home, found.weight
+    dropped = Reduction.drop(tokens.universe, kept)
+    slot = torch.where(home >= 0, dropped.slot.gather(1, home.clamp(min=0)), -1)
+    return Reduction(slot, weight, dropped.valid)
+
+
+def shares(sizes: Sequence[int], number: int) -> list[int]:
+    """Return how many of `number` places go to each party by its size (Sainte-Laguë), to none more than its size."""
+    turns = [*islice(apportion([Fraction(size) for size in sizes], sizes), number)]
+    return [turns.count(party) for party in range(len(sizes))]
+
+
+def balanced(home: Tensor, balance: float) -> Tensor:
+    """Return weights by which a home counts `balance` and the mean of those that joined it 1 - `balance`.
+
+    Args:
+        home: int64 `[n]`, as in `Homes`.
+        balance: in (0, 1]; a home that none joined counts 1.
+
+    Returns:
+        float64 `[n]`, 0 for what is dropped.
+    """
+    own = home == torch.arange(len(home), device=home.device)
+    joined = home[(home >= 0) & ~own].bincount(minlength=len(home))
+    alone = torch.where(joined > 0, balance, 1.0).double()
+    shared = (1 - balance) / joined[home.clamp(min=0)].clamp(min=1).double()
+    return torch.where(own, alone, shared).where(home >= 0, 0.0)

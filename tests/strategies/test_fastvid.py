@@ -1,0 +1,176 @@
+import itertools
+import math
+from fractions import Fraction
+
+import hard
+import loops
+import numpy as np
+import pytest
+import torch
+from effort import examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import KINDS, row, sample
+
+from tokensieve import Evidence, Keep, select
+from tokensieve.errors import ScoreError, SettingError
+from tokensieve_strategies import FastVID
+
+
+def dealt(sizes, places):
+    """How many places each party gets by Sainte-Laguë, from all claims at once."""
+    claims = sorted((-Fraction(size, 2 * seat + 1), party) for party, size in enumerate(sizes) for seat in range(size))
+    return [sum(one == party for _, one in claims[:places]) for party in range(len(sizes))]
+
+
+def peaks(x, near):
+    """Places by falling density times distance to the nearest denser one, distance by distance."""
+    n = len(x)
+    squared = [[math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for q in x] for p in x]
+    sparse = []
+    for i in range(n):
+        others = sorted(squared[i][j] for j in range(n) if j != i)[:near]
+        sparse.append(math.fsum(others) / len(others) if others else 0.0)
+    score = []
+    for i in range(n):
+        denser = [j for j in range(n) if (-sparse[j], -j) > (-sparse[i], -i)]
+        reach = min((squared[i][j] for j in denser), default=max(squared[i]))
+        # The product itself: small vectors, so that no density is zero.
+        score.append(math.exp(-sparse[i]) * math.sqrt(reach))
+    return sorted(range(n), key=lambda i: (-score[i], i))
+
+
+def fastvid(x, grid, attention, k, threshold=0.9, segments=8, contextual=0.4, interval=4, balance=0.6, neighbours=5):
+    """Each kept token's vector."""
+    mean = [float(np.float32(sum(heads) / len(heads))) for heads in attention]
+    found = []
+    for picture in sorted({tuple(g[:2]) for g in grid}):
+        numbers = sorted({g[2] for g in grid if tuple(g[:2]) == picture})
+        frames = [[i for i, g in enumerate(grid) if tuple(g[:3]) == (*picture, f)] for f in numbers]
+        centre = [np.mean([x[i] for i in frame], axis=0) for frame in frames]
+        change = [loops.cosine(a, b) for a, b in itertools.pairwise(centre)]
+        cuts = set(sorted(range(len(change)), key=lambda i: (change[i], i))[: segments - 1])
+        cuts |= {i for i, one in enumerate(change) if one < threshold}
+        edges = [0, *sorted(i + 1 for i in cuts), len(frames)]
+        found += [frames[start:stop] for start, stop in itertools.pairwise(edges)]
+    vector = {}
+    for segment, places in zip(found, dealt([sum(map(len, one)) for one in found], k), strict=True):
+        few = segment[::interval]
+        anchors = []
+        for frame, number in zip(few, dealt([*map(len, few)], round(Fraction(str(contextual)) * places)), strict=True):
+            anchors += [frame[i] for i in peaks([x[j] for j in frame], neighbours)[:number]]
+        free = [[i for i in frame if i not in anchors] for frame in segment]
+        dominant = []
+        for frame, number in zip(free, dealt([*map(len, free)], places - len(anchors)), strict=True):
+            dominant += sorted(frame, key=lambda i: (-mean[i], i))[:number]
+        joined = {anchor: [] for anchor in sorted(anchors)}
+        for i in (i for frame in free for i in frame if i not in dominant):
+            if anchors:
+                nearest = max(joined, key=lambda a: (round(loops.cosine(x[i], x[a]), 9), -a))
+                joined[nearest].append(x[i])
+        vector |= {i: np.array(x[i]) for i in dominant}
+        for a, those in joined.items():
+            own = np.array(x[a])
+            vector[a] = balance * own + (1 - balance) * np.mean(those, axis=0) if those else own
+    return vector
+
+
+def video(frames, height=2, width=3, d=8, seed=0, kind="normal"):
+    """A video of two scenes that hardly change within."""
+    places = height * width
+    tokens = sample([frames * places], kind, seed, d=d)
+    place = torch.arange(frames * places)
+    tokens.grid[0, :, 2] = place // places
+    tokens.grid[0, :, 3] = place // width % height
+    tokens.grid[0, :, 4] = place % width
+    x = tokens.features[0].view(frames, places, d)
+    for start, stop in ((0, frames // 2), (frames // 2, frames)):
+        x[start:stop] = x[start] + 0.05 * x[start:stop]
+    return tokens
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "given_settings",
+    [
+        {},
+        {"segments": 1},
+        {"segments": 3, "contextual": 1.0, "interval": 2, "neighbours": 2},
+        {"segments": 1, "threshold": -1.0, "contextual": 0.5, "balance": 0.3, "interval": 3},
+        {"contextual": 0.0},
+    ],
+)
+def test_it_is_the_formula(seed, given_settings):
+    tokens = video(8, seed=seed)
+    x, grid = tokens.features[0].double().tolist(), tokens.grid[0].tolist()
+    strategy = FastVID(**given_settings)
+    for k in (1, 5, 13, 30, 48):
+        expected = fastvid(x, grid, tokens.vision_attention[0].tolist(), k, **given_settings)
+        mask = select(strategy, tokens, Keep.of(k)).mask
+        assert mask[0].nonzero().flatten().tolist() == sorted(expected)
+        found = strategy.assign(tokens, torch.tensor([k])).apply(tokens.features.double())[0]
+        for slot, place in enumerate(sorted(expected)):
+            assert found[slot].tolist() == pytest.approx(list(expected[place]), abs=1e-6)
+
+
+@given(
+    counts=st.lists(st.integers(0, 18), min_size=1, max_size=2),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 999),
+    contextual=st.sampled_from([0.0, 0.4, 1.0]),
+    times=st.sampled_from([1, 3]),
+)
+@settings(deadline=None, max_examples=examples(60))
+def test_any_budget_is_met_and_every_slot_is_a_mean(counts, kind, seed, contextual, times):
+    tokens = sample(counts, kind, seed)
+    g = torch.Generator().manual_seed(seed)
+    tokens.grid[..., 2] = torch.randint(0, times, tokens.valid.shape, generator=g)
+    strategy = FastVID(contextual=contextual, segments=2, interval=2)
+    for k in (1, 4, 11, 30):
+        mask = select(strategy, tokens, Keep.of(k)).mask
+        assert mask.sum(dim=1).tolist() == [min(k, n) for n in counts]
+        reduction = strategy.assign(tokens, tokens.universe.counts.clamp(max=k))
+        total = reduction.mass(reduction.weight)[reduction.valid]
+        torch.testing.assert_close(total, torch.ones_like(total))
+        for number in range(len(counts)):
+            alone = select(strategy, row(tokens, number), Keep.of(k)).mask[0]
+            assert torch.equal(alone, mask[number, : counts[number]])
+
+
+def test_a_video_is_cut_where_it_changes():
+    tokens = video(8, seed=3)
+    # One cut, between the scenes; one anchor in each, and all that is left of a scene joins its own.
+    strategy = FastVID(segments=1, threshold=0.5, contextual=1.0, interval=8)
+    slots = strategy.assign(tokens, torch.tensor([2])).slot[0].view(8, 6)
+    assert slots[:4].unique().tolist() == [0]
+    assert slots[4:].unique().tolist() == [1]
+    kept = select(strategy, tokens, Keep.of(2)).mask[0].nonzero().flatten().tolist()
+    assert [place // 6 for place in kept] == [0, 4]
+
+
+def test_densities_that_are_no_numbers_of_float64_are_compared():
+    tokens = video(2, height=3, width=4, d=64, seed=1)
+    tokens.features[:] *= 100.0
+    strategy = FastVID(segments=1, threshold=-1.0, contextual=1.0, interval=2)
+    found = select(strategy, tokens, Keep.of(5)).mask[0].nonzero().flatten().tolist()
+    x = tokens.features[0, :12].double()
+    # The logarithm of the product, from the distances themselves.
+    squared = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    sparse = squared.topk(6, largest=False).values[:, 1:].mean(dim=1)
+    assert (-sparse).exp().max() == 0
+    reach = [min(squared[i][sparse < sparse[i]].tolist(), default=float(squared[i].max())) for i in range(12)]
+    score = (0.5 * torch.tensor(reach).log() - sparse).tolist()
+    assert found == sorted(sorted(range(12), key=lambda i: -score[i])[:5])
+
+
+def test_hard_batches_and_settings():
+    for example in (*FastVID.examples, {"contextual": 1.0, "segments": 1}):
+        hard.check(FastVID(**example))
+    assert FastVID().needs == {Evidence.FEATURES, Evidence.GRID, Evidence.VISION_ATTENTION}
+    for bad in ({"threshold": 1.5}, {"segments": 0}, {"contextual": -0.1}, {"interval": 0}, {"balance": 0.0}):
+        with pytest.raises(SettingError):
+            FastVID(**bad)
+    tokens = sample([4])
+    tokens.features[0, 1, 0] = torch.nan
+    with pytest.raises(ScoreError, match="fastvid: the features hold NaN"):
+        select(FastVID(), tokens, Keep.of(2))
