@@ -132,7 +132,8 @@ def _recipe(name: str, file: Traversable, registry: Registry) -> tuple[str, ...]
     select = [str(entry["select"]) for entry in entries]
     return (
         "\n".join(entry["at"] for entry in entries),
-        "\n".join(format_budget(entry) for entry in entries),
+        # By what a mean is shared stands in the recipe's own plan.
+        "\n".join(format_budget({key: entry[key] for key in ("keep", "r") if key in entry}) for entry in entries),
         "\n".join([*select, recipe_sentence(text), *filter(None, [recipe.paper])]),
     )
 
