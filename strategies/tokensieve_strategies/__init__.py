@@ -26,6 +26,7 @@ from tokensieve_strategies.idpruner import IDPruner as IDPruner
 from tokensieve_strategies.mmtok import MMTok as MMTok
 from tokensieve_strategies.norm import Norm as Norm
 from tokensieve_strategies.otprune import OTPrune as OTPrune
+from tokensieve_strategies.pixelprune import PixelPrune as PixelPrune
 from tokensieve_strategies.pool import Pool as Pool
 from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.qcsp import QCSP as QCSP
