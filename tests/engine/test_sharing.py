@@ -129,7 +129,7 @@ def fitted(name, layers, adapter):
         deep += stage.at.block > 0
         at = ts.Site("decoder", deep)
         keep = stage.keep if stage.keep.auto else Keep.of(9 - 2 * len(stages))
-        stages.append(stage.model_copy(update={"at": at, "keep": keep}))
+        stages.append(stage.model_copy(update={"at": at}).with_keep(keep))
     recipe = recipe.replace(stages=tuple(stages), budgets={})
     return None if find_errors(recipe, adapter) else recipe
 
