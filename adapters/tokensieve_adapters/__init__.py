@@ -82,9 +82,10 @@ def register_adapters(registry: Registry) -> None:
 
 @hookimpl
 def register_tasks(registry: Registry) -> None:
-    """Add the shipped checkpoints in `checkpoints/`, which were trained on the task `world`."""
+    """Add the shipped checkpoints in `checkpoints/`, which were trained on the drawn tasks."""
     folder = Path(__file__).parent / "checkpoints"
     llava = folder / "world_llava"
     registry.add_checkpoint("world-llava", llava, llava / "clip")
     registry.add_checkpoint("world-llava-weak", llava, llava / "clip_weak")
     registry.add_checkpoint("world-qwen", folder / "world_qwen")
+    registry.add_checkpoint("world-qwen-wide", folder / "world_qwen_wide")
