@@ -293,8 +293,11 @@ def _stage_notes(stage: StageRecord) -> list[str]:
     """Return the notes of a stage, and one where many tokens, such as those of a long video, made it slow."""
     notes = list(stage.notes)
     if stage.shared is not None:
-        alone = "; one group alone has the budget by itself" if stage.shared.groups == 1 else ""
-        notes.append(f"{stage.site}: {stage.shared.total} tokens of {stage.shared.groups} groups together{alone}")
+        total, groups = stage.shared.total, stage.shared.groups
+        met = (
+            "one group alone has the budget by itself" if groups == 1 else f"{total} tokens of {groups} groups together"
+        )
+        notes.append(f"{stage.site}: {met}")
     most = max((sample.entered for sample in stage.samples), default=0)
     if most < LARGE or stage.ms < SLOW:
         return notes
