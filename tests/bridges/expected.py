@@ -42,8 +42,14 @@ CASES_OF_TILES = {
     "lines-drop": ("script", "1/9", {"newlines": "drop"}),
 }
 """What `CUT` is asked, too: a recipe, its budget, and what is changed in its stage."""
-VIDEO_CASES = {"world-qwen": ("norm", "divprune", "script")}
-"""The recipes of videos, by model."""
+VIDEO_CASES = {
+    "world-qwen": ("norm", "divprune", "script"),
+    "random-qwen2_5": ("norm", "divprune", "script", "frames"),
+    "random-qwen3": ("norm", "divprune", "script", "frames"),
+}
+"""The cases of videos, by model."""
+CASES_OF_VIDEOS = {"frames": ("divprune", 5, {"per": "frame"})}
+"""What models with random weights are asked about videos, too, as in `CASES_OF_TILES`."""
 PICTURES = 12
 TASK = World(pictures=PICTURES)
 TOKENS = 4
@@ -71,12 +77,12 @@ SAMPLES = samples()
 
 def cases(model):
     """Return the names of what a model is asked."""
-    return [*CASES, *(CASES_OF_TILES if model == CUT else ())]
+    return [*CASES, *(CASES_OF_TILES if model == CUT else ()), *(set(VIDEO_CASES.get(model, ())) & {*CASES_OF_VIDEOS})]
 
 
 def recipe_of(case):
     """Return the recipe of a case, with compact positions."""
-    name, keep, changes = CASES_OF_TILES[case] if case in CASES_OF_TILES else (case, CASES[case], {})
+    name, keep, changes = (CASES_OF_TILES | CASES_OF_VIDEOS).get(case) or (case, CASES[case], {})
     recipe = ts.Recipe.load(name, keep=keep).replace(positions="compact")
     return recipe.replace(stages=[recipe.stages[0].model_copy(update=changes)])
 
@@ -93,6 +99,11 @@ def shown(number, more=(), model=None):
 def video(number):
     """Return four pictures as the frames of a video, `[4, height, width, 3]`."""
     return np.stack([np.asarray(one) for one in shown(number, (1, 2, 3))])
+
+
+def metadata(number):
+    """Return what is known of a video, of whose eight frames four are shown."""
+    return {"fps": 2.5, "duration": 3.2, "total_num_frames": 8, "frames_indices": [0, 1, 2 + number % 2, 4]}
 
 
 def prompt(model, number, pictures=1, modality="image"):
@@ -153,14 +164,22 @@ def _qwen(name, folder):
         text |= {"model_type": "qwen3_vl_text", "head_dim": 32, "rope_parameters": rope}
         vision |= {"depth": 3, "num_position_embeddings": 576, "deepstack_visual_indexes": [0, 1]}
         family, kind = Qwen3VLForConditionalGeneration, Qwen3VLConfig
-    AutoProcessor.from_pretrained(source).save_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(source)
+    if name == "random-qwen3":
+        # Its words have no times of frames, which the question is read without.
+        times = [f"<{time} seconds>" for time in (0.2, 1.2, 1.4)]
+        text["vocab_size"] += processor.tokenizer.add_tokens(times)
+    processor.save_pretrained(folder)
     for file in (folder / "processor_config.json", folder / "tokenizer_config.json"):
-        file.write_text(file.read_text().replace("Qwen2VLProcessor", family.__name__.split("For")[0] + "Processor"))
+        written = file.read_text().replace("Qwen2VLProcessor", family.__name__.split("For")[0] + "Processor")
+        if name == "random-qwen3":
+            written = written.replace("Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor")
+        file.write_text(written)
     return family(kind(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens))
 
 
 def expected(name, folder):
-    """Return answers and kept ids, by recipe: of each sample, of prompts with three pictures, and of videos."""
+    """Return answers and kept ids, by case: of samples, of three pictures, of videos, and of videos behind pictures."""
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
 
@@ -183,10 +202,14 @@ def expected(name, folder):
         )
         found[recipe] = {"one": one, "three": three}
     for recipe in VIDEO_CASES.get(name, ()):
-        given = [(video(number), prompt(name, number, modality="video")) for number in numbers]
-        found[recipe]["video"] = [
-            asked(recipe, videos=[frames], text=[text], do_sample_frames=False) for frames, text in given
-        ]
+        for kind in ("video", "both"):
+            found[recipe][kind] = []
+            for number in numbers:
+                given = {"videos": [video(number)], "text": [prompt(name, number, modality="video")]}
+                given |= {"video_metadata": [metadata(number)]} if name in RANDOM else {}
+                if kind == "both":
+                    given |= {"images": shown(number, (1,)), "text": [prompt(name, number, 2) + given["text"][0]]}
+                found[recipe][kind].append(asked(recipe, do_sample_frames=False, **given))
     return found
 
 

@@ -54,12 +54,12 @@ QWEN2_VL = ServedModel(
     "tokensieve.vllm.qwen2_vl:PrunedQwen2VL",
 )
 QWEN2_5_VL = ServedModel(
-    ServedFamily("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    ServedFamily("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", ("image", "video")),
     "TokensieveQwen2_5_VLForConditionalGeneration",
     "tokensieve.vllm.qwen2_5_vl:PrunedQwen25VL",
 )
 QWEN3_VL = ServedModel(
-    ServedFamily("qwen3_vl", "Qwen3VLForConditionalGeneration", merges=False),
+    ServedFamily("qwen3_vl", "Qwen3VLForConditionalGeneration", ("image", "video"), merges=False),
     "TokensieveQwen3VLForConditionalGeneration",
     "tokensieve.vllm.qwen3_vl:PrunedQwen3VL",
 )

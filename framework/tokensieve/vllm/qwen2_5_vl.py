@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in vLLM, pruned: images."""
+"""Qwen2.5-VL in vLLM, pruned: images and videos."""
 
 # vLLM has an environment of its own.
 # pyright: reportMissingImports=false
