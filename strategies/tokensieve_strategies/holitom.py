@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from tokensieve import Chain, Evidence, Merger, Reduction, Tokens
 from tokensieve.algebra.budget import simplest
 from tokensieve_strategies._maths.density import density_peaks
-from tokensieve_strategies._maths.homes import Homes, balanced, chain_of, reduction_of, shares
+from tokensieve_strategies._maths.homes import Part, balanced, chain_of, merge_parts, reduction_of
 from tokensieve_strategies._maths.order import descending_order, mean_over_heads
 from tokensieve_strategies._maths.segments import frame_table, pictures, still_segments
 from tokensieve_strategies._maths.streamed import paired_cosines
@@ -68,14 +67,14 @@ class HoliTom(Merger):
     def rank(self, tokens: Tokens, depth: int) -> Chain:
         """Return the set of `depth` tokens."""
         parts, sizes = self._all_parts(tokens), tokens.universe.sizes
-        return chain_of(self, tokens, depth, lambda row, k: self._merged(parts[row], sizes[row], k))
+        return chain_of(self, tokens, depth, lambda row, k: merge_parts(parts[row], sizes[row], k, self._joined))
 
     def assign(self, tokens: Tokens, keep: Tensor) -> Reduction:
         """Merge the places that are still, and those that have a centre."""
         parts, sizes = self._all_parts(tokens), tokens.universe.sizes
-        return reduction_of(tokens, keep, lambda row, k: self._merged(parts[row], sizes[row], k))
+        return reduction_of(tokens, keep, lambda row, k: merge_parts(parts[row], sizes[row], k, self._joined))
 
-    def _all_parts(self, tokens: Tokens) -> list[list[_Part]]:
+    def _all_parts(self, tokens: Tokens) -> list[list[Part]]:
         require_finite(tokens.features, tokens.valid, "holitom: the features")
         attention = mean_over_heads(tokens.vision_attention, tokens.valid, "holitom: the vision attention")
         return [
@@ -83,7 +82,7 @@ class HoliTom(Merger):
             for row, n in enumerate(tokens.universe.sizes)
         ]
 
-    def _parts(self, x: Tensor, grid: Tensor, attention: Tensor) -> Iterator[_Part]:
+    def _parts(self, x: Tensor, grid: Tensor, attention: Tensor) -> Iterator[Part]:
         """Yield the still places of every run of frames, and what moves in every frame."""
         for own in pictures(grid):
             table = frame_table(grid[own, 2:])
@@ -95,33 +94,13 @@ class HoliTom(Merger):
                 still = alike[run.start : run.stop - 1].all(dim=0) & (run.stop - run.start > 1)
                 members = table[run][:, still].T
                 if len(members):
-                    yield _Part(members, x[members].double().mean(dim=1), None)
+                    yield Part(members, x[members].double().mean(dim=1), None)
                 for frame in table[run][:, ~still]:
                     moving = frame[frame >= 0]
                     if len(moving):
-                        yield _Part(moving.unsqueeze(1), x[moving], attention[moving])
+                        yield Part(moving.unsqueeze(1), x[moving], attention[moving])
 
-    def _merged(self, parts: list[_Part], n: int, k: int) -> Homes:
-        """Return the homes of n tokens in k places."""
-        device = parts[0].members.device if parts else None
-        home = torch.full((n,), -1, device=device)
-        weight = torch.zeros(n, dtype=torch.float64, device=device)
-        stay = torch.zeros(n, dtype=torch.bool, device=device)
-        for part, places in zip(parts, shares([len(part.members) for part in parts], k), strict=True):
-            if places:
-                nearest, share = self._joined(part, places)
-                first = part.members[:, 0]
-                stay[first[nearest[nearest >= 0]]] = True
-                home[part.members] = first[nearest.clamp(min=0)].where(nearest >= 0, -1).unsqueeze(1)
-                weight[part.members] = (share / part.members.shape[1]).unsqueeze(1)
-        # More than there are still places and moving tokens: still tokens of later frames.
-        later = (~stay).nonzero().flatten()[: k - int(stay.sum())]
-        stay[later], home[later], weight[later] = True, later, 1.0
-        total = torch.zeros_like(weight).index_add(0, home.clamp(min=0), weight.where(home >= 0, 0.0))
-        weight = (weight / total[home.clamp(min=0)].clamp(min=1e-300)).where(home >= 0, 0.0)
-        return Homes(home, weight)
-
-    def _joined(self, part: _Part, places: int) -> tuple[Tensor, Tensor]:
+    def _joined(self, part: Part, places: int) -> tuple[Tensor, Tensor]:
         """Return which unit of a part each of its units joins, -1 for none, and its share of what they become."""
         units = torch.arange(len(part.members), device=part.members.device)
         nearest = torch.full_like(units, -1)
@@ -134,18 +113,3 @@ class HoliTom(Merger):
         if centres:
             nearest[left] = left[density_peaks(part.vectors[left].double(), centres, self.neighbours)[1]]
         return nearest, balanced(nearest, self.balance)
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Units that share a number of places: the still places of a run, or the moving tokens of a frame.
-
-    Attributes:
-        members: int64 `[units, tokens]`, the places of each unit's tokens, the one it stands in first.
-        vectors: `[units, d]`.
-        attention: `[units]`, of what moves.
-    """
-
-    members: Tensor
-    vectors: Tensor
-    attention: Tensor | None

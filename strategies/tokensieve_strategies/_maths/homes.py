@@ -68,6 +68,47 @@ def shares(sizes: Sequence[int], number: int) -> list[int]:
     return [turns.count(party) for party in range(len(sizes))]
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Units that share a number of places, such as the still places of a run of frames.
+
+    Attributes:
+        members: int64 `[units, tokens]`, the places of each unit's tokens, the one it stands in first.
+        vectors: `[units, d]`.
+        attention: `[units]`, where it matters.
+    """
+
+    members: Tensor
+    vectors: Tensor
+    attention: Tensor | None = None
+
+
+Join = Callable[[Part, int], tuple[Tensor, Tensor]]
+"""Which unit each unit of a part joins in a number of places, -1 for none, and its share of what they become."""
+
+
+def merge_parts(parts: Sequence[Part], n: int, k: int, join: Join) -> Homes:
+    """Return the homes of n tokens in k places, which parts share by how many units they have (Sainte-Laguë).
+
+    Where there are more places than units, tokens that are not the first of their unit come in, too.
+    """
+    device = parts[0].members.device if parts else None
+    home = torch.full((n,), -1, device=device)
+    weight = torch.zeros(n, dtype=torch.float64, device=device)
+    stay = torch.zeros(n, dtype=torch.bool, device=device)
+    for part, places in zip(parts, shares([len(part.members) for part in parts], k), strict=True):
+        if places:
+            nearest, share = join(part, places)
+            first = part.members[:, 0]
+            stay[first[nearest[nearest >= 0]]] = True
+            home[part.members] = first[nearest.clamp(min=0)].where(nearest >= 0, -1).unsqueeze(1)
+            weight[part.members] = (share / part.members.shape[1]).unsqueeze(1)
+    later = (~stay).nonzero().flatten()[: k - int(stay.sum())]
+    stay[later], home[later], weight[later] = True, later, 1.0
+    total = torch.zeros_like(weight).index_add(0, home.clamp(min=0), weight.where(home >= 0, 0.0))
+    return Homes(home, (weight / total[home.clamp(min=0)].clamp(min=1e-300)).where(home >= 0, 0.0))
+
+
 def balanced(home: Tensor, balance: float) -> Tensor:
     """Return weights by which a home counts `balance` and the mean of those that joined it 1 - `balance`.
 
