@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
-
-
-class Qwen25VLDecoder(MropeDecoder):
-    """A vision tower with windowed attention in most layers, and full attention over an image or frame in some."""
-
-    @property
-    def selected_vision_layer(self) -> int:
-        """The deepest layer with full attention; in all releases that is the last layer."""
-        return int(max(self.config.vision_config.fullatt_block_indexes))
-
-    @property
-    def middle_vision_layer(self) -> int:
-        """The layer with full attention that is nearest to the middle: 15 of 32, counted from 0: the sixteenth."""
-        usual = len(self.vision_layers) // 2 - 1
-        whole = [int(layer) for layer in self.config.vision_config.fullatt_block_indexes]
-        return min(whole, key=lambda layer: abs(layer - usual))
-
-    def patches_to_tokens(self, values: Tensor, request: Mapping[str, Any], modality: str = "image") -> Tensor:
-        """Return the mean over each square; the tower holds squares window by window, row by row inside a window."""
-        vision = self.config.vision_config
-        side = vision.window_size // vision.spatial_merge_size // vision.patch_size
-        order, begin = [], 0
-        for grid in self.layout(modality, None, request):
-            _, frame, row, column = grid.T
-            window = torch.stack([frame, row // side, column // side], dim=1)
-            # A stable sort keeps the squares of a window row by row.
-            _, number = window.unique(dim=0, return_inverse=True)
-            order.append(begin + number.sort(stable=True).indices)
-            begin += len(grid)
-        squares = super().patches_to_tokens(values, request, modality)
-        in_prompt_order = torch.empty_like(squares)
-        in_prompt_order[torch.cat(order).to(squares.device)] = squares
-        return in_prompt_order
+from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
+from tokensieve_adapters._qwen_vl import WINDOWS, WindowedDecoder
 
 
 class Qwen25VLAdapter(MropeAdapter):
@@ -50,7 +14,7 @@ class Qwen25VLAdapter(MropeAdapter):
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
-    decoder_type = Qwen25VLDecoder
+    decoder_type = WindowedDecoder
     pixel_refusal = (
         "most layers of its vision tower attend within windows, and what a window is without some of its patches is "
         "not defined here"
@@ -64,16 +28,7 @@ class Qwen25VLAdapter(MropeAdapter):
         rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
         config = Qwen2_5_VLConfig(
             text_config=_tiny.text(rope_parameters=rope),
-            vision_config={
-                "depth": 2,
-                "hidden_size": 32,
-                "out_hidden_size": 48,
-                "intermediate_size": 64,
-                "num_heads": 4,
-                "patch_size": 4,
-                "window_size": 16,
-                "fullatt_block_indexes": [1],
-            },
+            vision_config=WINDOWS,
             **VISION_TOKENS,
         )
         model: nn.Module = Qwen2_5_VLForConditionalGeneration(config).eval()

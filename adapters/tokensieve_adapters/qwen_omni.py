@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
-from tokensieve_adapters.qwen2_5_vl import Qwen25VLDecoder
-from tokensieve_adapters.qwen3_vl import Qwen3VLDecoder, tiny_settings
+from tokensieve_adapters._qwen_vl import WINDOWS, DeepstackDecoder, WindowedDecoder, deepstack_settings
 
 
 class HeardDecoder(MropeDecoder):
@@ -41,7 +40,7 @@ class HeardAdapter(MropeAdapter):
         return tuple(one for one in found if isinstance(one, int))
 
 
-class Qwen25OmniDecoder(HeardDecoder, Qwen25VLDecoder):
+class Qwen25OmniDecoder(HeardDecoder, WindowedDecoder):
     """The decoder of Qwen2.5-VL, with sound."""
 
 
@@ -60,16 +59,7 @@ class Qwen25OmniAdapter(HeardAdapter):
         rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
         config = Qwen2_5OmniThinkerConfig(
             text_config=_tiny.text(vocab_size=_tiny.VOCABULARY_SIZE + 3, rope_parameters=rope),
-            vision_config={
-                "depth": 2,
-                "hidden_size": 32,
-                "out_hidden_size": 48,
-                "intermediate_size": 64,
-                "num_heads": 4,
-                "patch_size": 4,
-                "window_size": 16,
-                "fullatt_block_indexes": [1],
-            },
+            vision_config=WINDOWS,
             audio_config={
                 "num_mel_bins": 8,
                 "d_model": 16,
@@ -90,7 +80,7 @@ class Qwen25OmniAdapter(HeardAdapter):
         return model
 
 
-class Qwen3OmniDecoder(HeardDecoder, Qwen3VLDecoder):
+class Qwen3OmniDecoder(HeardDecoder, DeepstackDecoder):
     """The decoder of Qwen3-VL, with sound."""
 
 
@@ -106,7 +96,7 @@ class Qwen3OmniAdapter(HeardAdapter):
         """Return a model with two of four experts for each token in a layer, deepstack, and a small tower for sound."""
         from transformers import Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 
-        settings = tiny_settings(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+        settings = deepstack_settings(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
         text = settings["text_config"]
         text["vocab_size"] += 3
         config = Qwen3OmniMoeThinkerConfig(
