@@ -26,6 +26,7 @@ if _TYPE_CHECKING:
     from tokensieve.models.adapter import Adapter
     from tokensieve.models.decoder import Decoder
     from tokensieve.models.encoder import Encoder
+    from tokensieve.models.packed_tower import PackedTower
     from tokensieve.plugins.hookspecs import hookimpl
     from tokensieve.plugins.registry import Registry, default_registry
     from tokensieve.recipes.findings import Finding
@@ -51,6 +52,7 @@ __all__ = [
     "Finding",
     "Keep",
     "Merger",
+    "PackedTower",
     "PromptHeads",
     "PromptText",
     "PruneHandle",
@@ -99,6 +101,7 @@ _HOMES = {
     "Finding": "tokensieve.recipes.findings",
     "Keep": "tokensieve.algebra.budget",
     "Merger": "tokensieve.strategy",
+    "PackedTower": "tokensieve.models.packed_tower",
     "PromptHeads": "tokensieve.evidence",
     "PromptText": "tokensieve.evidence",
     "PruneHandle": "tokensieve.engine",
