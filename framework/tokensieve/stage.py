@@ -30,7 +30,8 @@ class Stage(Value):
         rest: whether the other tokens are dropped, or merged into their most similar kept token.
         by: the expression whose order breaks ties, instead of the formula's own order (see `Chain.cut`).
         demand: what says how much each group needs, where `keep` is a mean that groups meet together.
-        over: which groups these are: those of a `sample`, or those of a whole `batch`, which is one call of the model.
+        over: which groups these are: those of a `sample`, those of a whole `batch`, which is one call of the model, or
+            those of all samples of a `task`, which a study asks for what they need first.
         newlines: whether newline and separator tokens are selected like all others (`judge`), always kept within the
             budget (`keep`), or always dropped (`drop`).
     """
@@ -45,7 +46,7 @@ class Stage(Value):
     by: Expression | None = None
     newlines: Literal["judge", "keep", "drop"] = "judge"
     demand: Expression | None = None
-    over: Literal["batch", "sample"] = "batch"
+    over: Literal["batch", "sample", "task"] = "batch"
 
     @property
     def needs(self) -> frozenset[Evidence]:

@@ -202,7 +202,8 @@ def test_the_ledger_says_what_each_had_and_over_what_it_was_met():
     assert [len(own) for own in found.demands] == [row.images for row in rows]
     assert (found.total, found.groups) == (24, 6)
     said = json.loads(json.dumps(run.to_dict()))["stages"][0]["shared"]
-    assert said["samples"][3] == {"budgets": list(found.budgets[3]), "demands": list(found.demands[3])}
+    own = {"sizes": [16] * 3, "budgets": list(found.budgets[3]), "demands": list(found.demands[3])}
+    assert said["samples"][3] == own
     assert said["total"] == sum(len(ids) for ids in kept) == 24
     console = Console(record=True, width=100)
     run.report(console)
@@ -256,6 +257,61 @@ def test_evidence_that_a_demand_lacks_is_said_before_anything_runs():
 
     with pytest.raises(MissingEvidenceError, match="'by_attention' needs decoder_attention"):
         ts.prune(shared("sdpa"), recipe(demand=ByAttention())).__enter__()
+
+
+# Over a task
+
+
+@torch.no_grad()
+def test_over_a_task_every_sample_has_what_was_found_out_for_its_key():
+    model = shared("sdpa")
+    rows, keys = louder(model, prompts(model, MIXED)), [11, 5, 8, 2]
+    cut = recipe(over="task")
+    given = {8: (7, 2), 11: (1,), 2: (3, 16, 4)}
+    for order in ([0, 1, 2, 3], [3, 0, 2]):
+        with ts.prune(model, cut, keys=[keys[i] for i in order], budgets=given) as run:
+            generate(model, [rows[i] for i in order], steps=2)
+        found = by_picture(model, run.kept("decoder.0"))
+        assert [tuple(own) for own in found] == [given.get(keys[i], ()) for i in order]
+    assert run.latest.stages[0].shared.over == "task"
+    assert "met over all samples of the task" in " ".join(run.latest.stages[0].notes)
+    # Each keeps what it keeps alone with as many.
+    with ts.prune(model, ts.Recipe.of(DIVERSE, 2)) as alone:
+        generate(model, [rows[2]], steps=1)
+    ours, theirs = run.kept("decoder.0")[2], alone.kept("decoder.0")[0]
+    second = patches(model)
+    assert ours[ours >= second].tolist() == theirs[theirs >= second].tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({8: (7, 2)}, r"budgets= has None for the sample key 11, whose groups have \[16\] tokens"),
+        ({11: (1, 2)}, r"budgets= has \(1, 2\) for the sample key 11"),
+        ({11: (0,)}, r"budgets= has \(0,\)"),
+        ({11: (17,)}, r"budgets= has \(17,\)"),
+    ],
+)
+@torch.no_grad()
+def test_budgets_that_are_not_those_of_a_samples_groups_are_refused(given, said):
+    model = shared("sdpa")
+    (row,) = prompts(model, SINGLE[:1])
+    with pytest.raises(RefusedError, match=said), ts.prune(model, recipe(over="task"), keys=[11], budgets=given):
+        model(**batch([row]))
+
+
+def test_what_a_call_cannot_know_is_said_before_it():
+    model = shared("sdpa")
+    for options in ({}, {"budgets": {1: (2,)}}, {"keys": [1]}):
+        with pytest.raises(RefusedError, match="a study finds out what all of them need first"):
+            ts.prune(model, recipe(over="task"), **options)
+    with pytest.raises(RefusedError, match="budgets= is for a recipe that meets a mean over a task"):
+        ts.prune(model, recipe(), keys=[1], budgets={1: (2,)})
+    stages = (ts.Stage(at="decoder.0", select=Norm(), keep=9), recipe(over="task", at="decoder.2").stages[0])
+    with pytest.raises(RecipeError, match=r"so it is for the first stage, and decoder\.0 comes before it"):
+        ts.Recipe(stages=stages)
+    text = str(ts.explain(recipe(over="task"), model))
+    assert "in the mean over all samples of a task" in " ".join(text.split())
 
 
 # Recipes

@@ -14,6 +14,7 @@ from tokensieve.study.analysis.collect import collect
 from tokensieve.study.analysis.completeness import check_completeness
 from tokensieve.study.analysis.matching import matched_controls
 from tokensieve.study.planning.controls import recipe_of_cell
+from tokensieve.study.planning.plan import plan_study
 from tokensieve.study.report.provenance import missing_results
 from tokensieve.study.running.runner import Runner
 from tokensieve.study.sampling import sample_key
@@ -43,8 +44,6 @@ def test_controls_share_as_the_method_does_and_the_plan_says_over_what(planned):
 
 
 def test_batches_of_one_are_refused_where_nothing_would_be_shared(written, registry):
-    from tokensieve.study.planning.plan import plan_study
-
     study = written(f"[{SHARED}]", "[9]")
     alone = study.model_copy(update={"batch": 1})
     with pytest.raises(StudyError, match="batch is 1: every sample would have the budget by itself"):
@@ -88,6 +87,56 @@ def test_rows_are_those_of_the_batches_and_each_batch_keeps_exactly_the_mean(pla
         assert [tuple(ids.tolist()) for ids in run.kept("decoder.0")] == [
             row.kept[0] for row in rows[start : start + 4]
         ]
+
+
+def test_over_a_task_batches_do_not_matter_and_all_samples_meet_the_mean(written, registry, checkpoint):
+    over = SHARED.replace("}", ", over: task}")
+    tasks = "[{use: colours, questions: 7, pictures: 5}]"
+    wanted = ("shared", "random shared over a task by diversity", "oracle shared over a task by diversity")
+    done = {}
+    for size in (4, 1):
+        study = written(f"[{over}]", "[1/4]", tasks, more="seeds: [1]").model_copy(update={"batch": size})
+        plan = plan_study(study, registry)
+        assert any("is met over all 7 samples of task 'colours'" in note for note in plan.notes)
+        runner = Runner(registry)
+        found = {job.cell.method: runner.run(job) for job in plan.jobs if job.cell.method in wanted}
+        done[size] = {name: [row.kept for row in rows] for name, (_, rows) in found.items()}
+        assert "keep mean 1/4 is met over all samples of the task, shared by 'diversity'" in found["shared"][0].notes
+    assert done[4] == done[1]
+    kept = [len(ids) for (ids,) in done[4]["shared"]]
+    for name in wanted[1:]:
+        assert [len(ids) for (ids,) in done[4][name]] == kept
+    # By hand: what each picture needs, and places one by one to the largest claim.
+    ready, task = load(checkpoint, registry, (), "cpu"), fake.Colours(questions=7, pictures=5)
+    demands, keys = [], [sample_key(sample.id) for sample in task.samples()]
+    for sample in task.samples():
+        inputs = ready.inputs(task.picture(sample), sample.question)
+        with torch.no_grad():
+            x = ready.model.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0].double()
+        unit = x / x.norm(dim=1, keepdim=True)
+        cosines = unit @ unit.T
+        demands.append(float((1 - cosines)[~torch.eye(36, dtype=torch.bool)].mean()))
+    assert sum(kept) == 7 * 9
+    seats = [1] * 7
+    while sum(seats) < 7 * 9:
+        claims = {i: (float(f"{demands[i]:.5e}") / (2 * seats[i] + 1), -keys[i]) for i in range(7)}
+        seats[max(claims, key=claims.get)] += 1
+    assert kept == seats
+    assert len(set(kept)) > 1
+
+
+def test_talks_share_over_a_task(written, registry):
+    study = written(
+        f"[{SHARED.replace('}', ', over: task}')}]",
+        "[1/9]",
+        "[{use: world_turns, pictures: 3, per_picture: 2}]",
+        models="[world-llava]",
+    )
+    [job] = [job for job in plan_study(study, registry).jobs if job.cell.method == "shared"]
+    _, rows = Runner(registry).run(job)
+    kept = [len(row.kept[0]) for row in rows]
+    assert sum(kept) == 16 * len(rows)
+    assert len(set(kept)) > 1
 
 
 # Comparing

@@ -104,7 +104,8 @@ def _stages(recipe: Recipe) -> Table:
 def _budget(stage: Stage) -> str:
     lines = [f"{stage.keep} per {stage.per}", f"{stage.rest} the rest"]
     if stage.demand is not None:
-        lines.insert(1, f"over each {stage.over}, by {getattr(stage.demand, 'name', 'its demand')}")
+        over = "all of a task" if stage.over == "task" else f"each {stage.over}"
+        lines.insert(1, f"over {over}, by {getattr(stage.demand, 'name', 'its demand')}")
     if stage.newlines != "judge":
         lines.append(f"{stage.newlines} newlines")
     return "\n".join(lines)

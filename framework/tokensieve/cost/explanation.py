@@ -221,7 +221,7 @@ def _budget(stage: Stage) -> str:
         else "each of the others is merged into the most similar kept one"
     )
     if stage.keep.mean:
-        together = "a prompt" if stage.over == "sample" else "a batch"
+        together = {"sample": "a prompt", "batch": "a batch", "task": "all samples of a task"}[stage.over]
         return f"keeps {_amount(stage.keep.each)} of {group} in the mean over {together}, by what each needs; {rest}"
     return f"keeps {_amount(stage.keep)} of {group}; {rest}"
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from tokensieve.algebra.mean_budget import shared
 from tokensieve.composers.expression import Expression
 from tokensieve.engine.token_layout import Groups
-from tokensieve.errors import BudgetError, ScoreError
+from tokensieve.errors import BudgetError, RefusedError, ScoreError
 from tokensieve.evidence import Tokens
 from tokensieve.ledger.records import SharedBudget
 from tokensieve.recipes.formulas import format_formula
 from tokensieve.stage import Stage
 from tokensieve.strategy import Appraiser
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,21 @@ class Budgets:
         if self.demands is None or stage.demand is None:
             return None
         name = format_formula(stage.demand, names)
-        counts: list[list[int]] = [[] for _ in range(groups.shape[0])]
-        demands: list[list[float]] = [[] for _ in counts]
-        for sample, count, demand in zip(groups.samples.array.tolist(), self.counts, self.demands, strict=True):
-            counts[sample].append(count)
-            demands[sample].append(demand)
-        return SharedBudget(str(stage.keep), stage.over, name, tuple(map(tuple, counts)), tuple(map(tuple, demands)))
+        sizes, counts = _by_sample(groups, groups.sizes), _by_sample(groups, self.counts)
+        return SharedBudget(str(stage.keep), stage.over, name, sizes, counts, _by_sample(groups, self.demands))
 
 
-def shared_budgets(stage: Stage, tokens: Tokens, groups: Groups) -> Budgets:
+def _by_sample(groups: Groups, values: Sequence[_T]) -> tuple[tuple[_T, ...], ...]:
+    """Return values of groups by sample, in the order of its groups."""
+    found: list[list[_T]] = [[] for _ in range(groups.shape[0])]
+    for sample, value in zip(groups.samples.array.tolist(), values, strict=True):
+        found[sample].append(value)
+    return tuple(map(tuple, found))
+
+
+def shared_budgets(
+    stage: Stage, tokens: Tokens, groups: Groups, given: Mapping[int, Sequence[int]] | None = None
+) -> Budgets:
     """Return how many tokens of each group stay at a stage whose budget is a mean. The host waits for the device.
 
     Groups that tie are served by sample key, then in the order of the batch: where keys differ, the order of the
@@ -59,14 +68,18 @@ def shared_budgets(stage: Stage, tokens: Tokens, groups: Groups) -> Budgets:
         stage: the stage, with a demand.
         tokens: the groups, one a row.
         groups: the same, as the host knows them.
+        given: by sample key how many tokens of each group stay, where that was found out over a task.
 
     Raises:
+        RefusedError: if the budgets of a sample are not given, or are not those of its groups.
         ScoreError: naming the strategy, if a demand is no number that can be shared by.
     """
     if not isinstance(stage.demand, Appraiser):
         raise BudgetError(f"keep {stage.keep} at {stage.at} is a mean, and the stage has no demand to share it by")
     demands = _demands(stage.demand, tokens)
     samples, keys = groups.samples.array.tolist(), tokens.keys.tolist()
+    if stage.over == "task":
+        return Budgets(_given(stage, groups, dict(zip(samples, keys, strict=True)), given or {}), demands)
     turns = sorted(range(len(samples)), key=lambda row: (keys[row], samples[row], row))
     together: dict[int, list[int]] = {}
     for row in turns:
@@ -77,6 +90,21 @@ def shared_budgets(stage: Stage, tokens: Tokens, groups: Groups) -> Budgets:
         for row, one in zip(rows, found, strict=True):
             counts[row] = one
     return Budgets(counts, demands)
+
+
+def _given(stage: Stage, groups: Groups, keys: Mapping[int, int], given: Mapping[int, Sequence[int]]) -> list[int]:
+    """Return the budgets of groups that were found out before; groups of a sample stand in a row."""
+    counts: list[int] = []
+    by_sample = _by_sample(groups, groups.sizes)
+    for sample, key in keys.items():
+        sizes, own = by_sample[sample], given.get(key)
+        if own is None or len(own) != len(sizes) or not all(1 <= k <= n for k, n in zip(own, sizes, strict=True)):
+            raise RefusedError(
+                f"keep {stage.keep} at {stage.at} is met over a task: budgets= has {own} for the sample key {key}, "
+                f"whose groups have {list(sizes)} tokens"
+            )
+        counts += own
+    return counts
 
 
 def _demands(appraiser: Appraiser, tokens: Tokens) -> list[float]:

@@ -35,12 +35,14 @@ class PromptOptions:
         text_tower: the text tower of the vision tower's space.
         query: a question per sample, instead of those in the prompts.
         keys: a sample key per sample.
+        budgets: by sample key how many tokens of each group stay, at a stage that meets its budget over a task.
     """
 
     processor: Any = None
     text_tower: TextTower | None = None
     query: Sequence[str] | None = None
     keys: Sequence[int] | None = None
+    budgets: Mapping[int, Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse questions that are no texts, and keys that are no numbers."""
@@ -184,7 +186,8 @@ class PromptSelector:
                 record.stages.append(done)
                 self._on_stage(done)
         sizes = None if merged is None else lambda: merged
-        pool = TokenPool(alive, tokens, self._key_row(keys, device), evidence, sizes, merged is None, counts)
+        own, budgets = self._key_row(keys, device), self._options.budgets
+        pool = TokenPool(alive, tokens, own, evidence, sizes, merged is None, counts, budgets)
         return PromptSelection(pool, record, StageOutcome(alive, counts))
 
     def start_empty(self, mask: Tensor) -> PromptSelection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
@@ -35,6 +35,7 @@ class PruneOptions(TypedDict, total=False):
     query_encoder: Any
     query: Sequence[str] | None
     keys: Sequence[int] | None
+    budgets: Mapping[int, Sequence[int]] | None
     registry: Registry | None
 
 
@@ -48,6 +49,7 @@ def prune(
     query_encoder: Any = None,
     query: Sequence[str] | None = None,
     keys: Sequence[int] | None = None,
+    budgets: Mapping[int, Sequence[int]] | None = None,
     registry: Registry | None = None,
 ) -> PruneHandle:
     """Prune a model's visual tokens, inside a `with` block or from `install()` to `remove()`.
@@ -72,6 +74,7 @@ def prune(
             tower's device; a model stays on its own.
         query: one question per prompt, instead of the user turns found in the prompts.
         keys: one sample key per prompt, from which random draws are made; 0 by default.
+        budgets: for a recipe with `over: task`: by sample key, how many tokens of each group stay.
         registry: where names are looked up; everything installed by default.
 
     Returns:
@@ -87,12 +90,13 @@ def prune(
     registry = registry or default_registry()
     wanted = meant(recipe, keep, registry, positions)
     adapter = registry.adapter_for(model)
-    engines = _Engines(adapter, wanted, PromptOptions(processor, None, query, keys), registry, query_encoder)
+    engines = _Engines(adapter, wanted, PromptOptions(processor, None, query, keys, budgets), registry, query_encoder)
     options: PruneOptions = {
         "processor": processor,
         "query_encoder": query_encoder,
         "query": query,
         "keys": keys,
+        "budgets": budgets,
         "registry": registry,
     }
     return PruneHandle(adapter.model, engines.run, engines, partial(prune, model, wanted, **options), _caller())
@@ -139,6 +143,7 @@ class _Engines:
         self._parts = {stage.at.part for stage in recipe.stages}
         self._started: list[DecoderPruner | EncoderPruner] = []
         self._check()
+        _check_budgets(recipe, options)
         decoder = adapter.decoder
         if decoder is not None:
             _check_transformers(adapter)
@@ -197,6 +202,22 @@ class _Engines:
         return (
             f"{encoded} calls encoded pictures inside this prune, but no prompt with pictures came through the model: "
             "nothing was pruned. Pass pixels, or what the calls gave as mm_encoder_outputs, to the model itself"
+        )
+
+
+def _check_budgets(recipe: Recipe, options: PromptOptions) -> None:
+    """Raise if budgets are lacking that are met over a task, or are given for a recipe that has none."""
+    over = next((stage for stage in recipe.stages if stage.keep.mean and stage.over == "task"), None)
+    if over is not None and (options.budgets is None or options.keys is None):
+        raise RefusedError(
+            f"recipe '{recipe.name}' meets keep: {over.keep} at {over.at} over all samples of a task, of which a call "
+            "knows its own alone: a study finds out what all of them need first. Give budgets= and keys=, or write "
+            "over: batch"
+        )
+    if over is None and options.budgets is not None:
+        raise RefusedError(
+            f"budgets= is for a recipe that meets a mean over a task (over: task), and '{recipe.name}' has none; give "
+            "keep="
         )
 
 

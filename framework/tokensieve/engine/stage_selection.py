@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
@@ -93,6 +93,7 @@ class TokenPool:
             itself.
         whole: whether no token of the layout has left.
         counts: how many are left of each sample, where the host knows it.
+        budgets: by sample key how many tokens of each group stay at a stage that meets its budget over a task.
     """
 
     alive: Tensor
@@ -102,6 +103,7 @@ class TokenPool:
     merged: Callable[[], Tensor] | None = None
     whole: bool = True
     counts: tuple[int, ...] | None = None
+    budgets: Mapping[int, Sequence[int]] | None = None
 
     @property
     def sizes(self) -> Tensor:
@@ -237,7 +239,7 @@ def _budget(stage: Stage, pool: TokenPool, groups: Groups, tokens: Tokens) -> tu
     """
     if stage.newlines != "keep":
         if stage.keep.mean:
-            return shared_budgets(stage, tokens, groups), None
+            return shared_budgets(stage, tokens, groups, pool.budgets), None
         return (None, None) if stage.keep.auto else (Budgets([count(stage.keep, n) for n in groups.sizes]), None)
     alive = pool.layout.every.array if pool.whole else pool.alive.cpu().numpy()
     newline, image = alive & pool.layout.newlines, pool.layout.grid.array[..., 0]

@@ -53,8 +53,9 @@ class SharedBudget:
 
     Attributes:
         keep: the mean, as written.
-        over: the groups of what met it together, `batch` or `sample`.
+        over: the groups of what met it together, `batch`, `sample` or `task`.
         demand: what said how much each group needs.
+        sizes: by sample, how many tokens each of its groups had.
         budgets: by sample, how many tokens each of its groups kept.
         demands: by sample, what each of its groups needs.
     """
@@ -62,12 +63,13 @@ class SharedBudget:
     keep: str
     over: str
     demand: str
+    sizes: tuple[tuple[int, ...], ...]
     budgets: tuple[tuple[int, ...], ...]
     demands: tuple[tuple[float, ...], ...]
 
     @property
     def total(self) -> int:
-        """How many tokens all groups kept together: what they would keep if each had the budget by itself."""
+        """How many tokens all groups kept together; over a sample or a batch what they would keep each by itself."""
         return sum(map(sum, self.budgets))
 
     @property
@@ -78,7 +80,8 @@ class SharedBudget:
     @property
     def rule(self) -> str:
         """How the budget is met, in words that are the same for every batch."""
-        return f"keep {self.keep} is met over each {self.over}, shared by '{self.demand}'"
+        over = "all samples of the task" if self.over == "task" else f"each {self.over}"
+        return f"keep {self.keep} is met over {over}, shared by '{self.demand}'"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data for JSON."""
@@ -89,8 +92,8 @@ class SharedBudget:
             "total": self.total,
             "groups": self.groups,
             "samples": [
-                {"budgets": list(budgets), "demands": list(demands)}
-                for budgets, demands in zip(self.budgets, self.demands, strict=True)
+                {"sizes": list(sizes), "budgets": list(budgets), "demands": list(demands)}
+                for sizes, budgets, demands in zip(self.sizes, self.budgets, self.demands, strict=True)
             ],
         }
 

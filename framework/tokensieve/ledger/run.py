@@ -293,11 +293,9 @@ def _stage_notes(stage: StageRecord) -> list[str]:
     """Return the notes of a stage, and one where many tokens, such as those of a long video, made it slow."""
     notes = list(stage.notes)
     if stage.shared is not None:
-        total, groups = stage.shared.total, stage.shared.groups
-        met = (
-            "one group alone has the budget by itself" if groups == 1 else f"{total} tokens of {groups} groups together"
-        )
-        notes.append(f"{stage.site}: {met}")
+        groups, alone = stage.shared.groups, "one group alone has the budget by itself"
+        kept = f"{stage.shared.total} tokens of {groups} groups together"
+        notes.append(f"{stage.site}: {alone if groups == 1 and stage.shared.over != 'task' else kept}")
     most = max((sample.entered for sample in stage.samples), default=0)
     if most < LARGE or stage.ms < SLOW:
         return notes

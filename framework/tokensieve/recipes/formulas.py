@@ -46,7 +46,8 @@ def format_formula(expression: Expression, names: Mapping[Expression, str]) -> s
 def format_budget(entry: Mapping[str, Any]) -> str:
     """Return the budget of a stage as text, from its entry in `Recipe.to_dict`."""
     if "demand" in entry:
-        return f"{entry['keep']} by {entry['demand']} over each {entry.get('over', 'batch')}"
+        over = entry.get("over", "batch")
+        return f"{entry['keep']} by {entry['demand']} over {'all of a' if over == 'task' else 'each'} {over}"
     return f"r {entry['r']}" if "r" in entry else str(entry["keep"])
 
 

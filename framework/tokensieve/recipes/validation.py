@@ -74,6 +74,11 @@ def find_problem(
         found = _demand_problem(stage, names)
         if found is not None:
             return ("stages", i, found[0]), found[1]
+        if stage.keep.mean and stage.over == "task" and i:
+            return ("stages", i, "over"), (
+                f"over: task at {stage.at} asks what all samples need before anything is cut, so it is for the first "
+                f"stage, and {stages[0].at} comes before it; write over: batch or sample"
+            )
     for number, keeps in budgets.items():
         if len(stages) == 1:
             return ("budgets",), "budgets is for recipes of several stages; the budget of one stage is what keep says"

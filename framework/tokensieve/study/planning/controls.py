@@ -146,6 +146,15 @@ def recipe_of_cell(cell: Cell, registry: Registry) -> Recipe | None:
     if cell.recipe is None:
         return None
     if cell.role.endswith("oracle"):
-        registry = Registry()
+        known, registry = registry, Registry()
         registry.add_strategy(Needed)
+        for name in _demands(cell.recipe):
+            registry.add_strategy(known.strategy(name))
     return Recipe.loads(yaml_lines.write(cell.recipe), registry, source=f"cell {cell.key}")
+
+
+def _demands(recipe: Mapping[str, Any]) -> set[str]:
+    """Return the strategies by whose demands pictures share a budget, of a recipe as plain data."""
+    named = recipe.get("strategies") or {}
+    asked = [stage["demand"] for stage in recipe["stages"] if "demand" in stage]
+    return {named[name]["use"] if name in named else name for name in asked}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from PIL import Image
 
 from tokensieve.algebra.budget import count
@@ -87,30 +89,35 @@ def _prepare_tasks(study: Study, registry: Registry) -> list[PreparedTask]:
     return tasks
 
 
-def _notes_on_sharing(study: Study, recipe: Recipe, task: PreparedTask) -> list[str]:
-    """Return over what the samples of a task share the budget of a recipe; nothing if they share none.
+def _notes_on_sharing(study: Study, recipe: Recipe, task: PreparedTask) -> Iterator[str]:
+    """Yield over what the samples of a task share the budget of a recipe; nothing if they share none.
 
     Raises:
         StudyError: if a batch has one sample, so that nothing would be shared.
     """
-    means = [stage for stage in recipe.stages if stage.keep.mean and stage.over == "batch"]
-    if not means:
-        return []
-    asked = select_samples(task.samples, study.limit)
-    first = f"recipe '{recipe.name}' has keep: {means[0].keep} at {means[0].at}"
-    talks = any(sample.turns for sample in asked)
-    if study.batch == 1 or talks:
-        why = f"the talks of task '{task.entry.name}' are answered one at a time" if talks else "batch is 1"
-        raise StudyError(
-            f"{first}, which the samples of a batch share, and {why}: every sample would have the budget by itself. "
-            "Give the study a larger batch, or the stage over: sample, where the pictures of a prompt share it"
+    means = [stage for stage in recipe.stages if stage.keep.mean and stage.over != "sample"]
+    asked = select_samples(task.samples, study.limit) if means else []
+    for stage in means:
+        first = f"recipe '{recipe.name}' has keep: {stage.keep} at {stage.at}"
+        if stage.over == "task":
+            yield (
+                f"{first}, which is met over all {len(asked)} samples of task '{task.entry.name}': what each needs is "
+                "found out first, by a prefill of its own"
+            )
+            continue
+        talks = any(sample.turns for sample in asked)
+        if study.batch == 1 or talks:
+            why = f"the talks of task '{task.entry.name}' are answered one at a time" if talks else "batch is 1"
+            raise StudyError(
+                f"{first}, which the samples of a batch share, and {why}: every sample would have the budget by "
+                "itself. Write over: task, or over: sample where the pictures of a prompt share it, or give a larger "
+                "batch"
+            )
+        left = ", and the last sample has it by itself" if len(asked) % study.batch == 1 else ""
+        yield (
+            f"{first}, which is met over every {study.batch} samples of task '{task.entry.name}' in their order{left}; "
+            "with another batch it is another method"
         )
-    alone = len(asked) % study.batch == 1
-    left = ", and the last sample has it by itself" if alone else ""
-    return [
-        f"{first}, which is met over every {study.batch} samples of task '{task.entry.name}' in their order{left}; "
-        "with another batch it is another method"
-    ]
 
 
 class DownsamplingCheck:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokensieve.checkpoints.loaded_model import LoadedModel, quiet
 from tokensieve.checkpoints.loading import load
 from tokensieve.cost.language_model import LayerCost, prefill_flops
-from tokensieve.engine import prune, share_vision
+from tokensieve.engine import PruneHandle, prune, share_vision
 from tokensieve.engine.cache import NAMES
 from tokensieve.errors import RefusedError, StudyError, TaskError
 from tokensieve.ledger.run import Run
@@ -35,6 +35,7 @@ from tokensieve.study.running.rows import (
     token_counts,
 )
 from tokensieve.study.running.session import EncoderTime, Grid, ModelSession, load_query_encoder
+from tokensieve.study.running.shares import Needs, asking, budgets_over_task, meets_over_task, needs_of
 from tokensieve.study.running.timing import PrefillTimer, synchronized_time
 from tokensieve.study.sampling import sample_key, select_samples
 from tokensieve.study.spec.plugins import register_plugins
@@ -84,11 +85,14 @@ class Runner:
             session.warmed_up = True
         # Talks go on from a cache of their own.
         size = 1 if any(sample.turns for sample in samples) else job.batch
+        budgets = None
+        if recipe is not None and meets_over_task(recipe):
+            budgets = self._budgets_over_task(session, recipe, task, samples, size)
         for start in range(0, len(samples), size):
             batch = samples[start : start + size]
             pictures = [load_picture(task, sample) for sample in batch]
             grids |= {grid_of(session, picture) for picture in pictures}
-            result = self._answer_batch(job, session, recipe, task, batch, pictures)
+            result = self._answer_batch(job, session, recipe, task, batch, pictures, budgets)
             rows += self._rows(job, session, task, batch, pictures, result)
             shared = [SHARED_IMAGES_NOTE] if result.shared else []
             notes |= dict.fromkeys([*picture_notes(pictures), *ledger_notes(result.run), *shared])
@@ -164,6 +168,49 @@ class Runner:
 
     # Answers
 
+    def _budgets_over_task(
+        self, session: ModelSession, recipe: Recipe, task: Task, samples: Sequence[Sample], size: int
+    ) -> dict[int, tuple[int, ...]]:
+        """Return by sample key how many tokens of each group stay where all samples share a budget.
+
+        Args:
+            session: the model.
+            recipe: the recipe.
+            task: the task.
+            samples: all that the study asks.
+            size: of the batches in which they are asked what they need.
+        """
+        needs: dict[int, Needs] = {}
+        for start in range(0, len(samples), size):
+            batch = samples[start : start + size]
+            inputs = session.batch_inputs([load_picture(task, sample) for sample in batch], batch)
+            keys = [sample_key(sample.id) for sample in batch]
+            with self._pruned(session, asking(recipe), keys) as run, torch.no_grad(), quiet():
+                session.ready.model(**inputs, use_cache=False, logits_to_keep=1)
+            needs |= needs_of(run, keys)
+        if session.vision_cache is not None:
+            # The time of encoding these images was not measured, so they are encoded again.
+            session.vision_cache.forget()
+        return budgets_over_task(recipe, needs)
+
+    def _pruned(
+        self,
+        session: ModelSession,
+        recipe: Recipe,
+        keys: Sequence[int],
+        budgets: Mapping[int, Sequence[int]] | None = None,
+    ) -> PruneHandle:
+        """Return what prunes the model of a session by a recipe, with the sample keys of a batch."""
+        return prune(
+            session.ready.model,
+            recipe,
+            processor=session.ready.processor,
+            query_encoder=session.query_encoder,
+            keys=keys,
+            budgets=budgets,
+            registry=self._registry,
+        )
+
     def _answer_batch(
         self,
         job: Job,
@@ -172,6 +219,7 @@ class Runner:
         task: Task,
         batch: Sequence[Sample],
         pictures: Sequence[VisualInput],
+        budgets: Mapping[int, Sequence[int]] | None = None,
     ) -> BatchResult:
         ready, role = session.ready, job.cell.role
         if task.compares:
@@ -190,14 +238,7 @@ class Runner:
         keys = [sample_key(sample.id) for sample in batch]
         if role.endswith("oracle"):
             recipe = with_needed_tokens(recipe, self._needed_by_key(session, task, batch, pictures, keys))
-        with prune(
-            ready.model,
-            recipe,
-            processor=ready.processor,
-            query_encoder=session.query_encoder,
-            keys=keys,
-            registry=self._registry,
-        ) as run:
+        with self._pruned(session, recipe, keys, budgets) as run:
             return self._answer_with_shared_images(session, inputs, task, run, size, later)
 
     def _answer_with_shared_images(
