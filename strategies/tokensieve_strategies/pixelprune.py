@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokensieve import Chain, Chooser, Evidence, Tokens
-from tokensieve_strategies._maths.grid import neighbours
+from tokensieve_strategies._maths.grid import diagonals, neighbours
 from tokensieve_strategies._maths.vectors import require_finite, round_for_ties
 
 _LEFT, _ABOVE = 0, 2
@@ -74,8 +74,7 @@ class PixelPrune(Chooser):
         # Whose vector a token has from there on.
         value = torch.arange(len(x), device=x.device)
         # What a token is predicted from lies on diagonals before its own, so a diagonal is one step.
-        _, diagonal, sizes = (grid[:, 3] + grid[:, 4]).unique(return_inverse=True, return_counts=True)
-        for i in diagonal.argsort(stable=True).split(sizes.tolist()):
+        for i in diagonals(grid):
             a, b, c = (torch.where(side[i] < 0, -1, value[side[i].clamp(min=0)]) for side in (left, above, corner))
             edge = (a >= 0) & (c >= 0) & (self._distance(x, c, a) <= self.tau) & (self._distance(x, c, b) > self.tau)
             guess = torch.where((b >= 0) & (edge | (a < 0)), b, a)

@@ -1,6 +1,8 @@
-"""Neighbours of a token on the grid, and its predecessor in time."""
+"""Neighbours of a token on the grid, its diagonals, and a token's predecessor in time."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,24 +12,26 @@ from tokensieve.evidence import GRID_COLUMNS, NEWLINE
 _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
 
 
-def neighbours(grid: Tensor) -> Tensor:
-    """Return each token's neighbours to the left, right, above and below in its own picture, -1 where there is none.
+def neighbours(grid: Tensor, steps: Sequence[tuple[int, int]] = _STEPS) -> Tensor:
+    """Return each token's neighbours in its own picture, -1 where there is none: left, right, above and below.
 
     Rows do not run on into the next: the last token of one is no neighbour of the first of the next.
     Newline tokens have no neighbours and are nobody's. Memory is O(n).
 
     Args:
         grid: int64 `[n, 5]`: image, tile, frame, row, column. Of several tokens in one cell the first is meant.
+        steps: other neighbours than those four, by how many rows down and columns across they are.
 
     Returns:
-        int64 `[n, 4]`, places.
+        int64 `[n, steps]`, places.
     """
     n = len(grid)
     if not n:
-        return grid.new_empty(0, 4)
+        return grid.new_empty(0, len(steps))
     # With a margin on every side, a step never ends in another row.
-    low = grid.amin(dim=0) - 1
-    extent = (grid.amax(dim=0) + 2 - low).tolist()
+    margin = max(max(abs(down), abs(across)) for down, across in steps)
+    low = grid.amin(dim=0) - margin
+    extent = (grid.amax(dim=0) + 1 + margin - low).tolist()
     strides = [1]
     for side in reversed(extent[1:]):
         strides.insert(0, strides[0] * side)
@@ -36,11 +40,23 @@ def neighbours(grid: Tensor) -> Tensor:
     # No step ends at a newline token.
     cells, order = code.where(real, -1).sort(stable=True)
     found = []
-    for down, across in _STEPS:
+    for down, across in steps:
         wanted = code + down * strides[3] + across * strides[4]
         at = torch.searchsorted(cells, wanted).clamp(max=n - 1)
         found.append(torch.where((cells[at] == wanted) & real, order[at], -1))
     return torch.stack(found, dim=1)
+
+
+def diagonals(grid: Tensor) -> tuple[Tensor, ...]:
+    """Return the tokens on each diagonal, places by ascending sum of row and column; of all pictures and frames together.
+
+    The neighbours to the left of a token, above it, and above on the left lie on diagonals before its own.
+
+    Args:
+        grid: int64 `[n, 5]`: image, tile, frame, row, column.
+    """
+    _, number, sizes = (grid[:, 3] + grid[:, 4]).unique(return_inverse=True, return_counts=True)
+    return number.argsort(stable=True).split(sizes.tolist())
 
 
 def predecessors(grid: Tensor, frames: int) -> Tensor:
