@@ -12,7 +12,8 @@ from tokensieve import Chain, Chooser, Evidence, Tokens
 from tokensieve_strategies._maths.grid import diagonals, neighbours
 from tokensieve_strategies._maths.vectors import require_finite, round_for_ties
 
-_LEFT, _ABOVE = 0, 2
+_BEFORE = ((0, -1), (-1, 0), (-1, -1))
+"""Left, above, and above on the left, by rows down and columns across."""
 
 
 class PixelPrune(Chooser):
@@ -67,9 +68,7 @@ class PixelPrune(Chooser):
 
     def _differences(self, x: Tensor, grid: Tensor) -> Tensor:
         """Return how much each of `x` `[n, d]` differs from its prediction, infinite where there is none."""
-        around = neighbours(grid)
-        left, above = around[:, _LEFT], around[:, _ABOVE]
-        corner = torch.where(above < 0, -1, left[above.clamp(min=0)])
+        left, above, corner = neighbours(grid, _BEFORE).unbind(dim=1)
         score = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         # Whose vector a token has from there on.
         value = torch.arange(len(x), device=x.device)

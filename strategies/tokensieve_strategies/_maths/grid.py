@@ -48,7 +48,7 @@ def neighbours(grid: Tensor, steps: Sequence[tuple[int, int]] = _STEPS) -> Tenso
 
 
 def diagonals(grid: Tensor) -> tuple[Tensor, ...]:
-    """Return the tokens on each diagonal, places by ascending sum of row and column; of all pictures and frames together.
+    """Return the tokens on each diagonal, by rising sum of row and column; those of all pictures together.
 
     The neighbours to the left of a token, above it, and above on the left lie on diagonals before its own.
 
@@ -56,7 +56,7 @@ def diagonals(grid: Tensor) -> tuple[Tensor, ...]:
         grid: int64 `[n, 5]`: image, tile, frame, row, column.
     """
     _, number, sizes = (grid[:, 3] + grid[:, 4]).unique(return_inverse=True, return_counts=True)
-    return number.argsort(stable=True).split(sizes.tolist())
+    return tuple(number.argsort(stable=True).split_with_sizes(sizes.tolist()))
 
 
 def predecessors(grid: Tensor, frames: int) -> Tensor:
