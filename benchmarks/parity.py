@@ -287,6 +287,7 @@ NOT_CALLED = {
     "agilepruner": "its measure alone is taken, for another purpose",
     "fastvid": "its code was not read; what its function takes is not known here",
     "prunevid": "its licence is not for all uses; its code was not read",
+    "visiontrim": "no licence of its code was seen, and it was not read",
     "holitom": "its function takes a video, and adds random numbers to its densities",
 }
 """Why there is no call of the other methods."""

@@ -42,6 +42,7 @@ from tokensieve_strategies.tome import ToMe as ToMe
 from tokensieve_strategies.trim import TRIM as TRIM
 from tokensieve_strategies.uniform import Uniform as Uniform
 from tokensieve_strategies.vidcom2 import VidCom2 as VidCom2
+from tokensieve_strategies.visiontrim import VisionTrim as VisionTrim
 from tokensieve_strategies.visionzip import VisionZip as VisionZip
 from tokensieve_strategies.vispruner import VisPruner as VisPruner
 

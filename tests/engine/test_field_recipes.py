@@ -24,6 +24,7 @@ NAMES = (
     "prumerge-plus",
     "svdprune",
     "vidcom2",
+    "visiontrim",
     "visionzip",
     "vispruner",
 )

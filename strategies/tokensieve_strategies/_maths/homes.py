@@ -38,14 +38,14 @@ Merge = Callable[[int, int], Homes]
 """What becomes of the tokens of a row, by the row and the number of places."""
 
 
-def chain_of(source: Expression, tokens: Tokens, depth: int, merge: Merge) -> Chain:
+def chain_of(source: Expression, tokens: Tokens, depth: int, merge: Merge, notes: tuple[str, ...] = ()) -> Chain:
     """Return the chain whose first `depth` places are those that stay."""
     orders = []
     for row, n in enumerate(tokens.universe.sizes):
         kept = merge(row, min(depth, n)).kept
         rest = torch.ones(n, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
         orders.append(torch.cat([kept, rest.nonzero().flatten()]))
-    return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), source)
+    return Chain.from_picks(tokens.universe, stack_orders(orders, depth, tokens.ids), source, notes)
 
 
 def reduction_of(tokens: Tokens, keep: Tensor, merge: Merge) -> Reduction:
