@@ -305,6 +305,9 @@ def test_what_a_call_cannot_know_is_said_before_it():
     for options in ({}, {"budgets": {1: (2,)}}, {"keys": [1]}):
         with pytest.raises(RefusedError, match="a study finds out what all of them need first"):
             ts.prune(model, recipe(over="task"), **options)
+    for wrong in ([3], {1: 3}, {1: "3"}, {"a": (3,)}, {1: (2.5,)}):
+        with pytest.raises(RefusedError, match=r"budgets is .*; give a mapping from sample keys to lists of numbers"):
+            ts.prune(model, recipe(over="task"), keys=[1], budgets=wrong)
     with pytest.raises(RefusedError, match="budgets= is for a recipe that meets a mean over a task"):
         ts.prune(model, recipe(), keys=[1], budgets={1: (2,)})
     stages = (ts.Stage(at="decoder.0", select=Norm(), keep=9), recipe(over="task", at="decoder.2").stages[0])

@@ -52,6 +52,11 @@ class PromptOptions:
             raise RefusedError(f"query is {brief(query)}; give a list of texts, one question per prompt")
         if keys is not None and not _are(keys, _is_key):
             raise RefusedError(f"keys is {brief(keys)}; give a list of whole numbers of 64 bits, one per prompt")
+        if self.budgets is not None and not _are_budgets(self.budgets):
+            raise RefusedError(
+                f"budgets is {brief(self.budgets)}; give a mapping from sample keys to lists of numbers of tokens, one "
+                "for each group"
+            )
 
     def check(self, rows: int) -> None:
         """Refuse a batch of another size than the options are for."""
@@ -65,6 +70,14 @@ def _are(values: Any, right: Callable[[Any], bool]) -> bool:
     if not isinstance(values, Collection) or isinstance(values, (str, bytes, Mapping)):
         return False
     return all(right(value) for value in values)
+
+
+def _are_budgets(values: object) -> bool:
+    """Return whether values are numbers of tokens, several for each sample key."""
+    return isinstance(values, Mapping) and all(
+        _is_key(key) and _are(own, lambda k: isinstance(k, int) and not isinstance(k, bool))
+        for key, own in values.items()
+    )
 
 
 def _is_key(value: object) -> bool:
