@@ -10,6 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,30 @@ def photographs() -> str:
     return "\n\n".join(parts)
 
 
+def wide() -> str:
+    """Return the right answers of `world-qwen-wide` on every drawn task, by method and budget."""
+    return _of_tasks("wide", "All", "")
+
+
+def wide_over() -> str:
+    """Return the differences of methods to the best control of the same cost on every drawn task, by budget."""
+    return _of_tasks("wide", "Δ best control", "+")
+
+
+def failures() -> str:
+    """Return the right answers in the suites of what fails first, by method and budget."""
+    return _of_tasks("failures", "All", "")
+
+
+def _of_tasks(study: str, column: str, sign: str) -> str:
+    """Return a table for each task of a study of one model."""
+    what = "points over the best control" if sign else "right answers in %"
+    files = sorted((FINDINGS / study).glob("accuracy-*.csv"))
+    tasks = {file: file.stem.rpartition("-on-")[2] for file in files}
+    said = partial(_interval, column=column, sign=sign)
+    return "\n\n".join(_by_budget(file, what, column, said, name=tasks[file]) for file in files)
+
+
 def places() -> str:
     """Return what one recipe answers in every place where it can run, from what `tools/places.py` recorded."""
     found = json.loads((DOCS / "assets" / "places.json").read_text(encoding="utf-8"))
@@ -343,6 +368,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "filtered": filtered,
     "photographs": photographs,
+    "wide": wide,
+    "wide_over": wide_over,
+    "failures": failures,
     "sweeps": sweeps,
     "places": places,
     "scale": scale,
@@ -447,14 +475,14 @@ def _needed(file: Path) -> str:
     return _by_budget(file, "needed tokens that stayed", "Needed %", lambda line: f"{line['Needed %']} %")
 
 
-def _by_budget(file: Path, what: str, column: str, said: Callable[[dict[str, str]], str]) -> str:
+def _by_budget(file: Path, what: str, column: str, said: Callable[[dict[str, str]], str], name: str = "") -> str:
     found: dict[str, dict[str, str]] = {}
     for line in _lines(file):
         if line["role"] in SHOWN and line[column]:
             found.setdefault(line["row"], {})[_budget(line["group"])] = said(line)
     keeps = list(dict.fromkeys(keep for budgets in found.values() for keep in budgets))
-    rows = [(name, *(budgets.get(keep, "") for keep in keeps)) for name, budgets in found.items()]
-    return _table((f"`{_model(file)}`, {what}", *keeps), rows)
+    rows = [(row, *(budgets.get(keep, "") for keep in keeps)) for row, budgets in found.items()]
+    return _table((f"`{name or _model(file)}`, {what}", *keeps), rows)
 
 
 def _differences(file: Path) -> str:
