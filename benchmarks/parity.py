@@ -285,7 +285,7 @@ NOT_CALLED = {
     "svdprune": "no code of it was published yet",
     "trimtokenator-lc": "no code of it was seen, and its measure alone is taken",
     "agilepruner": "its measure alone is taken, for another purpose",
-    "fastvid": "its code was not read; what its function takes is not known here",
+    "fastvid": "it is in the middle of a language model's forward; there is no function to call",
     "prunevid": "its licence is not for all uses; its code was not read",
     "visiontrim": "no licence of its code was seen, and it was not read",
     "holitom": "its function takes a video, and adds random numbers to its densities",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -24,18 +25,20 @@ class FastVID(Merger):
     `segments` - 1 smallest. The k places are apportioned to segments by their sizes (Sainte-Laguë). Of the
     c places of a segment
 
-        m = round(contextual c) are for anchors, shared by every `interval`-th frame, beginning with the first:
-            in each those with the largest density times distance to the nearest denser token of the frame,
-            with density exp(-mean of squared distances to the `neighbours` nearest);
-        c - m are for the tokens with the most attention, averaged over heads, shared by all frames.
+        c - m, with m = round(contextual c), are for the tokens with the most attention, averaged over heads,
+            shared by all frames;
+        m are for anchors, shared by every `interval`-th frame, beginning with the first: the density peaks of what
+            is left of it, those with the largest density times distance to the nearest denser token.
 
-    All other tokens of the segment join the anchor with the largest cosine. An anchor becomes `balance` times
-    itself and 1 - `balance` times the mean of those that joined it. Without an anchor they are dropped.
+    What neither has room for goes to attended tokens. All other tokens of the segment join the anchor with the
+    largest cosine. An anchor becomes `balance` times itself and 1 - `balance` times the mean of those that
+    joined it. Without an anchor they are dropped.
 
-    Paper: Shen et al., FastVID, NeurIPS 2025. How ours differs: the budget is exact; anchors are found before
-    attended tokens, which are others (the paper does not say which come first); a token joins one anchor of its
-    segment, where the paper assigns it in each anchor frame, and what stays joins none; attention is what
-    the adapter offers, where the paper adds SigLIP's head; the paper does not say how many neighbours.
+    Paper: Shen et al., FastVID, NeurIPS 2025. What it leaves open is as in the code: attended tokens are chosen first,
+    and distances are divided by the root of the width. How ours differs: the budget is exact; a token joins one
+    anchor of its segment, where the paper assigns it once for each anchor frame; tokens of equal density are told
+    apart by their place, where the code adds random numbers; the code counts anchor frames from the last one,
+    and an anchor among those that joined it; attention is what the adapter offers, where the paper adds SigLIP's head.
 
     Attributes:
         threshold: cosines of frames below it are cuts.
@@ -43,7 +46,7 @@ class FastVID(Merger):
         contextual: which part of the places is for anchors.
         interval: every how many frames there are anchors.
         balance: how much an anchor counts beside those that joined it.
-        neighbours: how many neighbours a density looks at.
+        neighbours: how many neighbours a density looks at, the token among them.
     """
 
     name = "fastvid"
@@ -58,7 +61,7 @@ class FastVID(Merger):
     contextual: float = Field(default=0.4, ge=0, le=1)
     interval: int = Field(default=4, ge=1)
     balance: float = Field(default=0.6, gt=0, le=1)
-    neighbours: int = Field(default=5, ge=1)
+    neighbours: int = Field(default=4, ge=1)
 
     @property
     def needs(self) -> frozenset[Evidence]:
@@ -86,22 +89,22 @@ class FastVID(Merger):
         home = torch.full((n,), -1, device=x.device)
         found = cut_where_frames_change(x, grid, self.threshold, self.segments)
         for segment, places in zip(found, shares([sum(map(len, one)) for one in found], k), strict=True):
-            anchors = self._anchors(x, segment, places)
-            home[anchors] = anchors
-            free = [frame[home[frame] < 0] for frame in segment]
-            for frame, number in zip(free, shares([*map(len, free)], places - len(anchors)), strict=True):
-                dominant = frame[descending_order(attention[row, frame])[:number]]
-                home[dominant] = dominant
+            number = round(simplest(self.contextual) * places)
+            self._take(home, segment, places - number, lambda frame: descending_order(attention[row, frame]))
+            few = segment[:: self.interval]
+            anchors = self._take(home, few, number, lambda frame: peak_order(x[frame].double(), self.neighbours))
+            self._take(home, segment, number - len(anchors), lambda frame: descending_order(attention[row, frame]))
             if len(anchors):
                 left = torch.cat([frame[home[frame] < 0] for frame in segment])
                 alike = round_for_ties(normalize(x[left]) @ normalize(x[anchors]).T)
                 home[left] = anchors[alike.argmax(dim=1)]
         return Homes(home, balanced(home, self.balance))
 
-    def _anchors(self, x: Tensor, segment: list[Tensor], places: int) -> Tensor:
-        """Return the anchors of a segment, ascending places."""
-        frames = segment[:: self.interval]
-        number = round(simplest(self.contextual) * places)
-        each = zip(frames, shares([*map(len, frames)], number), strict=True)
-        found = [frame[peak_order(x[frame].double(), self.neighbours)[:few]] for frame, few in each if few]
-        return torch.cat(found).sort().values if found else segment[0][:0]
+    @staticmethod
+    def _take(home: Tensor, frames: list[Tensor], number: int, order: Callable[[Tensor], Tensor]) -> Tensor:
+        """Let `number` tokens stay, the first of each frame's order of what is left of it; return them, ascending."""
+        free = [frame[home[frame] < 0] for frame in frames]
+        each = zip(free, shares([*map(len, free)], number), strict=True)
+        taken = torch.cat([home[:0], *(frame[order(frame)[:few]] for frame, few in each if few)]).sort().values
+        home[taken] = taken
+        return taken

@@ -26,24 +26,34 @@ def dealt(sizes, places):
 def peaks(x, near):
     """Places by falling density times distance to the nearest denser one, distance by distance."""
     n = len(x)
-    squared = [[math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for q in x] for p in x]
-    sparse = []
-    for i in range(n):
-        others = sorted(squared[i][j] for j in range(n) if j != i)[:near]
-        sparse.append(math.fsum(others) / len(others) if others else 0.0)
+    squared = [[math.fsum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / len(p) for q in x] for p in x]
+    near = min(near, n)
+    density = [float(np.float32(math.exp(-sum(sorted(own)[:near]) / near))) for own in squared]
+    far = max(map(max, squared))
     score = []
     for i in range(n):
-        denser = [j for j in range(n) if (-sparse[j], -j) > (-sparse[i], -i)]
-        reach = min((squared[i][j] for j in denser), default=max(squared[i]))
-        # The product itself: small vectors, so that no density is zero.
-        score.append(math.exp(-sparse[i]) * math.sqrt(reach))
+        denser = [j for j in range(n) if (density[j], -j) > (density[i], -i)]
+        score.append(float(np.float32(math.sqrt(min((squared[i][j] for j in denser), default=far)) * density[i])))
     return sorted(range(n), key=lambda i: (-score[i], i))
 
 
-def fastvid(x, grid, attention, k, threshold=0.9, segments=8, contextual=0.4, interval=4, balance=0.6, neighbours=5):
+def first_of(frames, taken, number, order):
+    """The first tokens of each frame's order of what is not taken."""
+    free = [[i for i in frame if i not in taken] for frame in frames]
+    return [i for frame, few in zip(free, dealt([*map(len, free)], number), strict=True) for i in order(frame)[:few]]
+
+
+def fastvid(x, grid, attention, k, threshold=0.9, segments=8, contextual=0.4, interval=4, balance=0.6, neighbours=4):
     """Each kept token's vector."""
     mean = [float(np.float32(sum(heads) / len(heads))) for heads in attention]
     found = []
+
+    def attended(frame):
+        return sorted(frame, key=lambda i: (-mean[i], i))
+
+    def dense(frame):
+        return [frame[i] for i in peaks([x[j] for j in frame], neighbours)] if frame else []
+
     for picture in sorted({tuple(g[:2]) for g in grid}):
         numbers = sorted({g[2] for g in grid if tuple(g[:2]) == picture})
         frames = [[i for i, g in enumerate(grid) if tuple(g[:3]) == (*picture, f)] for f in numbers]
@@ -55,14 +65,11 @@ def fastvid(x, grid, attention, k, threshold=0.9, segments=8, contextual=0.4, in
         found += [frames[start:stop] for start, stop in itertools.pairwise(edges)]
     vector = {}
     for segment, places in zip(found, dealt([sum(map(len, one)) for one in found], k), strict=True):
-        few = segment[::interval]
-        anchors = []
-        for frame, number in zip(few, dealt([*map(len, few)], round(Fraction(str(contextual)) * places)), strict=True):
-            anchors += [frame[i] for i in peaks([x[j] for j in frame], neighbours)[:number]]
+        number = round(Fraction(str(contextual)) * places)
+        dominant = first_of(segment, [], places - number, attended)
+        anchors = first_of(segment[::interval], dominant, number, dense)
+        dominant += first_of(segment, dominant + anchors, number - len(anchors), attended)
         free = [[i for i in frame if i not in anchors] for frame in segment]
-        dominant = []
-        for frame, number in zip(free, dealt([*map(len, free)], places - len(anchors)), strict=True):
-            dominant += sorted(frame, key=lambda i: (-mean[i], i))[:number]
         joined = {anchor: [] for anchor in sorted(anchors)}
         for i in (i for frame in free for i in frame if i not in dominant):
             if anchors:
@@ -148,19 +155,18 @@ def test_a_video_is_cut_where_it_changes():
     assert [place // 6 for place in kept] == [0, 4]
 
 
-def test_densities_that_are_no_numbers_of_float64_are_compared():
-    tokens = video(2, height=3, width=4, d=64, seed=1)
-    tokens.features[:] *= 100.0
-    strategy = FastVID(segments=1, threshold=-1.0, contextual=1.0, interval=2)
-    found = select(strategy, tokens, Keep.of(5)).mask[0].nonzero().flatten().tolist()
-    x = tokens.features[0, :12].double()
-    # The logarithm of the product, from the distances themselves.
-    squared = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    sparse = squared.topk(6, largest=False).values[:, 1:].mean(dim=1)
-    assert (-sparse).exp().max() == 0
-    reach = [min(squared[i][sparse < sparse[i]].tolist(), default=float(squared[i].max())) for i in range(12)]
-    score = (0.5 * torch.tensor(reach).log() - sparse).tolist()
-    assert found == sorted(sorted(range(12), key=lambda i: -score[i])[:5])
+def test_what_anchor_frames_have_no_room_for_is_attended():
+    tokens = video(4, seed=1)
+    # One anchor frame of six tokens, and all sixteen places are for anchors.
+    strategy = FastVID(segments=1, threshold=-1.0, contextual=1.0, interval=4)
+    kept = select(strategy, tokens, Keep.of(16)).mask[0].nonzero().flatten().tolist()
+    assert kept[:6] == [*range(6)]
+    attention = tokens.vision_attention[0].mean(dim=1).tolist()
+    # The ten others by attention, in each frame.
+    counts = dealt([6, 6, 6], 10)
+    for frame, count in zip(range(1, 4), counts, strict=True):
+        own = range(6 * frame, 6 * frame + 6)
+        assert [i for i in kept if i in own] == sorted(sorted(own, key=lambda i: -attention[i])[:count])
 
 
 def test_hard_batches_and_settings():
