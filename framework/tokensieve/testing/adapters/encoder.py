@@ -1,32 +1,36 @@
-"""The law on stages inside the vision encoder."""
+"""The law on stages before and inside the vision encoder."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
 
 import tokensieve as ts
 from tokensieve.engine.cache import cache_name
+from tokensieve.models.decoder import Modality
 from tokensieve.testing.adapters.base import AdapterLaws
 from tokensieve.testing.adapters.kit import NEW_TOKENS, Kit, assert_close, decoder_stage
-from tokensieve.testing.adapters.probes import LargestFeatures
+from tokensieve.testing.adapters.probes import EveryOther, LargestFeatures
 from tokensieve.testing.checks import cured_by
 from tokensieve.testing.footprint import footprint
 
 
 class EncoderLaws(AdapterLaws):
-    """Stages inside the vision encoder work, or are refused on entry."""
+    """Stages before and inside the vision encoder work, or are refused on entry."""
 
     @cured_by(
         "leave `encoder_type` out until its methods are right (`attention_block`, `mlp_block`, `num_prefix_tokens`, "
-        "`mean_keys`), or refuse in its `refusals` what cannot work",
+        "`mean_keys`), and `packed_tower_type` (`packed_inputs`, `pixels`), or refuse in `refusals` what cannot work",
         raised=True,
     )
     @torch.no_grad()
     def test_stages_in_the_tower(self, kit: Kit) -> None:
-        """Tokens can be pruned inside the vision encoder, or that is refused on entry."""
+        """Tokens can be pruned before and inside the vision encoder, or that is refused on entry."""
+        self._check_pixels(kit)
         encoder = kit.prompts.adapter.encoder
         ways: tuple[tuple[str, Literal["drop", "merge"]], ...] = (
             ("encoder.K", "drop"),
@@ -52,6 +56,69 @@ class EncoderLaws(AdapterLaws):
             else:
                 self._check_stage(kit, cut)
                 self._record(capability)
+
+    def _check_pixels(self, kit: Kit) -> None:
+        """Compare stages before the vision encoder with the plain model, with each prompt alone, and without the rest.
+
+        What leaves there has no influence: whatever pixels it has, and whatever they are, nothing changes.
+        """
+        tower, reason = kit.prompts.adapter.packed_tower, kit.prompts.adapter.pixel_refusal
+        every, cut = (ts.Stage(at="pixel.0", select=EveryOther(), keep=keep) for keep in ("100%", "1/2"))
+        if tower is None:
+            with (
+                pytest.raises(ts.TokensieveError, match=re.escape(reason)),
+                ts.prune(kit.model, ts.Recipe(stages=(cut,))),
+            ):
+                pytest.fail("it was not refused")
+            self._record("pixel.0", f"refused: {reason}")
+            return
+        rows, before = kit.ragged_rows(), footprint(kit.model)
+        plain = kit.generate(rows)
+        with ts.prune(kit.model, ts.Recipe(stages=(every,))):
+            same = torch.equal(torch.stack(kit.generate(rows).logits), torch.stack(plain.logits))
+            assert same, "keeping all tokens at pixel.0 changes logits"
+        recipe = ts.Recipe(stages=(cut, decoder_stage(0, LargestFeatures(), 3)))
+        passed: list[int] = []
+        hook = tower.blocks[0].register_forward_pre_hook(lambda _, args: passed.append(args[0].shape[:-1].numel()))
+        try:
+            with ts.prune(kit.model, recipe) as run:
+                out = kit.generate(rows)
+        finally:
+            hook.remove()
+        kept = [ids.tolist() for ids in run.kept("pixel.0")]
+        wanted = sum(map(len, kept)) * tower.patches_per_unit
+        assert sum(passed) == wanted, f"the vision encoder gets {sum(passed)} patches, of which {wanted} are kept"
+        inputs = kit.prompts.batch(rows)
+        for modality, units in self._units(kit, inputs, kept).items():
+            # No other number than NaN would show that it was read at all.
+            pixels = tower.pixels(modality, inputs)
+            pixels = pixels.masked_fill(~units.unsqueeze(1), torch.nan)
+            inputs[modality.pixel_argument] = pixels.reshape(inputs[modality.pixel_argument].shape)
+        with ts.prune(kit.model, recipe):
+            other = kit.model.generate(**inputs, **kit.settings())
+            same = torch.equal(torch.stack(other.logits), torch.stack(out.logits))
+            assert same, "pixels of tokens that left at pixel.0 change logits"
+            for number, row in enumerate(rows):
+                alone = kit.generate([row])
+                both = torch.stack(out.logits)[:, number], torch.stack(alone.logits)[:, 0]
+                assert_close(*both, f"logits of prompt {number} in the batch and alone")
+        assert footprint(kit.model) == before, "after a prune, the model is not as before"
+        self._record("pixel.0")
+
+    def _units(self, kit: Kit, inputs: dict[str, Any], kept: Sequence[Sequence[int]]) -> dict[Modality, torch.Tensor]:
+        """Return by modality which units of a batch are kept, bool `[units]`, in the order of the placeholders."""
+        found: dict[Modality, list[bool]] = {}
+        for modality in kit.prompts.decoder.modalities:
+            if inputs.get(modality.pixel_argument) is None:
+                continue
+            found[modality] = []
+            for row, ids in zip(inputs["input_ids"].tolist(), kept, strict=True):
+                marks = {one.placeholder_id for one in kit.prompts.decoder.modalities}
+                visual = [word for word in row if word in marks]
+                found[modality] += [
+                    number in set(ids) for number, word in enumerate(visual) if word == modality.placeholder_id
+                ]
+        return {modality: torch.tensor(values) for modality, values in found.items()}
 
     def _check_stage(self, kit: Kit, cut: ts.Stage) -> None:
         """Compare stages inside the vision encoder with the plain model, with each prompt alone and with the ledger."""

@@ -22,6 +22,21 @@ class LargestFeatures(ts.Scorer):
         return norm
 
 
+class EveryOther(ts.Scorer):
+    """Keeps every other token first, whatever is known of it."""
+
+    name = "kit_every_other"
+
+    @property
+    def needs(self) -> frozenset[ts.Evidence]:
+        """Nothing."""
+        return frozenset()
+
+    def score(self, tokens: ts.Tokens) -> Tensor:
+        """Return 1 for odd ids and 0 for even ones, `[rows, n]`."""
+        return (tokens.ids % 2).double()
+
+
 class MostAttended(ts.Scorer):
     """Keeps the tokens to which the prompt's last token attends most."""
 
