@@ -46,8 +46,13 @@ def test_controls_share_as_the_method_does_and_the_plan_says_over_what(planned):
 def test_batches_of_one_are_refused_where_nothing_would_be_shared(written, registry):
     study = written(f"[{SHARED}]", "[9]")
     alone = study.model_copy(update={"batch": 1})
-    with pytest.raises(StudyError, match="batch is 1: every sample would have the budget by itself"):
+    said = r"recipe 'shared' has keep: mean 9 at decoder\.0.*batch is 1: every sample would have the budget by itself"
+    with pytest.raises(StudyError, match=said):
         plan_study(alone, registry)
+    with pytest.raises(StudyError, match="batch is 1"):
+        plan_study(
+            written("[{name: only, select: uniform, demand: diversity}]").model_copy(update={"batch": 1}), registry
+        )
     # Where only pictures of a prompt share, batches do not matter.
     within = written(f"[{SHARED.replace('}', ', over: sample}')}]", "[9]").model_copy(update={"batch": 1})
     assert any(job.cell.method == "shared" for job in plan_study(within, registry).jobs)

@@ -12,7 +12,6 @@ from tokensieve.checkpoints.loading import load_processor
 from tokensieve.errors import StudyError
 from tokensieve.models.pictures import Images, Video, VisualInput
 from tokensieve.plugins.registry import Registry
-from tokensieve.recipes.recipe import Recipe
 from tokensieve.study.planning.downsampling import NO_SMALLER_VIDEO, count_prompt_tokens, downsampled_size
 from tokensieve.study.planning.hashing import content_hash
 from tokensieve.study.planning.jobs import Job, Plan, SkippedControl
@@ -61,6 +60,10 @@ def plan_study(study: Study, registry: Registry, download: bool = False) -> Plan
         notes += planned.notes
         for task in own_tasks:
             downsampling = DownsamplingCheck(opened, task)
+            # Controls share as their methods do, which were written into the study.
+            for cell in sorted(planned.cells, key=lambda cell: cell.role != "method"):
+                said = [*_notes_on_sharing(study, cell, task)]
+                notes += said if cell.role == "method" else []
             for cell in planned.cells:
                 if cell.role.endswith("oracle") and not knows_needed_tokens(task.task):
                     continue
@@ -68,8 +71,6 @@ def plan_study(study: Study, registry: Registry, download: bool = False) -> Plan
                     reason = f"{reason} (task '{task.entry.name}')"
                     skipped.append(SkippedControl(model.name, cell.role, None, str(cell.keep), reason))
                     continue
-                if cell.recipe is not None:
-                    notes += _notes_on_sharing(study, cell.recipe, task)
                 job = make_job(study, opened, task, cell)
                 first = jobs.setdefault(job.cell.key, job)
                 if first is not job and first.cell.method != cell.method:
@@ -89,16 +90,17 @@ def _prepare_tasks(study: Study, registry: Registry) -> list[PreparedTask]:
     return tasks
 
 
-def _notes_on_sharing(study: Study, recipe: Recipe, task: PreparedTask) -> Iterator[str]:
-    """Yield over what the samples of a task share the budget of a recipe; nothing if they share none.
+def _notes_on_sharing(study: Study, cell: PlannedCell, task: PreparedTask) -> Iterator[str]:
+    """Yield over what the samples of a task share the budget of a cell; nothing if they share none.
 
     Raises:
         StudyError: if a batch has one sample, so that nothing would be shared.
     """
-    means = [stage for stage in recipe.stages if stage.keep.mean and stage.over != "sample"]
+    stages = () if cell.recipe is None else cell.recipe.stages
+    means = [stage for stage in stages if stage.keep.mean and stage.over != "sample"]
     asked = select_samples(task.samples, study.limit) if means else []
     for stage in means:
-        first = f"recipe '{recipe.name}' has keep: {stage.keep} at {stage.at}"
+        first = f"recipe '{cell.method}' has keep: {stage.keep} at {stage.at}"
         if stage.over == "task":
             yield (
                 f"{first}, which is met over all {len(asked)} samples of task '{task.entry.name}': what each needs is "
