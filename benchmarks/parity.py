@@ -286,6 +286,7 @@ NOT_CALLED = {
     "trimtokenator-lc": "no code of it was seen, and its measure alone is taken",
     "agilepruner": "its measure alone is taken, for another purpose",
     "fastvid": "it is in the middle of a language model's forward; there is no function to call",
+    "pixelprune": "it chooses squares of pixels, before there are tokens that could be compared",
     "prunevid": "its licence is not for all uses; its code was not read",
     "visiontrim": "no licence of its code was seen, and it was not read",
     "holitom": "its function takes a video, and adds random numbers to its densities",
