@@ -100,7 +100,7 @@ class VisionCost:
         patches_per_image: the number of patches of each of them.
         tower: the cost of the encoder's blocks; None if tokens cannot be removed inside the encoder.
         packed: the cost of the tower's blocks, where patches can be left out before it.
-        segments: the number of patches of each image or frame that it takes.
+        frames: the number of patches of each frame of each image or video that it takes; an image is one frame.
         patches_per_unit: how many patches become one visual token.
     """
 
@@ -109,7 +109,7 @@ class VisionCost:
     patches_per_image: int
     tower: TowerCost | None
     packed: TowerCost | None = None
-    segments: tuple[int, ...] = ()
+    frames: tuple[tuple[int, ...], ...] = ()
     patches_per_unit: int = 1
 
     @classmethod
@@ -144,9 +144,9 @@ class VisionCost:
         if packed is None:
             return cls(total, pictures, patches, tower)
         given = [one for one in decoder.modalities if inputs.get(one.pixel_argument) is not None]
-        frames = [grid[:, 1].unique(return_counts=True)[1] for one in given for grid in packed.layout(one, inputs)]
-        segments = tuple(int(n) * packed.patches_per_unit for found in frames for n in found)
-        return cls(total, pictures, patches, tower, TowerCost.of(packed), segments, packed.patches_per_unit)
+        size, layouts = packed.patches_per_unit, [layout for one in given for layout in packed.layout(one, inputs)]
+        frames = tuple(tuple(int(n) * size for n in layout[:, 1].unique(return_counts=True)[1]) for layout in layouts)
+        return cls(total, pictures, patches, tower, TowerCost.of(packed), frames, size)
 
     def flops(self, recipe: Recipe) -> int:
         """Return the FLOPs under a recipe; a multiply-add counts as two, and attention in full.
@@ -165,15 +165,18 @@ class VisionCost:
 
     def _packed_flops(self, recipe: Recipe, stage: Stage, packed: TowerCost) -> int:
         """Return the FLOPs where patches are left out before the tower."""
-        shared = len(self.segments) > 1 and stage.per != "frame"
+        # Which frame of a video loses how many, or which of several pictures.
+        shared = stage.per != "frame" and any(len(own) > 1 for own in self.frames)
+        shared = shared or (stage.per == "sample" and len(self.frames) > 1)
         if shared or stage.keep.auto or stage.keep.mean:
             said = f"per: {stage.per}" if shared else f"keep: {stage.keep}"
             raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
         size = self.patches_per_unit
-        left = [count(stage.keep, patches // size) * size for patches in self.segments]
-        before, after = (sum(packed.attention_flops(n) for n in patches) for patches in (self.segments, left))
+        whole = [patches for own in self.frames for patches in own]
+        left = [count(stage.keep, patches // size) * size for patches in whole]
+        before, after = (sum(packed.attention_flops(n) for n in patches) for patches in (whole, left))
         # Everything but attention is done for each patch.
-        return (self.unpruned_flops - before) * sum(left) // sum(self.segments) + after
+        return (self.unpruned_flops - before) * sum(left) // sum(whole) + after
 
 
 def kept_patches_by_block(recipe: Recipe, patches: int) -> dict[int, tuple[int, bool]]:
