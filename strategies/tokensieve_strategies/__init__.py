@@ -18,6 +18,7 @@ from tokensieve_strategies.fastv import FastV as FastV
 from tokensieve_strategies.fastvid import FastVID as FastVID
 from tokensieve_strategies.feather import Feather as Feather
 from tokensieve_strategies.floc import FLoC as FLoC
+from tokensieve_strategies.focus import Focus as Focus
 from tokensieve_strategies.gsp import GSP as GSP
 from tokensieve_strategies.hiprune import HiPrune as HiPrune
 from tokensieve_strategies.holitom import HoliTom as HoliTom

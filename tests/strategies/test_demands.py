@@ -14,7 +14,7 @@ from samples import KINDS, row, sample, scrambled
 
 from tokensieve import Evidence, Keep, select
 from tokensieve.errors import ScoreError, SettingError
-from tokensieve_strategies import Diversity, EffectiveRank
+from tokensieve_strategies import Diversity, EffectiveRank, Focus
 
 
 def distances(x):
@@ -66,6 +66,31 @@ def test_effective_rank_is_the_formula(counts, kind, seed):
         assert demands[number].item() == pytest.approx(rank, rel=1e-4)
 
 
+@CASES
+@settings(deadline=None, max_examples=examples(120))
+def test_focus_is_the_formula(counts, kind, seed):
+    tokens = sample(counts, kind, seed)
+    scores, demands = Focus().score(tokens), Focus().demand(tokens)
+    for number, n in enumerate(counts):
+        attention = [math.fsum(heads) / len(heads) for heads in row(tokens, number).vision_attention[0].tolist()]
+        total = math.fsum(attention)
+        parts = [value / total if total else 0.0 for value in attention]
+        assert scores[number, :n].tolist() == pytest.approx(parts, abs=1e-7)
+        assert float(scores[number, n:].sum()) == 0.0
+        # The geometric mean of 1 / p, weighted by p.
+        spread = math.prod(p**-p for p in parts if p) if total else 0.0
+        assert demands[number].item() == pytest.approx(spread, rel=1e-6)
+
+
+def test_focus_counts_the_tokens_that_share_attention():
+    tokens = sample([8])
+    tokens.evidence[Evidence.VISION_ATTENTION] = torch.zeros(1, 8, 2)
+    assert Focus().demand(tokens).item() == 0.0
+    for many in (1, 3, 8):
+        tokens.evidence[Evidence.VISION_ATTENTION][:, :many] = 0.25
+        assert Focus().demand(tokens).item() == pytest.approx(many)
+
+
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (9, 9)])
 def test_the_effective_rank_of_equal_directions_is_their_number(shape):
     n, d = shape
@@ -80,15 +105,16 @@ def test_the_effective_rank_of_equal_directions_is_their_number(shape):
 
 def test_pictures_of_copies_need_less_than_pictures_of_all_kinds():
     copies, various = sample([20], "equal"), sample([20], seed=3)
-    for appraiser in (Diversity(), EffectiveRank()):
-        assert appraiser.demand(copies).item() < appraiser.demand(various).item()
+    for appraiser in (Diversity(), EffectiveRank(), Focus()):
+        if appraiser.needs == {Evidence.FEATURES}:
+            assert appraiser.demand(copies).item() < appraiser.demand(various).item()
         tokens = sample([9, 5, 0, 7], seed=1)
         moved, _ = scrambled(tokens, 2, 1)
         again = appraiser.demand(moved.canonical()[0])
         assert again.tolist() == pytest.approx(appraiser.demand(tokens).tolist(), rel=1e-9)
 
 
-@pytest.mark.parametrize("appraiser", [Diversity, EffectiveRank])
+@pytest.mark.parametrize("appraiser", [Diversity, EffectiveRank, Focus])
 def test_a_power_sharpens_what_pictures_need_and_changes_no_score(appraiser):
     tokens = sample([9, 14, 6], seed=2)
     plain, sharp = appraiser(), appraiser(power=3.0)
