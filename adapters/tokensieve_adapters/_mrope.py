@@ -118,7 +118,12 @@ class PackedMropeTower(PackedTower):
         # Of this grid only the number of patches of each picture is read: everything else is given.
         packed = torch.stack([torch.ones_like(left), torch.full_like(left, side), left * side], dim=1)
         ends = torch.nn.functional.pad(bounds[bounds > 0].cumsum(0) * unit, (1, 0)).to(torch.int32)
-        return {modality.pixel_argument: pixels[patches.to(pixels.device)], name: packed, "cu_seqlens": ends, **known}
+        known |= {"cu_seqlens": ends, **self.arrangement(modality, given, own)}
+        return {modality.pixel_argument: pixels[patches.to(pixels.device)], name: packed, **known}
+
+    def arrangement(self, modality: Modality, given: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
+        """Return in which order a tower holds the kept units, and what else it knows of them; nothing by default."""
+        return {}
 
     def known_of_patches(self, grids: Tensor) -> dict[str, Tensor]:
         """Return what the tower works out of the grids for each patch, `[patches, ...]`, by its argument."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from tokensieve_adapters import _tiny
 from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter
-from tokensieve_adapters._qwen_vl import WINDOWS, WindowedDecoder
+from tokensieve_adapters._qwen_vl import WINDOWS, WindowedDecoder, WindowedTower
 
 
 class Qwen25VLAdapter(MropeAdapter):
@@ -15,10 +15,7 @@ class Qwen25VLAdapter(MropeAdapter):
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
     decoder_type = WindowedDecoder
-    pixel_refusal = (
-        "most layers of its vision tower attend within windows, and what a window is without some of its patches is "
-        "not defined here"
-    )
+    packed_tower_type = WindowedTower
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -8,12 +8,14 @@ model.
 import math
 
 import torch
-from torch.nn.functional import gelu, interpolate, layer_norm, linear
+from torch.nn.functional import gelu, interpolate, layer_norm, linear, silu
 
 from tokensieve_adapters import _tiny
 
 
 def normed(module, x):
+    if not hasattr(module, "bias"):
+        return x * (x.square().mean(dim=-1, keepdim=True) + module.variance_epsilon).rsqrt() * module.weight.double()
     return layer_norm(x, x.shape[-1:], module.weight.double(), module.bias.double(), module.eps)
 
 
@@ -40,14 +42,25 @@ def turned(x, places, theta):
     return out
 
 
-def attended(block, x, places, heads, theta):
+def attended(block, x, places, heads, theta, window=None):
+    """Attention of all to all; or to those whose place is in the same window of `window` x `window` patches."""
     q, k, v = mapped(block.attn.qkv, normed(block.norm1, x)).chunk(3, dim=1)
     width, mixed = q.shape[1] // heads, []
     for head in range(heads):
         own = slice(head * width, (head + 1) * width)
         scores = turned(q[:, own], places, theta) @ turned(k[:, own], places, theta).T / math.sqrt(width)
+        if window is not None:
+            here = [(row // window, column // window) for row, column in places]
+            scores = scores.masked_fill(torch.tensor([[a != b for b in here] for a in here]), -torch.inf)
         mixed.append(scores.softmax(dim=-1) @ v[:, own])
     return x + mapped(block.attn.proj, torch.cat(mixed, dim=1))
+
+
+def fed(mlp, name, x):
+    if hasattr(mlp, "gate_proj"):
+        return mapped(mlp.down_proj, silu(mapped(mlp.gate_proj, x)) * mapped(mlp.up_proj, x))
+    up, down = first(mlp, "fc1", "linear_fc1"), first(mlp, "fc2", "linear_fc2")
+    return mapped(down, activated(name, mapped(up, x)))
 
 
 def activated(name, x):
@@ -104,9 +117,10 @@ def encoded(model, pixels, grid, kept):
             continue
         x = torch.stack(x)
         for number, block in enumerate(tower.blocks):
-            x = attended(block, x, places, vision.num_heads, theta)
-            up, down = first(block.mlp, "fc1", "linear_fc1"), first(block.mlp, "fc2", "linear_fc2")
-            x = x + mapped(down, activated(vision.hidden_act, mapped(up, normed(block.norm2, x))))
+            windowed = number not in getattr(vision, "fullatt_block_indexes", range(len(tower.blocks)))
+            window = vision.window_size // vision.patch_size if windowed else None
+            x = attended(block, x, places, vision.num_heads, theta, window)
+            x = x + fed(block.mlp, vision.hidden_act, normed(block.norm2, x))
             if number in deep:
                 at = deep.index(number)
                 added[at].append(joined(tower.deepstack_merger_list[at], x, side**2))

@@ -15,7 +15,7 @@ from tokensieve.algebra.budget import Keep
 from tokensieve.composers.expression import Expression
 from tokensieve.cost.geometry import kept_of_groups, layer_costs, pruned_prefill_flops, visual_per_layer
 from tokensieve.cost.language_model import prefill_flops
-from tokensieve.cost.vision import TowerCost, kept_patches_by_block, patches_after_blocks
+from tokensieve.cost.vision import Stretches, TowerCost, kept_patches_by_block, patches_after_blocks
 from tokensieve.errors import BudgetError, RefusedError, brief
 from tokensieve.evidence import Evidence
 from tokensieve.models.adapter import Adapter
@@ -249,11 +249,12 @@ def _before_tower(recipe: Recipe, tower: PackedTower, visual: int, video: bool) 
     except RefusedError as error:
         return [Section(title, (f"cannot be counted: {error}",))]
     cost, size = TowerCost.of(tower), tower.patches_per_unit
-    plain, pruned = (cost.packed_flops([n * size]) for n in (visual, left))
-    lines = [
-        f"{left:,} of {visual:,} tokens are encoded, of {size} patches each; the others leave the prompt unseen",
-        f"blocks: {pruned / 1e9:,.1f} GFLOPs of {plain / 1e9:,.1f} unpruned, {pruned / plain:.1%}",
-    ]
+    lines = [f"{left:,} of {visual:,} tokens are encoded, of {size} patches each; the others leave the prompt unseen"]
+    if cost.windowed:
+        lines.append("how many FLOPs that saves depends on how many stay of each window")
+    else:
+        plain, pruned = (cost.packed_flops(Stretches((n * size,))) for n in (visual, left))
+        lines.append(f"blocks: {pruned / 1e9:,.1f} GFLOPs of {plain / 1e9:,.1f} unpruned, {pruned / plain:.1%}")
     return [Section(title, tuple(lines))]
 
 

@@ -45,16 +45,31 @@ class BlockCost:
 
 
 @dataclass(frozen=True)
+class Stretches:
+    """How the patches of images and frames attend to each other.
+
+    Attributes:
+        frames: the number of patches of each image or frame.
+        windows: that of each window, where some blocks have windows.
+    """
+
+    frames: tuple[int, ...]
+    windows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class TowerCost:
     """The cost of the blocks of a vision encoder.
 
     Attributes:
         blocks: the cost of each block.
         num_prefix_tokens: the number of class and register tokens, which pass all blocks.
+        windowed: the blocks whose attention is within windows.
     """
 
     blocks: tuple[BlockCost, ...]
     num_prefix_tokens: int
+    windowed: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, encoder: Encoder | PackedTower) -> TowerCost:
@@ -63,7 +78,8 @@ class TowerCost:
         for number, block in enumerate(encoder.blocks):
             own = _linear_parameters(encoder.attention(number))
             blocks.append(BlockCost(own, _linear_parameters(block) - own, encoder.attention_width(number)))
-        return cls(tuple(blocks), encoder.num_prefix_tokens)
+        windowed = encoder.windowed_blocks if isinstance(encoder, PackedTower) else frozenset()
+        return cls(tuple(blocks), encoder.num_prefix_tokens, windowed)
 
     def flops(self, patches: int, stages: Mapping[int, tuple[int, bool]]) -> int:
         """Return the FLOPs for one image.
@@ -80,14 +96,18 @@ class TowerCost:
             now = left
         return total
 
-    def attention_flops(self, patches: int) -> int:
-        """Return the FLOPs of scores and weighted sums alone, for one image that loses no patch."""
-        n = self.num_prefix_tokens + patches
-        return sum(4 * n * n * block.attention_width for block in self.blocks)
+    def attention_flops(self, stretches: Stretches) -> int:
+        """Return the FLOPs of scores and weighted sums alone, for a list of patches."""
+        return sum(
+            4 * n * n * block.attention_width
+            for number, block in enumerate(self.blocks)
+            for n in (stretches.windows if number in self.windowed else stretches.frames)
+        )
 
-    def packed_flops(self, segments: Sequence[int]) -> int:
-        """Return the FLOPs for several images or frames with so many patches each, which attend to themselves alone."""
-        return sum(self.flops(patches, {}) for patches in segments)
+    def packed_flops(self, stretches: Stretches) -> int:
+        """Return the FLOPs for a list of patches of several images or frames, without class tokens."""
+        linear = sum(2 * (block.attention_parameters + block.mlp_parameters) for block in self.blocks)
+        return sum(stretches.frames) * linear + self.attention_flops(stretches)
 
 
 @dataclass(frozen=True)
@@ -168,13 +188,14 @@ class VisionCost:
         # Which frame of a video loses how many, or which of several pictures.
         shared = stage.per != "frame" and any(len(own) > 1 for own in self.frames)
         shared = shared or (stage.per == "sample" and len(self.frames) > 1)
-        if shared or stage.keep.auto or stage.keep.mean:
+        if shared or packed.windowed or stage.keep.auto or stage.keep.mean:
             said = f"per: {stage.per}" if shared else f"keep: {stage.keep}"
-            raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: what stays depends on the picture")
+            what = "what stays of each window" if packed.windowed and not shared else "what stays"
+            raise RefusedError(f"'{recipe.name}' has {said} at {stage.at}: {what} depends on the picture")
         size = self.patches_per_unit
         whole = [patches for own in self.frames for patches in own]
         left = [count(stage.keep, patches // size) * size for patches in whole]
-        before, after = (sum(packed.attention_flops(n) for n in patches) for patches in (whole, left))
+        before, after = (packed.attention_flops(Stretches(tuple(patches))) for patches in (whole, left))
         # Everything but attention is done for each patch.
         return (self.unpruned_flops - before) * sum(left) // sum(whole) + after
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokensieve.cost.vision import Stretches
 from tokensieve.engine.batches import interleaved
 from tokensieve.engine.encoded_images import arguments_by_name
 from tokensieve.engine.prompt_layout import PromptLayout
@@ -35,10 +36,14 @@ class KeptUnits:
     """What stays of the pictures of a kind.
 
     Attributes:
+        tower: the vision tower.
+        modality: the kind.
         ids: int64 `[kept]`, the units that are encoded, by their turn among those of all pictures; at least one.
         counts: how many units each picture had.
     """
 
+    tower: PackedTower
+    modality: Modality
     ids: Tensor
     counts: tuple[int, ...]
 
@@ -47,9 +52,10 @@ class KeptUnits:
         """Whether all are encoded."""
         return len(self.ids) == sum(self.counts)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """Return values `[kept, c]` of the kept units as `[units, c]`, with zeros for the others."""
-        return values.new_zeros(sum(self.counts), values.shape[-1]).index_copy(0, self.ids.to(values.device), values)
+    def tokens(self, values: Tensor, request: Mapping[str, Any]) -> Tensor:
+        """Return values of all units `[units, c]` from those of the patches that were encoded; zeros for the others."""
+        kept = self.tower.patches_to_units(values, self.modality, request, self.ids)
+        return kept.new_zeros(sum(self.counts), kept.shape[-1]).index_copy(0, self.ids.to(kept.device), kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +65,13 @@ class PixelBatch:
     Attributes:
         record: its part of the ledger.
         keep: bool `[prompts, tokens]`.
-        segments: by prompt, the patches of each of its frames, before and after.
+        stretches: by prompt, its patches in the tower, before and after.
         units: by modality, what is encoded.
     """
 
     record: StageRecord
     keep: Tensor
-    segments: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    stretches: list[tuple[Stretches, Stretches]]
     units: Mapping[str, KeptUnits]
 
 
@@ -105,7 +111,7 @@ class PixelPruner:
                 "the recipe has a stage before the vision tower, but the pictures came already encoded; pass "
                 "pixel_values with input_ids to the model or its generate, and nothing encoded before"
             )
-        return EncoderOutcome([batch.record], [], 0, batch.keep.double(), batch.segments), batch.units
+        return EncoderOutcome([batch.record], [], 0, batch.keep.double(), batch.stretches), batch.units
 
     def encode(self, modality: Modality, real: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer a call that encodes pictures: those of the prompt that are left, and any others as ever."""
@@ -150,18 +156,27 @@ class PixelPruner:
             stays = keep[torch.from_numpy(layout.order == number)]
             # A set may be empty, and a tower cannot encode nothing.
             ids = stays.nonzero().flatten() if bool(stays.any()) else torch.zeros(1, dtype=torch.int64)
-            units[modality.name] = KeptUnits(ids, tuple(map(len, own)))
+            units[modality.name] = KeptUnits(self._tower, modality, ids, tuple(map(len, own)))
         rows = outcome.keep.cpu().numpy()
-        return PixelBatch(record, outcome.keep, self._segments(tokens.grid.array, tokens.every.array, rows), units)
+        return PixelBatch(record, outcome.keep, self._stretches(tokens.grid.array, tokens.every.array, rows), units)
 
-    def _segments(
+    def _stretches(
         self, grid: NDArray[np.int64], there: NDArray[np.bool_], keep: NDArray[np.bool_]
-    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Return for each prompt how many patches its frames had, and how many are left of each."""
-        size, found = self._tower.patches_per_unit, []
+    ) -> list[tuple[Stretches, Stretches]]:
+        """Return for each prompt how its patches attend to each other, of all and of those that are left."""
+        found = []
         for own, real, stays in zip(grid, there, keep, strict=True):
-            _, frame = np.unique(own[real][:, [0, 2]], axis=0, return_inverse=True)
-            whole = np.bincount(frame.reshape(-1)) * size
-            left = np.bincount(frame.reshape(-1)[stays[real]], minlength=len(whole)) * size
-            found.append((tuple(whole.tolist()), tuple(left.tolist())))
+            places, left = own[real], stays[real]
+            window = self._tower.windows(torch.from_numpy(places[:, 1:])).numpy()
+            frames = self._sizes(places[:, [0, 2]], left)
+            windows = self._sizes(np.stack([places[:, 0], window], axis=1), left)
+            found.append((Stretches(frames[0], windows[0]), Stretches(frames[1], windows[1])))
         return found
+
+    def _sizes(self, part: NDArray[np.int64], left: NDArray[np.bool_]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return how many patches each part has, and how many are left; `part` `[tokens, 2]` names it."""
+        _, number = np.unique(part, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        whole = np.bincount(number) * self._tower.patches_per_unit
+        rest = np.bincount(number[left], minlength=len(whole)) * self._tower.patches_per_unit
+        return tuple(whole.tolist()), tuple(rest.tolist())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokensieve.cost.vision import Stretches
 from tokensieve.engine.batches import padded
 from tokensieve.engine.prompt_layout import PromptLayout
 from tokensieve.engine.question import questions, tokenizer_of
@@ -98,14 +99,14 @@ class EncoderOutcome:
         patches: of each of them.
         sizes: float64 `[prompts, tokens]`, how many patches each visual token stands for, 0 where it left; none where
             the tower hands on all of them.
-        segments: where a stage before the tower left patches out: see `Prefill.segments`.
+        stretches: where a stage before the tower left patches out: see `Prefill.stretches`.
     """
 
     records: Sequence[StageRecord]
     pictures: list[int]
     patches: int
     sizes: Tensor | None
-    segments: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = ()
+    stretches: Sequence[tuple[Stretches, Stretches]] = ()
 
 
 @dataclass(eq=False)
@@ -194,7 +195,7 @@ class PromptSelector:
         self._run.add(record)
         if tower is not None:
             record.pictures, record.patches = tower.pictures, tower.patches
-            record.segments = list(tower.segments)
+            record.stretches = list(tower.stretches)
             for done in tower.records:
                 record.stages.append(done)
                 self._on_stage(done)

@@ -146,8 +146,10 @@ class VisionRecorder:
             for number, name in enumerate(names):
                 seen = recorded[name][kind]
                 patches = seen[0] if len(seen) == 1 else torch.cat(seen)
-                tokens = self._decoder.patches_to_tokens(patches, request, name)
-                found.append(units[name].spread(tokens) if name in units else tokens)
+                if name in units:
+                    found.append(units[name].tokens(patches, request))
+                else:
+                    found.append(self._decoder.patches_to_tokens(patches, request, name))
                 wanted = layout.count(number)
                 if len(found[-1]) != wanted:
                     raise RefusedError(

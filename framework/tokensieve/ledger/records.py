@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensieve.cost.vision import Stretches
 from tokensieve.ledger.places import Places
 from tokensieve.ledger.seen import Seen
 
@@ -158,8 +159,8 @@ class Prefill:
             stages inside the vision encoder removed some from the prompt.
         pictures: how many images of each sample a vision encoder with stages encoded; tiles count.
         patches: the number of patches of each of these images.
-        segments: by sample, the number of patches of each image or frame, and how many of them a stage before the
-            vision tower left to encode; empty without such a stage.
+        stretches: by sample, its patches in the vision tower, and those that a stage before it left to encode; empty
+            without such a stage.
         stages: the record of each stage, in order.
         questions: the question of each sample, if a strategy read it.
         notes: remarks, for example on how relevance was measured.
@@ -173,7 +174,7 @@ class Prefill:
     entering: list[int]
     pictures: list[int] = field(default_factory=list)
     patches: int = 0
-    segments: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    stretches: list[tuple[Stretches, Stretches]] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
     questions: list[str] | None = None
     notes: list[str] = field(default_factory=list)

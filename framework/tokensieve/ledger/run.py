@@ -151,8 +151,8 @@ class Run(ShownRun):
         None if the recipe has no stage in the encoder, or before it.
         """
         prefill = self.latest
-        if self.tower is not None and prefill.segments:
-            whole, left = prefill.segments[sample]
+        if self.tower is not None and prefill.stretches:
+            whole, left = prefill.stretches[sample]
             return self.tower.packed_flops(whole), self.tower.packed_flops(left)
         if self.tower is None or not prefill.patches:
             return None

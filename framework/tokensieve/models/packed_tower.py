@@ -20,7 +20,7 @@ class PackedTower(ABC):
 
     A unit is the patches that become one visual token. A unit that a stage at `pixel.0` removes is never encoded; the
     patches of the others keep the positions that they have in their pictures, and attend to what is left of their
-    picture or frame.
+    picture, frame or window.
 
     Attributes:
         decoder: the language model that takes what the tower encodes.
@@ -44,6 +44,19 @@ class PackedTower(ABC):
     @abstractmethod
     def attention_width(self, block: int) -> int:
         """Return the width of all attention heads of a block together: number of heads times head dimension."""
+
+    @property
+    def windowed_blocks(self) -> frozenset[int]:
+        """The blocks whose attention is within windows of an image or frame; none by default."""
+        return frozenset()
+
+    def windows(self, places: Tensor) -> Tensor:
+        """Return the window of each unit of an image or video, int64 `[units]`; all 0 where no block has windows.
+
+        Args:
+            places: int64 `[units, 4]`: tile, frame, row, column.
+        """
+        return torch.zeros_like(places[:, 0])
 
     @property
     @abstractmethod
@@ -70,6 +83,19 @@ class PackedTower(ABC):
         Returns:
             What replaces, or is added to, the arguments that were given.
         """
+
+    def patches_to_units(self, values: Tensor, modality: Modality, request: Mapping[str, Any], kept: Tensor) -> Tensor:
+        """Return values of units `[kept, c]` from values of the patches that were encoded, `[..., c]`.
+
+        The default is for towers that hold patches in the order in which they were given.
+
+        Args:
+            values: one for each patch, in the order of the tower's layers.
+            modality: the kind of visual input.
+            request: the caller's arguments, with sizes and grids.
+            kept: int64 `[kept]`, the units that were encoded.
+        """
+        return self.decoder.patches_to_tokens(values, request, modality.name)
 
     def spread(self, output: Any, kept: Tensor, counts: Sequence[int]) -> Any:
         """Return an encoder output for all units, with zeros for those that were not encoded.
