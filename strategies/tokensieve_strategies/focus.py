@@ -52,5 +52,5 @@ class Focus(Appraiser):
     def demand(self, tokens: Tokens) -> Tensor:
         """Return over how many tokens the attention of each group spreads, to the power; 0 where there is none."""
         part = self.score(tokens)
-        entropy = -torch.special.xlogy(part, part).sum(dim=1)
+        entropy: Tensor = -torch.special.xlogy(part, part).sum(dim=1)
         return (self.power * entropy).exp().where(part.sum(dim=1) > 0, 0.0)
