@@ -190,3 +190,23 @@ def test_words_around_pictures_keep_their_meaning():
         use_cache=False,
     ).last_hidden_state[0, -1]
     torch.testing.assert_close(logits, model.lm_head(hidden), atol=5e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("keep", ["1/3", 3])
+@pytest.mark.parametrize(
+    ("name", "per", "parts"),
+    [
+        ("llava_next", "image", TILED[1:]),
+        ("llava_next", "tile", TILED[1:]),
+        ("qwen2_vl", "image", (("image", 3), 1, ("image", 0), 2, ("video", 2))),
+        ("qwen3_vl", "frame", (("video", 2), 1, ("video", 3))),
+        ("gemma3", "image", (("image", 3), 1, ("image", 0))),
+    ],
+)
+def test_groups_of_any_kind_share_a_mean_exactly(name, per, parts, keep):
+    model, inputs, grid = made(name, *parts)
+    plain = kept(model, inputs, keep=keep, per=per)
+    ours = kept(model, inputs, keep=f"mean {keep}", per=per, demand="erank", over="sample")
+    assert len(ours) == len(plain)
+    assert kept(model, inputs, keep=f"mean {keep}", per=per, demand="erank") == ours
+    assert kept(model, inputs, keep="mean 100%", per=per, demand="erank") == list(range(len(grid)))
