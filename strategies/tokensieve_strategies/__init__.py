@@ -32,7 +32,7 @@ from tokensieve_strategies.pool import Pool as Pool
 from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.prunevid import PruneVid as PruneVid
 from tokensieve_strategies.qcsp import QCSP as QCSP
-from tokensieve_strategies.question_attention import QuestionAttention as QuestionAttention
+from tokensieve_strategies.question import Question as Question
 from tokensieve_strategies.random import Random as Random
 from tokensieve_strategies.shallow import Shallow as Shallow
 from tokensieve_strategies.sparsevlm import SparseVLM as SparseVLM
