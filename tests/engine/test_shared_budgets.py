@@ -8,7 +8,15 @@ import torch
 from rich.console import Console
 
 import tokensieve as ts
-from tokensieve.errors import BudgetError, MissingEvidenceError, RecipeError, RefusedError, ScoreError
+from tokensieve.errors import (
+    BudgetError,
+    FormulaError,
+    MissingEvidenceError,
+    RecipeError,
+    RefusedError,
+    ScoreError,
+)
+from tokensieve.testing.samples import sample
 from tokensieve_strategies import GSP, Diversity, DivPrune, Norm, ToMe
 
 from .models import IMAGE, RAGGED, TEXT, batch, generate, patches, prompts, shared
@@ -380,6 +388,15 @@ def test_a_mean_that_says_nothing_is_refused_with_its_line(old, new, said):
     with pytest.raises((RecipeError, BudgetError), match=said) as caught:
         ts.Recipe.loads(text, source="mine.yaml")
     assert "(mine.yaml:" in str(caught.value)
+
+
+def test_a_mean_is_no_size_inside_a_formula_and_no_budget_of_one_selection():
+    with pytest.raises(FormulaError, match="best takes a count or a fraction, not mean 1/3"):
+        _ = Norm()["mean 1/3"]
+    with pytest.raises(BudgetError, match="is a mean, which several groups meet together"):
+        ts.select(Norm(), sample([9, 4]), ts.Keep.of("mean 3"))
+    with pytest.raises(BudgetError, match="no demand to share a mean by"):
+        ts.Recipe.load("norm", keep="mean 1/9")
 
 
 def test_over_without_a_mean_and_means_in_a_table_of_budgets_are_refused():

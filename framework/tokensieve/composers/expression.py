@@ -319,8 +319,8 @@ class Best(Composer):
     @classmethod
     def _size(cls, value: object) -> Keep:
         size = Keep.of(value)
-        if size.auto:
-            raise ValueError("best takes a count or a fraction, not auto")
+        if size.auto or size.mean:
+            raise ValueError(f"best takes a count or a fraction, not {size}")
         return size
 
     @property
