@@ -43,13 +43,17 @@ CASES_OF_TILES = {
 }
 """What `CUT` is asked, too: a recipe, its budget, and what is changed in its stage."""
 VIDEO_CASES = {
-    "world-qwen": ("norm", "divprune", "script"),
-    "random-qwen2_5": ("norm", "divprune", "script", "frames"),
-    "random-qwen3": ("norm", "divprune", "script", "frames"),
+    "world-qwen": ("norm", "divprune", "script", "original", "original-whole"),
+    "random-qwen2_5": ("norm", "divprune", "script", "frames", "original", "original-whole"),
+    "random-qwen3": ("norm", "divprune", "script", "frames", "original", "original-whole"),
 }
 """The cases of videos, by model."""
-CASES_OF_VIDEOS = {"frames": ("divprune", 5, {"per": "frame"})}
-"""What models with random weights are asked about videos, too, as in `CASES_OF_TILES`."""
+CASES_OF_VIDEOS = {
+    "frames": ("divprune", 5, {"per": "frame"}),
+    "original": ("script", "1/9", {}),
+    "original-whole": ("norm", "100%", {}),
+}
+"""What models that take videos are asked, too, as in `CASES_OF_TILES`; the last ones with original positions."""
 PICTURES = 12
 TASK = World(pictures=PICTURES)
 TOKENS = 4
@@ -77,13 +81,14 @@ SAMPLES = samples()
 
 def cases(model):
     """Return the names of what a model is asked."""
-    return [*CASES, *(CASES_OF_TILES if model == CUT else ()), *(set(VIDEO_CASES.get(model, ())) & {*CASES_OF_VIDEOS})]
+    of_videos = [case for case in CASES_OF_VIDEOS if case in VIDEO_CASES.get(model, ())]
+    return [*CASES, *(CASES_OF_TILES if model == CUT else ()), *of_videos]
 
 
 def recipe_of(case):
-    """Return the recipe of a case, with compact positions."""
+    """Return the recipe of a case."""
     name, keep, changes = (CASES_OF_TILES | CASES_OF_VIDEOS).get(case) or (case, CASES[case], {})
-    recipe = ts.Recipe.load(name, keep=keep).replace(positions="compact")
+    recipe = ts.Recipe.load(name, keep=keep).replace(positions="original" if "original" in case else "compact")
     return recipe.replace(stages=[recipe.stages[0].model_copy(update=changes)])
 
 

@@ -157,6 +157,7 @@ def about_video(model, number, times=None, behind=False):
         *itertools.product(["world-llava", "world-qwen"], CASES),
         *itertools.product(RANDOM, ["norm", "divprune", "script"]),
         *itertools.product(RANDOM[:2], ["frames"]),
+        *itertools.product(["world-qwen", *RANDOM[:2]], ["original", "original-whole"]),
         *itertools.product([CUT], ["script-merge", *CASES_OF_TILES]),
     ],
 )
@@ -169,7 +170,7 @@ def test_an_engine_keeps_and_answers_what_prune_does(model, recipe):
             said, [output] = ask([request(model, number)])
             assert [said[0], kept[0]] == wanted["one"][number], number
             assert output.prompt_token_ids.count(PLACEHOLDERS[model]) == len(kept[0])
-            assert model == CUT or len(kept[0]) == {"norm": 144, "frames": 5}.get(recipe, 16)
+            assert model == CUT or len(kept[0]) == {"norm": 144, "original-whole": 144, "frames": 5}.get(recipe, 16)
         # All at once, out of the caches.
         kept.clear()
         assert ask([request(model, number) for number in NUMBERS])[0] == answers(wanted["one"])
@@ -196,6 +197,8 @@ CONFIGURATIONS = {
         ("world-qwen", "script"),
         (RANDOM[0], "divprune"),
         (RANDOM[1], "script"),
+        (RANDOM[0], "original"),
+        (RANDOM[1], "original"),
         (CUT, "tiles"),
         (CUT, "lines-keep"),
     ],
@@ -212,6 +215,20 @@ def test_answers_do_not_depend_on_how_the_engine_computes(model, recipe, configu
             both = [about_video(model, number, behind=True) for number in NUMBERS]
             assert ask(videos)[0] == answers(wanted["video"])
             assert ask([*videos, *both])[0] == answers([*wanted["video"], *wanted["both"]])
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"), [(CUT, "tiles"), (RANDOM[0], "script"), (RANDOM[0], "original"), (RANDOM[1], "original")]
+)
+def test_answers_of_a_compiled_model_are_the_same(model, recipe, monkeypatch):
+    # By default vLLM compiles with the machine's C++ compiler.
+    monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "1")
+    wanted = expected(model)[recipe]
+    with engine(model, recipe, enforce_eager=False) as (ask, _):
+        assert ask([request(model, number) for number in NUMBERS])[0] == answers(wanted["one"])
+        assert ask([request(model, number, (1, 2)) for number in NUMBERS])[0] == answers(wanted["three"])
+        if "video" in wanted:
+            assert ask([about_video(model, number, behind=True) for number in NUMBERS])[0] == answers(wanted["both"])
 
 
 @pytest.mark.parametrize("model", ["world-llava", "world-qwen"])
@@ -254,6 +271,15 @@ def test_a_video_may_lose_more_tokens_of_one_frame_than_of_another():
     # What the test of videos above says of Qwen3-VL, whose frames have text between them.
     frames = [[one < 36 for one in ids] for _, ids in expected("random-qwen3")["divprune"]["video"]]
     assert any(sum(first) not in (0, 4, 8) for first in frames)
+
+
+@pytest.mark.parametrize("model", ["world-qwen", *RANDOM[:2]])
+def test_original_positions_are_others(model):
+    # What is tested above of them would say nothing if they changed no answer.
+    found = expected(model)
+    for kind in ("one", "three", "video", "both"):
+        assert [ids for _, ids in found["original"][kind]] == [ids for _, ids in found["script"][kind]]
+        assert answers(found["original"][kind]) != answers(found["script"][kind])
 
 
 def test_caches_know_the_times_of_frames():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokensieve.errors import RefusedError, listing
-from tokensieve.recipes.recipe import Recipe
+from tokensieve.recipes.recipe import Positions, Recipe
 from tokensieve.serving.families import ServedFamily
 from tokensieve.serving.refusals import served_stage
 from tokensieve.serving.settings import written
@@ -36,6 +36,8 @@ class ServedModel:
     towers: tuple[str, ...] = ()
 
 
+_MROPE: tuple[Positions, ...] = ("compact", "original")
+"""The positions that a model says itself can have gaps; vLLM numbers the tokens of the others."""
 LLAVA = ServedModel(
     ServedFamily("llava", "LlavaForConditionalGeneration"),
     "TokensieveLlavaForConditionalGeneration",
@@ -49,17 +51,17 @@ LLAVA_NEXT = ServedModel(
     LLAVA.towers,
 )
 QWEN2_VL = ServedModel(
-    ServedFamily("qwen2_vl", "Qwen2VLForConditionalGeneration", ("image", "video")),
+    ServedFamily("qwen2_vl", "Qwen2VLForConditionalGeneration", ("image", "video"), _MROPE),
     "TokensieveQwen2VLForConditionalGeneration",
     "tokensieve.vllm.qwen2_vl:PrunedQwen2VL",
 )
 QWEN2_5_VL = ServedModel(
-    ServedFamily("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", ("image", "video")),
+    ServedFamily("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", ("image", "video"), _MROPE),
     "TokensieveQwen2_5_VLForConditionalGeneration",
     "tokensieve.vllm.qwen2_5_vl:PrunedQwen25VL",
 )
 QWEN3_VL = ServedModel(
-    ServedFamily("qwen3_vl", "Qwen3VLForConditionalGeneration", ("image", "video"), merges=False),
+    ServedFamily("qwen3_vl", "Qwen3VLForConditionalGeneration", ("image", "video"), _MROPE, merges=False),
     "TokensieveQwen3VLForConditionalGeneration",
     "tokensieve.vllm.qwen3_vl:PrunedQwen3VL",
 )
