@@ -10,7 +10,7 @@ import pytest
 import tokensieve as ts
 from tokensieve import bridges
 from tokensieve.serving.settings import ServedSettings
-from tokensieve.vllm.overrides import overrides, served_model
+from tokensieve.vllm.overrides import SERVED, overrides, served_model
 
 WORLD = ("serve-vllm", "world-llava", "--recipe", "divprune", "--keep", "1/9", "--positions", "compact")
 
@@ -86,6 +86,19 @@ def test_other_checkpoints_are_refused(config, said):
     recipe = ts.Recipe.load("norm", keep=16).replace(positions="compact")
     with pytest.raises(ts.TokensieveError, match=re.escape(said)):
         overrides(config, recipe)
+
+
+@pytest.mark.parametrize("served", SERVED, ids=lambda served: served.family.name)
+def test_original_positions_are_served_where_the_model_says_them(served):
+    config = {"architectures": [served.family.architecture], "vision_config": {"model_type": "clip_vision_model"}}
+    recipe = ts.Recipe.load("norm", keep=16)
+    assert recipe.positions == "original"
+    if served.family.name.startswith("qwen"):
+        written = overrides(config, recipe)["tokensieve"]
+        assert ServedSettings.read(written).load(ts.default_registry()).positions == "original"
+    else:
+        with pytest.raises(ts.TokensieveError, match=r"has positions: original.*Serve it with positions: compact"):
+            overrides(config, recipe)
 
 
 def test_our_own_architecture_is_known_too():
