@@ -24,6 +24,7 @@ from tokensieve_strategies.hiprune import HiPrune as HiPrune
 from tokensieve_strategies.holitom import HoliTom as HoliTom
 from tokensieve_strategies.holov import HoloV as HoloV
 from tokensieve_strategies.idpruner import IDPruner as IDPruner
+from tokensieve_strategies.max_attention import MaxAttention as MaxAttention
 from tokensieve_strategies.mmtok import MMTok as MMTok
 from tokensieve_strategies.norm import Norm as Norm
 from tokensieve_strategies.otprune import OTPrune as OTPrune
@@ -32,7 +33,6 @@ from tokensieve_strategies.pool import Pool as Pool
 from tokensieve_strategies.prumerge import PruMerge as PruMerge
 from tokensieve_strategies.prunevid import PruneVid as PruneVid
 from tokensieve_strategies.qcsp import QCSP as QCSP
-from tokensieve_strategies.question import Question as Question
 from tokensieve_strategies.random import Random as Random
 from tokensieve_strategies.shallow import Shallow as Shallow
 from tokensieve_strategies.sparsevlm import SparseVLM as SparseVLM

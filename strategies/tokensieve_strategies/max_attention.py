@@ -12,7 +12,7 @@ from tokensieve_strategies._maths.raters import no_text_notes
 from tokensieve_strategies._maths.vectors import require_finite
 
 
-class Question(Scorer):
+class MaxAttention(Scorer):
     """Keeps the tokens that some token of the question attends to most.
 
     A token's score is the largest attention, averaged over heads, that it gets in the layer before from any text
@@ -22,7 +22,7 @@ class Question(Scorer):
     them as they are.
     """
 
-    name = "question"
+    name = "max_attention"
     paper = "https://arxiv.org/abs/2412.16117"
     complexity = ("O(n m), m text tokens", "O(n m)")
 
@@ -35,7 +35,7 @@ class Question(Scorer):
         """Return the largest attention of each token, float32 `[rows, n]`; 0 where no text follows."""
         text = tokens.decoder_text
         asked = text.after & text.mask
-        require_finite(text.attention, tokens.valid, "question: the attention")
+        require_finite(text.attention, tokens.valid, "max_attention: the attention")
         largest = text.attention.double().masked_fill(~asked.unsqueeze(1), -torch.inf)
         if not largest.shape[2]:
             return torch.zeros(tokens.valid.shape, device=tokens.valid.device)
@@ -44,5 +44,5 @@ class Question(Scorer):
     def judge(self, tokens: Tokens, depth: int) -> Chain:
         """Return the order of scores, with a note for each row in which no text follows."""
         text = tokens.decoder_text
-        notes = no_text_notes(replace(text, mask=text.after & text.mask), tokens.valid, "question")
+        notes = no_text_notes(replace(text, mask=text.after & text.mask), tokens.valid, "max_attention")
         return Chain.from_scores(tokens.universe, self.score(tokens), self, notes)
