@@ -13,6 +13,7 @@ import tokensieve as ts
 from tokensieve.algebra.budget import count
 from tokensieve.cost.language_model import flop_counter
 from tokensieve.cost.vision import VisionCost
+from tokensieve.engine.cache import cache_name
 from tokensieve.errors import RecipeError, RefusedError
 from tokensieve.testing.adapters.kit import Kit
 from tokensieve.testing.footprint import footprint
@@ -315,6 +316,25 @@ def test_beams_and_a_static_cache(qwen):
     # The first step of every beam is that of greedy search.
     close(torch.stack(beams.logits, dim=1)[::2, 0], greedy["plain"][:, 0])
     assert [len(ids) for ids in ledger.kept("pixel.0")] == [3, 0]
+
+
+@torch.no_grad()
+def test_a_second_turn_on_the_cache(kit):
+    """Words behind a pruned prompt see what is left of it, at the positions that follow the whole one."""
+    row = kit.row(("image", 1), 2, ("image", 3), seed=5)
+    inputs, more = kit.prompts.batch([row]), [5, 6, 7]
+    with ts.prune(kit.model, recipe(3)) as ledger:
+        first = kit.generate([row], steps=3)
+        ids = torch.cat([first.sequences, torch.tensor([more])], dim=1)
+        kinds = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 6))
+        held = {cache_name(kit.model): first[cache_name(kit.model)]}
+        mask = torch.ones_like(ids)
+        second = kit.model.generate(
+            input_ids=ids, attention_mask=mask, mm_token_type_ids=kinds, **held, **kit.settings(1)
+        )
+    words = first.sequences[0, len(row.words) :].tolist()
+    wanted = packed.logits(kit.prompts, row, ledger.prefills[0].stages[0].samples[0].kept.tolist(), new=words + more)
+    close(second.logits[0][0], wanted)
 
 
 @torch.no_grad()
