@@ -18,7 +18,10 @@ PACKAGES = ("tokensieve", "tokensieve_strategies", "tokensieve_adapters")
 # They import lmms-eval and vLLM, which have environments of their own.
 ELSEWHERE = {
     *(f"tokensieve.lmms.{name}" for name in ("harness", "model", "wrap")),
-    *(f"tokensieve.vllm.{name}" for name in ("llava", "mrope", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "requests")),
+    *(
+        f"tokensieve.vllm.{name}"
+        for name in ("llava", "llava_next", "mrope", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "requests")
+    ),
 }
 
 

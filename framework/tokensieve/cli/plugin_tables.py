@@ -93,10 +93,11 @@ def _counts(registry: Registry, plugin: Plugin) -> str:
 
 
 def _strategies(registry: Registry) -> Table:
-    table = titled_table(f"Strategies ({len(registry.strategies)})", "name", "kind", "needs", "what it does", no_wrap=3)
+    table = titled_table(f"Strategies ({len(registry.strategies)})", "name, kind", "needs", "what it does", no_wrap=2)
     for name, strategy in sorted(registry.strategies.items()):
         text = sentence(strategy) + (f"\n{strategy.paper}" if strategy.paper else "")
-        table.add_row(cell(name), cell(kind_of_strategy(strategy)), cell(_needs(strategy)), cell(text))
+        # Side by side with both, an address would not fit into 80 columns.
+        table.add_row(cell(f"{name}\n{kind_of_strategy(strategy)}"), cell(_needs(strategy)), cell(text))
     return table
 
 
