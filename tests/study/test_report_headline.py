@@ -1,12 +1,17 @@
 """The sentence that a report starts with: what won, and how sure that is."""
 
+from dataclasses import replace
+
 import pytest
 
 from tokensieve.plugins.registry import default_registry
 from tokensieve.study.analysis.collect import collect
 from tokensieve.study.analysis.findings import make_findings
+from tokensieve.study.report.figures.curves import accuracy_tokens
+from tokensieve.study.report.figures.style import line_styles
 from tokensieve.study.report.headline import NOTHING_RANKED, headline
-from tokensieve.study.report.tables.ranks import ranks_of
+from tokensieve.study.report.tables.accuracy import accuracy_table
+from tokensieve.study.report.tables.ranks import rank_table, ranks_of
 
 from . import synthetic
 from .synthetic import Made, Shapes
@@ -99,3 +104,25 @@ def test_the_counts_are_those_of_the_tables(two):
     words = {0: "none of these", led: "all of these"}
     assert f"beat the best control at {words.get(beats, f'{beats} of these')}, and" in said
     assert f"surely the best at {words.get(alone, f'{alone} of these')} (95 %" in said
+
+
+def test_answers_that_are_compared_agree_and_are_not_right():
+    """In the sentence, the tables and the figures; the unpruned model agrees with itself, so no part of it is named."""
+    [findings] = clear(gsp=1.0, qcsp=0.6, random=0.4)
+    compared = replace(findings.comparison, card={**findings.comparison.card, "metric": "top1_agreement"})
+    other = make_findings(compared, default_registry())
+    assert headline([other]) == (
+        "gsp has the most agreeing answers; it is shown to beat the best control, and is surely the best (95 %, "
+        "corrected for multiple comparisons)."
+    )
+    words = {}
+    for name, one in (("right", findings), ("agreeing", other)):
+        tables = [accuracy_table(one), rank_table(one)]
+        drawing = accuracy_tokens(one, line_styles({arm.method: arm.role for arm in one.comparison.arms}))
+        said = [note for table in tables for note in table.notes] + [drawing.title, drawing.figure.axes[0].get_ylabel()]
+        words[name] = " ".join(said).lower()
+        assert f"{name} answers in %" in words[name]
+        assert f"rank by {name} answers" in words[name]
+        assert f"{name} answers against visual tokens" in words[name]
+        assert f"{name} answers, %" in words[name]
+    assert "right" not in words["agreeing"]

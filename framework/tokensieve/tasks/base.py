@@ -93,7 +93,10 @@ class Task(Value):
     version: ClassVar[int] = 1
     """Increased whenever the same fields mean another protocol; it is part of the card."""
     compares: ClassVar[bool] = False
-    """Whether answers are compared with those of the unpruned model, which `grade` then gets, with logits."""
+    """Whether answers are compared with those of the unpruned model, which `grade` then gets, with logits.
+
+    The name of its metric then ends in `agreement`, by which reports know that answers agree, and are not right.
+    """
 
     metric: str
     """The name of the grade by which methods are compared. It is in [0, 1], and higher is better.

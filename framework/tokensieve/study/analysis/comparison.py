@@ -121,6 +121,10 @@ class Arm:
         return mean
 
 
+RIGHT, AGREEING = "right answers", "agreeing answers"
+"""What metrics count."""
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """The arms of one budget with the same mean number of visual tokens per layer; they may be ranked.
@@ -170,6 +174,11 @@ class Comparison:
     def title(self) -> str:
         """Return model and task, for headings."""
         return f"{self.model} on {self.task}"
+
+    @property
+    def counted(self) -> str:
+        """Return what the metric counts, in words: answers of a task that compares are never right, they agree."""
+        return AGREEING if str(self.card.get("metric", "")).endswith("agreement") else RIGHT
 
     @cached_property
     def clusters(self) -> Integers:

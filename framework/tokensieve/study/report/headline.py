@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokensieve.study.analysis.attempt import attempt
-from tokensieve.study.analysis.comparison import Arm, Block, Comparison
+from tokensieve.study.analysis.comparison import RIGHT, Arm, Block, Comparison
 from tokensieve.study.analysis.findings import Findings
 from tokensieve.study.analysis.significance import half_width
 from tokensieve.study.report.tables.ranks import ranks_of
@@ -59,21 +59,20 @@ def headline(all_findings: Sequence[Findings]) -> str:
     winners = [name for name, count in counts.items() if count == most]
     roles = {arm.method: arm.role for place in places for arm in place.leaders}
     total = f"{len(places)} budgets{_over(all_findings)}"
+    counted = " and ".join(dict.fromkeys(place.findings.comparison.counted for place in places))
     if len(winners) > 1:
         named = f"{', '.join(winners[:-1])} and {winners[-1]}"
-        return (
-            f"Nothing is in front alone: {named} have the most right answers equally often{_at(most, places, total)}."
-        )
+        return f"Nothing is in front alone: {named} have the most {counted} equally often{_at(most, places, total)}."
     [winner] = winners
     if roles[winner] != "method":
         methods = {arm.method for place in places for arm in place.block.arms if arm.role == "method"}
         better = sorted(name for name in methods if any(place.shown_better(name) for place in places))
         shown = f"only {', '.join(better)} beats the best control anywhere" if better else "no method is shown to win"
-        return f"{winner}, a control, has the most right answers{_at(most, places, total)}; {shown}."
+        return f"{winner}, a control, has the most {counted}{_at(most, places, total)}; {shown}."
     beats = sum(place.shown_better(winner) for place in places)
     alone = sum(place.surely_first(winner) for place in places)
     return (
-        f"{winner} has the most right answers{_at(most, places, total)}; {_how_sure(beats, alone, most)}"
+        f"{winner} has the most {counted}{_at(most, places, total)}; {_how_sure(beats, alone, most)}"
         f"{_retained(winner, places)}."
     )
 
@@ -128,7 +127,12 @@ def _count(count: int, of: int) -> str:
 
 
 def _retained(winner: str, places: Sequence[_Place]) -> str:
-    """Return how much of the unpruned model's accuracy the winner has at the middle budget of the places."""
+    """Return how much of the unpruned model's accuracy the winner has at the middle budget of the places.
+
+    Nothing where answers only agree: with itself, the unpruned model agrees always.
+    """
+    if any(place.findings.comparison.counted != RIGHT for place in places):
+        return ""
     keeps = list(dict.fromkeys(place.block.keep for place in places))
     keep = keeps[len(keeps) // 2]
     found: list[tuple[Comparison, Arm]] = []

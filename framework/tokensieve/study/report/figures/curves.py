@@ -37,11 +37,11 @@ def accuracy_tokens(findings: Findings, styles: dict[str, LineStyle]) -> Drawing
     banded = leading(comparison)
     _curves(axes, comparison, styles, lambda arm: arm.tokens, banded=banded)
     token_axis(axes, comparison)
-    axes.set_ylabel("right answers, %")
+    axes.set_ylabel(f"{comparison.counted}, %")
     legend(axes)
     return Drawing(
         f"tokens-{slug(comparison.title)}",
-        f"{comparison.title}: right answers against visual tokens",
+        f"{comparison.title}: {comparison.counted} against visual tokens",
         "Mean visual tokens per decoder layer, as the ledger counted them. "
         f"{band_caption(banded)} {FRONT_CAPTION}{bounds_caption(comparison)}",
         figure,
@@ -124,11 +124,11 @@ def _accuracy_against(
     axes.xaxis.set_minor_formatter(NullFormatter())
     _round_ticks(axes)
     axes.set_xlabel(label)
-    axes.set_ylabel("right answers, %")
+    axes.set_ylabel(f"{comparison.counted}, %")
     legend(axes)
     return Drawing(
         f"{name}-{slug(comparison.title)}",
-        f"{comparison.title}: right answers against {label}",
+        f"{comparison.title}: {comparison.counted} against {label}",
         f"{caption} {band_caption(banded)} {FRONT_CAPTION}{bounds_caption(comparison)}",
         figure,
         switches=curve_names(comparison, styles),

@@ -94,9 +94,9 @@ def by_method(findings: Findings, styles: dict[str, LineStyle]) -> Drawing | Non
     return Drawing(
         f"methods-{slug(comparison.title)}",
         f"{comparison.title}: every method by itself",
-        "Right answers against mean visual tokens per decoder layer. In each panel one method with its 95 % interval "
-        f"over pictures; pale: the other methods.{said}{bounds_caption(comparison)} Whether a method beats controls is "
-        "decided by paired differences, which are tighter than these intervals.",
+        f"{comparison.counted.capitalize()} against mean visual tokens per decoder layer. In each panel one method "
+        f"with its 95 % interval over pictures; pale: the other methods.{said}{bounds_caption(comparison)} Whether a "
+        "method beats controls is decided by paired differences, which are tighter than these intervals.",
         figure,
         wide=True,
     )
@@ -121,5 +121,5 @@ def _panels(comparison: Comparison, names: Sequence[str], draw: Callable[[Any, s
     for axes, _ in zip(grid.flat, names, strict=False):
         # Ticks depend on the limits, which all panels share.
         token_axis(axes, comparison, label=False, near=NEAR)
-    figure.supylabel("right answers, %", fontsize=9)
+    figure.supylabel(f"{comparison.counted}, %", fontsize=9)
     return figure, grid[0][0]

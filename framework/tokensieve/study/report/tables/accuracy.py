@@ -255,8 +255,9 @@ def _measure_cell(values: Sequence[float]) -> TableCell:
 def _notes(findings: Findings) -> tuple[str, ...]:
     comparison = findings.comparison
     notes = [
-        f"Right answers in %, ± the larger half of a 95 % interval over {len(set(comparison.images))} pictures; "
-        f"{len(comparison.samples)} questions a cell; card {comparison.card_hash}.",
+        f"{comparison.counted.capitalize()} in %, ± the larger half of a 95 % interval over "
+        f"{len(set(comparison.images))} pictures; {len(comparison.samples)} questions a cell; "
+        f"card {comparison.card_hash}.",
         "Rel.: the mean, over types of question, of the ratio to the unpruned model. Best of a block in bold, where "
         "there is something to rank. GFLOPs are counted, ms are measured."
         + (

@@ -37,7 +37,7 @@ def rank_table(findings: Findings) -> Table | None:
         f"{comparison.title}: ranks",
         tuple(keeps),
         tuple(RowGroup(heading, tuple(lines)) for heading, lines in groups.items()),
-        ("Rank by right answers, and the places that it may truly have, all together with 95 %.",),
+        (f"Rank by {comparison.counted}, and the places that it may truly have, all together with 95 %.",),
     )
 
 
