@@ -125,4 +125,4 @@ def test_answers_that_are_compared_agree_and_are_not_right():
         assert f"rank by {name} answers" in words[name]
         assert f"{name} answers against visual tokens" in words[name]
         assert f"{name} answers, %" in words[name]
-    assert "right" not in words["agreeing"]
+    assert "right answers" not in words["agreeing"]
