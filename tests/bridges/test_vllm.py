@@ -25,6 +25,7 @@ import pytest
 from tests.bridges.expected import (
     CASES,
     CASES_OF_TILES,
+    CASES_OF_VIDEOS,
     CUT,
     RANDOM,
     SAMPLES,
@@ -332,6 +333,7 @@ DIVPRUNE = {"recipe": "divprune", "keep": 16, "positions": "compact"}
         ({"recipe": "norm", "kep": 16}, {}, "no parameter 'kep'"),
         (None, {}, "prunes by the entry 'tokensieve' of --hf-overrides, which is missing"),
         (DIVPRUNE, {"tensor_parallel_size": 2}, "tensor_parallel_size is 2; a pruned model was"),
+        (DIVPRUNE, {"ubatch_size": 2}, "ubatch_size compute a batch in parts"),
         (DIVPRUNE, {"video_pruning_rate": 0.5}, "vLLM prunes videos itself"),
         (DIVPRUNE, {"runner": "pooling"}, "the engine is one for pooling"),
         (DIVPRUNE, {"enable_lora": True}, "LoRA with a pruned model was never tried"),
@@ -362,9 +364,10 @@ def served(model, recipe, *more):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ours = [sys.executable, "-m", "tokensieve", "serve-vllm", model, "--recipe", recipe, "--keep", CASES[recipe]]
+    name, keep, _ = CASES_OF_VIDEOS.get(recipe) or (recipe, CASES[recipe], {})
+    ours = [sys.executable, "-m", "tokensieve", "serve-vllm", model, "--recipe", name, "--keep", keep]
     theirs = ["--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
-    command = [*ours, "--positions", "compact", "--", *theirs, "--served-model-name", "world", *more]
+    command = [*ours, "--positions", recipe_of(recipe).positions, "--", *theirs, "--served-model-name", "world", *more]
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     with subprocess.Popen(command, env=environment) as server:
         try:
@@ -403,7 +406,8 @@ def asked(port, number, more=(), **changes):
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe"), [("world-llava", "divprune"), ("world-llava", "script"), ("world-qwen", "script")]
+    ("model", "recipe"),
+    [("world-llava", "divprune"), ("world-llava", "script"), ("world-qwen", "script"), ("world-qwen", "original")],
 )
 def test_answers_over_http_are_those_of_prune(model, recipe):
     wanted = expected(model)[recipe]

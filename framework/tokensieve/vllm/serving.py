@@ -56,6 +56,11 @@ def check_engine(vllm_config: Any) -> None:
                 f"{name} is {size}; a pruned model was tried in one process alone. Leave it at 1, and start several "
                 "servers"
             )
+    if vllm_config.parallel_config.use_ubatching:
+        raise RefusedError(
+            "enable_dbo and ubatch_size compute a batch in parts, and a pruned model was tried with whole ones alone; "
+            "start the engine without them"
+        )
     if vllm_config.compilation_config.cudagraph_mm_encoder:
         raise RefusedError(
             "cudagraph_mm_encoder hands on what a captured vision encoder computes, before tokens are selected; start "
