@@ -10,6 +10,8 @@ import math
 import torch
 from torch.nn.functional import gelu, interpolate, layer_norm, linear, silu
 
+import tokensieve as ts
+from tokensieve.testing.adapters.kit import Kit
 from tokensieve_adapters import _tiny
 
 
@@ -224,3 +226,50 @@ def greedy(prompts, row, steps, *kept, **settings):
         seen.append(logits(prompts, row, *kept, new=new, **settings))
         new.append(int(seen[-1].index_fill(0, silent, -torch.inf).argmax()))
     return new, torch.stack(seen)
+
+
+# The models, and runs of them
+
+
+_kits = {}
+
+
+def kit_of(name):
+    """A family's kit, the same for all tests."""
+    if name not in _kits:
+        adapter = ts.default_registry().adapters[name]
+        model = adapter.tiny()
+        _kits[name] = Kit(model, adapter(model))
+    return _kits[name]
+
+
+def recipe(keep=3, select="random", more="", positions="original", per="image"):
+    return ts.Recipe.loads(
+        f"positions: {positions}\nstages:\n  - {{at: pixel.0, select: {select}, keep: {keep}, per: {per}}}\n{more}"
+    )
+
+
+def close(a, b, what=None):
+    torch.testing.assert_close(a, b, atol=5e-4, rtol=1e-3, msg=what and (lambda said: f"{what}: {said}"))
+
+
+@torch.no_grad()
+def run(kit, made, rows, **options):
+    """A direct call, batched: the last logits of each prompt, and the ids that each kept at every site."""
+    with ts.prune(kit.model, made, **options) as ledger:
+        out = kit.model(**kit.prompts.batch(rows)).logits[:, -1]
+    sites = [str(stage.at) for stage in made.stages]
+    return out, [[ids.tolist() for ids in ledger.kept(site)] for site in sites], ledger
+
+
+def window_of(kit, row, token):
+    """Where the tower holds a token: by picture, frame and window, and then by turn."""
+    vision = kit.model.config.vision_config
+    side = getattr(vision, "window_size", 10**6) // vision.patch_size // 2
+    pictures = zip(pictures_of(kit.prompts, row), units_of(kit.prompts, row), strict=True)
+    for number, ((_, _, (_, rows, columns)), own) in enumerate(pictures):
+        if token in own:
+            frame, at = divmod(own.index(token), rows * columns // 4)
+            line, column = divmod(at, columns // 2)
+            return number, frame, line // side, column // side, token
+    raise AssertionError(token)
