@@ -279,24 +279,24 @@ def photographs() -> str:
 
 def wide() -> str:
     """Return the right answers of `world-qwen-wide` on every drawn task, by method and budget."""
-    return _of_tasks("wide", "All", "")
+    return _of_tasks("wide", "All", "", "_")
 
 
 def wide_over() -> str:
     """Return the differences of methods to the best control of the same cost on every drawn task, by budget."""
-    return _of_tasks("wide", "Δ best control", "+")
+    return _of_tasks("wide", "Δ best control", "+", "_")
 
 
 def failures() -> str:
     """Return the right answers in the suites of what fails first, by method and budget."""
-    return _of_tasks("failures", "All", "")
+    return _of_tasks("failures", "All", "", " ")
 
 
-def _of_tasks(study: str, column: str, sign: str) -> str:
-    """Return a table for each task of a study of one model."""
+def _of_tasks(study: str, column: str, sign: str, between: str) -> str:
+    """Return a table for each task of a study of one model; in names of files, dashes are between their words."""
     what = "points over the best control" if sign else "right answers in %"
     files = sorted((FINDINGS / study).glob("accuracy-*.csv"))
-    tasks = {file: file.stem.rpartition("-on-")[2] for file in files}
+    tasks = {file: file.stem.partition("-on-")[2].replace("-", between) for file in files}
     said = partial(_interval, column=column, sign=sign)
     return "\n\n".join(_by_budget(file, what, column, said, name=tasks[file]) for file in files)
 

