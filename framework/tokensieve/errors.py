@@ -219,7 +219,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def listing(names: Iterable[str], limit: int = 40) -> str:
+def listing(names: Iterable[str], limit: int = 80) -> str:
     """Return sorted `names` joined by commas, shortened past `limit`, or `none`."""
     ordered = sorted(names)
     if not ordered:
