@@ -48,8 +48,13 @@ def mme(doc, results):
 def summed(results):
     return sum(one["score"] for one in results) + 1
 
-def several(doc, lmms_eval_specific_kwargs=None):
+def behind(doc, lmms_eval_specific_kwargs=None):
     return [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image", "url": doc["image"]}]}]
+
+def twice(doc, lmms_eval_specific_kwargs=None):
+    image = {"type": "image", "url": doc["image"]}
+    turned = {"type": "image", "url": doc["image"].rotate(180)}
+    return [{"role": "user", "content": [image, turned, {"type": "text", "text": doc["question"]}]}]
 """
 JUDGED = "import openai\n\ndef results(doc, results):\n    return {'correct': 1.0}\n"
 
@@ -74,7 +79,8 @@ def more(folder):
         "judged": "process_results: !function judge.results",
         "sampled": "generation_kwargs: {temperature: 0.7, do_sample: true}",
         "shown": "num_fewshot: 2",
-        "turned": "doc_to_messages: !function asked.several",
+        "turned": "doc_to_messages: !function asked.behind",
+        "twice": "doc_to_messages: !function asked.twice",
         "lost": "dataset_path: nowhere/at-all",
     }.items():
         (folder / f"{name}_local.yaml").write_text(f"include: world_local.yaml\ntask: {name}_local\n{line}\n")
@@ -123,6 +129,37 @@ def test_documents_are_samples_and_pictures_are_known_by_their_content(folder, w
     # Cut where the task ends answers, as lmms-eval's models do.
     right = task.samples()[0].answers[0]
     assert task.grade(task.samples()[0], Answer(f" {right}\n\nand more"), None) == {"correct": 1.0}
+
+
+def test_a_document_of_several_pictures_is_asked_with_all_of_them(more, evaluate, tmp_path):
+    """As `--model tokensieve` is asked: the same answers and the same kept tokens."""
+    task = task_of(more, "twice_local")
+    sample = task.samples()[3]
+    first, second = task.several_images(sample).images
+    assert second.tobytes() == first.rotate(180).tobytes() != first.tobytes()
+    assert task.picture(sample).tobytes() == first.tobytes()
+    assert task_of(more).several_images(sample) is None
+    text = f"""\
+models: [world-llava]
+recipes: [norm]
+keep: [16]
+seeds: [0]
+tasks:
+  - {{use: lmms_eval, task: twice_local, include_path: {more}}}
+"""
+    (tmp_path / "study.yaml").write_text(text)
+    command = ["compare", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "run"), "--in-process"]
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == 0, told.output
+    store = Store(str(tmp_path / "run"))
+    (rows,) = (store.read(cell.key)[1] for cell in store.cells() if cell.role == "method")
+    own = {row.sample: row for row in rows}
+    theirs = evaluate(
+        "tokensieve", "pretrained=world-llava,recipe=norm,keep=16", "--batch_size", "4", task="twice_local"
+    )
+    said = {row["doc_id"]: row["filtered_resps"] for row in theirs.rows("samples", "twice_local")}
+    assert {number: row.answer for number, row in ((int(name), row) for name, row in own.items())} == said
+    assert {row.visual for row in rows} == {288}
 
 
 def test_the_card_names_version_flags_and_how_metrics_are_aggregated(folder, more):
@@ -248,7 +285,7 @@ def test_the_card_of_textvqa_says_whether_the_prompt_has_ocr(shipped):
         ("sampled_local", "its answers are sampled, and those of a study are greedy"),
         ("shown_local", "it shows 2 examples in a prompt"),
         ("judged_local", r"may ask another model over the network \(.*judge.py names openai\)"),
-        ("turned_local", "is not one picture and then a text, as a study asks: text, image"),
+        ("turned_local", "is not pictures and then a text, as a study asks: text, image"),
         ("wrld_local", "lmms-eval has no task 'wrld_local'. Did you mean 'world_local'"),
         ("textvqa", "is no single task but a group"),
     ],

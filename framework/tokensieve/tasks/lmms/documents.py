@@ -21,7 +21,7 @@ def read_samples(name: str, include_path: str | None, metric: str) -> tuple[tupl
     """Return the samples of a task that a metric grades, and a hash of their questions, answers and pictures.
 
     Raises:
-        TaskError: if a document cannot be read, or is not one picture and then a text.
+        TaskError: if a document cannot be read, or is not pictures and then a text.
     """
     task = load_task(name, include_path)
     keys = picture_keys(task)
@@ -43,14 +43,14 @@ def read_samples(name: str, include_path: str | None, metric: str) -> tuple[tupl
     if not samples:
         raise TaskError(f"no document of '{name}' of lmms-eval is graded by {metric}")
     # The first one tells whether documents are of the kind that a study asks; each is looked at again when it is asked.
-    picture_and_text(name, task, int(samples[0].id))
+    pictures_and_text(name, task, int(samples[0].id))
     told = json.dumps([[one.id, one.question, one.image, one.answers] for one in samples])
     return tuple(samples), hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _question(name: str, task: Any, number: int) -> str:
     if callable(task.config.doc_to_messages):
-        return picture_and_text(name, task, number)[1]
+        return pictures_and_text(name, task, number)[1]
     return str(task.doc_to_text(task.eval_docs_no_media[number]))
 
 
@@ -58,11 +58,11 @@ def _unreadable(name: str, number: int, error: Exception) -> TaskError:
     return TaskError(f"document {number} of '{name}' of lmms-eval cannot be read: {short_message(error)}")
 
 
-def picture_and_text(name: str, task: Any, number: int) -> tuple[Image.Image, str]:
-    """Return the picture and the text of a document, as `--model tokensieve` of lmms-eval is asked.
+def pictures_and_text(name: str, task: Any, number: int) -> tuple[tuple[Image.Image, ...], str]:
+    """Return the pictures and the text of a document, as `--model tokensieve` of lmms-eval is asked.
 
     Raises:
-        TaskError: unless a document is one turn of a user, with one picture that can be read and then one text.
+        TaskError: unless a document is one turn of a user, with pictures that can be read and then one text.
     """
     try:
         messages = task.doc_to_messages(task.eval_docs[number]) or []
@@ -71,15 +71,20 @@ def picture_and_text(name: str, task: Any, number: int) -> tuple[Image.Image, st
         raise _unreadable(name, number, error) from None
     parts = messages[0]["content"] if len(messages) == 1 and messages[0].get("role") == "user" else []
     kinds = [part.get("type") for part in parts]
-    if kinds != ["image", "text"] or not isinstance(parts[0].get("url"), Image.Image):
+    pictures = [part.get("url") for part in parts[:-1]]
+    if kinds != ["image"] * len(pictures) + ["text"] or not pictures or not all(map(_is_image, pictures)):
         said = ", ".join(map(str, kinds)) if kinds else f"{len(messages)} turns"
         raise TaskError(
-            f"document {number} of '{name}' of lmms-eval is not one picture and then a text, as a study asks: {said}"
+            f"document {number} of '{name}' of lmms-eval is not pictures and then a text, as a study asks: {said}"
         )
     try:
-        return as_rgb(parts[0]["url"]), str(parts[1]["text"])
+        return tuple(map(as_rgb, pictures)), str(parts[-1]["text"])
     except RefusedError as error:
         raise _unreadable(name, number, error) from None
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Image.Image)
 
 
 def picture_keys(task: Any) -> list[str]:

@@ -16,9 +16,10 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from tokensieve.errors import TaskError, did_you_mean, listing
+from tokensieve.models.pictures import Images
 from tokensieve.tasks import files, metrics
 from tokensieve.tasks.base import Answer, Sample, Task
-from tokensieve.tasks.lmms.documents import picture_and_text, read_samples
+from tokensieve.tasks.lmms.documents import pictures_and_text, read_samples
 from tokensieve.tasks.lmms.grading import Metric, metrics_of, number_of, results, told_together
 from tokensieve.tasks.lmms.loading import load_task
 
@@ -95,15 +96,27 @@ class LmmsEvalTask(Task):
         return read_samples(self.task, self.include_path, self._chosen.of)[0]
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Return the picture of a document, RGB.
+        """Return the picture of a document, RGB, or the first of several.
 
         Raises:
-            TaskError: if the document is not one picture and then the question.
+            TaskError: if the document is not pictures and then the question.
         """
-        picture, text = picture_and_text(self.task, self._harness, int(sample.id))
+        return self._pictures(sample)[0]
+
+    def several_images(self, sample: Sample) -> Images | None:
+        """Return the pictures of a document that has several, or none.
+
+        Raises:
+            TaskError: if the document is not pictures and then the question.
+        """
+        pictures = self._pictures(sample)
+        return Images(pictures) if len(pictures) > 1 else None
+
+    def _pictures(self, sample: Sample) -> tuple[Image.Image, ...]:
+        pictures, text = pictures_and_text(self.task, self._harness, int(sample.id))
         if text != sample.question:
-            raise TaskError(f"document {sample.id} of '{self.task}' asks otherwise with its picture than without")
-        return picture
+            raise TaskError(f"document {sample.id} of '{self.task}' asks otherwise with its pictures than without")
+        return pictures
 
     def grade(self, sample: Sample, answer: Answer, unpruned: Answer | None) -> Mapping[str, float]:
         """Grade an answer as lmms-eval does: cut where the task ends answers, filtered, and then graded.
