@@ -50,6 +50,23 @@ def test_what_is_drawn_is_read_back_and_reviewed_or_refused(grammar, adapter, se
     assert grammar.candidate(again).hash == candidate.hash
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "(norm ^ gsp[1/2]) & qcsp & divprune[1/4]",
+        "gsp & qcsp & (divprune | norm[1/2])",
+        "gsp | qcsp | divprune | norm",
+    ],
+)
+def test_operands_of_what_is_associative_are_read_in_any_two_parts(grammar, formula):
+    """Left to right, each of these would be deeper than the grammar draws."""
+    recipe = ts.Recipe.load(formula, REGISTRY, keep="1/9")
+    candidate = Candidate.of(recipe, Budget.of("1/9"))
+    genes = grammar.genes_of(candidate)
+    assert genes is not None
+    assert grammar.candidate(genes).hash == candidate.hash
+
+
 def test_a_few_are_reviewed_as_a_whole(grammar, adapter):
     levels = set()
     for seed in range(12):

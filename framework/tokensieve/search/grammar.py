@@ -219,10 +219,19 @@ class Grammar:
             found[f"{place} by"] = next((name for name, one in self._joins.items() if _is(expression, one)), "")
         if found[f"{place} by"] not in self.genes[f"{place} by"]:
             raise _AbsentError
-        # What is associative holds any number of operands; the others have two.
-        most = left[0] if len(left) == 1 else _with_operands(expression, left)
-        found |= self._read_expression(most, f"{place}l", depth - 1)
-        return found | self._read_expression(right, f"{place}r", depth - 1)
+        # What is associative holds any number of operands, drawn in any two parts; the others have two.
+        operands = (*left, right)
+        for cut in range(len(left), 0, -1):
+            both = zip("lr", (operands[:cut], operands[cut:]), strict=True)
+            try:
+                sides = [
+                    self._read_expression(_with_operands(expression, part), f"{place}{side}", depth - 1)
+                    for side, part in both
+                ]
+            except _AbsentError:
+                continue
+            return found | sides[0] | sides[1]
+        raise _AbsentError
 
     def _read_leaf(self, leaf: Expression, place: str) -> dict[str, Choice]:
         name, values = next(
@@ -285,7 +294,9 @@ def _is(expression: Expression, variant: Variant) -> bool:
 
 
 def _with_operands(expression: Expression, operands: Sequence[Expression]) -> Expression:
-    """Return a composer with other operands."""
+    """Return a composer with other operands, or the only one."""
+    if len(operands) == 1:
+        return operands[0]
     if not isinstance(expression, Composer):
         raise _AbsentError
     return expression.model_copy(update={"operands": tuple(operands)})
