@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -197,17 +197,27 @@ def judge(model: Qwen2VLForConditionalGeneration, heads: Heads, held: Scenes) ->
     return {name: float(np.mean(values)) for name, values in counts.items()}
 
 
-def save(model: Qwen2VLForConditionalGeneration, arguments: argparse.Namespace, curve: list[dict[str, float]]) -> None:
+def save(
+    model: Qwen2VLForConditionalGeneration,
+    arguments: argparse.Namespace,
+    curve: list[dict[str, float]],
+    made: Qwen2VLProcessor,
+) -> None:
     """Save the model with its processor; weights are stored in half precision and loaded in float32."""
     folder = arguments.out / "model"
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
     save_half(model, folder)
-    processor().save_pretrained(folder)
+    made.save_pretrained(folder)
     (arguments.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
 
 
-def processor() -> Qwen2VLProcessor:
-    """Return the processor; images keep their size, up to that of the world's images."""
+def processor(ids: Mapping[str, int] = IDS, template: str = TEMPLATE) -> Qwen2VLProcessor:
+    """Return the processor; images and frames keep their size, up to that of the world's images.
+
+    Args:
+        ids: of all words and special tokens.
+        template: the chat template.
+    """
     settings = {
         "patch_size": PATCH,
         "merge_size": MERGE,
@@ -222,12 +232,12 @@ def processor() -> Qwen2VLProcessor:
         "vision_start_token": "<|vision_start|>",
         "vision_end_token": "<|vision_end|>",
     }
-    words = tokenizer(end=False, extra_special_tokens=marks)
+    words = tokenizer(end=False, ids=ids, extra_special_tokens=marks)
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**settings),
         tokenizer=words,
         video_processor=Qwen2VLVideoProcessor(**settings),
-        chat_template=TEMPLATE,
+        chat_template=template,
     )
 
 
@@ -273,7 +283,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if not math.isfinite(fit):
         raise SystemExit("the tower's features are not finite; train it again with a smaller rate")
     curve = teach(asked, features, training, held, held_features, arguments)
-    save(model, arguments, curve)
+    save(model, arguments, curve, processor())
 
 
 if __name__ == "__main__":

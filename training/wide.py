@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,6 @@ from torch import Tensor, nn
 from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
 )
 
 from tokensieve.tasks.world.clips import CLIP_SIDE, FRAMES, Clip, clip
@@ -37,10 +33,10 @@ from tokensieve.tasks.world.several import questions_about_clip, questions_about
 from tokensieve.tasks.world.signs import signs
 from tokensieve.tasks.world.words import COLORS, DIRECTIONS, KINDS, SIGNS, WIDER_VOCABULARY
 from training.data import GROUND, MEAN, STD
-from training.loop import Training, batch, matrices, options, save_half, start
-from training.qwen import CELL, MERGE, PATCH, TEMPLATE, WIDTH, Merger
+from training.loop import Training, batch, matrices, options, start
+from training.qwen import CELL, MERGE, PATCH, TEMPLATE, WIDTH, Merger, processor, save
 from training.ship import CHECKPOINTS
-from training.words import BOS, EOS, PAD, SPECIAL, VISION_END, VISION_START, tokenizer
+from training.words import BOS, EOS, PAD, SPECIAL, VISION_END, VISION_START
 
 IDS = {word: number for number, word in enumerate((*SPECIAL, *WIDER_VOCABULARY))}
 LABELS = KINDS + SIGNS
@@ -433,30 +429,6 @@ def examine(asked: Asked, held: Mixture, arguments: argparse.Namespace) -> dict[
     return {name: float(np.mean(values)) for name, values in right.items()}
 
 
-def processor() -> Qwen2VLProcessor:
-    """Return the processor; images and frames keep their size, up to that of the world's images."""
-    settings = {
-        "patch_size": PATCH,
-        "merge_size": MERGE,
-        "temporal_patch_size": PAIR,
-        "image_mean": [MEAN] * 3,
-        "image_std": [STD] * 3,
-        "size": {"shortest_edge": STEP * STEP, "longest_edge": SIDE * SIDE},
-    }
-    marks = {
-        "image_token": "<|image_pad|>",
-        "video_token": "<|video_pad|>",
-        "vision_start_token": "<|vision_start|>",
-        "vision_end_token": "<|vision_end|>",
-    }
-    return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**settings),
-        tokenizer=tokenizer(end=False, ids=IDS, extra_special_tokens=marks),
-        video_processor=Qwen2VLVideoProcessor(**settings),
-        chat_template=WIDE_TEMPLATE,
-    )
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Train with the options of the command line, or with given ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -482,11 +454,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     start(arguments.seed, arguments.threads)
     curve = teach(Asked(model), with_features(training, "train"), with_features(held, "held"), arguments)
-    folder = arguments.out / "model"
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, PAD
-    save_half(model, folder)
-    processor().save_pretrained(folder)
-    (arguments.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+    save(model, arguments, curve, processor(IDS, WIDE_TEMPLATE))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,17 @@ from tokensieve_adapters import _tiny
 from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
 from tokensieve_adapters._qwen_vl import WINDOWS, DeepstackDecoder, WindowedDecoder, deepstack_settings
 
+_HEARING: dict[str, Any] = {
+    "num_mel_bins": 8,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "output_dim": 48,
+    "max_source_positions": 64,
+}
+"""Settings of a small tower for sound."""
+
 
 class HeardDecoder(MropeDecoder):
     """Positions depend on how long sounds are, too."""
@@ -60,16 +71,7 @@ class Qwen25OmniAdapter(HeardAdapter):
         config = Qwen2_5OmniThinkerConfig(
             text_config=_tiny.text(vocab_size=_tiny.VOCABULARY_SIZE + 3, rope_parameters=rope),
             vision_config=WINDOWS,
-            audio_config={
-                "num_mel_bins": 8,
-                "d_model": 16,
-                "encoder_layers": 1,
-                "encoder_attention_heads": 2,
-                "encoder_ffn_dim": 32,
-                "output_dim": 48,
-                "n_window": 4,
-                "max_source_positions": 64,
-            },
+            audio_config=_HEARING | {"n_window": 4},
             audio_token_index=_tiny.VOCABULARY_SIZE,
             audio_start_token_id=_tiny.VOCABULARY_SIZE + 1,
             audio_end_token_id=_tiny.VOCABULARY_SIZE + 2,
@@ -102,16 +104,7 @@ class Qwen3OmniAdapter(HeardAdapter):
         config = Qwen3OmniMoeThinkerConfig(
             text_config=text,
             vision_config=settings["vision_config"],
-            audio_config={
-                "num_mel_bins": 8,
-                "d_model": 16,
-                "encoder_layers": 1,
-                "encoder_attention_heads": 2,
-                "encoder_ffn_dim": 32,
-                "output_dim": 48,
-                "max_source_positions": 64,
-                "downsample_hidden_size": 8,
-            },
+            audio_config=_HEARING | {"downsample_hidden_size": 8},
             audio_token_id=_tiny.VOCABULARY_SIZE,
             audio_start_token_id=_tiny.VOCABULARY_SIZE + 1,
             **VISION_TOKENS,

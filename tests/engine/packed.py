@@ -12,6 +12,7 @@ from torch.nn.functional import gelu, interpolate, layer_norm, linear, silu
 
 import tokensieve as ts
 from tokensieve.testing.adapters.kit import Kit
+from tokensieve.testing.footprint import footprint
 from tokensieve_adapters import _tiny
 
 
@@ -273,3 +274,11 @@ def window_of(kit, row, token):
             line, column = divmod(at, columns // 2)
             return number, frame, line // side, column // side, token
     raise AssertionError(token)
+
+
+def unharmed(name):
+    """Yield the kit of a family, whose model must be as before afterwards."""
+    made = kit_of(name)
+    before = footprint(made.model)
+    yield made
+    assert footprint(made.model) == before

@@ -14,7 +14,7 @@ from tokensieve.testing.footprint import footprint
 from tokensieve.testing.reference import MaskedReference
 
 from . import packed
-from .packed import close, kit_of, recipe, run, window_of
+from .packed import close, kit_of, recipe, run, unharmed, window_of
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 MORE = "  - {at: decoder.0, select: norm, keep: 2}\n"
@@ -22,18 +22,12 @@ MORE = "  - {at: decoder.0, select: norm, keep: 2}\n"
 
 @pytest.fixture(params=FAMILIES)
 def kit(request):
-    made = kit_of(request.param)
-    before = footprint(made.model)
-    yield made
-    assert footprint(made.model) == before
+    yield from unharmed(request.param)
 
 
 @pytest.fixture
 def qwen():
-    made = kit_of("qwen2_vl")
-    before = footprint(made.model)
-    yield made
-    assert footprint(made.model) == before
+    yield from unharmed("qwen2_vl")
 
 
 # What is computed

@@ -11,20 +11,16 @@ from tokensieve.algebra.budget import count
 from tokensieve.cost.language_model import flop_counter
 from tokensieve.cost.vision import VisionCost
 from tokensieve.errors import RecipeError, RefusedError
-from tokensieve.testing.footprint import footprint
 
 from . import packed
-from .packed import kit_of, recipe, run, window_of
+from .packed import kit_of, recipe, run, unharmed, window_of
 
 MORE = "  - {at: decoder.0, select: norm, keep: 2}\n"
 
 
 @pytest.fixture
 def qwen():
-    made = kit_of("qwen2_vl")
-    before = footprint(made.model)
-    yield made
-    assert footprint(made.model) == before
+    yield from unharmed("qwen2_vl")
 
 
 # The ledger

@@ -7,10 +7,11 @@ import loops
 import numpy as np
 import pytest
 import torch
+import videos
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import KINDS, row, sample
+from samples import KINDS, sample
 
 from tokensieve import Evidence, Keep, select
 from tokensieve.errors import ScoreError, SettingError
@@ -82,18 +83,7 @@ def fastvid(x, grid, attention, k, threshold=0.9, segments=8, contextual=0.4, in
     return vector
 
 
-def video(frames, height=2, width=3, d=8, seed=0, kind="normal"):
-    """A video of two scenes that hardly change within."""
-    places = height * width
-    tokens = sample([frames * places], kind, seed, d=d)
-    place = torch.arange(frames * places)
-    tokens.grid[0, :, 2] = place // places
-    tokens.grid[0, :, 3] = place // width % height
-    tokens.grid[0, :, 4] = place % width
-    x = tokens.features[0].view(frames, places, d)
-    for start, stop in ((0, frames // 2), (frames // 2, frames)):
-        x[start:stop] = x[start] + 0.05 * x[start:stop]
-    return tokens
+video = videos.two_scenes
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -129,19 +119,7 @@ def test_it_is_the_formula(seed, given_settings):
 )
 @settings(deadline=None, max_examples=examples(60))
 def test_any_budget_is_met_and_every_slot_is_a_mean(counts, kind, seed, contextual, times):
-    tokens = sample(counts, kind, seed)
-    g = torch.Generator().manual_seed(seed)
-    tokens.grid[..., 2] = torch.randint(0, times, tokens.valid.shape, generator=g)
-    strategy = FastVID(contextual=contextual, segments=2, interval=2)
-    for k in (1, 4, 11, 30):
-        mask = select(strategy, tokens, Keep.of(k)).mask
-        assert mask.sum(dim=1).tolist() == [min(k, n) for n in counts]
-        reduction = strategy.assign(tokens, tokens.universe.counts.clamp(max=k))
-        total = reduction.mass(reduction.weight)[reduction.valid]
-        torch.testing.assert_close(total, torch.ones_like(total))
-        for number in range(len(counts)):
-            alone = select(strategy, row(tokens, number), Keep.of(k)).mask[0]
-            assert torch.equal(alone, mask[number, : counts[number]])
+    videos.meets_any_budget(FastVID(contextual=contextual, segments=2, interval=2), counts, kind, seed, times)
 
 
 def test_a_video_is_cut_where_it_changes():

@@ -1,16 +1,18 @@
 import itertools
 import math
 from fractions import Fraction
+from functools import partial
 
 import hard
 import loops
 import numpy as np
 import pytest
 import torch
+import videos
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import KINDS, row, sample
+from samples import KINDS, sample
 
 from tokensieve import Evidence, Keep, select
 from tokensieve.errors import ScoreError, SettingError
@@ -65,18 +67,7 @@ def prunevid(x, grid, k, threshold=0.8, scenes=0.25, neighbours=5):
     return vector
 
 
-def video(frames, height=2, width=3, d=8, seed=0, still=4):
-    """A video of two scenes; the first places hardly change within one."""
-    places = height * width
-    tokens = sample([frames * places], "normal", seed, d=d)
-    place = torch.arange(frames * places)
-    tokens.grid[0, :, 2] = place // places
-    tokens.grid[0, :, 3] = place // width % height
-    tokens.grid[0, :, 4] = place % width
-    x = tokens.features[0].view(frames, places, d)
-    for start, stop in ((0, frames // 2), (frames // 2, frames)):
-        x[start:stop, :still] = x[start, :still] + 0.05 * x[start:stop, :still]
-    return tokens
+video = partial(videos.two_scenes, still=4)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -111,19 +102,7 @@ def test_it_is_the_formula(seed, given_settings, budgets):
 )
 @settings(deadline=None, max_examples=examples(60))
 def test_any_budget_is_met_and_every_slot_is_a_mean(counts, kind, seed, times):
-    tokens = sample(counts, kind, seed)
-    g = torch.Generator().manual_seed(seed)
-    tokens.grid[..., 2] = torch.randint(0, times, tokens.valid.shape, generator=g)
-    strategy = PruneVid(threshold=0.3, scenes=0.5)
-    for k in (1, 4, 11, 30):
-        mask = select(strategy, tokens, Keep.of(k)).mask
-        assert mask.sum(dim=1).tolist() == [min(k, n) for n in counts]
-        reduction = strategy.assign(tokens, tokens.universe.counts.clamp(max=k))
-        total = reduction.mass(reduction.weight)[reduction.valid]
-        torch.testing.assert_close(total, torch.ones_like(total))
-        for number in range(len(counts)):
-            alone = select(strategy, row(tokens, number), Keep.of(k)).mask[0]
-            assert torch.equal(alone, mask[number, : counts[number]])
+    videos.meets_any_budget(PruneVid(threshold=0.3, scenes=0.5), counts, kind, seed, times)
 
 
 def test_what_has_a_place_is_merged_and_parts_without_one_are_dropped():

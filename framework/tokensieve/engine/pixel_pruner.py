@@ -28,7 +28,7 @@ from tokensieve.engine.sessions import PerThread
 from tokensieve.errors import RefusedError
 from tokensieve.ledger.records import StageRecord
 from tokensieve.models.decoder import Decoder, Modality
-from tokensieve.models.packed_tower import PackedTower
+from tokensieve.models.packed_tower import PackedTower, among_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class KeptUnits:
     def tokens(self, values: Tensor, request: Mapping[str, Any]) -> Tensor:
         """Return values of all units `[units, c]` from those of the patches that were encoded; zeros for the others."""
         kept = self.tower.patches_to_units(values, self.modality, request, self.ids)
-        return kept.new_zeros(sum(self.counts), kept.shape[-1]).index_copy(0, self.ids.to(kept.device), kept)
+        return among_all(kept, self.ids, sum(self.counts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,11 @@ from tokensieve.models.modules import get_module
 from tokensieve.stage import Stage
 
 
+def among_all(values: Tensor, kept: Tensor, total: int) -> Tensor:
+    """Return values `[total, c]` of all units from those of the kept ones, `[kept, c]`; zeros for the others."""
+    return values.new_zeros(total, values.shape[-1]).index_copy(0, kept.to(values.device), values)
+
+
 class PackedTower(ABC):
     """A vision tower that takes the patches of all pictures as one list, and can be given fewer.
 
@@ -107,8 +112,7 @@ class PackedTower(ABC):
         """
 
         def whole(part: Tensor) -> tuple[Tensor, ...]:
-            found = part.new_zeros(sum(counts), part.shape[-1]).index_copy(0, kept.to(part.device), part)
-            return tuple(found.split_with_sizes(list(counts)))
+            return tuple(among_all(part, kept, sum(counts)).split_with_sizes(list(counts)))
 
         new = copy.copy(output)
         new.pooler_output = whole(self.decoder.projected_features(output))

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from tokensieve.errors import TaskError, did_you_mean, listing
-from tokensieve.models.pictures import Images
+from tokensieve.models.pictures import Images, VisualInput
 from tokensieve.tasks import files, metrics
 from tokensieve.tasks.base import Answer, Sample, Task
 from tokensieve.tasks.lmms.documents import pictures_and_text, read_samples
@@ -109,8 +109,17 @@ class LmmsEvalTask(Task):
         Raises:
             TaskError: if the document is not pictures and then the question.
         """
+        shown = self.shown(sample)
+        return shown if isinstance(shown, Images) else None
+
+    def shown(self, sample: Sample) -> VisualInput:
+        """Return the picture of a document, or its pictures; it is decoded once.
+
+        Raises:
+            TaskError: if the document is not pictures and then the question.
+        """
         pictures = self._pictures(sample)
-        return Images(pictures) if len(pictures) > 1 else None
+        return Images(pictures) if len(pictures) > 1 else pictures[0]
 
     def _pictures(self, sample: Sample) -> tuple[Image.Image, ...]:
         pictures, text = pictures_and_text(self.task, self._harness, int(sample.id))
