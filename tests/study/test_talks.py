@@ -1,5 +1,7 @@
 """Several pictures and second questions in a study: rows like those of the same prompts run by hand."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -167,3 +169,19 @@ def test_pictures_and_videos_stand_in_no_batch_together(checkpoint):
     picture = Image.new("RGB", (8, 8))
     with pytest.raises(RefusedError, match="not asked about in one batch"):
         ready.processor_inputs([Images((picture, picture)), Video((picture,))], ["Why?", "Why?"])
+
+
+def test_a_talk_may_stand_behind_single_questions(tmp_path):
+    """The first batch is one sample then, too."""
+    task = WorldTurns(pictures=1, per_picture=2)
+    lines = []
+    for sample in task.samples():
+        task.picture(sample).save(tmp_path / f"{sample.image}.png")
+        line = {"image": f"{sample.image}.png", "question": sample.question, "answer": sample.answers[0]}
+        turns = [[turn.question, turn.answer] for turn in sample.turns]
+        lines += [line, {**line, "turns": turns}]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = f"{{use: vqa_jsonl, path: {tmp_path / 'asked.jsonl'}, prompt: '{{question}}', longest: 1}}"
+    rows = rows_of("world-qwen", asked)["unpruned"][1]
+    assert [row.batch for row in rows] == [1] * len(lines)
+    assert [one.text < other.text for one, other in zip(rows[::2], rows[1::2], strict=True)] == [True] * 2

@@ -83,8 +83,7 @@ class Runner:
             # What the first batch does once, such as choosing kernels, must not be measured.
             self._run_first_batch(job, session, task, samples)
             session.warmed_up = True
-        # Talks go on from a cache of their own.
-        size = 1 if any(sample.turns for sample in samples) else job.batch
+        size = _batch_size(job, samples)
         budgets = None
         if recipe is not None and meets_over_task(recipe):
             budgets = self._budgets_over_task(session, recipe, task, samples, size)
@@ -116,7 +115,7 @@ class Runner:
 
     def _run_first_batch(self, job: Job, session: ModelSession, task: Task, samples: Sequence[Sample]) -> float:
         """Run the unpruned model on the first batch, and return the milliseconds for a sample."""
-        first = samples[:1] if samples[0].turns else samples[: job.batch]
+        first = samples[: _batch_size(job, samples)]
         pictures = [load_picture(task, one) for one in first]
         later = session.later_turns(pictures[0], first)
         result = self._forward(session.ready, session.batch_inputs(pictures, first), task, None, later)
@@ -383,6 +382,11 @@ class Runner:
                 selection_ms=0.0 if result.run is None else selection_ms(result.run) / len(batch),
                 batch=len(batch),
             )
+
+
+def _batch_size(job: Job, samples: Sequence[Sample]) -> int:
+    """Return how many samples are asked together; talks go on from a cache of their own."""
+    return 1 if any(sample.turns for sample in samples) else job.batch
 
 
 def _same_model(one: Job, other: Job) -> bool:
