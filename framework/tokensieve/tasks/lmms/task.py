@@ -119,7 +119,7 @@ class LmmsEvalTask(Task):
             TaskError: if the document is not pictures and then the question.
         """
         pictures = self._pictures(sample)
-        return Images(pictures) if len(pictures) > 1 else pictures[0]
+        return pictures[0] if len(pictures) == 1 else Images(pictures)
 
     def _pictures(self, sample: Sample) -> tuple[Image.Image, ...]:
         pictures, text = pictures_and_text(self.task, self._harness, int(sample.id))
