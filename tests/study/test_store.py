@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import random
-import signal
 import threading
 import time
 from dataclasses import fields
@@ -377,7 +376,7 @@ def test_killed_writers_lose_and_double_nothing(store, processes):
             time.sleep(0.002)
         time.sleep(draw.random() * 0.03)
         for worker in workers:
-            os.kill(worker.pid, signal.SIGKILL)
+            worker.kill()
             worker.join()
     # A claim of a killed process is free at once.
     for number in range(40):
