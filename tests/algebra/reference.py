@@ -5,6 +5,7 @@ gives its chain as the list of sets A_0, ..., A_n; the cut takes tokens in the o
 sets let them in, and breaks ties by an explicit sum over the literals of the negation normal form.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ from tokensieve import Keep, Tokens
 from tokensieve.composers.expression import Best, Complement, Difference, Intersection, SymmetricDifference, Then, Union
 from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
 from tokensieve.composers.groups import PerGroup
+from tokensieve.composers.streaming import Stream
 from tokensieve.testing.generators import AtLeastFeature, ByFeature, PickedByFeature
 
 OUTER = {"image": (0,), "tile": (0, 1), "frame": (0, 1, 2), "row": (0, 1, 2, 3), "column": (0, 1, 2, 4)}
@@ -94,7 +96,7 @@ def total(e, row: list[Token]) -> list[Token]:
         case PerGroup():
             groups: dict[tuple[int, ...], list[Token]] = {}
             for token in row:
-                groups.setdefault(group_of(e, token), []).append(token)
+                groups.setdefault(group_of(e, token, row), []).append(token)
             orders = [total(e.operands[0], groups[number]) for number in sorted(groups)]
             weights = [Fraction(1)] * len(orders)
             if e.share == "proportional":
@@ -105,11 +107,34 @@ def total(e, row: list[Token]) -> list[Token]:
                 weights = [Fraction(sum(1 + last_first.index(t) for t in o)) for o in orders]
             heads = [iter(o) for o in orders]
             return [next(heads[party]) for party in dealt(weights, [len(o) for o in orders])]
+        case Stream():
+            memory: list[Token] = []
+            gone: list[list[Token]] = []
+            frames = sorted({t.grid[:3] for t in row})
+            for first in range(0, len(frames), e.frames):
+                pool = memory + [t for t in row if t.grid[:3] in frames[first : first + e.frames]]
+                memory = total(e.operands[0], sorted(pool, key=lambda t: t.id))[: e.memory]
+                gone.insert(0, sorted(set(pool) - set(memory), key=lambda t: t.id))
+            return memory + [t for step in gone for t in step]
         case _:
             return cut(e, row, len(row))
 
 
-def group_of(e: PerGroup, token: Token) -> tuple[int, ...]:
+def unlike(one: list[Token], other: list[Token], threshold: Fraction) -> bool:
+    """Whether the cosine of the sums of two frames' tokens is below the threshold, in whole numbers."""
+    a, b = ([Fraction(sum(t.features[c] for t in f)) for c in range(len(f[0].features))] for f in (one, other))
+    product, squares = sum(x * y for x, y in zip(a, b, strict=True)), sum(x * x for x in a) * sum(y * y for y in b)
+    return not squares or product < 0 or product**2 < threshold**2 * squares
+
+
+def group_of(e: PerGroup, token: Token, row: list[Token]) -> tuple[int, ...]:
+    if e.by == "segment":
+        frames: dict[tuple[int, ...], list[Token]] = {}
+        for other in sorted((t for t in row if t.grid[:2] == token.grid[:2]), key=lambda t: t.grid[2]):
+            frames.setdefault(other.grid[:3], []).append(other)
+        before = [number for number in frames if number <= token.grid[:3]]
+        cuts = [unlike(frames[a], frames[b], Fraction(e.threshold)) for a, b in itertools.pairwise(before)]
+        return *token.grid[:2], sum(cuts)
     if e.by == "window":
         return *token.grid[:3], math.floor(token.grid[3] / e.size), math.floor(token.grid[4] / e.size)
     return tuple(token.grid[c] for c in OUTER[e.by])

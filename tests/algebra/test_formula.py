@@ -16,6 +16,7 @@ from tokensieve.composers.expression import Best, Complement, Difference, Inters
 from tokensieve.composers.formula import parse
 from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
 from tokensieve.composers.groups import PerGroup
+from tokensieve.composers.streaming import Stream
 from tokensieve.errors import BudgetError, FormulaError, UnknownStrategyError
 from tokensieve.testing.generators import ByFeature, batches, expressions
 
@@ -173,6 +174,8 @@ def test_what_is_written_is_read_as_the_same(expression):
         (Quota.of(A, B, share=1 / 3), "quota(a, b, share=1/3)"),
         (Weighted.of(A, B, weights=[2, 0.5]), "weighted(a, b, weights=[2, 1/2])"),
         (PerGroup.of(A), "per_group(a, by=frame, share=equal)"),
+        (PerGroup.of(A, by="segment", threshold=0.9), "per_group(a, by=segment, share=equal, threshold=9/10)"),
+        (Stream.of(A, memory=64), "stream(a, frames=1, memory=64)"),
         (PerGroup.of(A, by="window", size=3), "per_group(a, by=window, share=equal, size=3)"),
     ],
 )
@@ -328,12 +331,22 @@ def test_what_cannot_stand_in_a_formula_is_named(text, named):
         ("weighted(a, b, weights=[1, -1])", "not negative"),
         ("weighted(a, b, weights=[1, 9e999])", "'9e999' is not a number"),
         ("weighted(a, b, weights={1, 2})", "'{1, 2}' is not a value"),
-        ("per_group(a, by=pane)", "per_group's by is one of image, tile, frame, row, column, window, not 'pane'"),
+        (
+            "per_group(a, by=pane)",
+            "per_group's by is one of image, tile, frame, row, column, window, segment, not 'pane'",
+        ),
         ("per_group(a, share=fair)", "per_group's share is one of equal, proportional, ranked, not 'fair'"),
         ("per_group(a, by=window)", "a size of 1 or more by=window, such as size=6, and none otherwise; not 0"),
         ("per_group(a, by=window, size=0.5)", "per_group's size is 1/2: write a whole number"),
         ("per_group(a, by=window, size=-1)", "a size of 1 or more by=window"),
         ("per_group(a, by=tile, size=2)", "and none otherwise; not 2"),
+        ("per_group(a, by=segment)", r"a threshold above 0 and at most 1 by=segment, such as threshold=0.9, .* not 0"),
+        ("per_group(a, by=segment, threshold=1.5)", "at most 1 by=segment, such as threshold=0.9, .* not 1.5"),
+        ("per_group(a, by=frame, threshold=0.9)", "and none otherwise; not 0.9"),
+        ("stream(a, frames=0)", "stream's frames is 0: it is at least 1"),
+        ("stream(a, memory=-1)", "stream's memory is -1: it is at least 0"),
+        ("stream(a) & b", "intersection joins orders: 'stream' chooses another set for every budget"),
+        ("stream(a, b)", "stream takes 1 operand"),
         ("per_group(a, by=[tile])", "per_group's by is .*: write a word"),
         ("a >> b", r"the left side of >> needs a size, such as a\[128\] >> b"),
         ("a[8] >> b >> c", "the left side of >> needs a size"),

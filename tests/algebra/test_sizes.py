@@ -13,6 +13,7 @@ from tokensieve.algebra.budget import counts
 from tokensieve.composers.builtin import COMPOSERS
 from tokensieve.composers.expression import Best, Intersection, Reading, Then
 from tokensieve.composers.groups import PerGroup
+from tokensieve.composers.streaming import Stream
 from tokensieve.errors import AlgebraError, FormulaError, RecipeError
 from tokensieve.testing import laws
 from tokensieve.testing.generators import ByFeature, SpreadByFeature, batches, keeps, rankings
@@ -90,17 +91,17 @@ def test_right_of_then_it_chooses_among_what_is_left(tokens, first, m, k):
 
 @given(
     batches(max_rows=3, max_n=14),
-    st.sampled_from([("tile", 0), ("row", 0), ("window", 2)]),
+    st.sampled_from([{"by": "tile"}, {"by": "row"}, {"by": "window", "size": 2}, {"by": "segment", "threshold": 0.5}]),
     st.sampled_from(["equal", "proportional"]),
     st.integers(1, 15),
 )
 def test_a_group_is_asked_for_the_places_dealt_to_it(tokens, by, share, k):
-    expression = PerGroup.of(S, by=by[0], share=share, size=by[1])
+    expression = PerGroup.of(S, share=share, **by)
     expected = []
     for row in rows_of(tokens):
         groups = {}
         for token in row:
-            groups.setdefault(group_of(expression, token), []).append(token)
+            groups.setdefault(group_of(expression, token, row), []).append(token)
         members = [groups[number] for number in sorted(groups)]
         weights = [len(group) if share == "proportional" else 1 for group in members]
         turns = dealt([Fraction(w) for w in weights], [len(group) for group in members])[:k]
@@ -109,9 +110,55 @@ def test_a_group_is_asked_for_the_places_dealt_to_it(tokens, by, share, k):
     assert ids(tokens, found) == listed(expected)
 
 
+@given(batches(max_rows=3, max_n=14), st.integers(1, 3), st.lists(st.integers(0, 15), min_size=3, max_size=3))
+def test_a_stream_without_a_memory_holds_as_many_as_the_budget(tokens, frames, keep):
+    expected = []
+    for row, k in zip(rows_of(tokens), keep, strict=False):
+        held = []
+        numbers = sorted({token.grid[:3] for token in row})
+        for first in range(0, len(numbers), frames):
+            step = numbers[first : first + frames]
+            pool = sorted([*held, *(token for token in row if token.grid[:3] in step)], key=lambda token: token.id)
+            held = spread(pool, min(k, len(pool))) if k else []
+        expected.append(held)
+    found = select(Stream.of(S, frames=frames), tokens, torch.tensor(keep[: tokens.universe.rows])).mask
+    assert ids(tokens, found) == listed(expected)
+
+
+@given(batches(max_rows=1, max_n=20), st.sampled_from([A, A & B, ~B]), st.integers(1, 2), st.integers(1, 6))
+def test_what_a_stream_holds_is_the_selection_of_the_video_that_ends_there(tokens, operand, frames, memory):
+    expression, pools = Stream.of(operand, frames=frames, memory=memory), []
+
+    def watched(leaf, reading, depth):
+        pools.append({t.id for t in rows_of(reading.tokens)[0]})
+        return leaf.read(reading, depth)
+
+    select(expression, tokens, Keep.of(memory), source=watched)
+    row = rows_of(tokens)[0] if tokens.universe.rows else []
+    numbers = sorted({token.grid[:3] for token in row})
+    for first in range(0, len(numbers), frames):
+        before, now = numbers[:first], numbers[first : first + frames]
+        early = tokens.valid & torch.tensor([[tuple(g[:3]) in before for g in tokens.grid[0].tolist()]])
+        ended = tokens.take(torch.arange(tokens.universe.n).unsqueeze(0), early)
+        held = set(ids(tokens, select(expression, ended, Keep.of(memory)).mask)[0])
+        arrived = {token.id for token in row if token.grid[:3] in now}
+        assert len(held) <= memory
+        assert held | arrived in pools
+        pools = [pool for pool in pools if pool != held | arrived]
+    assert not pools
+
+
+def test_a_stream_without_a_memory_has_no_order():
+    assert not Stream.of(A).is_nested
+    with pytest.raises(FormulaError, match=r"'stream' chooses another set for every budget"):
+        Stream.of(A) & B
+    with pytest.raises(AlgebraError, match=r"'stream' chooses another set for every budget"):
+        select(Stream.of(A), Tokens.of(torch.zeros(1, 2, 2), grid=torch.zeros(1, 2, 5).long()), Keep.of("auto"))
+
+
 @given(batches(max_rows=3, max_n=12), st.integers(0, 13))
 def test_the_laws_that_do_not_speak_of_sizes_hold(tokens, k):
-    for expression in (S, A[1.0] >> S, PerGroup.of(S, by="frame"), PerGroup.of(S[2], by="tile")):
+    for expression in (S, A[1.0] >> S, PerGroup.of(S, by="frame"), PerGroup.of(S[2], by="tile"), Stream.of(S)):
         laws.exact(expression, tokens, k)
         laws.padding_free(expression, tokens, k)
         laws.batch_free(expression, tokens, k)
@@ -130,7 +177,7 @@ def test_composers_that_know_no_size_refuse_it(composer):
     settings = {"weights": (1, 1)} if composer.name == "weighted" else {}
     if composer is Then:
         operands = (A[4], S)
-    if composer in (Best, Then, PerGroup):
+    if composer in (Best, Then, PerGroup, Stream):
         assert not composer.of(*operands, **settings).is_nested or composer is Best
         return
     with pytest.raises(FormulaError, match=rf"{composer.name} joins orders: 'spread_by_feature' chooses another set"):

@@ -226,3 +226,8 @@ def test_the_first_stage_that_leaves_too_few_is_named(keeps, said):
         + ("" if mine == theirs else "; a later stage keeps less than an earlier one")
         for i, (mine, theirs, first) in said.items()
     ]
+
+
+def test_a_stream_is_another_method_than_its_operand():
+    assert found("stream(divprune, frames=8)") == []
+    assert found("stream(divprune, frames=8, memory=64)", keep="1/9") == []

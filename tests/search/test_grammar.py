@@ -89,6 +89,7 @@ def test_shipped_recipes_are_in_the_grammar_unless_they_have_what_it_lacks(gramm
     # A mean, a tie-breaker, three operands of at_least, random draws, sites that are not searched, more than two cuts.
     assert outside == {
         "divprune-shared",
+        "divprune-stream",
         "feather",
         "holitom",
         "pixelprune",

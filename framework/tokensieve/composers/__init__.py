@@ -21,6 +21,7 @@ from tokensieve.composers.expression import (
 from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
 from tokensieve.composers.groups import PerGroup
 from tokensieve.composers.selection import Selection, select
+from tokensieve.composers.streaming import Stream
 
 __all__ = [
     "COMPOSERS",
@@ -36,6 +37,7 @@ __all__ = [
     "Quota",
     "Reading",
     "Selection",
+    "Stream",
     "SymmetricDifference",
     "Then",
     "Union",

@@ -14,6 +14,7 @@ from tokensieve.composers.expression import (
 )
 from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
 from tokensieve.composers.groups import PerGroup
+from tokensieve.composers.streaming import Stream
 
 COMPOSERS: tuple[type[Composer], ...] = (
     Intersection,
@@ -26,6 +27,7 @@ COMPOSERS: tuple[type[Composer], ...] = (
     Then,
     Quota,
     PerGroup,
+    Stream,
     Borda,
     Weighted,
 )

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from tokensieve.algebra.budget import apportion
 from tokensieve.algebra.chain import Chain
+from tokensieve.algebra.doubts import refuse_if
 from tokensieve.algebra.universe import Universe
+from tokensieve.composers import settings as checks
 from tokensieve.composers.expression import Composer, Expression, Reading
-from tokensieve.composers.settings import no_order
-from tokensieve.evidence import GRID_COLUMNS, Evidence
+from tokensieve.composers.segments import segment_numbers
+from tokensieve.errors import ScoreError
+from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 
-_BY = (*GRID_COLUMNS, "window")
+_BY = (*GRID_COLUMNS, "window", "segment")
 _SHARES = ("equal", "proportional", "ranked")
 
 
@@ -29,17 +32,20 @@ class PerGroup(Composer):
     Places are dealt by Sainte-Laguë, and what a saturated group cannot use goes to the others.
 
     Attributes:
-        by: what makes a group: a column of the grid, or `window`, squares of `size` rows and columns of one picture.
-            Grids are numbered from the outside in, so tokens of one group agree on the image too, and on the tile, as
-            far as these are outside of `by`.
+        by: what makes a group: a column of the grid; `window`, squares of `size` rows and columns of one picture; or
+            `segment`, a run of frames each of which is like the one before: the cosine of the sums of their tokens is
+            `threshold` or more. Grids are numbered from the outside in, so tokens of one group agree on the image too,
+            and on the tile, as far as these are outside of `by`.
         share: in which proportion places are dealt: `equal`; `proportional` to the groups' sizes; or `ranked`, by how
             the operand ranks the row as a whole, where the token at place p of n adds n - p to its group's weight.
         size: how many rows and columns a window has: 1 or more with `by=window`, and 0 otherwise.
+        threshold: above 0 and at most 1 with `by=segment`, and 0 otherwise.
     """
 
     by: str = Field(default="frame", json_schema_extra={"enum": [*_BY]})
     share: str = Field(default="equal", json_schema_extra={"enum": [*_SHARES]})
     size: int = 0
+    threshold: float = 0.0
 
     name = "per_group"
     examples = (
@@ -47,6 +53,7 @@ class PerGroup(Composer):
         {"by": "row", "share": "proportional"},
         {"by": "window", "size": 2},
         {"by": "column", "share": "ranked"},
+        {"by": "segment", "threshold": 0.5},
     )
     arity = (1, 1)
     sized = True
@@ -65,16 +72,22 @@ class PerGroup(Composer):
             )
         if self.size >= 2**31:
             raise ValueError(f"per_group's size is at most {2**31 - 1} rows and columns, not {self.size}")
+        if (self.by == "segment") != (self.threshold > 0) or not 0 <= self.threshold <= 1:
+            raise ValueError(
+                "per_group takes a threshold above 0 and at most 1 by=segment, such as threshold=0.9, and none "
+                f"otherwise; not {self.threshold!r}"
+            )
         if self.share == "ranked" and not self.operands[0].is_nested:
             raise ValueError(
-                f"share=ranked weighs groups by an order: {no_order(getattr(self.operands[0], 'name', 'it'))}"
+                f"share=ranked weighs groups by an order: {checks.no_order(getattr(self.operands[0], 'name', 'it'))}"
             )
         return self
 
     @property
     def needs(self) -> frozenset[Evidence]:
-        """What the operand needs, and the grid."""
-        return super().needs | {Evidence.GRID}
+        """What the operand needs, the grid, and the features that tell segments apart."""
+        own = {Evidence.GRID, Evidence.FEATURES} if self.by == "segment" else {Evidence.GRID}
+        return super().needs | own
 
     def read(self, reading: Reading, depth: int) -> Chain:
         """Read the groups as rows of their own, then deal places to them."""
@@ -94,8 +107,10 @@ class PerGroup(Composer):
         return groups.dealt(inner.ordered(self), universe, universe.n, self)
 
     def written(self, name: Callable[[Expression], str]) -> str:
-        """Return the formula; a size is there for windows only."""
-        return super().written(name).replace(", size=0)", ")")
+        """Return the formula; a size is there for windows only, and a threshold for segments."""
+        settings = {key: getattr(self, key) for key in self.parameters()}
+        said = [f"{key}={checks.write_value(value)}" for key, value in settings.items() if value]
+        return f"{self.name}({', '.join([self.operands[0].written(name), *said])})"
 
     def _groups(self, reading: Reading, depth: int) -> _Groups:
         tokens = reading.tokens
@@ -103,6 +118,8 @@ class PerGroup(Composer):
         if self.by == "window":
             window = cells[..., 3:].div(self.size, rounding_mode="floor")
             cells = torch.cat([cells[..., :3], window], dim=-1)
+        elif self.by == "segment":
+            cells = self._segments(tokens).unsqueeze(-1)
         else:
             column = GRID_COLUMNS.index(self.by)
             # A column of the grid crosses its rows, so image, tile and frame alone can be around it.
@@ -125,6 +142,16 @@ class PerGroup(Composer):
             rows.append(groups)
             turns.append([*islice(apportion(weights, capacity), depth)])
         return _Groups(rows, turns)
+
+    def _segments(self, tokens: Tokens) -> Tensor:
+        """Return the number of each token's segment in its row, int64 `[rows, n]`."""
+        numbers = torch.zeros_like(tokens.ids)
+        for row, n in enumerate(tokens.universe.sizes):
+            if n:
+                x, grid = tokens.features[row, :n].detach(), tokens.grid[row, :n]
+                refuse_if(~x.isfinite().all(), lambda: ScoreError("per_group by=segment: the features are not finite"))
+                numbers[row, :n] = segment_numbers(x, grid, self.threshold)
+        return numbers
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tokensieve.algebra.chain import Chain
 from tokensieve.algebra.universe import Universe, draw
 from tokensieve.composers.expression import Best, Expression, Reading, Then
 from tokensieve.composers.selection import select
+from tokensieve.composers.streaming import Stream
 from tokensieve.errors import RecipeError, brief, listing
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.models.adapter import Adapter
@@ -256,7 +257,9 @@ def _formula_findings(written: Writer, stage: Stage) -> list[Finding]:
     sizes = _group_sizes(stage)
     if stage.keep.auto or stage.keep.each in (Keep.of(1.0), Keep(less=0)) or (alone and stage.by is None) or not sizes:
         return []
-    tokens = _random_tokens(sizes)
+    formulas = [stage.select] if stage.by is None else [stage.select, stage.by]
+    steps = [part.frames for formula in formulas for part in formula.walk() if isinstance(part, Stream)]
+    tokens = _random_tokens(sizes, max(steps, default=1))
     leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]
     orders = {leaf: seed for seed, leaf in enumerate(dict.fromkeys(leaves))}
     outcome = _kept_mask(stage.select, stage, tokens, orders)
@@ -334,15 +337,16 @@ def _group_sizes(stage: Stage) -> list[int]:
     return tried if max(tried) <= _MAX_SIZE else [n for n in tried[:2] if n <= _MAX_SIZE]
 
 
-def _random_tokens(sizes: list[int]) -> Tokens:
-    """Return several groups of every size; the grid column splits each group into four."""
+def _random_tokens(sizes: list[int], frames: int) -> Tokens:
+    """Return several groups of every size; columns of the grid split one into four, of `frames` frames each."""
     width = max(sizes)
     counts = torch.tensor(sizes).repeat_interleave(max(3, min(16, 2048 // sum(sizes))))
     ids = torch.arange(width).expand(len(counts), width)
-    column = (ids * 4 // counts.unsqueeze(1)).unsqueeze(2)
-    grid = column.expand(-1, -1, len(GRID_COLUMNS)).contiguous()
+    parts = torch.tensor([4 * frames if column == "frame" else 4 for column in GRID_COLUMNS])
+    grid = ids.unsqueeze(2) * parts // counts.reshape(-1, 1, 1)
     universe = Universe(ids < counts.unsqueeze(1), ids)
-    return Tokens(universe, {Evidence.GRID: grid}, keys=torch.arange(len(counts)))
+    x = torch.randn(len(counts), width, 8, generator=torch.Generator().manual_seed(0))
+    return Tokens(universe, {Evidence.GRID: grid, Evidence.FEATURES: x}, keys=torch.arange(len(counts)))
 
 
 def _kept_mask(expression: Expression, stage: Stage, tokens: Tokens, orders: dict[Expression, int]) -> Tensor:
@@ -351,9 +355,10 @@ def _kept_mask(expression: Expression, stage: Stage, tokens: Tokens, orders: dic
 
 def _random_reader(orders: dict[Expression, int]) -> Callable[[Expression, Reading, int], Chain]:
     def read(leaf: Expression, reading: Reading, depth: int) -> Chain:
-        """Return a random order or set in place of the strategy's own."""
+        """Return a random order or set in place of the strategy's own: another one among other tokens."""
         tokens = reading.tokens
-        scores = draw(orders[leaf], tokens.keys, tokens.ids)
+        among = ((tokens.ids + 1) ** 2 * tokens.valid).sum(dim=1)
+        scores = draw(orders[leaf], tokens.keys + 1_000_003 * among, tokens.ids)
         if isinstance(leaf, Chooser):
             return Chain.from_set(tokens.universe, (scores < 0.5) & tokens.valid, leaf)
         return Chain.from_scores(tokens.universe, scores, leaf)

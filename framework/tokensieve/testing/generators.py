@@ -24,12 +24,19 @@ from tokensieve.algebra.universe import Universe
 from tokensieve.composers.expression import Best, Expression, Then
 from tokensieve.composers.fusion import AtLeast, Borda, Quota, Weighted
 from tokensieve.composers.groups import PerGroup
+from tokensieve.composers.streaming import Stream
 from tokensieve.evidence import GRID_COLUMNS, Evidence, Tokens
 from tokensieve.strategy import Chooser, Ranker, Scorer
 from tokensieve.testing.samples import KINDS, sample
 
 COLUMNS = 3
 """How many features the tokens of `batches` have."""
+_GROUPS: tuple[dict[str, object], ...] = (
+    *({"by": column} for column in GRID_COLUMNS),
+    {"by": "window", "size": 2},
+    {"by": "window", "size": 3},
+    {"by": "segment", "threshold": 0.5},
+)
 
 
 class ByFeature(Scorer):
@@ -205,10 +212,16 @@ def expressions(of: SearchStrategy[Expression] | None = None, max_leaves: int = 
             st.builds(Then.of, best, inner),
             st.builds(_shared, inner, inner, st.integers(1, 6), st.integers(1, 6)),
             st.builds(
-                lambda operand, by, share: PerGroup.of(operand, by=by[0], share=share, size=by[1]),
+                lambda operand, by, share: PerGroup.of(operand, share=share, **by),
                 inner,
-                st.sampled_from([*((column, 0) for column in GRID_COLUMNS), ("window", 2), ("window", 3)]),
+                st.sampled_from(_GROUPS),
                 st.sampled_from(["equal", "proportional", "ranked"]),
+            ),
+            st.builds(
+                lambda operand, frames, memory: Stream.of(operand, frames=frames, memory=memory),
+                inner,
+                st.integers(1, 3),
+                st.integers(1, 9),
             ),
             several.map(lambda operands: Borda.of(*operands)),
             several.flatmap(_weighted),

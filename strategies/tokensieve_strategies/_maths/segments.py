@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tokensieve_strategies._maths.vectors import normalize, round_for_ties
+from tokensieve.composers.segments import compare_frames
 
 
 def still_segments(alike: Tensor) -> list[slice]:
@@ -82,16 +82,18 @@ def cut_where_frames_change(x: Tensor, grid: Tensor, threshold: float, least: in
         threshold: of cosines.
         least: how many segments a picture of as many frames has at least.
     """
+    if not len(x):
+        return []
+    frame, same_picture, alike = compare_frames(x, grid)
+    runs = torch.cat([same_picture.new_zeros(1), same_picture]).logical_not().cumsum(dim=0)
     segments: list[list[Tensor]] = []
-    for own in pictures(grid):
-        numbers, of = grid[own, 2].unique(return_inverse=True)
-        frames = [own[of == number] for number in range(len(numbers))]
-        mean = torch.stack([x[frame].double().mean(dim=0) for frame in frames])
-        alike = round_for_ties((normalize(mean[:-1]) * normalize(mean[1:])).sum(dim=1))
-        cut = (alike < threshold).index_fill(0, alike.argsort(stable=True)[: least - 1], True)
-        segments.append([frames[0]])
-        for frame, begins in zip(frames[1:], cut.tolist(), strict=True):
+    for run in range(1, int(runs[-1]) + 1):
+        first, *others = (runs == run).nonzero().flatten().tolist()
+        own = alike[first : first + len(others)]
+        cut = (own < threshold).index_fill(0, own.argsort(stable=True)[: least - 1], True)
+        segments.append([(frame == first).nonzero().flatten()])
+        for number, begins in zip(others, cut.tolist(), strict=True):
             if begins:
                 segments.append([])
-            segments[-1].append(frame)
+            segments[-1].append((frame == number).nonzero().flatten())
     return segments
