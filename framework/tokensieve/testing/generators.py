@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from dataclasses import replace
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import hypothesis.strategies as st
 import torch
@@ -31,7 +31,7 @@ from tokensieve.testing.samples import KINDS, sample
 
 COLUMNS = 3
 """How many features the tokens of `batches` have."""
-_GROUPS: tuple[dict[str, object], ...] = (
+_GROUPS: tuple[dict[str, Any], ...] = (
     *({"by": column} for column in GRID_COLUMNS),
     {"by": "window", "size": 2},
     {"by": "window", "size": 3},
