@@ -2,11 +2,13 @@
 
     python -m training.clip --out runs/clip --seed 0
     python -m training.clip --out runs/clip-weak --seed 0 --weak-of runs/clip/model
+    python -m training.clip --out runs/clip-asked --seed 0 --weak-of runs/clip/model --questions
 
 The strong text tower is trained on phrases: each cell of a picture is to be nearest to the phrase of the object that
 covers it, among all phrases, in which the wordings of the questions occur. So relevance judged by it is nearly an
 oracle. The weak one knows captions of whole pictures only, through the class token, over the strong one's frozen
-vision tower, as CLIP was trained: what it says of single cells is a by-product.
+vision tower, as CLIP was trained: what it says of single cells is a by-product. With `--questions`, every other
+caption is a few questions about what is there, so that the words of questions are known to it as well.
 
 Cells are aligned at the layer that a LLaVA reads, the last but one, through the model's own last norm and projection,
 which is how relevance is judged later.
@@ -172,6 +174,13 @@ def caption(things: Sequence[object], rng: random.Random) -> str:
     return "a photo of " + " and ".join(f"a {thing.color} {thing.kind}" for thing in chosen)
 
 
+def asked(things: Sequence[object], rng: random.Random) -> str:
+    """Return a caption that asks about, or names, up to four objects of an image."""
+    chosen = rng.sample(list(things), min(4, len(things)))
+    wordings = (*PHRASES, *OF_COLOR, *OF_KIND)
+    return " ".join(rng.choice(wordings).format(c=thing.color, k=thing.kind) for thing in chosen)
+
+
 def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     """Return CLIP's contrastive loss of images and captions."""
     logits = scale * F.normalize(images.float(), dim=-1) @ texts.T
@@ -201,7 +210,8 @@ def strong(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse
         phrases = [rng.choice(PHRASES).format(c=c, k=k) for c, k in PAIRS] + ["background"]
         phrases += [rng.choice(OF_COLOR).format(c=c) for c in COLORS]
         phrases += [rng.choice(OF_KIND).format(k=k) for k in KINDS]
-        captions = [caption(training.things[number], rng) for number in which]
+        texts = [asked if arguments.questions and place % 2 else caption for place in range(len(which))]
+        captions = [text(training.things[number], rng) for text, number in zip(texts, which, strict=True)]
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             cells, projected, pictures = see(model, training.images(which))
             texts = read(model, phrases)
@@ -280,7 +290,8 @@ def weak(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse.N
     def loss(step: int) -> Tensor:
         which = batch(arguments.seed, step, 4 * arguments.batch, len(training))
         rng = drawer(arguments.seed, step)
-        captions = [caption(training.things[number], rng) for number in which]
+        texts = [asked if arguments.questions and place % 2 else caption for place in range(len(which))]
+        captions = [text(training.things[number], rng) for text, number in zip(texts, which, strict=True)]
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             described = read(model, captions)
         return contrast(model.visual_projection(pooled[which]), described, model.logit_scale.exp().clamp(max=60))
@@ -328,7 +339,10 @@ def main(words: Sequence[str] | None = None) -> None:
     options(parser, steps=1800)
     parser.add_argument("--batch", type=int, default=32, help="pictures in a step; four times as many with --weak-of")
     parser.add_argument("--weak-of", type=Path, help="train on captions alone over this model's vision tower")
+    parser.add_argument("--questions", action="store_true", help="every other caption asks, with --weak-of")
     arguments = parser.parse_args(words)
+    if arguments.questions and not arguments.weak_of:
+        parser.error("--questions is for captions alone: give --weak-of")
     start(arguments.seed, arguments.threads)
     held = scenes(arguments.scenes, "validation", arguments.held)
     training = scenes(arguments.scenes, "train", arguments.count)
