@@ -1,7 +1,8 @@
 """Time and memory of selecting, against the number of tokens, of kept ones, and of rows.
 
 `python -m benchmarks.scale` prints a table; `--record` also writes it to docs/assets/scale.json, from which
-`python docs/figures.py` draws the page's figures. Every strategy of `tokensieve_strategies` is measured, with its first
+`python docs/figures.py` draws the page's figures. Names measure these alone, such as `divprune "gsp & qcsp"`, and leave
+the others as they were recorded. Every strategy of `tokensieve_strategies` is measured, with its first
 example's settings, on random evidence as wide as that of a small model. Times are of the processor, on one thread, so
 that what else the machine does counts little; memory is the peak of what torch allocates beside the evidence.
 """
@@ -13,7 +14,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 import tokensieve as ts
+from tokensieve.composers import Stream
 from tokensieve.evidence import Text
 from tokensieve.testing.memory import peak
 from tokensieve.testing.samples import sample
@@ -70,10 +72,11 @@ def tokens(n: int, rows: int) -> ts.Tokens:
 
 
 def strategies() -> dict[str, ts.Expression]:
-    """Return every strategy with its first example's settings, and `script`."""
+    """Return every strategy with its first example's settings, `script`, and `script` over a stream of four frames."""
     found: dict[str, ts.Expression] = {one.name: one(**one.examples[0]) for one in STRATEGIES}
     script: ts.Expression = GSP() & QCSP()
-    return dict(sorted(found.items())) | {"gsp & qcsp": script}
+    stream = Stream.of(script, frames=4)
+    return dict(sorted(found.items())) | {"gsp & qcsp": script, "stream(script)": stream}
 
 
 def sweep(expression: ts.Expression, points: Iterable[tuple[int, int, int]]) -> list[Row]:
@@ -108,11 +111,15 @@ def used(compute: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def main(record: bool) -> None:
+def main(record: bool, names: Sequence[str]) -> None:
     """Measure, print, and record."""
     torch.set_num_threads(1)
     found: dict[str, dict[str, list[Row]]] = {}
-    for name, expression in track(list(strategies().items()), "measuring", console=Console(stderr=True)):
+    known = strategies()
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"nothing to measure is called {', '.join(unknown)}; there are {', '.join(known)}")
+    measured = {name: known[name] for name in names or known}
+    for name, expression in track(list(measured.items()), "measuring", console=Console(stderr=True)):
         length = sweep(expression, ((n, KEEP, 1) for n in LENGTHS))
         reached = any(row["n"] == AT for row in length)
         found[name] = {
@@ -128,8 +135,10 @@ def main(record: bool) -> None:
             table.add_row(name, *cells)
         console.print(table)
     if record:
-        RECORD.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        before = json.loads(RECORD.read_text(encoding="utf-8")) if names else {}
+        after = {name: {**before, **found}[name] for name in known if name in before or name in found}
+        RECORD.write_text(json.dumps(after, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main("--record" in sys.argv)
+    main("--record" in sys.argv, [one for one in sys.argv[1:] if one != "--record"])

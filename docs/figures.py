@@ -222,7 +222,20 @@ def log_log(label: str, what: str, unit: float, name: str) -> str:
     return figure(height, label, *parts)
 
 
-SCALED = ("norm", "evs", "visionzip", "qcsp", "gsp", "gsp & qcsp", "divprune", "tome", "mmtok", "vispruner", "otprune")
+SCALED = (
+    "norm",
+    "evs",
+    "visionzip",
+    "qcsp",
+    "gsp",
+    "gsp & qcsp",
+    "stream(script)",
+    "divprune",
+    "tome",
+    "mmtok",
+    "vispruner",
+    "otprune",
+)
 """The strategies whose curves are drawn."""
 COLOURS = ("#2a8bd0", "#d9730d", "#0a8f70", "#c2478f", "#7b6fd0", "#8f7a00", "#b4504a", "#2490a8")
 FIGURES = {
