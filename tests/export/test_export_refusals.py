@@ -28,6 +28,7 @@ from tokensieve_adapters import ADAPTERS
         ("prumerge", "auto", RefusedError, "keep: auto"),
         ("divprune-shared", 6, RefusedError, "has keep: mean 6, which pictures share by what each needs"),
         ("quota(norm, gsp)", 6, RefusedError, "'quota' in 'quota.*' cannot be part of a graph.* it asks the host"),
+        ("stream(divprune)", 6, RefusedError, "'stream.*' cannot be part of a graph.* it asks the host"),
     ],
 )
 def test_a_recipe_without_a_graph_says_why(model, recipe, keep, error, said):

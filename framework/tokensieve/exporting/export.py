@@ -182,7 +182,8 @@ def _traced(prefill: StaticPrefill, recipe: Recipe, example: tuple[Tensor, Tenso
             return torch.export.export(prefill, example)
     # What cannot be traced fails in many ways.
     except Exception as error:
-        asks = isinstance(error, GuardOnDataDependentSymNode)
+        # A number of the picture that is not known while tracing is a SymInt, which is no key of a dictionary.
+        asks = isinstance(error, GuardOnDataDependentSymNode) or "SymInt" in str(error)
         why = "it asks the host for a value that only the picture decides" if asks else short_message(error)
         raise RefusedError(f"{_who(error, prefill, recipe)} cannot be part of a graph of fixed shape: {why}") from error
 
