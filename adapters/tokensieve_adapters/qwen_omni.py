@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokensieve_adapters import _tiny
-from tokensieve_adapters._mrope import VISION_TOKENS, MropeAdapter, MropeDecoder
-from tokensieve_adapters._qwen_vl import WINDOWS, DeepstackDecoder, WindowedDecoder, deepstack_settings
+from tokensieve_adapters._mrope import VISION_TOKENS, InterpolatedTower, MropeAdapter, MropeDecoder
+from tokensieve_adapters._qwen_vl import WINDOWS, DeepstackDecoder, WindowedDecoder, WindowedTower, deepstack_settings
 
 _HEARING: dict[str, Any] = {
     "num_mel_bins": 8,
@@ -61,6 +61,7 @@ class Qwen25OmniAdapter(HeardAdapter):
     name = "qwen2_5_omni"
     model_types = ("qwen2_5_omni_thinker",)
     decoder_type = Qwen25OmniDecoder
+    packed_tower_type = WindowedTower
 
     @classmethod
     def tiny(cls) -> nn.Module:
@@ -92,6 +93,7 @@ class Qwen3OmniAdapter(HeardAdapter):
     name = "qwen3_omni_moe"
     model_types = ("qwen3_omni_moe_thinker",)
     decoder_type = Qwen3OmniDecoder
+    packed_tower_type = InterpolatedTower
 
     @classmethod
     def tiny(cls) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.engine import packed
 
 import tokensieve as ts
 from tokensieve_adapters import _tiny
@@ -54,8 +55,13 @@ def prompt(request, model):
 
 
 @torch.no_grad()
-def by_hand(model, prompt, kept):
-    """Delete vectors and positions from what the model itself would have given its layers."""
+def by_hand(model, prompt, kept, features=None, deep=()):
+    """Delete vectors and positions from what the model itself would have given its layers.
+
+    Args:
+        features: what stands in the place of what is left, `[kept, d]`, if the tower was given something else.
+        deep: what is added to it behind the first layers, in the same way.
+    """
     base, seen = model.model, {}
 
     def note(module, args, kwargs):
@@ -71,7 +77,10 @@ def by_hand(model, prompt, kept):
     if seen.get("visual_pos_masks") is not None:
         # What is added to the first layers belongs to the tokens that stay.
         given["visual_pos_masks"] = seen["visual_pos_masks"][:, stays]
-        given["deepstack_visual_embeds"] = [one[kept] for one in seen["deepstack_visual_embeds"]]
+        given["deepstack_visual_embeds"] = list(deep) or [one[kept] for one in seen["deepstack_visual_embeds"]]
+    if features is not None:
+        given["inputs_embeds"] = given["inputs_embeds"].clone()
+        given["inputs_embeds"][0, visual[stays]] = features
     out = base.language_model(**given, use_cache=False)
     return model.lm_head(out.last_hidden_state)[0, -1], whole.logits[0, -1]
 
@@ -105,3 +114,19 @@ def test_generation_goes_on_behind_the_prompt(model, prompt):
         written = model.generate(**prompt, max_new_tokens=3, **settings)
         again = model.generate(**prompt, max_new_tokens=3, use_cache=False, **settings)
     assert torch.equal(written, again)
+
+
+@pytest.mark.parametrize("per", ["image", "frame"])
+def test_what_is_left_before_the_tower_has_its_own_place_among_sounds(model, prompt, per):
+    """Beside sound, also between the frames of a video, and against the tower written out on the kept patches alone."""
+    adapter = ts.default_registry().adapter_for(model)
+    [modality] = [one for one in adapter.decoder.modalities if one.pixel_argument in prompt]
+    recipe = ts.Recipe.loads(f"stages: [{{at: pixel.0, select: uniform, keep: 3, per: {per}}}]")
+    with torch.no_grad(), ts.prune(model, recipe) as run:
+        logits = model(**prompt).logits[0, -1]
+    kept = run.kept("pixel.0")[0]
+    [grid] = prompt[f"{modality.name}_grid_thw"].tolist()
+    features, deep = packed.encoded(model, prompt[modality.pixel_argument], grid, kept.tolist())
+    expected, whole = by_hand(model, prompt, kept, features.float(), [one.float() for one in deep])
+    assert torch.allclose(logits, expected, atol=1e-4)
+    assert not torch.allclose(logits, whole, atol=1e-3)

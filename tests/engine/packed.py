@@ -5,6 +5,7 @@ with the row and column that it has in its picture. `logits` lays the shorter pr
 model.
 """
 
+import inspect
 import math
 
 import torch
@@ -47,7 +48,11 @@ def turned(x, places, theta):
 
 def attended(block, x, places, heads, theta, window=None):
     """Attention of all to all; or to those whose place is in the same window of `window` x `window` patches."""
-    q, k, v = mapped(block.attn.qkv, normed(block.norm1, x)).chunk(3, dim=1)
+    entering = normed(block.norm1, x)
+    if hasattr(block.attn, "qkv"):
+        q, k, v = mapped(block.attn.qkv, entering).chunk(3, dim=1)
+    else:
+        q, k, v = (mapped(getattr(block.attn, name), entering) for name in "qkv")
     width, mixed = q.shape[1] // heads, []
     for head in range(heads):
         own = slice(head * width, (head + 1) * width)
@@ -80,6 +85,25 @@ def joined(merger, x, size):
     return mapped(up, gelu(mapped(down, squares)))
 
 
+def tower_of(model):
+    return model.model.visual if hasattr(model.model, "visual") else model.visual
+
+
+def placed(model, ids, kinds, inputs):
+    """The positions of a whole prompt, `[4, 1, tokens]`: text, time, row, column."""
+    known = {
+        "mm_token_type_ids": kinds,
+        "image_grid_thw": inputs.get("image_grid_thw"),
+        "video_grid_thw": inputs.get("video_grid_thw"),
+        "second_per_grids": inputs.get("video_second_per_grid"),
+        "attention_mask": torch.ones_like(ids),
+    }
+    compute = model.model.get_rope_index if hasattr(model.model, "get_rope_index") else model.get_rope_index
+    asked = inspect.signature(compute).parameters
+    axes = compute(ids, **{name: value for name, value in known.items() if name in asked})[0]
+    return torch.cat([torch.arange(ids.shape[1]).expand(1, 1, -1), axes])
+
+
 @torch.no_grad()
 def encoded(model, pixels, grid, kept):
     """Features `[kept, d]` of the kept units of a picture, and those of each added layer.
@@ -89,7 +113,7 @@ def encoded(model, pixels, grid, kept):
         grid: its frames, rows and columns of patches.
         kept: ascending.
     """
-    tower, vision = model.model.visual, model.config.vision_config
+    tower, vision = tower_of(model), model.config.vision_config
     frames, rows, columns = grid
     side = vision.spatial_merge_size
     theta = vision.rope_parameters["rope_theta"]
@@ -175,9 +199,7 @@ def logits(prompts, row, encoded_ids, left=None, positions="original", new=()):
     kinds = (ids == _tiny.IMAGE).int() + 2 * (ids == _tiny.VIDEO).int()
     kinds[:, len(row.words) :] = 0
     inputs = prompts.pictures([row])
-    grids = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")}
-    axes = model.model.get_rope_index(ids, kinds, **grids, attention_mask=torch.ones_like(ids))[0]
-    axes = torch.cat([torch.arange(ids.shape[1]).expand(1, 1, -1), axes])
+    axes = placed(model, ids, kinds, inputs)
     gone = {place for number, place in enumerate(prompts.visual(row)) if number not in set(left)}
     stays = [place for place in range(ids.shape[1]) if place not in gone]
     outputs = {}
@@ -212,7 +234,7 @@ def logits(prompts, row, encoded_ids, left=None, positions="original", new=()):
     return model(
         input_ids=ids[:, stays],
         attention_mask=torch.ones(1, len(stays), dtype=torch.int64),
-        mm_token_type_ids=kinds[:, stays],
+        **({"mm_token_type_ids": kinds[:, stays]} if "mm_token_type_ids" in prompts.batch([row]) else {}),
         position_ids=chosen,
         mm_encoder_outputs=given,
         use_cache=False,

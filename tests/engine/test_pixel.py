@@ -16,7 +16,7 @@ from tokensieve.testing.reference import MaskedReference
 from . import packed
 from .packed import close, kit_of, recipe, run, unharmed, window_of
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "qwen3_omni_moe")
 MORE = "  - {at: decoder.0, select: norm, keep: 2}\n"
 
 
@@ -271,12 +271,14 @@ def test_a_second_turn_on_the_cache(kit):
     with ts.prune(kit.model, recipe(3)) as ledger:
         first = kit.generate([row], steps=3)
         ids = torch.cat([first.sequences, torch.tensor([more])], dim=1)
-        kinds = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 6))
+        kinds = {
+            name: torch.nn.functional.pad(value, (0, 6))
+            for name, value in inputs.items()
+            if name == "mm_token_type_ids"
+        }
         held = {cache_name(kit.model): first[cache_name(kit.model)]}
         mask = torch.ones_like(ids)
-        second = kit.model.generate(
-            input_ids=ids, attention_mask=mask, mm_token_type_ids=kinds, **held, **kit.settings(1)
-        )
+        second = kit.model.generate(input_ids=ids, attention_mask=mask, **kinds, **held, **kit.settings(1))
     words = first.sequences[0, len(row.words) :].tolist()
     wanted = packed.logits(kit.prompts, row, ledger.prefills[0].stages[0].samples[0].kept.tolist(), new=words + more)
     close(second.logits[0][0], wanted)

@@ -128,7 +128,13 @@ def test_a_later_stage_that_keeps_no_less_is_noted(qwen):
 
 
 @pytest.mark.parametrize(
-    ("name", "keep", "per"), [("qwen2_vl", "1/3", "image"), ("qwen3_vl", "1/2", "image"), ("qwen2_vl", "2", "frame")]
+    ("name", "keep", "per"),
+    [
+        ("qwen2_vl", "1/3", "image"),
+        ("qwen3_vl", "1/2", "image"),
+        ("qwen3_omni_moe", "1/2", "image"),
+        ("qwen2_vl", "2", "frame"),
+    ],
 )
 @torch.no_grad()
 def test_counted_flops_are_those_that_torch_counts(name, keep, per):
