@@ -248,9 +248,19 @@ def filtered() -> str:
 
 
 def seeds() -> str:
-    """Return the right answers of models that differ in the seed of their training."""
+    """Return the right answers of models that differ in the seed of their training, for each model that ships."""
+    return "\n\n".join(_seeds("seeds", family) for family in ("llava", "qwen"))
+
+
+def look_back() -> str:
+    """Return the right answers of models of three seeds whose heads looked back at first."""
+    return _seeds("look-back", "")
+
+
+def _seeds(study: str, family: str) -> str:
+    """Return the right answers of a study's models in one table, seed by seed in a cell, by method and budget."""
     found: dict[str, dict[str, list[float]]] = {}
-    for file in sorted((FINDINGS / "seeds").glob("accuracy-*.csv")):
+    for file in sorted((FINDINGS / study).glob(f"accuracy-{family}*.csv")):
         for line in _lines(file):
             if line["role"] in SHOWN:
                 budgets = found.setdefault(line["row"], {})
@@ -260,7 +270,7 @@ def seeds() -> str:
         (name, *(" / ".join(f"{value:.1f}" for value in budgets.get(keep, ())) for keep in keeps))
         for name, budgets in found.items()
     ]
-    return _table(("right answers, %", *keeps), rows)
+    return _table((f"right answers of `world-{family}`, %" if family else "right answers, %", *keeps), rows)
 
 
 def photographs() -> str:
@@ -366,6 +376,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "over_plain": over_plain,
     "needed": needed,
     "seeds": seeds,
+    "look_back": look_back,
     "filtered": filtered,
     "photographs": photographs,
     "wide": wide,

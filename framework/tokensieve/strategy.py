@@ -191,8 +191,8 @@ class Ranker(Strategy):
 
     If its set depends on the budget in another way, it says `nested = False`. Then it is asked for
     no depth but the budget itself, the same for all rows it sees, and its first `depth` places are
-    the set. It can stand alone, under `[m]`, right of `>>` and in `per_group`, which know how many
-    tokens they take of it; other composers refuse it.
+    the set. It can stand alone, under `[m]`, right of `>>`, in `per_group` and in `stream`, which know
+    how many tokens they take of it; other composers refuse it.
     """
 
     @abstractmethod

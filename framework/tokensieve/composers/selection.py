@@ -27,7 +27,7 @@ class Selection(ShownSelection):
         depth: int64 `[rows]`, how many places of the expression were read to take them.
         shares: by strategy, float64 `[rows]`: the part of the selection that the strategy had
             among its own k best; computed when read. Strategies that judged other tokens (right of
-            `>>`, inside `per_group`) have none.
+            `>>`, inside `per_group` or `stream`) have none.
         notes: what the chains have to say about how they came to be, such as a fallback.
     """
 

@@ -135,7 +135,7 @@ def _strategy_facts(strategy: type[Strategy]) -> Iterator[tuple[str, str]]:
     yield "needs", "by its settings" if needs is None else ", ".join(sorted(needs)) or "nothing"
     yield "can stand at", "by its settings" if needs is None else sites_for(needs)
     if not strategy.nested:
-        yield "in formulas", "alone, under [m], right of >> and in per_group: its choice is another one at every budget"
+        yield "in formulas", "alone, under [m], right of >>, in per_group, in stream: another choice at every budget"
     yield "paper", strategy.paper or "none"
     time, memory = strategy.complexity or (NOT_DESCRIBED, NOT_DESCRIBED)
     yield "time", time
