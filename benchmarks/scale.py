@@ -46,14 +46,16 @@ Row = dict[str, Any]
 
 
 def tokens(n: int, rows: int) -> ts.Tokens:
-    """Return random tokens `[rows, n]` with every kind of evidence; in frames of 14 x 14 where these divide n."""
+    """Return random tokens `[rows, n]` with all evidence; in frames of 14 x 14 where these divide n, else in tiles."""
     g = torch.Generator().manual_seed(n)
-    side = math.isqrt(FRAME) if n % FRAME == 0 else 24
+    video = n % FRAME == 0
+    side = math.isqrt(FRAME) if video else 24
     made = sample([n] * rows, d=WIDTH, text=(8,), width=side)
     place = torch.arange(n).expand(rows, n)
     frame = side * side
     flat = torch.zeros_like(place)
-    cells = [flat, place // frame, flat, place % frame // side, place % side]
+    number = place // frame
+    cells = [flat, flat if video else number, number if video else flat, place % frame // side, place % side]
     some = torch.ones(rows, 8, dtype=torch.bool)
     wide: dict[ts.Evidence, Any] = {
         ts.Evidence.GRID: torch.stack(cells, dim=-1),
