@@ -297,6 +297,36 @@ def wide_over() -> str:
     return _of_tasks("wide", "Δ best control", "+", "_")
 
 
+def more() -> str:
+    """Return the right answers of the demo's methods and controls of three times as many questions."""
+    return _each("accuracy", _accuracies, "more")
+
+
+def more_over() -> str:
+    """Return the differences to the best control of the same cost of three times as many questions."""
+    return _each("accuracy", _over_control, "more")
+
+
+def more_operands() -> str:
+    """Return the differences of compositions to their operands of three times as many questions."""
+    return _each("compositions", _differences, "more")
+
+
+def towers() -> str:
+    """Return the right answers by text tower, by method and budget."""
+    return _each("accuracy", _accuracies, "towers")
+
+
+def newer() -> str:
+    """Return the right answers of methods of 2025 and 2026, by task and budget."""
+    return _of_tasks("methods", "All", "", "_")
+
+
+def newer_over() -> str:
+    """Return the differences of methods of 2025 and 2026 to the best control of the same cost, by task and budget."""
+    return _of_tasks("methods", "Δ best control", "+", "_")
+
+
 def failures() -> str:
     """Return the right answers in the suites of what fails first, by method and budget."""
     return _of_tasks("failures", "All", "", " ")
@@ -382,6 +412,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "wide": wide,
     "wide_over": wide_over,
     "failures": failures,
+    "more": more,
+    "more_over": more_over,
+    "more_operands": more_operands,
+    "towers": towers,
+    "newer": newer,
+    "newer_over": newer_over,
     "sweeps": sweeps,
     "places": places,
     "scale": scale,
@@ -446,9 +482,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _each(kind: str, table: Callable[[Path], str]) -> str:
-    """Return one table for each model of the demo, made from the report's tables of a kind."""
-    return "\n\n".join(table(file) for file in sorted((FINDINGS / "demo").glob(f"{kind}-*.csv")))
+def _each(kind: str, table: Callable[[Path], str], study: str = "demo") -> str:
+    """Return one table for each model of a study, the demo by default, made from the report's tables of a kind."""
+    return "\n\n".join(table(file) for file in sorted((FINDINGS / study).glob(f"{kind}-*.csv")))
 
 
 def _lines(file: Path) -> list[dict[str, str]]:

@@ -148,6 +148,11 @@ def test_what_a_stream_holds_is_the_selection_of_the_video_that_ends_there(token
     assert not pools
 
 
+@given(batches(max_rows=3, max_n=14), st.integers(1, 3), keeps())
+def test_a_stream_of_what_judges_tokens_one_by_one_loses_nothing(tokens, frames, keep):
+    assert torch.equal(select(Stream.of(A, frames=frames), tokens, keep).mask, select(A, tokens, keep).mask)
+
+
 def test_a_stream_without_a_memory_has_no_order():
     assert not Stream.of(A).is_nested
     with pytest.raises(FormulaError, match=r"'stream' chooses another set for every budget"):

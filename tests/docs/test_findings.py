@@ -30,6 +30,13 @@ def tables():
             "wide",
             "wide_over",
             "failures",
+            "look_back",
+            "more",
+            "more_over",
+            "more_operands",
+            "towers",
+            "newer",
+            "newer_over",
         )
     }
 
