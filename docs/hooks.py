@@ -318,12 +318,12 @@ def towers() -> str:
 
 
 def newer() -> str:
-    """Return the right answers of methods of 2025 and 2026, by task and budget."""
+    """Return the right answers of newer methods, by task and budget."""
     return _of_tasks("methods", "All", "", "_")
 
 
 def newer_over() -> str:
-    """Return the differences of methods of 2025 and 2026 to the best control of the same cost, by task and budget."""
+    """Return the differences of newer methods to the best control of the same cost, by task and budget."""
     return _of_tasks("methods", "Δ best control", "+", "_")
 
 
