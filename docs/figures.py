@@ -6,6 +6,7 @@ where docs/assets/extra.css lets it take the colours of the light or dark palett
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import math
@@ -222,6 +223,49 @@ def log_log(label: str, what: str, unit: float, name: str) -> str:
     return figure(height, label, *parts)
 
 
+def seeds() -> str:
+    """Show the right answers of three training seeds at one budget, from docs/assets/findings/seeds."""
+    panels = [("world-llava", "llava"), ("world-qwen", "qwen")]
+    rows, left, top, step, wide = SEEDED, 96, 34, 26, 236
+    height = top + step * len(rows) + 44
+    lowest, highest = 40.0, 100.0
+    parts = []
+    for number, (title, family) in enumerate(panels):
+        start = left + number * (wide + 40)
+
+        def x(value: float, start: float = start) -> float:
+            return start + wide * (value - lowest) / (highest - lowest)
+
+        parts.append(text(start, 18, title, weight="bold"))
+        for tick in range(int(lowest), int(highest) + 1, 20):
+            ends = f'x1="{x(tick):.1f}" y1="{top - 6}" x2="{x(tick):.1f}" y2="{top + step * len(rows) - 6}"'
+            parts.append(f'<line {ends} stroke="currentColor" stroke-opacity="0.2"/>')
+            parts.append(text(x(tick), top + step * len(rows) + 12, f"{tick}", anchor="middle", size=13))
+        for row, method in enumerate(rows):
+            y = top + step * row + 8
+            values = [_right(f"accuracy-{family}-seed-{seed}-on-world.csv", method, "keep 1/9:") for seed in range(3)]
+            if not number:
+                parts.append(text(left - 14, y + 5, html.escape(method), anchor="end", size=14))
+            bar = f'x1="{x(min(values)):.1f}" y1="{y}" x2="{x(max(values)):.1f}" y2="{y}"'
+            parts.append(f'<line {bar} stroke="currentColor" stroke-opacity="0.35" stroke-width="2"/>')
+            for value, colour in zip(values, COLOURS, strict=False):
+                parts.append(f'<circle cx="{x(value):.1f}" cy="{y}" r="5" fill="{colour}" fill-opacity="0.85"/>')
+    for seed, colour in enumerate(COLOURS[:3]):
+        at = left + 150 * seed
+        parts.append(f'<circle cx="{at}" cy="{height - 10}" r="5" fill="{colour}"/>')
+        parts.append(text(at + 12, height - 5, "seed 0, shipped" if not seed else f"seed {seed}", size=13))
+    return figure(height, "Right answers in per cent at 1/9 of the tokens, for three training seeds", *parts)
+
+
+def _right(file: str, method: str, budget: str) -> float:
+    """Return a method's right answers in per cent, from a table of the study of seeds."""
+    with (ASSETS / "findings" / "seeds" / file).open(encoding="utf-8", newline="") as opened:
+        [line] = [one for one in csv.DictReader(opened) if one["row"] == method and one["group"].startswith(budget)]
+    return float(line["All"])
+
+
+SEEDED = ("qcsp", "divprune", "gsp | qcsp", "script", "tome", "gsp", "pool", "uniform", "random")
+"""The rows of the figure of seeds."""
 SCALED = (
     "norm",
     "evs",
@@ -245,6 +289,7 @@ FIGURES = {
     "coverage.svg": coverage,
     "scale-time.svg": scale_time,
     "scale-memory.svg": scale_memory,
+    "seeds.svg": seeds,
 }
 
 if __name__ == "__main__":
