@@ -231,3 +231,13 @@ def test_the_first_stage_that_leaves_too_few_is_named(keeps, said):
 def test_a_stream_is_another_method_than_its_operand():
     assert found("stream(divprune, frames=8)") == []
     assert found("stream(divprune, frames=8, memory=64)", keep="1/9") == []
+
+
+def test_a_budget_beyond_the_memory_of_a_stream():
+    ((level, message),) = found("stream(divprune, memory=32)", keep=64)
+    assert level == "warning"
+    assert (
+        message
+        == "keeps 64, and the memory of stream holds 32: the rest had left it; keep no more, or leave memory out"
+    )
+    assert found("stream(divprune, memory=64)", keep=64) == []

@@ -84,6 +84,9 @@ def review(recipe: Recipe, adapter: Adapter | None = None) -> list[Finding]:
         if stage.keep.mean and stage.over == stage.per == "sample":
             said = f"over: sample shares keep: {stage.keep} between groups of a prompt, and per: sample makes one"
             findings.append(Finding("warning", str(stage.at), f"{said}; it is {stage.keep.each} of each prompt"))
+        if isinstance(stage.select, Stream) and 0 < stage.select.memory < (stage.keep.count or 0):
+            said = f"keeps {stage.keep}, and the memory of stream holds {stage.select.memory}: the rest had left it"
+            findings.append(Finding("warning", str(stage.at), f"{said}; keep no more, or leave memory out"))
         anywhere = stage.model_copy(update={"at": recipe.stages[0].at})
         if anywhere not in formulas:
             formulas[anywhere] = _formula_findings(written, stage)
