@@ -137,8 +137,9 @@ def main(record: bool, names: Sequence[str]) -> None:
             table.add_row(name, *cells)
         console.print(table)
     if record:
-        before = json.loads(RECORD.read_text(encoding="utf-8")) if names else {}
-        after = {name: {**before, **found}[name] for name in known if name in before or name in found}
+        recorded = json.loads(RECORD.read_text(encoding="utf-8")) if names else {}
+        together = recorded | found
+        after = {name: together[name] for name in known if name in together}
         RECORD.write_text(json.dumps(after, indent=1) + "\n", encoding="utf-8")
 
 

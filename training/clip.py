@@ -210,8 +210,7 @@ def strong(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse
         phrases = [rng.choice(PHRASES).format(c=c, k=k) for c, k in PAIRS] + ["background"]
         phrases += [rng.choice(OF_COLOR).format(c=c) for c in COLORS]
         phrases += [rng.choice(OF_KIND).format(k=k) for k in KINDS]
-        texts = [asked if arguments.questions and place % 2 else caption for place in range(len(which))]
-        captions = [text(training.things[number], rng) for text, number in zip(texts, which, strict=True)]
+        captions = [caption(training.things[number], rng) for number in which]
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             cells, projected, pictures = see(model, training.images(which))
             texts = read(model, phrases)
@@ -290,8 +289,8 @@ def weak(model: CLIPModel, training: Scenes, held: Scenes, arguments: argparse.N
     def loss(step: int) -> Tensor:
         which = batch(arguments.seed, step, 4 * arguments.batch, len(training))
         rng = drawer(arguments.seed, step)
-        texts = [asked if arguments.questions and place % 2 else caption for place in range(len(which))]
-        captions = [text(training.things[number], rng) for text, number in zip(texts, which, strict=True)]
+        wordings = [asked if arguments.questions and place % 2 else caption for place in range(len(which))]
+        captions = [wording(training.things[number], rng) for wording, number in zip(wordings, which, strict=True)]
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             described = read(model, captions)
         return contrast(model.visual_projection(pooled[which]), described, model.logit_scale.exp().clamp(max=60))

@@ -160,9 +160,6 @@ class MropeAdapter(Adapter):
     """A family whose images are rows of flattened patches, with a grid for each image."""
 
     decoder_type = MropeDecoder
-    pixel_refusal = (
-        "its vision tower takes lists of patches, but leaving some out before it is not tested in this family"
-    )
 
     @classmethod
     def random_inputs(

@@ -82,8 +82,7 @@ class Stream(Composer):
             stays = torch.zeros_like(pool).scatter_(1, places, chain.cut(size))
             held[rows] = stays
             left[rows] = torch.where(pool & ~stays, number, left[rows])
-            order = torch.zeros_like(turn[rows]).scatter_(1, places, chain.level)
-            turn[rows] = torch.where(stays, order, turn[rows])
+            turn[rows] = torch.zeros_like(turn[rows]).scatter_(1, places, chain.level)
         # What left keeps the order in which it stands: how it was ordered is known to the cut alone.
         turn = torch.where(held, turn, torch.arange(universe.n, device=turn.device))
         rank = torch.where(universe.valid, turn - left * universe.n, universe.n)

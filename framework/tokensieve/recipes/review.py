@@ -260,10 +260,9 @@ def _formula_findings(written: Writer, stage: Stage) -> list[Finding]:
     sizes = _group_sizes(stage)
     if stage.keep.auto or stage.keep.each in (Keep.of(1.0), Keep(less=0)) or (alone and stage.by is None) or not sizes:
         return []
-    formulas = [stage.select] if stage.by is None else [stage.select, stage.by]
-    steps = [part.frames for formula in formulas for part in formula.walk() if isinstance(part, Stream)]
+    steps = [part.frames for formula in _formulas(stage) for part in formula.walk() if isinstance(part, Stream)]
     tokens = _random_tokens(sizes, max(steps, default=1))
-    leaves = [*stage.select.strategies(), *(stage.by.strategies() if stage.by is not None else ())]
+    leaves = [leaf for formula in _formulas(stage) for leaf in formula.strategies()]
     orders = {leaf: seed for seed, leaf in enumerate(dict.fromkeys(leaves))}
     outcome = _kept_mask(stage.select, stage, tokens, orders)
     found = [] if alone else _operand_findings(written, stage, tokens, orders, outcome)
@@ -322,14 +321,18 @@ class _NoPreference(Scorer):
 _NO_PREFERENCE: Expression = _NoPreference()
 
 
+def _formulas(stage: Stage) -> list[Expression]:
+    """Return the formula of a stage, and that which breaks its ties."""
+    return [stage.select] if stage.by is None else [stage.select, stage.by]
+
+
 def _group_sizes(stage: Stage) -> list[int]:
     """Return the group sizes that are tried; a finding must hold at all of them.
 
     Some are slightly larger than every size in the formula, where all operands matter, and some much larger, where they
     rarely do. The list is empty if the sizes in the formula are too large to be tried.
     """
-    formulas = [stage.select] if stage.by is None else [stage.select, stage.by]
-    sizes = [part.m.count or 0 for formula in formulas for part in formula.walk() if isinstance(part, Best)]
+    sizes = [part.m.count or 0 for formula in _formulas(stage) for part in formula.walk() if isinstance(part, Best)]
     largest = max([stage.keep.count or 0, *sizes])
     if not largest:
         return [16, 36, 64, 144, 576]
